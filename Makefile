@@ -1,0 +1,38 @@
+# demo, test and check each do all of their own set-up. PYTHON may name another interpreter (3.11 or 3.12).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check base shards install clean
+
+install: $(INSTALLED)
+
+# torch first, and alone: asked for together with the rest a resolver may take the newest build and its gigabytes of CUDA
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or 3.12, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python data_recipes/demo/run_demo.py --out outputs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# What `demo` starts from: the shards from their npm packages, and the base from the shards.
+shards: $(INSTALLED)
+	$(BIN)/python data_recipes/demo/build_shards.py
+
+base: $(INSTALLED)
+	$(BIN)/python data_recipes/demo/make_base.py --out data_recipes/demo/base
+
+clean:
+	rm -rf $(VENV) outputs

@@ -1,0 +1,87 @@
+"""What the parts of the base share: where the data is, batches of pictures, the schedule, the progress line."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from janus_train.data.scenes import Scene, SceneSource, draw_scene, library, render
+
+HERE = Path(__file__).resolve().parent
+SHARDS = sorted((HERE / "shards").glob("*.tar"))
+ENDLESS = 10**9  # length of a source that is drawn from in order
+
+
+@dataclass
+class Schedule:
+    """Warm-up, then a cosine down to a thirtieth of ``peak``."""
+
+    peak: float
+    steps: int
+    warmup: int = 50
+
+    def __call__(self, step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.peak * min(1.0, (step + 1) / self.warmup) * (0.97 * cosine + 0.03)
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = self(step) * group.get("scale", 1.0)
+
+
+class Progress:
+    """Prints a line now and then: part, step, time, figures."""
+
+    def __init__(self, part: str, steps: int, every: int = 100):
+        self.part, self.steps, self.every, self.start = part, steps, every, time.monotonic()
+
+    def __call__(self, step: int, **figures: float) -> None:
+        if (step + 1) % self.every == 0 or step + 1 == self.steps:
+            text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            print(f"{self.part} {step + 1}/{self.steps}  {self.seconds:.0f} s  {text}", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+
+def to_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """uint8 (N, 3, S, S)."""
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+
+
+def to_float(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 -> float32 in -1..1, as the trainer feeds both encoders."""
+    return pixels.float().div(127.5).sub(1.0)
+
+
+class Pictures:
+    """Training pictures in a fixed order: three scenes, then one class picture."""
+
+    def __init__(self, size: int):
+        self.scenes = SceneSource(SHARDS, "scene", "train", ENDLESS, size)
+        self.classes = SceneSource(SHARDS, "class", "train", ENDLESS, size)
+
+    def batch(self, step: int, count: int) -> torch.Tensor:
+        """uint8 (count, 3, S, S)."""
+        indices = range(step * count, (step + 1) * count)
+        return to_tensor([(self.classes if i % 4 == 3 else self.scenes)[i].pictures[0] for i in indices])
+
+
+def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:
+    """``count`` scenes of a split and their pictures, uint8 (count, 3, S, S); another set for another seed."""
+    objects = library(tuple(SHARDS))
+    rng = np.random.default_rng(seed)
+    drawn = [draw_scene(objects, rng, split) for _ in range(count)]
+    return drawn, to_tensor([render(scene, objects, size) for scene in drawn])
+
+
+Figures = dict[str, Any]
+"""What a part reports for the base's README."""

@@ -1,0 +1,107 @@
+"""Pretrains the base's language model on plain text: definitions, captions, dialogues, of the training split.
+
+In: a Llama with head, a tokenizer. Out: the same, trained; perplexity on held-out captions and on unseen wordings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
+from torch import nn
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
+
+from janus_train.data.encode import ASSISTANT, BOS, EOS, USER
+from janus_train.data.scenes import SceneSource
+
+VIEWS = ("text", "dialogue", "scene_caption", "text", "dialogue", "class_caption")
+"""The order in which documents are drawn."""
+DOCUMENTS = 24  # a step
+LONGEST = 160  # tokens; longer documents are cut
+
+
+def document(view: str, index: int, split: str = "train") -> str:
+    """A document as text, with the special tokens of Janus's formats where the stages will have them."""
+    name = {"scene_caption": "draw", "class_caption": "class"}.get(view, view)
+    record = SceneSource(SHARDS, name, split, ENDLESS)[index]
+    if view == "text":
+        return BOS + record.fields["text"] + EOS
+    if view == "class_caption":
+        return BOS + record.fields["caption"] + EOS
+    turns = record.fields["conversations"]
+    if view == "scene_caption":  # the words that ask for a picture, as plain text
+        return BOS + turns[0]["content"] + EOS
+    pieces = []
+    for number, turn in enumerate(turns):
+        pieces.append(f"{USER}: {turn['content']}\n\n" if number % 2 == 0 else f"{ASSISTANT}: {turn['content']}{EOS}")
+    return BOS + "".join(pieces)
+
+
+def texts(count: int) -> Iterator[str]:
+    """Training documents without special tokens, for the tokenizer."""
+    for index in range(count):
+        for view in ("text", "dialogue", "scene_caption"):
+            text = document(view, index)
+            for token in (BOS, EOS, USER, ASSISTANT):
+                text = text.replace(token, "")
+            yield text
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids (N, T) and targets (N, T) with -100 where there is nothing to predict.
+
+    Right padding with causal attention: no real token sees a pad.
+    """
+    rows = [tokenizer.encode(d, add_special_tokens=False)[: LONGEST + 1] for d in documents]
+    width = max(map(len, rows)) - 1
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    targets = torch.full((len(rows), width), -100)
+    for number, row in enumerate(rows):
+        ids[number, : len(row) - 1] = torch.tensor(row[:-1])
+        targets[number, : len(row) - 1] = torch.tensor(row[1:])
+    return ids, targets
+
+
+def loss_sum(janus: JanusForConditionalGeneration, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    output = janus.model.language_model(input_ids=ids, use_cache=False)
+    wanted = targets != -100
+    return F.cross_entropy(janus.lm_head(output.last_hidden_state[wanted]), targets[wanted], reduction="sum")
+
+
+def train_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, steps: int) -> Figures:
+    model = nn.ModuleList([janus.model.language_model, janus.lm_head]).train()
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    schedule, progress = Schedule(3e-3, steps), Progress("llm", steps)
+    for step in range(steps):
+        schedule.apply(optimizer, step)
+        drawn = [step * DOCUMENTS + n for n in range(DOCUMENTS)]
+        ids, targets = batch(tokenizer, [document(VIEWS[i % len(VIEWS)], i) for i in drawn])
+        loss = loss_sum(janus, ids, targets) / (targets != -100).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        progress(step, loss=loss.item())
+    return {"steps": steps, "seconds": round(progress.seconds)}
+
+
+@torch.no_grad()
+def evaluate_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, count: int = 240) -> Figures:
+    """Perplexity a token on captions of held-out combinations, and on definitions in wordings not trained on."""
+    janus.eval()
+    figures: Figures = {}
+    for name, view in (("captions", "scene_caption"), ("definitions", "text"), ("dialogues", "dialogue")):
+        total, number = 0.0, 0
+        for start in range(0, count, DOCUMENTS):
+            documents = [document(view, i, "held_out") for i in range(start, start + DOCUMENTS)]
+            ids, targets = batch(tokenizer, documents)
+            total += loss_sum(janus, ids, targets).item()
+            number += int((targets != -100).sum())
+        figures[f"perplexity, held-out {name}"] = math.exp(total / number)
+    return figures

@@ -1,0 +1,225 @@
+"""Builds the embedded picture set: 3D emoji of objects as WebDataset shards, the same bytes each time.
+
+    python data_recipes/demo/build_shards.py                    # takes the packages with npm, writes shards/
+    python data_recipes/demo/build_shards.py --packages DIR     # the two .tgz of `npm pack` stand in DIR already
+    python data_recipes/demo/build_shards.py --check            # rebuilds beside and compares digests
+
+In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the pictures (256x256 RGBA) and their labels
+and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
+lossless), an index beside each tar, and ``LICENSE``.
+
+What the bytes depend on: the packages (pinned by digest) and Pillow with the WebP encoder in its wheel (`PILLOW`). Under
+another Pillow the pictures' pixels are the same and their compressed bytes may not be: ``--check`` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL
+from PIL import Image
+
+from janus_train.config import UserError
+
+PACKAGES = {
+    "lobehub-fluent-emoji-3d-1.1.0.tgz": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    "emojibase-data-17.0.0.tgz": "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+}
+"""File name of `npm pack` -> its SHA-256."""
+
+NPM_NAMES = ("@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0")
+PILLOW = "13.0.0"
+"""The version that wrote the committed shards."""
+
+GROUPS = {3: "animals & nature", 4: "food & drink", 5: "travel & places", 6: "activities", 7: "objects"}
+"""Emojibase's groups of things; left out are faces, people, symbols and flags."""
+
+CLOCK_FACES = ("o'clock", "-thirty")
+"""Endings of the 24 clock faces, left out: at 64 pixels they differ by the angle of one hand."""
+
+RENAMED = {
+    "locked": "closed padlock",
+    "unlocked": "open padlock",
+    "locked with pen": "padlock with pen",
+    "locked with key": "padlock with key",
+    "foggy": "bridge in fog",
+}
+"""Labels that are no nouns -> what the picture shows."""
+
+SIZE = 64  # pixels a side
+OBJECTS_PER_SHARD = 210
+SHARDS = Path(__file__).resolve().parent / "shards"
+
+LICENSE = """The pictures and names in these shards come from two npm packages, both under the MIT licence.
+
+Pictures: Fluent Emoji (3D) by Microsoft, as packaged in @lobehub/fluent-emoji-3d 1.1.0 by LobeHub, scaled to 64x64.
+    Copyright (c) Microsoft Corporation.
+    Copyright (c) 2023 LobeHub
+
+Names, tags, groups: emojibase-data 17.0.0.
+    Copyright (c) 2017-2019 Miles Johnson
+
+MIT License
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
+
+
+def fetch(folder: Path) -> None:
+    """Puts both packages into ``folder`` with `npm pack`."""
+    try:
+        subprocess.run(["npm", "pack", *NPM_NAMES], cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(
+            "npm is not installed: install it, or give --packages DIR with " + " and ".join(PACKAGES)
+        ) from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"npm pack {' '.join(NPM_NAMES)}: {last}; or give --packages DIR with the files") from None
+
+
+def open_package(folder: Path, name: str) -> dict[str, bytes]:
+    """The files of a package, by their path in it. Raises `UserError` where it is missing or is not the pinned one."""
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; get it with `npm pack {' '.join(NPM_NAMES)}`")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != PACKAGES[name]:
+        raise UserError(f"{path}: SHA-256 {found} is not the pinned {PACKAGES[name]}; get it again with npm pack")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = [(m, tar.extractfile(m)) for m in tar.getmembers() if m.isfile()]
+        return {m.name.removeprefix("package/"): f.read() for m, f in members if f is not None}
+
+
+def plain(text: str) -> str:
+    """Text with typewriter apostrophes."""
+    return text.replace("\u2019", "'").strip()
+
+
+def shrink(picture: bytes) -> Image.Image:
+    """The picture at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
+    image = Image.open(io.BytesIO(picture)).convert("RGBA").convert("RGBa")
+    return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
+
+
+def objects(pictures: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Yields (key, fields, webp) of every object that has a picture, in emojibase's order."""
+    english = json.loads(labels["en/data.json"])
+    chinese = {entry["hexcode"]: entry for entry in json.loads(labels["zh/data.json"])}
+    messages = json.loads(labels["en/messages.json"])
+    # Two subgroups have number 46 in this version (seafood, sweets & candy); all 14 members are sweets: the last wins.
+    subgroups = {entry["order"]: entry["message"] for entry in messages["subgroups"]}
+    for entry in sorted((e for e in english if e.get("group") in GROUPS), key=lambda e: e["order"]):
+        name, key = plain(entry["label"]), entry["hexcode"].lower()
+        candidates = (key, f"{key}-fe0f", key.replace("-fe0f", ""))
+        found = next((c for c in candidates if f"assets/{c}.webp" in pictures), None)
+        if found is None or name.endswith(CLOCK_FACES):
+            continue
+        translated = chinese[entry["hexcode"]]
+        fields = {
+            "class_name": RENAMED.get(name, name),
+            "tags": [plain(tag) for tag in entry.get("tags", [])],
+            "class_name_zh": translated["label"],
+            "tags_zh": translated.get("tags", []),
+            "group": GROUPS[entry["group"]],
+            "subgroup": subgroups[entry["subgroup"]],
+            "hexcode": entry["hexcode"],
+        }
+        stream = io.BytesIO()
+        shrink(pictures[f"assets/{found}.webp"]).save(stream, "WEBP", lossless=True, quality=75, method=4)
+        yield key, fields, stream.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a member that says nothing of when and by whom it was written."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), 0, 0o644
+    info.uid = info.gid = 0
+    info.uname = info.gname = "root"
+    tar.addfile(info, io.BytesIO(data))
+
+
+def build(packages: Path, out: Path) -> list[Path]:
+    """Writes the tars and the licence into ``out``; returns the tars' paths."""
+    pictures, labels = (open_package(packages, name) for name in PACKAGES)
+    entries = list(objects(pictures, labels))
+    names = [fields["class_name"] for _, fields, _ in entries]
+    assert len(set(names)) == len(names), "two objects share a name"
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, start in enumerate(range(0, len(entries), OBJECTS_PER_SHARD)):
+        path = out / f"objects-{number:03d}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, fields, webp in entries[start : start + OBJECTS_PER_SHARD]:
+                add(tar, f"{key}.json", json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
+                add(tar, f"{key}.webp", webp)
+        written.append(path)
+    (out / "LICENSE").write_text(LICENSE)
+    print(f"{len(entries)} objects in {len(written)} shards, {sum(p.stat().st_size for p in written) / 1e6:.1f} MB")
+    return written
+
+
+def check(packages: Path) -> None:
+    """Rebuilds into a temporary folder and compares with what is committed. Raises `UserError` at a difference."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in build(packages, Path(folder)):
+            committed = SHARDS / path.name
+            if not committed.is_file():
+                raise UserError(f"{committed}: missing; run data_recipes/demo/build_shards.py")
+            if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
+                hint = "" if PILLOW == PIL.__version__ else f" (built with Pillow {PILLOW}, this is {PIL.__version__})"
+                raise UserError(f"{committed}: differs from what the packages give{hint}")
+    print("the committed shards are what the packages give")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the embedded picture set.")
+    parser.add_argument("--packages", type=Path, help="folder with the two .tgz; default: take them with npm")
+    parser.add_argument("--out", type=Path, default=SHARDS)
+    parser.add_argument("--check", action="store_true", help="rebuild beside and compare with the committed shards")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        packages = options.packages or Path(temporary)
+        if options.packages is None:
+            fetch(packages)
+        if options.check:
+            check(packages)
+            return
+        from janus_train.data.shards import write_index
+
+        for path in build(packages, options.out):
+            write_index(path)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,239 @@
+"""Every option of a training run, frozen and validated: the one place that turns YAML into objects.
+
+Hydra composes the YAML under ``configs/``; `load` checks it and gives a `Config`. Scientific values have no defaults
+here, only there. An error names the key, what is wrong with it and what would be right, in one line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The project's folder: configs/ and data_recipes/ stand in it."""
+
+Part = Literal[
+    "understanding_encoder",
+    "understanding_adaptor",
+    "generation_encoder",
+    "generation_embedding",
+    "generation_adaptor",
+    "image_head",
+    "language_model",
+]
+"""The seven named parts of a Janus model (facts: Pro, Table 2): the vocabulary for freezing and reports."""
+PARTS: tuple[Part, ...] = get_args(Part)
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Options(BaseModel):
+    """Base of all option groups: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TextConfig(Options):
+    """The language model's shape (Llama architecture), in transformers' names."""
+
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    intermediate_size: Positive
+    vocab_size: Positive
+    max_position_embeddings: Positive
+    rms_norm_eps: float
+    rope_theta: float
+
+
+class VisionConfig(Options):
+    """The understanding encoder's shape (SigLIP)."""
+
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    mlp_ratio: float
+    patch_size: Positive
+
+
+class VQConfig(Options):
+    """The generation encoder's shape (VQ tokenizer of LlamaGen)."""
+
+    num_embeddings: Positive
+    embed_dim: Positive
+    base_channels: Positive
+    channel_multiplier: tuple[Positive, ...] = Field(strict=False)
+    num_res_blocks: Positive
+    latent_channels: Positive
+
+
+class ModelConfig(Options):
+    """A Janus model's shape, and where its pretrained parts come from."""
+
+    name: str
+    image_size: Positive
+    adaptor_depth: Positive
+    system_prompt: str
+    """Put before conversations about pictures, as the official code does; may be empty."""
+    text: TextConfig
+    vision: VisionConfig
+    vq: VQConfig
+    base: str | None
+    """Folder with the pretrained base (VQ tokenizer, vision encoder, LLM, tokenizer); None: ``init_from`` must name one."""
+
+    @property
+    def tokens_per_picture(self) -> int:
+        return (self.image_size // self.vision.patch_size) ** 2
+
+    @model_validator(mode="after")
+    def _grids_agree(self) -> ModelConfig:
+        vq_stride = 2 ** (len(self.vq.channel_multiplier) - 1)
+        if self.image_size % self.vision.patch_size or vq_stride != self.vision.patch_size:
+            raise ValueError(
+                f"one grid for both encoders is needed: image_size {self.image_size}, vision.patch_size "
+                f"{self.vision.patch_size}, VQ stride {vq_stride}"
+            )
+        return self
+
+
+class RatioConfig(Options):
+    """How many samples of each kind the mixture draws (facts: Pro, Table 2)."""
+
+    understanding: NonNegative
+    text: NonNegative
+    generation: NonNegative
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> RatioConfig:
+        if not (self.understanding or self.text or self.generation):
+            raise ValueError("at least one kind needs a share above 0")
+        return self
+
+
+class OptimConfig(Options):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "cosine"]
+    warmup_steps: NonNegative
+    betas: tuple[Share, Share] = Field(strict=False)
+    eps: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    gradient_clip: Annotated[float, Field(gt=0)]
+
+
+class BatchConfig(Options):
+    """The global batch: ``rows_per_step`` packed rows of ``row_tokens`` tokens, ``micro_rows`` at a time on a process."""
+
+    row_tokens: Positive
+    rows_per_step: Positive
+    micro_rows: Positive
+
+
+class DataConfig(Options):
+    """What is trained on."""
+
+    recipe: str | None
+    """Path of a mixture's YAML (data_recipes/), relative to the project's folder if not absolute."""
+    num_workers: NonNegative
+    lookahead: Positive
+    """Documents of a kind from which the packer chooses, at least."""
+    guidance_dropout: Share
+    """Share of the text-to-image samples whose text is replaced by pad tokens (Janus: 10 %)."""
+    first_sentence: Share
+    """Share of the text-to-image captions cut to their first sentence (Janus: 25 %)."""
+
+
+class RunConfig(Options):
+    """How long, and what is written when."""
+
+    steps: Positive
+    """The step at which training stops."""
+    planned_steps: Positive | None
+    """The length that the schedule is made for, None: ``steps``. Stage 2 of the paper plans 360K and stops at 270K."""
+    checkpoint_every: NonNegative
+    """0: only the last step."""
+    keep_checkpoints: Positive
+    sample_every: NonNegative
+    """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
+    log_every: Positive
+    cpu_threads: Positive | None
+    """Threads of a process that trains on the CPU; None: its share of the cores."""
+
+    @model_validator(mode="after")
+    def _stop_within_plan(self) -> RunConfig:
+        if self.planned_steps is not None and self.steps > self.planned_steps:
+            raise ValueError(f"steps {self.steps} is more than planned_steps {self.planned_steps}: raise both")
+        return self
+
+
+class LoggingConfig(Options):
+    """Where metrics go besides metrics.jsonl, which is always written."""
+
+    wandb: bool
+    tensorboard: bool
+    project: str
+
+
+class Config(Options):
+    """One stage's run."""
+
+    stage: Literal[1, 2, 3]
+    seed: int
+    output_dir: str | None
+    init_from: str | None
+    resume: bool
+    precision: Literal["fp32", "bf16"]
+    train_parts: tuple[Part, ...] = Field(strict=False, min_length=1)
+    """The parts that train; every other is frozen."""
+    model: ModelConfig
+    ratio: RatioConfig
+    optim: OptimConfig
+    batch: BatchConfig
+    data: DataConfig
+    run: RunConfig
+    logging: LoggingConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if "generation_encoder" in self.train_parts:
+            raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
+        if self.batch.row_tokens > self.model.text.max_position_embeddings:
+            raise ValueError(
+                f"batch.row_tokens {self.batch.row_tokens} is more than the model's context "
+                f"{self.model.text.max_position_embeddings}"
+            )
+        return self
+
+
+class UserError(Exception):
+    """A user's mistake: its message is the one line that is printed; no traceback."""
+
+
+def load(values: dict[str, Any]) -> Config:
+    """The validated configuration. Raises `UserError` with one line that names the first wrong key."""
+    if values.get("stage") is None:
+        raise UserError(
+            "no stage given: add +stage=1 (adaptors and image head), +stage=2 (unified pretraining) or +stage=3 (fine-tuning)"
+        )
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "configuration"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: no such option; --cfg job prints every key") from None
+        what = first["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        raise UserError(f"{where}: {what}{given}") from None
+
+
+def resolve(path: str) -> Path:
+    """``path``, or ``path`` under the project's folder if it is relative and only stands there."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else ROOT / given

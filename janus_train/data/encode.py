@@ -1,0 +1,383 @@
+"""Samples to documents: the project's only templates, and the only place where text becomes tokens.
+
+    Record --TEMPLATES[name]--> Sample --Encoder.document--> Document
+
+Formats: facts.md "Sequence formats" (the official code) and Pro, section 3.1 for the stages' templates.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+
+from janus_train.config import UserError
+from janus_train.data.pictures import generation_pixels, understanding_pixels
+from janus_train.data.sample import (
+    CODE_SLOT,
+    FEATURE_SLOT,
+    IGNORE,
+    TEXT_SLOT,
+    Document,
+    Kind,
+    Record,
+    Reference,
+    Sample,
+    Segment,
+)
+
+BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
+USER, ASSISTANT = "<|User|>", "<|Assistant|>"
+SPECIAL_TOKENS = (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+_FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)
+
+ROLES = {USER: USER, ASSISTANT: ASSISTANT, "user": USER, "assistant": ASSISTANT, "User": USER, "Assistant": ASSISTANT}
+
+
+class BadSample(ValueError):
+    """A sample that cannot be trained on; its message says why."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids looked up by string: they differ between the 1B and the 7B (facts.md)."""
+
+    bos: int
+    eos: int
+    pad: int
+    placeholder: int
+    begin_of_image: int
+    end_of_image: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+        if missing:
+            raise UserError(
+                f"the tokenizer lacks Janus's special tokens {', '.join(missing)}: it is not a Janus tokenizer"
+            )
+        return cls(*(vocabulary[t] for t in (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE)))
+
+
+# ---------------------------------------------------------------------------------------------------------- templates
+
+
+def _text(record: Record, name: str, *, clean: bool = True) -> str:
+    value = record.fields.get(name)
+    if not isinstance(value, str):
+        raise BadSample(f"field {name!r} is missing or no text")
+    if not value.strip():
+        raise BadSample(f"field {name!r} is empty")
+    found = _SPECIAL.search(value) if clean else None
+    if found:
+        raise BadSample(f"field {name!r} holds the special token {found[0]}")
+    return value
+
+
+def _picture(record: Record) -> tuple[Image.Image, np.ndarray | None]:
+    if len(record.pictures) != 1:
+        raise BadSample(f"{len(record.pictures)} pictures where the template takes 1")
+    return record.pictures[0], (record.codes[0] if record.codes else None)
+
+
+def _picture_in(record: Record) -> Segment:
+    return Segment("picture_in", picture=_picture(record)[0])
+
+
+def _picture_out(record: Record) -> Segment:
+    picture, codes = _picture(record)
+    return Segment("picture_out", picture=picture, codes=codes)
+
+
+def text(record: Record) -> list[Segment]:
+    """Plain text, all of it with loss."""
+    return [Segment("text", _text(record, "text") + EOS, loss=True)]
+
+
+def image_caption(record: Record) -> list[Segment]:
+    """Stage 1: ``<image><text>``."""
+    return [_picture_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
+
+
+def image_describe(record: Record) -> list[Segment]:
+    """Stage 2: ``<image>Describe the image in detail.<caption>``."""
+    caption = _text(record, "caption")
+    return [
+        _picture_in(record),
+        Segment("text", "Describe the image in detail."),
+        Segment("text", caption + EOS, loss=True),
+    ]
+
+
+def question_answer(record: Record) -> list[Segment]:
+    """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
+    question, answer = _text(record, "question"), _text(record, "answer")
+    return [_picture_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
+
+
+def class_to_image(record: Record) -> list[Segment]:
+    """Stage 1: ``<category_name><image>``."""
+    return [Segment("text", _text(record, "class_name")), _picture_out(record)]
+
+
+def text_to_image(record: Record) -> list[Segment]:
+    """Stage 2: ``<caption><image>``."""
+    return [Segment("text", _text(record, "caption")), _picture_out(record)]
+
+
+def conversation(record: Record) -> list[Segment]:
+    """Stage 3: the official chat template; loss on the assistant's words and on the pictures it draws.
+
+    A placeholder in a user's turn is a picture to look at, one in the assistant's turn a picture to draw.
+    """
+    turns = record.fields.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise BadSample("field 'conversations' is missing, empty or no list")
+    pictures = iter(zip(record.pictures, record.codes or [None] * len(record.pictures), strict=True))
+    wanted = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
+    if wanted != len(record.pictures):
+        raise BadSample(f"{wanted} placeholders but {len(record.pictures)} pictures")
+    segments: list[Segment] = []
+    for number, turn in enumerate(turns):
+        role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
+        if role != (USER, ASSISTANT)[number % 2]:
+            raise BadSample(
+                f"turn {number} is not the {'user' if number % 2 == 0 else 'assistant'}'s: turns must alternate"
+            )
+        content = turn.get("content")
+        if not isinstance(content, str) or not content.strip():
+            raise BadSample(f"turn {number} is empty or no text")
+        found = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
+        if found:
+            raise BadSample(f"turn {number} holds the special token {found[0]}")
+        segments += _user_turn(content, pictures) if role == USER else _assistant_turn(content, pictures)
+    if len(turns) % 2:
+        raise BadSample("the last turn is the user's: there is nothing to learn from it")
+    return segments
+
+
+def _user_turn(content: str, pictures: Any) -> list[Segment]:
+    first, *rest = f"{USER}: {content}\n\n".split(PLACEHOLDER)
+    segments = [Segment("text", first)]
+    for piece in rest:
+        segments += [Segment("picture_in", picture=next(pictures)[0]), Segment("text", piece)]
+    return segments
+
+
+def _assistant_turn(content: str, pictures: Any) -> list[Segment]:
+    """`` {words}<EOS>`` with loss; no space before a picture that comes first, and no loss on the EOS after a picture."""
+    first, *rest = content.split(PLACEHOLDER)
+    segments = [Segment("text", f"{ASSISTANT}:")]
+    if first.strip():
+        segments.append(Segment("text", " " + first + ("" if rest else EOS), loss=True))
+    for number, piece in enumerate(rest):
+        picture, codes = next(pictures)
+        segments.append(Segment("picture_out", picture=picture, codes=codes))
+        last = number == len(rest) - 1
+        if piece.strip():
+            segments.append(Segment("text", piece + (EOS if last else ""), loss=True))
+        elif last:
+            segments.append(Segment("text", EOS))
+    return segments
+
+
+TEMPLATES: dict[str, Callable[[Record], list[Segment]]] = {
+    f.__name__: f
+    for f in (text, image_caption, image_describe, question_answer, class_to_image, text_to_image, conversation)
+}
+
+
+def first_sentence(caption: str) -> str:
+    """The caption up to its first full stop; the whole of it if it has none."""
+    match = _FIRST_SENTENCE.match(caption)
+    return match[0] if match else caption
+
+
+# ------------------------------------------------------------------------------------------------------------ encoder
+
+
+class Encoder:
+    """Turns samples into documents, and prompts into the ids that inference starts from."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens_per_picture: int,
+        image_size: int,
+        system_prompt: str,
+    ):
+        self.tokenizer = tokenizer
+        self.special = SpecialTokens.of(tokenizer)
+        self.tokens_per_picture = tokens_per_picture
+        self.image_size = image_size
+        self.system_prompt = system_prompt
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    # -- training
+
+    def sample(
+        self, record: Record, template: str, kind: Kind, rng: random.Random, guidance_dropout: float, cut_caption: float
+    ) -> Sample:
+        """Apply the template and the recipe's randomness. Raises `BadSample` with the reason.
+
+        ``cut_caption``: probability that a text-to-image caption keeps only its first sentence (Janus: 25 %).
+        ``guidance_dropout``: probability that a drawn picture's text becomes pad tokens (Janus: 10 %).
+        """
+        drop, cut = rng.random() < guidance_dropout, rng.random() < cut_caption
+        segments = TEMPLATES[template](record)
+        if template == "text_to_image" and cut:
+            segments = [Segment("text", first_sentence(segments[0].text)), *segments[1:]]
+        if template == "conversation" and kind == "understanding" and self.system_prompt:
+            segments = [Segment("text", self.system_prompt + "\n\n"), *segments]
+        if drop and _is_prompt_and_picture(segments):
+            segments = [Segment("text", "".join(PAD for _ in self._joined_ids(segments))), *_from_picture(segments)]
+        return Sample(record.key, kind, tuple(segments))
+
+    def _joined_ids(self, segments: Sequence[Segment]) -> list[int]:
+        """The ids of the text before the first picture."""
+        before = []
+        for segment in segments:
+            if segment.role != "text":
+                break
+            before.append(segment)
+        return [i for piece, _ in _merge(before) for i in self.ids(piece)]
+
+    def document(self, sample: Sample, reference: Reference) -> Document:
+        """BOS, then the segments; see `Document` for what each array means."""
+        P, special = self.tokens_per_picture, self.special
+        ids, loss, slots = [special.bos], [False], [TEXT_SLOT]
+        image_targets: list[int] = []
+        understanding: list[np.ndarray] = []
+        generation: list[np.ndarray | None] = []
+        codes: list[np.ndarray | None] = []
+        codes_have_loss: list[bool] = []
+        for piece in _pieces(sample.segments):
+            if isinstance(piece, tuple):
+                new = self.ids(piece[0])
+                ids += new
+                loss += [piece[1]] * len(new)
+                slots += [TEXT_SLOT] * len(new)
+                continue
+            begin = len(ids)
+            ids += [special.begin_of_image, *[special.placeholder] * P, special.end_of_image]
+            loss += [False] * (P + 2)
+            slot = FEATURE_SLOT if piece.role == "picture_in" else CODE_SLOT
+            slots += [TEXT_SLOT, *[slot] * P, TEXT_SLOT]
+            if piece.role == "picture_in":
+                assert piece.picture is not None
+                understanding.append(understanding_pixels(piece.picture, self.image_size))
+                continue
+            if piece.codes is None:
+                # trap 3: the generation encoder sees the cropped picture, never the grey-padded one
+                assert piece.picture is not None
+                generation.append(generation_pixels(piece.picture, self.image_size))
+            else:
+                if piece.codes.shape != (P,):
+                    raise BadSample(f"cached codes have shape {piece.codes.shape}, the model takes ({P},)")
+                generation.append(None)
+            codes.append(piece.codes)
+            codes_have_loss.append(piece.role == "picture_out")
+            if piece.role == "picture_out":
+                # trap 1: the state at <begin_of_image> predicts code 0, the one at code i predicts code i+1
+                image_targets += range(begin, begin + P)
+        labels = np.full(len(ids), IGNORE, np.int64)
+        with_loss = np.flatnonzero(loss)
+        labels[with_loss - 1] = np.asarray(ids, np.int64)[with_loss]  # BOS has no loss, so no index is -1
+        targets = np.zeros(len(ids), bool)
+        targets[image_targets] = True
+        return Document(
+            reference=reference,
+            kind=sample.kind,
+            input_ids=np.asarray(ids, np.int64),
+            labels=labels,
+            slots=np.asarray(slots, np.uint8),
+            image_targets=targets,
+            understanding_pixels=understanding,
+            generation_pixels=generation,
+            codes=codes,
+            codes_have_loss=codes_have_loss,
+        )
+
+    # -- inference: the same strings, up to where the model goes on
+
+    def generation_prompt(self, prompt: str) -> str:
+        """The official text-to-image prompt; ``<begin_of_image>`` follows without a space."""
+        return f"{USER}: {prompt}\n\n{ASSISTANT}:"
+
+    def generation_prompt_ids(self, prompt: str) -> list[int]:
+        """BOS, prompt, ``<begin_of_image>``: the last hidden state predicts code 0."""
+        return [self.special.bos, *self.ids(self.generation_prompt(prompt)), self.special.begin_of_image]
+
+    def chat_prompt_ids(self, messages: list[dict[str, str]], num_pictures: int) -> list[int]:
+        """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
+        looks = any(PLACEHOLDER in message["content"] for message in messages)
+        prompt = chat_prompt(messages, self.system_prompt if looks else "")
+        pieces = prompt.split(PLACEHOLDER)
+        if len(pieces) - 1 != num_pictures:
+            raise UserError(f"the messages have {len(pieces) - 1} {PLACEHOLDER} but {num_pictures} pictures are given")
+        special, picture = self.special, [self.special.placeholder] * self.tokens_per_picture
+        ids = [special.bos, *self.ids(pieces[0])]
+        for piece in pieces[1:]:
+            ids += [special.begin_of_image, *picture, special.end_of_image, *self.ids(piece)]
+        return ids
+
+
+def chat_prompt(messages: list[dict[str, str]], system: str) -> str:
+    """The official ``deepseek`` conversation template to the letter (tests/golden/official_prompts.json).
+
+    An empty content leaves the turn open: ``<|Assistant|>:``, where the model goes on.
+    """
+    prompt = f"{system}\n\n" if system else ""
+    for message in messages:
+        role = ROLES[message["role"]]
+        end = "\n\n" if role == USER else EOS
+        prompt += f"{role}: {message['content']}{end}" if message["content"] else f"{role}:"
+    return prompt
+
+
+def _merge(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
+    """Neighbouring texts with the same loss become one string: tokens may span segments, as they do at inference."""
+    merged: list[tuple[str, bool]] = []
+    for segment in segments:
+        if merged and merged[-1][1] == segment.loss:
+            merged[-1] = (merged[-1][0] + segment.text, segment.loss)
+        else:
+            merged.append((segment.text, segment.loss))
+    return merged
+
+
+def _pieces(segments: Sequence[Segment]) -> list[tuple[str, bool] | Segment]:
+    """The segments with each run of texts merged."""
+    pieces: list[tuple[str, bool] | Segment] = []
+    run: list[Segment] = []
+    for segment in segments:
+        if segment.role == "text":
+            run.append(segment)
+        else:
+            pieces += [*_merge(run), segment]
+            run = []
+    return [*pieces, *_merge(run)]
+
+
+def _is_prompt_and_picture(segments: Sequence[Segment]) -> bool:
+    """One prompt and the picture drawn from it: the only form in which guidance drop-out has a meaning."""
+    roles = [segment.role for segment in segments]
+    first = roles.index("picture_out") if "picture_out" in roles else 0
+    lossless = not any(segment.loss for segment in segments)
+    return first > 0 and set(roles[:first]) == {"text"} and set(roles[first + 1 :]) <= {"text"} and lossless
+
+
+def _from_picture(segments: Sequence[Segment]) -> list[Segment]:
+    first = next(i for i, segment in enumerate(segments) if segment.role == "picture_out")
+    return list(segments[first:])

@@ -1,0 +1,102 @@
+"""Pictures to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
+
+Any picture that Pillow opens goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
+`to_float` makes what the encoders take. The two recipes differ (facts.md: Data): the understanding encoder sees the
+whole picture on grey, the generation encoder sees the middle of it without a border. Mixing them up is trap 3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+
+BACKGROUND = (127, 127, 127)
+"""The understanding picture's border (official: ``int(255 * 0.5)``)."""
+MIN_SIDE = 14
+"""The official processor never makes the short side smaller than this."""
+MAX_ASPECT = 8
+"""A generation picture longer than this is cut before resizing: the ends would be cropped away anyway."""
+_LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+"""The float of each of the 256 levels, in the official order of operations."""
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """``image`` as RGB, upright: EXIF orientation applied, transparency over white, 16 bits scaled to 8, first frame."""
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(0)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _wide_to_8_bits(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        if image.mode == "La":  # premultiplied: Pillow converts it to LA alone
+            image = image.convert("LA")
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey pictures of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
+
+    Mode I (32 bits) holds 16-bit files in some Pillow versions and 8-bit values in others, mode F 0..1 or 0..255:
+    the largest value tells.
+    """
+    values = np.asarray(image).astype(np.float64)
+    largest = values.max(initial=0.0)
+    if image.mode.startswith("I;16") or (image.mode == "I" and largest > 255):
+        values = values / 257.0  # 65535 -> 255
+    elif image.mode == "F" and largest <= 1.0:
+        values = values * 255.0
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def understanding_pixels(image: Image.Image, size: int) -> np.ndarray:
+    """Long side to ``size``, the rest grey: uint8 (S, S, 3), exactly as the official processor does it.
+
+    The short side is truncated, not rounded (trap 6).
+    """
+    image = to_rgb(image)
+    longest = max(image.size)
+    width, height = (max(int(side / longest * size), MIN_SIDE) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if width == height:
+        return np.asarray(image)
+    square = Image.new("RGB", (max(width, height),) * 2, BACKGROUND)
+    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
+    return np.asarray(square)
+
+
+def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
+    """Short side to ``size``, long side cropped to its middle: uint8 (S, S, 3) (Janus, 4.1).
+
+    The papers give no code for it: the long side is truncated and the crop centred as torchvision's Resize and
+    CenterCrop do.
+    """
+    image = _limit_aspect(to_rgb(image))
+    shortest = min(image.size)
+    width, height = (size if side == shortest else int(size * side / shortest) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _limit_aspect(image: Image.Image) -> Image.Image:
+    """The middle of a very long picture, so that a 20,000 x 10 banner does not become 768,000 x 384 first."""
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (S, S, 3) -> float32 (3, S, S) in -1..1 (official mean and standard deviation: 0.5)."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels must be uint8 (S, S, 3), got {pixels.dtype} {pixels.shape}")
+    return _LEVELS[pixels.transpose(2, 0, 1)]

@@ -1,0 +1,168 @@
+"""The shapes that travel the data path, from a source's record to the model's batch.
+
+    Record -> (template) -> Sample -> (encoder) -> Document -> (packer) -> Row -> (collate) -> Batch
+
+Shape legend, used in every module of the project:
+
+    B  rows of a micro-batch            T  tokens a row can hold (``row_tokens``)
+    L  tokens of a micro-batch, all its rows one after the other, without padding
+    D  hidden size of the language model        V  text vocabulary        C  size of the codebook
+    P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro)
+    Nu understanding pictures     Ng generation pictures     No generation pictures with loss (No <= Ng)
+    Nt positions with a text loss
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+Kind = Literal["understanding", "text", "generation"]
+KINDS: tuple[Kind, ...] = ("understanding", "text", "generation")
+"""The data kinds, in the order in which the paper writes its ratios."""
+
+IGNORE = -100
+"""The label of a position that carries no text loss (torch's and transformers' convention)."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a source yields: the fields of its JSON, its pictures, and their cached codes if there are any."""
+
+    key: str
+    fields: dict[str, Any]
+    pictures: list[Image.Image] = field(default_factory=list)
+    codes: list[np.ndarray | None] = field(default_factory=list)
+
+
+Role = Literal["text", "picture_in", "picture_out", "codes_in"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a sample.
+
+    ``text``         text, with a loss on its tokens if ``loss``
+    ``picture_in``   a picture that goes through the understanding encoder
+    ``picture_out``  a picture that the model learns to draw: codes, with loss
+    ``codes_in``     a picture given as codes, without loss
+    """
+
+    role: Role
+    text: str = ""
+    loss: bool = False
+    picture: Image.Image | None = None
+    codes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The general form of every kind of data: a list of segments."""
+
+    key: str
+    kind: Kind
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a sample comes from: enough to draw it again, and what a batch's digest is made of."""
+
+    source: str
+    epoch: int
+    index: int
+    key: str
+
+    def text(self) -> str:
+        return f"{self.source}:{self.epoch}:{self.index}:{self.key}"
+
+
+TEXT_SLOT, FEATURE_SLOT, CODE_SLOT = 0, 1, 2
+"""What is put in at a position: a text embedding, an understanding feature, the embedding of a code."""
+
+
+@dataclass
+class Document:
+    """One encoded sample: the unit that attention never leaves. All arrays have one entry a token.
+
+    ``labels[i]`` is the token that the hidden state *at* i predicts: the shift by one is done here, once, and nowhere
+    else (facts.md, trap 1). Likewise ``image_targets[i]`` says that the hidden state at i predicts the next code: it is
+    true at ``<begin_of_image>`` and at codes 0..P-2 of a ``picture_out``.
+    """
+
+    reference: Reference
+    kind: Kind
+    input_ids: np.ndarray  # int64; the placeholder's id where a picture goes
+    labels: np.ndarray  # int64; IGNORE where there is no text loss
+    slots: np.ndarray  # uint8; TEXT_SLOT, FEATURE_SLOT or CODE_SLOT
+    image_targets: np.ndarray  # bool
+    understanding_pixels: list[np.ndarray]  # uint8 (S, S, 3), in order of appearance
+    generation_pixels: list[np.ndarray | None]  # uint8 (S, S, 3), in order; None where `codes` has them
+    codes: list[np.ndarray | None]  # int (P,) cached codes
+    codes_have_loss: list[bool]  # one a generation picture: picture_out or codes_in
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass
+class Row:
+    """Documents that share a row of T tokens, and the state their stream has after them."""
+
+    stream: int
+    documents: list[Document]
+    state: dict[str, Any]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(d) for d in self.documents)
+
+    @property
+    def digest(self) -> str:
+        return digest([d.reference.text() for d in self.documents])
+
+
+def digest(parts: list[str]) -> str:
+    """16 hexadecimal digits of the SHA-256 over ``parts``."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Batch:
+    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``.
+
+    Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
+    pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
+    """
+
+    input_ids: torch.Tensor  # (1, L) int64
+    position_ids: torch.Tensor  # (1, L) int64, starts at 0 in every document
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    max_seqlen: int
+    text_positions: torch.Tensor  # (Nt,) int64
+    text_targets: torch.Tensor  # (Nt,) int64
+    text_target_is_understanding: torch.Tensor  # (Nt,) bool: which part of the metrics a text target counts for
+    understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
+    feature_positions: torch.Tensor  # (Nu * P,) int64
+    generation_pixels: torch.Tensor  # (Ng, 3, S, S) float32 in -1..1; zero where the codes are cached
+    cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
+    code_positions: torch.Tensor  # (Ng * P,) int64
+    image_loss_positions: torch.Tensor  # (No * P,) int64
+    image_loss_pictures: torch.Tensor  # (No,) int64, indices into Ng
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Text and image targets: this micro-batch's share of the step's one denominator."""
+        return self.text_positions.numel() + self.image_loss_positions.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)

@@ -1,0 +1,191 @@
+"""The words about scenes and things: captions, questions with answers, definitions, dialogues.
+
+All of it is made by rule from a `Scene` or a `Thing`, with a generator that picks among phrasings. The first sentence of
+a caption alone names every object, its place and the background (data.first_sentence cuts captions to it). Answers
+have one fixed form each, so that they can be compared as strings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from janus_train.data.scene_things import Placed, Scene, Thing
+
+COUNTS = ("No", "One", "Two", "Three")
+PLACES = {
+    "left": "on the left",
+    "right": "on the right",
+    "middle": "in the middle",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
+
+DEFINITE = frozenset({"Statue of Liberty", "kaaba", "milky way", "sun"})
+"""Names that take "the"."""
+
+BARE = frozenset(
+    "mount fuji|Tokyo tower|bread|flatbread|stuffed flatbread|bacon|butter|salt|garlic|broccoli|popcorn|spaghetti|sushi|"
+    "oden|sake|cooked rice|curry rice|canned food|ginger root|leafy green|fire|fog|soap|wood|ice|mate|shaved ice|luggage|"
+    "soft ice cream|pouring liquid|meat on bone|cooking|fondue|green salad|construction|building construction|tennis|"
+    "bowling|camping|badminton|ping pong|lacrosse|field hockey|ice hockey|performing arts|yarn|thread|dna|"
+    "money with wings|dango|custard|coral|cricket game|high voltage".split("|")
+)
+"""Names of stuff, activities and places that take no article."""
+
+SINGULAR_S = ("ss", "us", "is", "ros")
+"""Endings in s of names that are no plural: compass, cactus, tennis, rhinoceros."""
+
+JOINTS = ("with", "without", "of", "on", "in", "over", "behind", "showing", "not")
+"""What follows one of these does not decide whether a name is a plural: bowl with spoon, sunrise over mountains."""
+
+AN_NOT_A = ("hour", "x-ray", "e-mail")
+A_NOT_AN = ("one-", "uni", "eur", "ewe")
+
+
+def is_plural(name: str) -> bool:
+    """Whether the name is a plural, judged by its head: "grapes", "fork and knife with plate"."""
+    words = name.split()
+    for joint in JOINTS:
+        if joint in words[1:]:
+            words = words[: words.index(joint, 1)]
+    if "and" in words or words[-1] == "skis":
+        return True
+    return words[-1].endswith("s") and not words[-1].endswith(SINGULAR_S)
+
+
+def article(phrase: str) -> str:
+    """``phrase`` with a or an before it."""
+    low = phrase.lower()
+    vowel = low.startswith(AN_NOT_A) or (low[0] in "aeiou" and not low.startswith(A_NOT_AN))
+    return f"{'an' if vowel else 'a'} {phrase}"
+
+
+def noun(name: str, size_word: str = "") -> str:
+    """The name as it stands in a sentence: "a red apple", "grapes", "the sun", "a large red apple"."""
+    phrase = f"{size_word} {name}".strip()
+    if name in DEFINITE:
+        return f"the {phrase}"
+    if name in BARE or is_plural(name):
+        return phrase
+    return article(phrase)
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital first letter and a full stop."""
+    return text[0].upper() + text[1:] + "."
+
+
+def listed(parts: list[str]) -> str:
+    """a / a and b / a, b and c"""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def placed_phrase(placed: Placed) -> str:
+    return f"{noun(placed.thing.name, placed.size_word)} {PLACES[placed.place]}"
+
+
+NUM_CAPTIONS = 4
+
+
+def first_sentence(scene: Scene, phrasing: int) -> str:
+    """The whole scene in one sentence, without its capital and full stop; ``phrasing`` 0..NUM_CAPTIONS-1."""
+    things = listed([placed_phrase(p) for p in scene.placed])
+    ground = f"{article(scene.background)} background"
+    return (
+        f"{things}, on {ground}",
+        f"a picture of {things}, on {ground}",
+        f"{things}, and the background is {scene.background}",
+        f"on {ground}: {things}",
+    )[phrasing]
+
+
+def count_sentence(scene: Scene, phrasing: int) -> str:
+    number = len(scene.placed)
+    objects = "object" if number == 1 else "objects"
+    word = COUNTS[number].lower()
+    return (f"there {'is' if number == 1 else 'are'} {word} {objects}", f"the picture shows {word} {objects}")[phrasing]
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A dense caption: one sentence with everything, and in two of five cases a second one with the count."""
+    text = sentence(first_sentence(scene, int(rng.integers(NUM_CAPTIONS))))
+    if rng.random() < 0.4:
+        text += " " + sentence(count_sentence(scene, int(rng.integers(2))))
+    return text
+
+
+def class_caption(thing: Thing) -> str:
+    return noun(thing.name)
+
+
+QUESTIONS = {
+    "colour": ("What colour is the background?", "Which colour does the background have?"),
+    "count": ("How many objects are there?", "How many things are in the picture?"),
+    "place": ("Where {verb} the {name}?", "In which place {verb} the {name}?"),
+    "object": ("What is {place}?", "Which object is {place}?"),
+}
+"""Type -> phrasings of its question."""
+
+
+def questions(scene: Scene, phrasing: int = 0) -> list[tuple[str, str, str]]:
+    """Every (type, question, answer) that can be asked about the scene; type is a key of `QUESTIONS`."""
+    ask = {kind: forms[phrasing] for kind, forms in QUESTIONS.items()}
+    found = [
+        ("colour", ask["colour"], sentence(scene.background)),
+        ("count", ask["count"], f"{COUNTS[len(scene.placed)]}."),
+    ]
+    for placed in scene.placed:
+        name, where = placed.thing.name, PLACES[placed.place]
+        verb = "are" if is_plural(name) else "is"
+        found.append(("place", ask["place"].format(verb=verb, name=name), sentence(where)))
+        found.append(("object", ask["object"].format(place=where), sentence(noun(name))))
+    return found
+
+
+def kind_of(thing: Thing) -> str:
+    return f"{thing.group} ({thing.subgroup})"
+
+
+def some(tags: tuple[str, ...], rng: np.random.Generator, most: int = 5) -> list[str]:
+    """Up to ``most`` of the tags, in their order."""
+    if len(tags) <= most:
+        return list(tags)
+    return [tags[i] for i in sorted(rng.choice(len(tags), most, replace=False))]
+
+
+def definition(thing: Thing, rng: np.random.Generator) -> str:
+    """What the thing is, its tags, and the same in Chinese: two or three of these, in several phrasings."""
+    name = noun(thing.name)
+    be = "are" if is_plural(thing.name) else "is"
+    tags, tags_zh = some(thing.tags, rng), some(thing.tags_zh, rng)
+    what = (
+        f"{name} {be} a kind of {kind_of(thing)}",
+        f"{name} {be} one of {thing.group}, more exactly {thing.subgroup}",
+        f"{thing.name}: {kind_of(thing)}",
+    )[rng.integers(3)]
+    sentences = [sentence(what)]
+    if tags:
+        start = ("Tags", "Words that go with it", f"When you think of {name}, you think of")[rng.integers(3)]
+        sentences.append(f"{start}: {', '.join(tags)}.")
+    chinese = (f"In Chinese: {thing.name_zh}.", f"{thing.name} = {thing.name_zh}.")[rng.integers(2)]
+    if tags_zh and rng.random() < 0.4:
+        chinese += f" {thing.name_zh}: {'、'.join(tags_zh)}。"
+    sentences.append(chinese)
+    if len(sentences) > 2 and rng.random() < 0.3:
+        sentences.pop(int(rng.integers(1, 3)))
+    return " ".join(sentences)
+
+
+def thing_questions(thing: Thing, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(question, answer) about a thing, in a random order."""
+    name = noun(thing.name)
+    be = "are" if is_plural(thing.name) else "is"
+    found = [
+        (f"What kind of thing {be} {name}?", sentence(kind_of(thing))),
+        (f"What {be} {name} in Chinese?", f"{thing.name_zh}。"),
+        (f"What is {thing.name_zh} in English?", sentence(name)),  # noqa: RUF001
+        (f"{thing.name_zh}用英语怎么说？", sentence(name)),  # noqa: RUF001
+    ]
+    if thing.tags:
+        found.append((f"Give me words that go with {name}.", sentence(", ".join(some(thing.tags, rng, 4)))))
+    return [found[i] for i in rng.permutation(len(found))]

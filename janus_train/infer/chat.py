@@ -1,0 +1,112 @@
+"""Answers to questions about pictures and to plain text: greedy, batched, several pictures and turns a request.
+
+messages + pictures -> prompt ids with P placeholders a picture -> text embeddings, understanding features put over
+the placeholders -> tokens until EOS -> text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import UserError
+from janus_train.data.encode import ASSISTANT, ROLES, Encoder
+from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.infer.decoding import Decoder, inference, left_pad
+
+Messages = list[dict[str, str]]
+"""Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
+Request = tuple[Messages, Sequence[Image.Image]]
+
+
+def open_turn(messages: Messages) -> Messages:
+    """The messages with an open assistant's turn at their end, where the model goes on."""
+    last = messages[-1]
+    if ROLES[last["role"]] == ASSISTANT and not last["content"]:
+        return messages
+    return [*messages, {"role": "assistant", "content": ""}]
+
+
+def answer(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    requests: Sequence[Request],
+    max_new_tokens: int,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """One answer a request, in the requests' order, each until EOS or ``max_new_tokens``.
+
+    Requests of like length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
+
+    Raises:
+        UserError: a request's placeholders and pictures are not equally many, or it does not fit the model's context.
+    """
+    prompts = [encoder.chat_prompt_ids(open_turn(messages), len(pictures)) for messages, pictures in requests]
+    context = janus.config.text_config.max_position_embeddings
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest + max_new_tokens > context:
+        raise UserError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the context of {context}"
+        )
+    order = sorted(range(len(requests)), key=lambda n: len(prompts[n]))
+    answers: dict[int, str] = {}
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        pictures = [picture for n in chunk for picture in requests[n][1]]
+        tokens = answer_ids(janus, encoder, [prompts[n] for n in chunk], pictures, max_new_tokens)
+        for n, ids in zip(chunk, tokens, strict=True):
+            answers[n] = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if progress is not None:
+            progress(len(chunk))
+    return [answers[n] for n in range(len(requests))]
+
+
+def answer_ids(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    prompts: Sequence[list[int]],
+    pictures: Sequence[Image.Image],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The tokens that follow each prompt, without EOS; ``pictures`` in the order of the prompts' placeholders."""
+    device = janus.lm_head.weight.device
+    ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
+    with inference(janus):
+        decoder = Decoder(janus)
+        hidden = decoder.prefill(prompt_embeds(janus, encoder, ids, pictures), mask)  # (N, D)
+        done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        columns: list[torch.Tensor] = []
+        for _ in range(max_new_tokens):
+            token = janus.lm_head(hidden).argmax(-1)  # (N,)
+            token = torch.where(done, encoder.special.eos, token)
+            columns.append(token)
+            done |= token == encoder.special.eos
+            if done.all():
+                break
+            hidden = decoder.step(janus.model.language_model.embed_tokens(token))
+    rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
+    return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
+
+
+def prompt_embeds(
+    janus: JanusForConditionalGeneration, encoder: Encoder, ids: torch.Tensor, pictures: Sequence[Image.Image]
+) -> torch.Tensor:
+    """(N, T) ids -> (N, T, D) embeddings with the pictures' features over the placeholders."""
+    embeds = janus.model.language_model.embed_tokens(ids)
+    if not pictures:
+        return embeds
+    parameter: Any = next(janus.model.vision_model.parameters())
+    pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in pictures])
+    features = janus.model.get_image_features(pixels.to(parameter)).pooler_output  # (Nu, P, D)
+    places = ids == encoder.special.placeholder  # (N, T); placeholders stand for nothing else
+    if int(places.sum()) != features.shape[0] * features.shape[1]:
+        raise ValueError(f"{int(places.sum())} placeholders but {len(pictures)} pictures of {features.shape[1]} tokens")
+    embeds = embeds.clone()
+    embeds[places] = features.flatten(0, 1).to(embeds.dtype)
+    return embeds

@@ -1,0 +1,147 @@
+"""Pictures from prompts: the one sampling loop of training previews, the command line, and the evaluation.
+
+    prompt ids (end with <begin_of_image>) -> P codes, one a step -> VQ decoder -> picture
+
+The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1 (facts.md: Sequence formats); the
+loop ends after P codes, no token closes a picture. With guidance each prompt is read twice, as it is and without its
+text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from transformers import JanusForConditionalGeneration
+
+from janus_train.infer.decoding import Decoder, inference, left_pad
+from janus_train.model.codes import decode_codes
+
+Progress = Callable[[int], None]
+"""Told how many more pictures are done."""
+
+
+def tokens_per_picture(janus: JanusForConditionalGeneration) -> int:
+    """P: the side of the VQ encoder's grid, squared."""
+    config = janus.config.vq_config
+    stride = 2 ** (len(config.channel_multiplier) - 1)
+    return (janus.config.vision_config.image_size // stride) ** 2
+
+
+def unconditional(prompt: Sequence[int], pad_id: int) -> list[int]:
+    """The prompt without its text: first and last id kept, every id between replaced by pad, which is attended to."""
+    return [prompt[0], *[pad_id] * (len(prompt) - 2), prompt[-1]]
+
+
+def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
+    """(N, P) float64 in [0, 1): each picture's own random numbers, whatever batch or device it is drawn in."""
+    rows = [torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(rows)
+
+
+def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Samples one code a row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
+
+    In float64: the few ulps by which logits differ between batches of different sizes then choose another code only
+    once in some 1e6 draws.
+    """
+    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)  # (N, C)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def guided(logits: torch.Tensor, guidance: float) -> torch.Tensor:
+    """(2N, C) logits, conditional rows first -> (N, C) guided ones."""
+    conditional, without = logits.chunk(2)
+    return without + guidance * (conditional - without)
+
+
+def generate_codes(
+    janus: JanusForConditionalGeneration,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    guidance: float,
+    temperature: float,
+    seeds: Sequence[int],
+    greedy: bool = False,
+) -> torch.Tensor:
+    """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
+
+    Args:
+        prompts: ids that begin with BOS and end with <begin_of_image>; of any lengths.
+        guidance: weight of classifier-free guidance; 1 is none, and costs half.
+        temperature: above 0; what logits are divided by.
+        seeds: one a picture: the same seed and prompt give the same codes in any batch.
+        greedy: the likeliest code each time; seeds and temperature then have no effect.
+
+    Raises:
+        ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
+    """
+    _check(prompts, seeds, temperature, greedy)
+    device = janus.lm_head.weight.device
+    twice = guidance != 1.0
+    rows = [list(p) for p in prompts] + ([unconditional(p, pad_id) for p in prompts] if twice else [])
+    ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
+    num_codes = tokens_per_picture(janus)
+    uniform = uniforms(seeds, num_codes).to(device)
+    codes = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=device)
+    model = janus.model
+    with inference(janus):
+        decoder = Decoder(janus)
+        hidden = decoder.prefill(model.language_model.embed_tokens(ids), mask)  # (N or 2N, D)
+        for i in range(num_codes):
+            logits = model.generation_head(hidden).float()
+            if twice:
+                logits = guided(logits, guidance)  # (N, C)
+            codes[:, i] = logits.argmax(-1) if greedy else pick(logits, uniform[:, i], temperature)
+            if i + 1 < num_codes:
+                # Trap 2: a code goes in through its own table and adaptor, not through the text embedding.
+                embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
+                hidden = decoder.step(torch.cat([embeds, embeds]) if twice else embeds)
+    return codes
+
+
+def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], temperature: float, greedy: bool) -> None:
+    if not prompts or min(len(p) for p in prompts) < 2:
+        raise ValueError("a prompt needs at least its first token and <begin_of_image>")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed a picture")
+    if not greedy and temperature <= 0:
+        raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
+
+
+def generate_pictures(
+    janus: JanusForConditionalGeneration,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    guidance: float,
+    temperature: float,
+    seeds: Sequence[int],
+    greedy: bool = False,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> list[Image.Image]:
+    """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together."""
+    _check(prompts, seeds, temperature, greedy)
+    order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+    pictures: dict[int, Image.Image] = {}
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        codes = generate_codes(
+            janus,
+            [prompts[n] for n in chunk],
+            pad_id=pad_id,
+            guidance=guidance,
+            temperature=temperature,
+            seeds=[seeds[n] for n in chunk],
+            greedy=greedy,
+        )
+        with inference(janus):
+            pixels = decode_codes(janus.model.vqmodel, codes).cpu().numpy()  # (N, S, S, 3) uint8
+        pictures.update({n: Image.fromarray(p) for n, p in zip(chunk, pixels, strict=True)})
+        if progress is not None:
+            progress(len(chunk))
+    return [pictures[n] for n in range(len(prompts))]

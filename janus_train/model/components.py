@@ -1,0 +1,64 @@
+"""The seven named parts of a Janus model: which tensor belongs to which, and which of them train.
+
+The names are the paper's (Pro, Table 2) and the only vocabulary for freezing, learning rates and reports. Every
+parameter and every buffer belongs to exactly one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import get_args
+
+from torch import nn
+
+from janus_train.config import Part
+
+MODULES: dict[Part, tuple[str, ...]] = {
+    "understanding_encoder": ("model.vision_model",),
+    "understanding_adaptor": ("model.aligner",),
+    "generation_encoder": ("model.vqmodel",),
+    "generation_embedding": ("model.generation_embeddings",),
+    "generation_adaptor": ("model.generation_aligner",),
+    "image_head": ("model.generation_head",),
+    "language_model": ("model.language_model", "lm_head"),
+}
+"""Each part's modules inside transformers' ``JanusForConditionalGeneration``."""
+
+assert tuple(MODULES) == get_args(Part)
+
+
+def part_of(name: str) -> Part:
+    """The part of a parameter or buffer, by its name in ``JanusForConditionalGeneration``. ValueError if it has none."""
+    for part, modules in MODULES.items():
+        if name.startswith(tuple(f"{module}." for module in modules)):
+            return part
+    raise ValueError(f"{name} belongs to no part of a Janus model; known modules: {sum(MODULES.values(), ())}")
+
+
+def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parameter]]]:
+    """All parameters with their names, under their parts, in the model's order."""
+    parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {part: [] for part in MODULES}
+    for name, parameter in janus.named_parameters():
+        parameters[part_of(name)].append((name, parameter))
+    return parameters
+
+
+def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
+    """Exactly ``parts`` get gradients, the rest is frozen; modes are set too. ValueError for an unknown part."""
+    set_modes(janus, parts)
+    for part, parameters in parameters_by_part(janus).items():
+        for _, parameter in parameters:
+            parameter.requires_grad_(part in parts)
+            if part not in parts:
+                parameter.grad = None
+
+
+def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
+    """Train mode for ``parts``, eval mode for every other module (a frozen part must not even drop out)."""
+    unknown = sorted(set(parts) - set(MODULES))
+    if unknown:
+        raise ValueError(f"unknown part {unknown[0]}: the parts are {', '.join(MODULES)}")
+    janus.eval()
+    for part in parts:
+        for module in MODULES[part]:
+            janus.get_submodule(module).train()

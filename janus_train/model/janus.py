@@ -1,0 +1,194 @@
+"""Janus over packed rows: a `Batch` goes in, the sums of both losses come out.
+
+    input_ids --- text embedding ------------------------------------.
+    understanding_pixels --- encoder --- adaptor --- features --------+--- language model --- hidden states (L, D)
+    codes (cached or VQ encoder) --- embedding --- adaptor -----------'            |
+                                                    at text losses: text head      |  at image losses: image head
+
+The model is transformers' ``JanusForConditionalGeneration``, in training and at inference; ours are the way through it
+and what its defaults get silently wrong for training (`build`, `prepare`).
+
+Every trainable module runs exactly once a micro-batch, whatever the batch holds (trap 11): one with nothing to do gets
+a single dummy input, of which no output is used, so its gradients are zeros and not missing. The frozen VQ encoder
+alone runs only when codes are missing: frameworks that shard parameters must leave it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
+from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
+
+from janus_train.config import ModelConfig, UserError
+from janus_train.data.sample import Batch
+from janus_train.model import attention
+from janus_train.model.codes import encode_pictures
+from janus_train.model.loss import LossSums, loss_sums
+
+
+class PackedJanus(nn.Module):
+    """The packed forward over ``janus``. What trains is decided by ``requires_grad`` (`components.set_trainable`)."""
+
+    def __init__(self, janus: JanusForConditionalGeneration) -> None:
+        super().__init__()
+        self.janus = prepare(janus)
+
+    def forward(self, batch: Batch) -> LossSums:
+        """One micro-batch of L tokens. Shapes: the legend in `data.sample`."""
+        codes_NP = self.codes(batch)
+        hidden_LD = self.hidden_states(self.embeddings(batch, codes_NP), batch)
+        return loss_sums(
+            text_logits=_run(self.janus.lm_head, hidden_LD[batch.text_positions], spare=hidden_LD[:1]),
+            text_targets=batch.text_targets,
+            text_target_is_understanding=batch.text_target_is_understanding,
+            image_logits=_run(
+                self.janus.model.generation_head, hidden_LD[batch.image_loss_positions], spare=hidden_LD[:1]
+            ),
+            image_targets=codes_NP[batch.image_loss_pictures].flatten(),
+        )
+
+    def codes(self, batch: Batch) -> torch.Tensor:
+        """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
+        missing = (batch.cached_codes < 0).any(dim=1)  # (Ng,)
+        if not missing.any():
+            return batch.cached_codes
+        made = encode_pictures(self.janus.model.vqmodel, batch.generation_pixels[missing])
+        return batch.cached_codes.masked_scatter(missing[:, None], made)
+
+    def embeddings(self, batch: Batch, codes_NP: torch.Tensor) -> torch.Tensor:
+        """What the language model reads (L, D): text, with features and codes in their places."""
+        embeds_LD = self.janus.get_input_embeddings()(batch.input_ids)[0]
+        embeds_LD = _put(embeds_LD, batch.feature_positions, self.features(batch.understanding_pixels), "features")
+        return _put(embeds_LD, batch.code_positions, self.code_embeddings(codes_NP), "codes")
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Understanding pictures (Nu, 3, S, S) -> adapted features (Nu * P, D). A frozen encoder runs without graph."""
+        encoder, adaptor = self.janus.model.vision_model, self.janus.model.aligner
+        trains = any(p.requires_grad for p in encoder.parameters())
+
+        def encode_and_adapt(pixels: torch.Tensor) -> torch.Tensor:
+            with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+                features = encoder(pixels).last_hidden_state  # (Nu, P, vision width)
+            return adaptor(features)  # (Nu, P, D)
+
+        return _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:])).flatten(0, 1)
+
+    def code_embeddings(self, codes_NP: torch.Tensor) -> torch.Tensor:
+        """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor, never the text embedding (trap 2)."""
+        codes = codes_NP.flatten()  # (Ng * P,)
+        return _run(self.janus.prepare_embeddings_for_image_generation, codes, spare=codes.new_zeros(1))
+
+    def hidden_states(self, embeds_LD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The language model over the flat row, attention inside documents only: (L, D), after the final norm."""
+        # A mask with four dimensions is passed on as it is: without one transformers would build L x L from the
+        # positions. Packed attention ignores it.
+        no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=embeds_LD.device)
+        output = self.janus.model.language_model(
+            inputs_embeds=embeds_LD[None],
+            position_ids=batch.position_ids,
+            attention_mask=no_mask,
+            use_cache=False,  # trap 9
+            documents=attention.Documents(batch.cu_seqlens, batch.max_seqlen),
+        )
+        return output.last_hidden_state[0]
+
+
+def _run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+    """``module(inputs)``; without inputs (n = 0) it still runs, on ``spare``, and gives n = 0 outputs (trap 11).
+
+    The empty slice keeps the module and ``spare`` in the graph, so that parameters get zeros for gradients, not None.
+    """
+    return module(inputs) if len(inputs) else module(spare)[:0]
+
+
+def _put(embeds_LD: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor, what: str) -> torch.Tensor:
+    """A copy of ``embeds_LD`` with ``rows`` (n, D) at ``positions`` (n,)."""
+    if len(positions) != len(rows):
+        raise ValueError(
+            f"{len(rows)} {what} for {len(positions)} places in the sequence: batch and model differ in picture size"
+        )
+    return embeds_LD.index_copy(0, positions, rows.to(embeds_LD.dtype))
+
+
+def build(
+    config: ModelConfig,
+    *,
+    bos: int | None = None,
+    eos: int | None = None,
+    pad: int | None = None,
+    placeholder: int | None = None,
+    begin_of_image: int | None = None,
+    end_of_image: int | None = None,
+) -> JanusForConditionalGeneration:
+    """A model of ``config``'s shape with random weights, fp32, prepared for training.
+
+    The token ids (`data.encode.SpecialTokens`) are only recorded, for those who generate with transformers alone.
+    """
+    # The pad id comes after the weights: transformers would start its row at zero, where the norm's slope is 1000.
+    janus = JanusForConditionalGeneration(transformers_config(config, bos, eos, None, placeholder))
+    janus.config.text_config.pad_token_id = pad
+    generation = janus.generation_config
+    assert generation is not None
+    generation.bos_token_id, generation.eos_token_id, generation.pad_token_id = bos, eos, pad
+    if begin_of_image is not None:
+        generation.generation_kwargs = {"boi_token_id": begin_of_image, "eoi_token_id": end_of_image}
+    init_generation_embeddings(janus)
+    return prepare(janus)
+
+
+def transformers_config(
+    config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
+) -> JanusConfig:
+    """``config`` in transformers' words."""
+    text, vision, vq = config.text, config.vision, config.vq
+    return JanusConfig(
+        text_config=LlamaConfig(
+            **text.model_dump(exclude={"rope_theta"}),
+            rope_parameters={"rope_type": "default", "rope_theta": text.rope_theta},
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            tie_word_embeddings=False,
+        ),
+        vision_config=JanusVisionConfig(
+            **vision.model_dump(),
+            image_size=config.image_size,
+            projection_dim=text.hidden_size,
+            depth=config.adaptor_depth,
+            num_image_tokens=config.tokens_per_picture,
+        ),
+        vq_config=JanusVQVAEConfig(
+            **{**vq.model_dump(), "channel_multiplier": list(vq.channel_multiplier)},
+            projection_dim=text.hidden_size,
+            image_token_embed_dim=text.hidden_size,
+            num_hidden_layers=config.adaptor_depth,
+            num_patches=config.image_size // vision.patch_size,
+        ),
+        tie_word_embeddings=False,  # trap 8: the default ties the text head to the embeddings
+        **({} if placeholder is None else {"image_token_id": placeholder}),
+    )
+
+
+def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
+    """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
+    embedding = janus.get_input_embeddings()
+    if janus.lm_head.weight is embedding.weight:
+        # Trap 8: transformers' default. The checkpoint's own head was not even loaded, so there is no repairing it here.
+        raise UserError(
+            "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
+        )
+    # Trap 7: with a padding_idx the pad row never gets a gradient, and guidance drop-out feeds it.
+    embedding.padding_idx = None
+    janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here
+    janus.set_attn_implementation({"text_config": attention.NAME})
+    return janus
+
+
+@torch.no_grad()
+def init_generation_embeddings(janus: JanusForConditionalGeneration) -> None:
+    """Start the code embeddings as the L2-normalised codebook: for runs from scratch (facts.md: Silent in both papers)."""
+    codebook = janus.model.vqmodel.quantize.embedding.weight
+    janus.model.generation_embeddings.weight.copy_(nn.functional.normalize(codebook.float(), dim=-1))

@@ -1,0 +1,62 @@
+"""Both losses as sums of cross-entropies and counts, never means.
+
+In: the hidden states that carry a loss, already selected, and their targets. Out: fp32 scalars. The step adds up the
+sums of all micro-batches and divides once by the whole step's count (facts.md: one denominator), so a micro-batch
+without any loss is a harmless zero instead of a NaN (trap 10). Nothing here shifts: position i's target is what the
+state at i predicts (trap 1; the shift is made in `data.encode`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass
+class LossSums:
+    """Sums of cross-entropies in nats (fp32 scalars, with gradient), and over how many targets each of them is."""
+
+    text: torch.Tensor
+    understanding: torch.Tensor
+    generation: torch.Tensor
+    num_text: int
+    num_understanding: int
+    num_generation: int
+
+    @property
+    def total(self) -> torch.Tensor:
+        """What is differentiated: all kinds weigh the same (facts.md: no loss weights between kinds)."""
+        return self.text + self.understanding + self.generation
+
+    @property
+    def num_total(self) -> int:
+        return self.num_text + self.num_understanding + self.num_generation
+
+
+def cross_entropies(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """fp32 cross-entropies (n,) of logits (n, classes) against targets (n,); n may be 0."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def loss_sums(
+    text_logits: torch.Tensor,
+    text_targets: torch.Tensor,
+    text_target_is_understanding: torch.Tensor,
+    image_logits: torch.Tensor,
+    image_targets: torch.Tensor,
+) -> LossSums:
+    """text_logits (Nt, V), text_targets and text_target_is_understanding (Nt,), image_logits (No * P, C), image_targets
+    (No * P,) -> sums. A text target counts as text or as understanding by the kind of its sample."""
+    text_losses = cross_entropies(text_logits, text_targets)
+    image_losses = cross_entropies(image_logits, image_targets)
+    num_understanding = int(text_target_is_understanding.sum())
+    return LossSums(
+        text=text_losses.masked_fill(text_target_is_understanding, 0.0).sum(),
+        understanding=text_losses.masked_fill(~text_target_is_understanding, 0.0).sum(),
+        generation=image_losses.sum(),
+        num_text=text_targets.numel() - num_understanding,
+        num_understanding=num_understanding,
+        num_generation=image_targets.numel(),
+    )

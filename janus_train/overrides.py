@@ -1,0 +1,74 @@
+"""The command line's ``key=value`` overrides: checked before Hydra runs, so that a mistake gets one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from janus_train.config import ROOT, UserError, load
+
+_STAGE = re.compile(r"^\+{0,2}stage=['\"]?(?P<stage>[^'\"]*)['\"]?$")
+
+
+def quote_stage(arguments: list[str]) -> list[str]:
+    """``+stage=2`` and ``stage=2`` as Hydra takes them: the choice of a group must be a string, and 2 alone is a number."""
+    matches = [(_STAGE.match(argument), argument) for argument in arguments]
+    return [f"stage='{match['stage']}'" if match and match["stage"] else argument for match, argument in matches]
+
+
+def compose_values(overrides: list[str]) -> dict[str, Any]:
+    """The composed configuration as plain values. Raises `UserError` with one line for what Hydra refuses."""
+    try:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            values = compose("train", overrides=quote_stage(overrides))
+            return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error, overrides)) from None
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Compose and validate what the command line asks for; flags such as ``--cfg job`` and ``--help`` are Hydra's own."""
+    if set(arguments) & {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}:
+        return
+    taken_by_flag = {i + 1 for i, argument in enumerate(arguments) if argument in ("--cfg", "-c", "--package", "-p")}
+    load(compose_values([a for i, a in enumerate(arguments) if not a.startswith("-") and i not in taken_by_flag]))
+
+
+def _one_line(error: Exception, overrides: list[str]) -> str:
+    """What is wrong, where, and what would be right, from Hydra's many lines."""
+    message = str(error)
+    group = re.search(r"Could not find '(?P<group>[^']+)/(?P<choice>[^']*)'", message)
+    if group:
+        choices = sorted(path.stem for path in (ROOT / "configs" / group["group"]).glob("*.yaml"))
+        return f"{group['group']}={group['choice']}: no such {group['group']}, choose {', '.join(choices)}"
+    key = re.search(r"Could not override '(?P<key>[^']+)'|Key '(?P<other>[^']+)' is not in struct", message)
+    if key:
+        wrong = key["key"] or key["other"]
+        near = difflib.get_close_matches(wrong, _known_keys(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else "; --cfg job prints every key"
+        return f"{wrong}: no such option{hint}"
+    parsing = re.search(r"Error parsing override '(?P<override>.*)'", message)
+    if parsing:
+        return f"{parsing['override']}: cannot be read, options are written key=value (quote values with special characters)"
+    first = next(line.strip() for line in message.splitlines() if line.strip())
+    return f"{first} (in: {' '.join(overrides)})"
+
+
+def _known_keys() -> list[str]:
+    def walk(node: dict[str, Any], prefix: str) -> list[str]:
+        keys = []
+        for name, value in node.items():
+            keys.append(prefix + name)
+            if isinstance(value, dict):
+                keys += walk(value, f"{prefix}{name}.")
+        return keys
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", overrides=["stage='1'"]))
+    return walk(values, "")  # type: ignore[arg-type]

@@ -1,0 +1,21 @@
+"""``report.html`` of a run's folder or of a demo's: one file, no scripts, nothing from the network.
+
+metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
+results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one
+    -> read.py -> charts.py, sections.py -> report.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from janus_train.report.page import page
+from janus_train.report.read import read_folder
+
+
+def build(folder: str | Path) -> Path:
+    """Writes ``report.html`` into ``folder`` and returns its path. Raises `UserError` if there is nothing to report."""
+    source = read_folder(Path(folder).expanduser())
+    path = source.folder / "report.html"
+    path.write_text(page(source), encoding="utf-8")
+    return path

@@ -1,0 +1,123 @@
+"""What a report is made from, read from the folders that training and evaluation leave behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from janus_train.config import UserError
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage's run."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    steps: list[Line]
+    """The lines of metrics.jsonl."""
+    previews: list[Path]
+    """samples/step-*.png, oldest first."""
+
+    @property
+    def parts(self) -> dict[str, Line]:
+        """Part -> {parameters, trains, new}; empty if the manifest has none."""
+        return self.manifest.get("parts") or {}
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, without the steps that have none or one that is not finite."""
+        have = [line for line in self.steps if isinstance(line.get(key), (int, float)) and math.isfinite(line[key])]
+        return [int(line["step"]) for line in have], [float(line[key]) for line in have]
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.series("step_s")[1])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `janus-train evaluate` wrote."""
+
+    folder: Path
+    results: dict[str, Any]
+    pictures: list[Line]
+    answers: list[Line]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that one report shows."""
+
+    folder: Path
+    runs: list[Run] = field(default_factory=list)
+    evaluation: Evaluation | None = None
+
+
+def read_folder(folder: Path) -> Source:
+    """Reads a run's folder (metrics.jsonl; stage*/ of the stages before it), or a demo's (stage1/, ..., evaluation/)."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: give a run's or a demo's, for example outputs/demo")
+    inner = sorted(path for path in folder.glob("stage*") if (path / "metrics.jsonl").is_file())
+    runs = [_read_run(path) for path in [*inner, folder] if (path / "metrics.jsonl").is_file()]
+    evaluation = _read_evaluation(folder / "evaluation") or _read_evaluation(folder)
+    if not runs and evaluation is None:
+        raise UserError(
+            f"{folder} holds neither a run (metrics.jsonl), nor stage*/ with one, nor an evaluation (results.json)"
+        )
+    return Source(folder, runs, evaluation)
+
+
+def _read_run(folder: Path) -> Run:
+    steps = _read_lines(folder / "metrics.jsonl")
+    manifest = folder / "manifest.json"
+    config = folder / "config.yaml"
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        config=(yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {},
+        manifest=json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
+        steps=[line for line in steps if "step" in line],
+        previews=sorted((folder / "samples").glob("step-*.png"), key=_step_of),
+    )
+
+
+def _step_of(path: Path) -> int:
+    found = re.search(r"step-(\d+)", path.name)
+    return int(found[1]) if found else 0
+
+
+def _read_evaluation(folder: Path) -> Evaluation | None:
+    results = folder / "results.json"
+    if not results.is_file():
+        return None
+    return Evaluation(
+        folder=folder,
+        results=json.loads(results.read_text(encoding="utf-8")),
+        pictures=_read_lines(folder / "pictures.jsonl"),
+        answers=_read_lines(folder / "answers.jsonl"),
+    )
+
+
+def _read_lines(path: Path) -> list[Line]:
+    """JSON lines; a last line that a killed run cut off is left out, a damaged one before it is an error."""
+    if not path.is_file():
+        return []
+    texts = path.read_text(encoding="utf-8").splitlines()
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            if number < len(texts):
+                raise UserError(f"{path}: line {number} is damaged, it is no JSON") from None
+    return lines

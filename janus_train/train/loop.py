@@ -1,0 +1,200 @@
+"""A stage's run, from its configuration to ``final/``: the one place that sees data, model and folder together."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import JanusForConditionalGeneration
+
+from janus_train import report
+from janus_train.config import PARTS, Config, UserError
+from janus_train.data.collate import collate
+from janus_train.data.encode import Encoder
+from janus_train.data.loader import steps, streams_of
+from janus_train.data.packer import RowPacker
+from janus_train.data.recipe import Recipe
+from janus_train.data.sample import Row, digest
+from janus_train.data.streams import Drawer
+from janus_train.export import save_model
+from janus_train.model.components import parameters_by_part, set_trainable
+from janus_train.model.janus import PackedJanus
+from janus_train.train import checkpoint
+from janus_train.train.distributed import Distributed
+from janus_train.train.folder import RunFolder
+from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
+from janus_train.train.optim import learning_rate, make_optimizer, set_learning_rate
+from janus_train.train.preview import draw_previews
+from janus_train.train.start import find_start, load_start
+from janus_train.train.step import train_step
+
+MAX_BAD_STEPS = 3
+"""Steps in a row whose loss or gradient is not finite before the run stops."""
+
+
+def run(config: Config) -> Path:
+    """Train one stage; returns the run's folder. Everything is checked before the first file is written."""
+    distributed = Distributed(config)
+    my_streams = streams_of(distributed.rank, distributed.world_size, config.batch.rows_per_step)
+    if len(my_streams) % config.batch.micro_rows:
+        raise UserError(
+            f"batch.micro_rows {config.batch.micro_rows} does not divide the {len(my_streams)} rows a process has in a step"
+        )
+    if config.data.recipe is None:
+        raise UserError(
+            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
+        )
+    recipe = Recipe(config.data.recipe, config.ratio, config.model.image_size)
+    folder = RunFolder(config, recipe.digests())
+    state = folder.state()
+    if state == "finished":
+        print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
+        return folder.path
+    if state == "next_stage" and distributed.is_main:
+        print(f"the earlier stage's files are now in {folder.archive()}")
+    distributed.barrier()
+
+    start = find_start(config, folder.path)
+    janus, tokenizer, new_parts = load_start(config, start)
+    encoder = Encoder(tokenizer, config.model.tokens_per_picture, config.model.image_size, config.model.system_prompt)
+    set_trainable(janus, config.train_parts)
+    model = distributed.wrap(PackedJanus(janus))
+    optimizer = make_optimizer(model, config.optim)
+
+    drawer = Drawer(
+        recipe,
+        encoder,
+        seed=config.seed,
+        num_streams=config.batch.rows_per_step,
+        row_tokens=config.batch.row_tokens,
+        guidance_dropout=config.data.guidance_dropout,
+        first_sentence=config.data.first_sentence,
+    )
+    packer = RowPacker(config.batch.row_tokens, recipe.shares, config.data.lookahead)
+    found = folder.latest_checkpoint() if state == "resume" else None
+    done, stream_states = 0, {}
+    if found is not None:
+        stream_states = {int(v): s for v, s in checkpoint.load(found, janus, optimizer).items()}
+        done = found.step
+    batches = steps(drawer, packer, my_streams, stream_states, config.data.num_workers)
+    first_rows = next(batches)  # the first draw finds most of what can be wrong with data: before anything is written
+
+    if distributed.is_main:
+        folder.open(start.what, parts_table(janus, config, new_parts), resumed=found is not None)
+        cut_back(folder.metrics, done)
+    distributed.barrier()
+    log = Log(config, folder.metrics, done + 1, distributed)
+    log.say(f"stage {config.stage} starts from " + (f"its checkpoint {found.folder}" if found else start.what))
+    for part in new_parts:
+        log.say(f"  {part} is new, initialised by seed {config.seed}")
+    try:
+        trainer = _Trainer(config, distributed, janus, model, optimizer, encoder, folder, log, recipe.config.previews)
+        trainer.train(batches, first_rows, done)
+    finally:
+        log.close()
+    if distributed.is_main:
+        save_model(janus, encoder, folder.final)
+        folder.close(config.run.steps)
+        print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
+    distributed.barrier()
+    return folder.path
+
+
+def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts: list[Any]) -> dict[str, Any]:
+    """For the manifest: each part's parameters, whether it trains and whether it was initialised anew."""
+    sizes = {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(janus).items()}
+    return {p: {"parameters": sizes[p], "trains": p in config.train_parts, "new": p in new_parts} for p in PARTS}
+
+
+class _Trainer:
+    """The steps of a run: rows in, metrics and checkpoints out."""
+
+    def __init__(
+        self,
+        config: Config,
+        distributed: Distributed,
+        janus: JanusForConditionalGeneration,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        encoder: Encoder,
+        folder: RunFolder,
+        log: Log,
+        previews: tuple[str, ...],
+    ):
+        self.config, self.distributed, self.janus, self.model, self.optimizer = (
+            config,
+            distributed,
+            janus,
+            model,
+            optimizer,
+        )
+        self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
+        self.bad_steps = 0
+
+    def train(self, batches: Any, first_rows: list[Row], done: int) -> None:
+        options = self.config.run
+        rows = first_rows
+        wait_s = 0.0
+        for step in range(done + 1, options.steps + 1):
+            began = time.perf_counter()
+            metrics = self._step(step, rows)
+            if self.config.run.checkpoint_every and step % options.checkpoint_every == 0 or step == options.steps:
+                self._save(step, rows)
+            if options.sample_every and step % options.sample_every == 0 and self.distributed.is_main:
+                draw_previews(
+                    self.janus, self.encoder, self.previews, self.folder.path / "samples" / f"step-{step:06d}.png"
+                )
+            step_s = time.perf_counter() - began + wait_s
+            self.log.step(
+                metrics | {"tokens_per_s": metrics["tokens"] / step_s, "data_wait_s": wait_s, "step_s": step_s}
+            )
+            if step < options.steps:
+                began = time.perf_counter()
+                rows = next(batches)
+                wait_s = time.perf_counter() - began
+
+    def _step(self, step: int, rows: list[Row]) -> dict[str, Any]:
+        config = self.config
+        planned = config.run.planned_steps or config.run.steps
+        rate = learning_rate(step, config.optim, planned)
+        set_learning_rate(self.optimizer, rate)
+        size = config.batch.micro_rows
+        micro_batches = [
+            collate(rows[i : i + size], config.model.tokens_per_picture, config.model.image_size)
+            for i in range(0, len(rows), size)
+        ]
+        result = train_step(self.model, self.optimizer, micro_batches, self.distributed, config.optim.gradient_clip)
+        row_digests = self.distributed.gather([row.digest for row in rows])
+        self._stop_if_bad(result.applied, step, rows)
+        return {
+            "step": step,
+            **step_metrics(result),
+            **batch_metrics(rows, config.batch.row_tokens, self.distributed),
+            "learning_rate": rate,
+            "batch_digest": digest(row_digests),
+        }
+
+    def _stop_if_bad(self, applied: bool, step: int, rows: list[Row]) -> None:
+        """All ranks come to the same count, so all stop together."""
+        self.bad_steps = 0 if applied else self.bad_steps + 1
+        if applied:
+            return
+        keys = [document.reference.text() for row in rows for document in row.documents]
+        self.log.say(
+            f"step {step}: loss or gradient is not finite, the step is not applied; its samples: {' '.join(keys)}"
+        )
+        if self.bad_steps == MAX_BAD_STEPS:
+            raise UserError(
+                f"step {step}: {MAX_BAD_STEPS} steps in a row had a loss or gradient that is not finite: training stops, nothing of them is saved"
+            )
+
+    def _save(self, step: int, rows: list[Row]) -> None:
+        states = dict(self.distributed.gather([(str(row.stream), row.state) for row in rows]))
+        if self.distributed.is_main:
+            checkpoint.save(
+                self.folder.path, step, self.janus, self.optimizer, states, self.config.run.keep_checkpoints
+            )
+        self.distributed.barrier()

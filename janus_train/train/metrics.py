@@ -1,0 +1,126 @@
+"""A line a step: metrics.jsonl always, W&B and TensorBoard if asked, a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from janus_train.config import Config
+from janus_train.data.sample import KINDS, Row
+from janus_train.train.distributed import Distributed
+from janus_train.train.step import StepResult
+
+
+def batch_metrics(rows: Sequence[Row], row_tokens: int, distributed: Distributed) -> dict[str, float]:
+    """Counts over all ranks: ``samples/<kind>``, ``tokens/<kind>``, ``tokens`` and ``fill`` (share of the rows used)."""
+    samples, tokens = [0.0] * len(KINDS), [0.0] * len(KINDS)
+    for row in rows:
+        for document in row.documents:
+            samples[KINDS.index(document.kind)] += 1
+            tokens[KINDS.index(document.kind)] += len(document)
+    *sums, num_rows = distributed.sum([*samples, *tokens, float(len(rows))])
+    total = sum(sums[len(KINDS) :])
+    found: dict[str, float] = {f"samples/{kind}": int(sums[i]) for i, kind in enumerate(KINDS)}
+    found |= {f"tokens/{kind}": int(sums[i + len(KINDS)]) for i, kind in enumerate(KINDS)}
+    return found | {"tokens": int(total), "fill": total / (num_rows * row_tokens)}
+
+
+def step_metrics(result: StepResult) -> dict[str, Any]:
+    return {
+        "loss": result.loss,
+        **{f"loss/{kind}": loss for kind, loss in result.loss_by_kind.items()},
+        "loss_tokens": result.num_loss_tokens,
+        "grad_norm": result.grad_norm,
+        "applied": result.applied,
+    }
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the lines up to ``step``: after a resume every step stands in the file once."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):  # a last line that a kill cut short
+            break
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+class Log:
+    """Writes the run's metrics, on the main process; on others every method does nothing."""
+
+    def __init__(self, config: Config, path: Path, first_step: int, distributed: Distributed):
+        self._active = distributed.is_main
+        if not self._active:
+            return
+        self._config, self._accelerator = config, distributed.accelerator
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._trackers = self._start_trackers()
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("stage {task.fields[stage]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[losses]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(
+                "", total=config.run.steps, completed=first_step - 1, stage=config.stage, losses=""
+            )
+            self._bar.start()
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        if not self._active:
+            return
+        self._file.write(json.dumps(metrics) + "\n")
+        if self._trackers:
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
+            self._accelerator.log(numbers, step=metrics["step"])
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=metrics["step"], losses=f"loss {metrics['loss']:.3f}  {losses}")
+        elif metrics["step"] % self._config.run.log_every == 0 or metrics["step"] == self._config.run.steps:
+            self._console.print(
+                f"stage {self._config.stage}  step {metrics['step']}/{self._config.run.steps}  loss {metrics['loss']:.3f}  "
+                f"{losses}  lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def say(self, message: str) -> None:
+        """A line for the person who watches."""
+        if self._active:
+            self._console.print(message, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if not self._active:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        if self._trackers:
+            self._accelerator.end_training()
+
+    def _start_trackers(self) -> bool:
+        """False if none is asked for, or none can be reached: metrics.jsonl is the record either way."""
+        if not (self._config.logging.wandb or self._config.logging.tensorboard):
+            return False
+        try:
+            self._accelerator.init_trackers(self._config.logging.project)
+        except Exception as error:  # whatever a logging service does, training goes on
+            print(f"warning: W&B or TensorBoard could not be started ({error}); metrics.jsonl goes on", file=sys.stderr)
+            return False
+        return True

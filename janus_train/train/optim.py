@@ -1,0 +1,41 @@
+"""AdamW over what trains, and the learning rate as a function of the step.
+
+The rate is ours, not a scheduler's: Accelerate steps schedulers once a process and a step (facts.md, trap 13).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from janus_train.config import OptimConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """State exists for trainable parameters only: the others are not handed over."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trainable,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, config: OptimConfig, planned_steps: int) -> float:
+    """The rate of step ``step`` (the first is 1): linear warm-up over ``warmup_steps``, then constant or cosine to 0."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, planned_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,35 @@
+"""Pictures drawn while training, from the recipe's preview prompts: a run shows what it has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from transformers import JanusForConditionalGeneration
+
+from janus_train.data.encode import Encoder
+from janus_train.infer.generate import generate_pictures
+
+
+def draw_previews(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    prompts: Sequence[str],
+    path: Path,
+    each: int = 4,
+    guidance: float = 5.0,
+) -> None:
+    """A grid with a row for each prompt, ``each`` pictures wide, the same seeds every time; written to ``path``."""
+    if not prompts:
+        return
+    ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]
+    pictures = generate_pictures(
+        janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=1.0, seeds=list(range(len(ids)))
+    )
+    side = pictures[0].width
+    grid = Image.new("RGB", (each * side, len(prompts) * side))
+    for number, picture in enumerate(pictures):
+        grid.paste(picture, (number % each * side, number // each * side))
+    path.parent.mkdir(exist_ok=True)
+    grid.save(path)

@@ -1,0 +1,134 @@
+"""What a run starts from: a folder of weights in transformers' layout, which has to fit the configured model.
+
+Parts that the folder lacks as a whole (the adaptors, the image head and the code embeddings of a base that never was a
+Janus) are initialised by the run's seed; anything else that is missing, left over or of another shape is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerBase
+
+from janus_train.config import Config, ModelConfig, Part, UserError, resolve
+from janus_train.data.encode import SpecialTokens
+from janus_train.model.components import part_of
+from janus_train.model.janus import build, init_generation_embeddings, transformers_config
+
+NEW_PARTS: frozenset[Part] = frozenset(
+    {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
+)
+"""Parts that a base of ready-made pieces does not have yet."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights come from, and how the run says so."""
+
+    folder: Path
+    what: str
+
+
+def find_start(config: Config, run: Path) -> Start:
+    """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base."""
+    if config.init_from is not None:
+        folder = resolve(config.init_from)
+        folder = folder / "final" if (folder / "final" / "config.json").is_file() else folder
+        if not (folder / "config.json").is_file():
+            what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
+            raise UserError(f"init_from={config.init_from}: {what}")
+        return Start(folder, f"init_from {folder}")
+    before = config.stage - 1
+    for folder in (run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"):
+        if before and run.name != f"stage{before}" and (folder / "config.json").is_file():
+            return Start(folder, f"stage {before}'s result {folder}")
+    if config.model.base is None:
+        raise UserError(
+            f"model={config.model.name} comes without a base: name the weights to start from with init_from=FOLDER"
+        )
+    return Start(resolve(config.model.base), f"the shipped base {config.model.base}")
+
+
+def load_start(
+    config: Config, start: Start
+) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerBase, list[Part]]:
+    """The model in fp32, its tokenizer, and the parts that were initialised anew. Raises `UserError` if it does not fit."""
+    model = config.model
+    tokenizer = load_tokenizer(start.folder)
+    special = SpecialTokens.of(tokenizer)
+    if len(tokenizer) > model.text.vocab_size:
+        raise UserError(
+            f"{start.folder}: its tokenizer has {len(tokenizer)} tokens, model {model.name} has room for {model.text.vocab_size}"
+        )
+    _check_shape(model, start.folder)
+    torch.manual_seed(config.seed)
+    janus = build(model, **vars(special))
+    have = dict(janus.state_dict())
+    loaded: set[str] = set()
+    for name, tensor in _tensors(start.folder):
+        if name not in have:
+            raise UserError(f"{start.folder} does not fit model {model.name}: it has {name}, which the model has not")
+        if tensor.shape != have[name].shape:
+            raise UserError(
+                f"{start.folder} does not fit model {model.name}: {name} is {tuple(tensor.shape)}, the model takes {tuple(have[name].shape)}"
+            )
+        have[name].copy_(tensor)
+        loaded.add(name)
+    new: list[Part] = []
+    for part in sorted({part_of(name) for name in have.keys() - loaded}):
+        names = {name for name in have if part_of(name) == part}
+        if part not in NEW_PARTS or names & loaded:
+            missing = sorted(names - loaded)
+            raise UserError(
+                f"{start.folder} is not complete: {len(missing)} tensors of {part} are missing, the first is {missing[0]}"
+            )
+        new.append(part)
+    if "generation_embedding" in new:
+        init_generation_embeddings(janus)
+    return janus, tokenizer, new
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder} has no tokenizer.json")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _check_shape(model: ModelConfig, folder: Path) -> None:
+    """Differences that no tensor's shape shows, such as the number of heads."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert isinstance(found, dict)
+    except (OSError, ValueError, AssertionError):
+        raise UserError(f"{folder / 'config.json'} is missing or no JSON object") from None
+    wanted = transformers_config(model, None, None, None, None).to_dict()
+    checked = {"text_config": model.text, "vision_config": model.vision, "vq_config": model.vq}
+    for section, options in checked.items():
+        for key in type(options).model_fields:
+            there, here = found.get(section, {}).get(key), wanted[section].get(key)
+            if there is not None and here is not None and _plain(there) != _plain(here):
+                raise UserError(
+                    f"{folder} does not fit model {model.name}: its {section}.{key} is {there}, the model's {here}"
+                )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tensors(folder: Path):  # type: ignore[no-untyped-def]
+    """(name, tensor) of every weight in the folder's safetensors, one file at a time."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,59 @@
+"""What all tests share: a small Janus tokenizer, a random base of the tiny model, and the demo's shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from janus_train.config import ROOT
+from janus_train.data.encode import BOS, EOS, PAD, SPECIAL_TOKENS, Encoder, SpecialTokens
+from janus_train.model.janus import build
+from tests.helpers import config_of
+
+torch.set_num_threads(1)  # two test processes share two cores
+
+TEXTS = (
+    "A red apple on the left and a dog on the right, on a blue background.",
+    "What colour is the background? Blue. How many objects are there? Two. 苹果是红色的。",
+    "You are a helpful language and vision assistant. Describe the image in detail.",
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Janus's special tokens, trained on three sentences."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    return Encoder(tokenizer, tokens_per_picture=64, image_size=64, system_prompt="")
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A whole tiny Janus with random weights, in transformers' layout."""
+    folder = tmp_path_factory.mktemp("random_base")
+    torch.manual_seed(0)
+    build(config_of("+stage=1").model, **vars(SpecialTokens.of(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def object_shards() -> list[Path]:
+    return sorted((ROOT / "data_recipes/demo/shards").glob("*.tar"))

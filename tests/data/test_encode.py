@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from janus_train.data.encode import (
+    ASSISTANT,
+    BEGIN_OF_IMAGE,
+    BOS,
+    END_OF_IMAGE,
+    EOS,
+    PAD,
+    PLACEHOLDER,
+    USER,
+    BadSample,
+    Encoder,
+    chat_prompt,
+    first_sentence,
+)
+from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document, Kind, Record, Reference
+from tests.helpers import picture
+
+PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())
+P = 64
+
+
+def encode(
+    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int = 0, dropout: float = 0.0, cut: float = 0.0
+) -> Document:
+    record = Record("k", fields, [picture((40 * i, 0, 0)) for i in range(pictures)], [None] * pictures)
+    sample = encoder.sample(record, template, kind, random.Random(0), dropout, cut)
+    return encoder.document(sample, Reference("s", 0, 0, "k"))
+
+
+def text_of(encoder: Encoder, document: Document) -> str:
+    return encoder.tokenizer.decode(document.input_ids.tolist()).replace(PLACEHOLDER * P, "[P]")
+
+
+def trained_text(encoder: Encoder, document: Document) -> str:
+    return encoder.tokenizer.decode(document.labels[document.labels != IGNORE].tolist())
+
+
+PICTURE = f"{BEGIN_OF_IMAGE}[P]{END_OF_IMAGE}"
+
+
+@pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["name"])
+def test_prompts_are_the_official_ones_to_the_letter(case: dict[str, Any]) -> None:
+    assert chat_prompt(case["messages"], case["system"]) == case["prompt"]
+
+
+def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
+    [case] = [c for c in PROMPTS if c["name"] == "generation_prompt"]
+    assert encoder.generation_prompt(case["messages"][0]["content"]) == case["prompt"]
+    ids = encoder.generation_prompt_ids(case["messages"][0]["content"])
+    assert (ids[0], ids[-1]) == (encoder.special.bos, encoder.special.begin_of_image)
+    assert encoder.tokenizer.decode(ids) == BOS + case["prompt"] + BEGIN_OF_IMAGE  # no space before the picture
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "fields", "pictures", "whole", "trained"),
+    [
+        ("text", "text", {"text": "A dog."}, 0, f"A dog.{EOS}", f"A dog.{EOS}"),
+        ("image_caption", "understanding", {"caption": "a dog"}, 1, f"{PICTURE}a dog{EOS}", f"a dog{EOS}"),
+        (
+            "image_describe",
+            "understanding",
+            {"caption": "a dog"},
+            1,
+            f"{PICTURE}Describe the image in detail.a dog{EOS}",
+            f"a dog{EOS}",
+        ),
+        ("question_answer", "understanding", {"question": "What?", "answer": "Two."}, 1, f"{PICTURE}What?Two.{EOS}", f"Two.{EOS}"),
+        ("class_to_image", "generation", {"class_name": "dog"}, 1, f"dog{PICTURE}", ""),
+        ("text_to_image", "generation", {"caption": "a dog. Big."}, 1, f"a dog. Big.{PICTURE}", ""),
+    ],
+)
+def test_templates(
+    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int, whole: str, trained: str
+) -> None:
+    document = encode(encoder, template, kind, fields, pictures)
+    assert text_of(encoder, document) == BOS + whole
+    assert trained_text(encoder, document) == trained
+
+
+def conversation(*contents: str) -> dict[str, Any]:
+    roles = (USER, ASSISTANT)
+    return {"conversations": [{"role": roles[i % 2], "content": c} for i, c in enumerate(contents)]}
+
+
+def test_conversation_is_the_chat_template_with_loss_on_answers_alone(encoder: Encoder) -> None:
+    fields = conversation(f"{PLACEHOLDER}\nWhat is this?", "A red apple.", "How many?", "One.")
+    document = encode(encoder, "conversation", "understanding", fields, 1)
+    [case] = [c for c in PROMPTS if c["name"] == "understanding_sft_two_turns"]
+    official = chat_prompt(case["messages"], "")
+    assert text_of(encoder, document) == BOS + official.replace(PLACEHOLDER, PICTURE)
+    assert trained_text(encoder, document) == f" A red apple.{EOS} One.{EOS}"
+
+
+def test_system_prompt_comes_with_pictures_to_look_at_only(encoder: Encoder) -> None:
+    strict = Encoder(encoder.tokenizer, P, 64, "Be kind.")
+    looks = encode(strict, "conversation", "understanding", conversation(f"{PLACEHOLDER}What?", "A dog."), 1)
+    assert text_of(strict, looks).startswith(f"{BOS}Be kind.\n\n{USER}: ")
+    assert "Be kind" not in trained_text(strict, looks)
+    assert "Be kind" not in text_of(strict, encode(strict, "conversation", "text", conversation("Hello", "Hi"), 0))
+    draws = encode(strict, "conversation", "generation", conversation("a dog", PLACEHOLDER), 1)
+    assert "Be kind" not in text_of(strict, draws)
+
+
+def test_training_and_inference_have_the_same_prompt(encoder: Encoder) -> None:
+    drawn = encode(encoder, "conversation", "generation", conversation("a red apple", PLACEHOLDER), 1)
+    prompt = encoder.generation_prompt_ids("a red apple")
+    assert drawn.input_ids[: len(prompt)].tolist() == prompt
+    asked = encode(encoder, "conversation", "understanding", conversation(f"{PLACEHOLDER}\nWhat?", "A dog."), 1)
+    messages = [{"role": USER, "content": f"{PLACEHOLDER}\nWhat?"}, {"role": ASSISTANT, "content": ""}]
+    prompt = encoder.chat_prompt_ids(messages, 1)
+    assert asked.input_ids[: len(prompt)].tolist() == prompt
+    assert asked.labels[len(prompt) - 2] == IGNORE and asked.labels[len(prompt) - 1] != IGNORE
+
+
+def test_trap_1_begin_of_image_predicts_code_0_and_nothing_is_shifted_twice(encoder: Encoder) -> None:
+    document = encode(encoder, "text_to_image", "generation", {"caption": "a dog"}, 1)
+    begin = document.input_ids.tolist().index(encoder.special.begin_of_image)
+    assert np.flatnonzero(document.image_targets).tolist() == list(range(begin, begin + P))
+    assert np.flatnonzero(document.slots == CODE_SLOT).tolist() == list(range(begin + 1, begin + 1 + P))
+    text = encode(encoder, "text", "text", {"text": "A red apple."})
+    assert text.labels[:-1].tolist() == text.input_ids[1:].tolist() and text.labels[-1] == IGNORE
+
+
+def test_slots_tell_understanding_from_generation_pictures(encoder: Encoder) -> None:
+    fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
+    document = encode(encoder, "conversation", "generation", fields, 2)
+    assert (document.slots == FEATURE_SLOT).sum() == P and (document.slots == CODE_SLOT).sum() == P
+    assert (document.slots == TEXT_SLOT).sum() == len(document) - 2 * P
+    assert document.understanding_pixels[0][32, 32, 0] == 0 and document.generation_pixels[0][32, 32, 0] == 40  # type: ignore[index]
+    assert document.codes_have_loss == [True]
+
+
+def test_trap_3_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> None:
+    wide = {"caption": "a dog"}
+    drawn = encode(encoder, "text_to_image", "generation", wide, 1).generation_pixels[0]
+    seen = encode(encoder, "image_caption", "understanding", wide, 1).understanding_pixels[0]
+    assert drawn is not None and drawn.shape == seen.shape == (64, 64, 3)
+    assert (seen[0, 0] == 127).all() and not (drawn == 127).any()
+
+
+def test_cached_codes_replace_the_picture(encoder: Encoder) -> None:
+    record = Record("k", {"caption": "a dog"}, [picture()], [np.arange(P)])
+    sample = encoder.sample(record, "text_to_image", "generation", random.Random(0), 0.0, 0.0)
+    document = encoder.document(sample, Reference("s", 0, 0, "k"))
+    assert document.generation_pixels == [None] and document.codes[0].tolist() == list(range(P))  # type: ignore[union-attr]
+    record.codes[0] = np.arange(9)
+    with pytest.raises(BadSample, match="shape"):
+        encoder.document(encoder.sample(record, "text_to_image", "generation", random.Random(0), 0, 0), Reference("s", 0, 0, "k"))
+
+
+@pytest.mark.parametrize(
+    ("template", "fields"),
+    [("text_to_image", {"caption": "a red dog"}), ("class_to_image", {"class_name": "dog"}), ("conversation", conversation("Draw a dog", PLACEHOLDER))],
+)
+def test_guidance_dropout_keeps_bos_and_begin_of_image_and_the_length(encoder: Encoder, template: str, fields: dict[str, Any]) -> None:
+    whole = encode(encoder, template, "generation", fields, 1)
+    dropped = encode(encoder, template, "generation", fields, 1, dropout=1.0)
+    begin = whole.input_ids.tolist().index(encoder.special.begin_of_image)
+    assert dropped.input_ids[0] == encoder.special.bos
+    assert dropped.input_ids[begin] == encoder.special.begin_of_image
+    assert set(dropped.input_ids[1:begin].tolist()) == {encoder.special.pad}
+    assert (dropped.input_ids[begin:] == whole.input_ids[begin:]).all()
+    assert (dropped.image_targets == whole.image_targets).all()
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "fields", "pictures"),
+    [
+        ("text", "text", {"text": "A dog."}, 0),
+        ("image_caption", "understanding", {"caption": "a dog"}, 1),
+        ("conversation", "understanding", conversation(f"{PLACEHOLDER}What?", "A dog."), 1),
+        ("conversation", "generation", conversation(f"{PLACEHOLDER}Make it red.", PLACEHOLDER), 2),
+    ],
+)
+def test_guidance_dropout_touches_nothing_but_prompts_of_pictures(
+    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int
+) -> None:
+    whole = encode(encoder, template, kind, fields, pictures)
+    dropped = encode(encoder, template, kind, fields, pictures, dropout=1.0)
+    assert (whole.input_ids == dropped.input_ids).all() and encoder.special.pad not in dropped.input_ids
+
+
+def test_guidance_dropout_and_first_sentence_come_as_often_as_asked(encoder: Encoder) -> None:
+    record = Record("k", {"caption": "A dog. It is big."}, [picture()], [None])
+    samples = [encoder.sample(record, "text_to_image", "generation", random.Random(i), 0.1, 0.25) for i in range(2000)]
+    texts = [sample.segments[0].text for sample in samples]
+    dropped = sum(PAD in text for text in texts)
+    cut = sum(text == "A dog." for text in texts)
+    assert abs(dropped / 2000 - 0.1) < 0.025 and abs(cut / (2000 - dropped) - 0.25) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("caption", "first"),
+    [
+        ("A dog. It is big.", "A dog."),
+        ("No full stop", "No full stop"),
+        ("Version 2.5 of it! Yes.", "Version 2.5 of it!"),
+        ("一只狗。很大。", "一只狗。"),
+    ],
+)
+def test_first_sentence(caption: str, first: str) -> None:
+    assert first_sentence(caption) == first
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "pictures", "message"),
+    [
+        ("text", {"text": "  "}, 0, "empty"),
+        ("text", {"text": 3}, 0, "no text"),
+        ("text", {}, 0, "missing"),
+        ("text", {"text": f"a {USER} b"}, 0, "special token"),
+        ("image_caption", {"caption": "x"}, 0, "0 pictures"),
+        ("image_caption", {"caption": "x"}, 2, "2 pictures"),
+        ("conversation", {"conversations": []}, 0, "empty"),
+        ("conversation", conversation("What?", "Two."), 1, "0 placeholders but 1 pictures"),
+        ("conversation", conversation(f"{PLACEHOLDER}{PLACEHOLDER}What?", "Two."), 1, "2 placeholders but 1 pictures"),
+        ("conversation", conversation("What?"), 0, "last turn is the user's"),
+        ("conversation", conversation("What?", " "), 0, "turn 1 is empty"),
+        ("conversation", {"conversations": [{"role": ASSISTANT, "content": "x"}]}, 0, "turn 0 is not the user's"),
+        ("conversation", {"conversations": ["x"]}, 0, "turn 0"),
+        ("conversation", conversation(f"What {EOS}?", "Two."), 0, "special token"),
+    ],
+)
+def test_bad_samples_say_why(encoder: Encoder, template: str, fields: dict[str, Any], pictures: int, message: str) -> None:
+    with pytest.raises(BadSample, match=message):
+        encode(encoder, template, "understanding", fields, pictures)

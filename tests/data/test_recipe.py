@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from janus_train.config import RatioConfig, UserError
+from janus_train.data.recipe import Recipe
+from tests.helpers import make_shard
+
+TEXT = RatioConfig(understanding=0, text=1, generation=0)
+
+
+def recipe_with(folder: Path, **changes: object) -> Path:
+    make_shard(folder / "a.tar", {"a.json": {"text": "a"}})
+    source = {"name": "a", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["*.tar"]} | changes
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump({"name": "r", "licence": "none", "sources": [source]}))
+    return path
+
+
+def test_a_recipe_opens_its_sources(tmp_path: Path) -> None:
+    recipe = Recipe(str(recipe_with(tmp_path)), TEXT, 64)
+    assert len(recipe.sources["a"][1]) == 1 and recipe.shares == {"text": 1.0}
+
+
+def test_digests_follow_recipe_and_data(tmp_path: Path) -> None:
+    first = Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests()
+    assert Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests() == first
+    assert Recipe(str(recipe_with(tmp_path, weight=2)), TEXT, 64).digests()["recipe"] != first["recipe"]
+    make_shard(tmp_path / "a.tar", {"a.json": {"text": "b"}})
+    assert Recipe(str(tmp_path / "r.yaml"), TEXT, 64).digests()["a"] != first["a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "poem"}, "template 'poem', known are text,"),
+        ({"type": "janus_train.evil"}, "sources.0.type"),
+        ({"paths": ["b*.tar"]}, "nothing is at 'b*.tar'"),
+        ({"paths": []}, "sources.0.paths"),
+        ({"weight": 0}, "sources.0.weight"),
+        ({"kind": "generation"}, "ratio asks for text (1) but no source"),
+        ({"type": "scenes"}, "needs view and num_scenes"),
+        ({"colour": "red"}, "sources.0.colour"),
+    ],
+)
+def test_mistakes_name_file_and_place(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        Recipe(str(recipe_with(tmp_path, **changes)), TEXT, 64)
+    assert "r.yaml" in str(error.value) or "scenes" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "empty"), ("sources: []", "empty"), ("a: [", "no valid YAML"), ("- 1", "empty")])
+def test_empty_and_broken_recipes(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        Recipe(str(tmp_path / "r.yaml"), TEXT, 64)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        Recipe(str(tmp_path / "no.yaml"), TEXT, 64)
+
+
+def test_yaml_is_loaded_safely(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("!!python/object/apply:os.system ['touch " + str(tmp_path / "ran") + "']")
+    with pytest.raises(UserError):
+        Recipe(str(tmp_path / "r.yaml"), TEXT, 64)
+    assert not (tmp_path / "ran").exists()

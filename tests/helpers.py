@@ -1,0 +1,42 @@
+"""Configurations, pictures and tars for tests, made on the spot."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from janus_train.config import Config, load
+from janus_train.data.shards import write_index
+from janus_train.overrides import compose_values
+
+
+def config_of(*overrides: str) -> Config:
+    return load(compose_values(list(overrides)))
+
+
+def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (80, 60)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def make_shard(path: Path, members: dict[str, bytes | dict[str, Any]], index: bool = True) -> Path:
+    """A tar with the members given as bytes or as JSON, and its index."""
+    with tarfile.open(path, "w") as tar:
+        for name, value in members.items():
+            data = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    if index:
+        write_index(path)
+    return path

@@ -1,0 +1,104 @@
+"""Answers: batched equals alone, pictures go where their placeholders are, EOS ends an answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from janus_train.config import UserError
+from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.infer.chat import answer, answer_ids, open_turn, prompt_embeds
+
+LOOK = "<image_placeholder>\n"
+
+
+def picture(seed):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 12, 3), dtype=np.uint8))
+
+
+REQUESTS = [
+    ([{"role": "user", "content": LOOK + "What?"}], [picture(0)]),
+    ([{"role": "user", "content": "Hello, who is there"}], []),
+    ([{"role": "user", "content": f"{LOOK}or{LOOK}Which one?"}], [picture(1), picture(2)]),
+    (
+        [
+            {"role": "user", "content": LOOK + "How many?"},
+            {"role": "assistant", "content": "Two."},
+            {"role": "user", "content": "Which colour?"},
+        ],
+        [picture(3)],
+    ),
+]
+
+
+def plain_loop(janus, encoder, request, steps):
+    """Greedy tokens of one request through transformers' own forward: no cache, no padding."""
+    messages, pictures = request
+    ids = encoder.chat_prompt_ids([*messages, {"role": "assistant", "content": ""}], len(pictures))
+    new = []
+    pixels = None
+    if pictures:
+        pixels = torch.stack(
+            [torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in pictures]
+        )
+    with torch.no_grad():
+        for _ in range(steps):
+            logits = janus(input_ids=torch.tensor([ids + new]), pixel_values=pixels, use_cache=False).logits
+            new.append(int(logits[0, -1].argmax()))
+            if new[-1] == encoder.special.eos:
+                return new[:-1]
+    return new
+
+
+def test_batched_answers_equal_a_plain_loop(janus, encoder):
+    done = []
+    got = answer(janus, encoder, REQUESTS, 12, batch_size=3, progress=done.append)
+    want = [plain_loop(janus, encoder, request, 12) for request in REQUESTS]
+    assert done == [3, 1]
+    assert got == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in want]
+    assert len(set(map(tuple, want))) == 4, "requests make no difference: the test would prove nothing"
+
+
+def test_another_picture_gives_another_answer(janus, encoder):
+    messages = REQUESTS[0][0]
+    ids = encoder.chat_prompt_ids(open_turn(messages), 1)
+    rows = torch.tensor([ids])
+    first, second = (prompt_embeds(janus, encoder, rows, [picture(n)]) for n in (0, 1))
+    changed = (first != second).any(-1)[0]
+    assert torch.equal(changed, rows[0] == encoder.special.placeholder)
+
+
+def test_answer_ends_at_eos(janus, encoder):
+    eos = encoder.special.eos
+    prompt = encoder.chat_prompt_ids(open_turn([{"role": "user", "content": "Hi"}]), 0)
+    free = answer_ids(janus, encoder, [prompt], [], 8)[0]
+    third = free[2]
+    assert third not in free[:2]
+    with torch.no_grad():  # EOS now wins exactly where the third token did
+        janus.lm_head.weight[eos] = janus.lm_head.weight[third] * 1.01
+        janus.lm_head.weight[third] = 0
+    other = encoder.chat_prompt_ids(open_turn([{"role": "user", "content": "Something longer"}]), 0)
+    ended = answer_ids(janus, encoder, [prompt, other], [], 8)
+    assert ended[0] == free[:2]
+    assert ended[1] == answer_ids(janus, encoder, [other], [], 8)[0]
+
+
+def test_modes_are_put_back(janus, encoder):
+    janus.train()
+    answer(janus, encoder, REQUESTS[:1], 2)
+    assert all(m.training for m in janus.modules())
+
+
+def test_pictures_must_match_placeholders(janus, encoder):
+    with pytest.raises(UserError, match="1 <image_placeholder> but 2 pictures"):
+        answer(janus, encoder, [(REQUESTS[0][0], [picture(0), picture(1)])], 2)
+    with pytest.raises(UserError, match="context of 1024"):
+        answer(janus, encoder, REQUESTS[:1], 1020)
+
+
+def test_an_open_turn_is_not_opened_twice():
+    opened = open_turn([{"role": "user", "content": "Hi"}])
+    assert opened[-1] == {"role": "assistant", "content": ""}
+    assert open_turn(opened) == opened

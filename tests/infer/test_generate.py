@@ -1,0 +1,147 @@
+"""Drawing: guidance and its arithmetic, and pictures that depend on nothing but prompt and seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from janus_train.infer import generate as module
+from janus_train.infer.generate import generate_codes, generate_pictures, guided, pick, unconditional, uniforms
+
+PROMPTS = [[1, *range(20, 20 + n), 7] for n in (6, 2, 11, 9, 3)]
+
+
+def plain_loop(janus, prompt, pad_id, guidance, codes=None):
+    """Greedy codes and guided logits (P, C) of one prompt: no cache, no padding, no batch; `codes` forces the path."""
+    model, drawn, all_logits = janus.model, [], []
+    with torch.no_grad():
+        for i in range(module.tokens_per_picture(janus)):
+            halves = []
+            for ids in (prompt, [prompt[0], *[pad_id] * (len(prompt) - 2), prompt[-1]]):
+                embeds = model.language_model.embed_tokens(torch.tensor([ids]))
+                if drawn:
+                    embeds = torch.cat(
+                        [embeds, model.generation_aligner(model.generation_embeddings(torch.tensor([drawn])))], 1
+                    )
+                hidden = model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0, -1]
+                halves.append(model.generation_head(hidden))
+            logits = halves[1] + guidance * (halves[0] - halves[1])
+            all_logits.append(logits)
+            drawn.append(int(logits.argmax()) if codes is None else int(codes[i]))
+    return drawn, torch.stack(all_logits)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Every step's guided logits."""
+    seen = []
+
+    def recording(logits, guidance):
+        seen.append(guided(logits, guidance))
+        return seen[-1]
+
+    monkeypatch.setattr(module, "guided", recording)
+    return seen
+
+
+def test_cached_padded_batch_equals_a_plain_loop(janus, encoder, recorded):
+    pad = encoder.special.pad
+    codes = generate_codes(janus, PROMPTS, pad_id=pad, guidance=3.0, temperature=1.0, seeds=[0] * 5, greedy=True)
+    assert codes.shape == (5, 16) and codes.dtype == torch.int64
+    assert len(set(map(tuple, codes.tolist()))) == 5, "prompts make no difference: the test would prove nothing"
+    for n, prompt in enumerate(PROMPTS):
+        drawn, logits = plain_loop(janus, prompt, pad, 3.0)
+        assert codes[n].tolist() == drawn
+        assert torch.allclose(torch.stack([step[n] for step in recorded]), logits, atol=1e-4)
+
+
+def test_sampled_path_has_the_plain_loops_logits(janus, encoder, recorded):
+    pad = encoder.special.pad
+    codes = generate_codes(janus, PROMPTS, pad_id=pad, guidance=5.0, temperature=1.0, seeds=range(5))
+    for n, prompt in enumerate(PROMPTS):
+        _, logits = plain_loop(janus, prompt, pad, 5.0, codes[n].tolist())
+        assert torch.allclose(torch.stack([step[n] for step in recorded]), logits, atol=1e-4)
+
+
+def test_guidance_one_reads_no_unconditional_row(janus, encoder, recorded):
+    pad = encoder.special.pad
+    codes = generate_codes(janus, PROMPTS, pad_id=pad, guidance=1.0, temperature=1.0, seeds=[0] * 5, greedy=True)
+    assert not recorded
+    assert codes[2].tolist() == plain_loop(janus, PROMPTS[2], pad, 1.0)[0]
+
+
+def test_a_picture_does_not_depend_on_its_batch(janus, encoder):
+    options = {"pad_id": encoder.special.pad, "guidance": 4.0, "temperature": 0.9}
+    together = generate_codes(janus, PROMPTS, seeds=[3, 4, 5, 6, 7], **options)
+    for n, prompt in enumerate(PROMPTS):
+        alone = generate_codes(janus, [prompt], seeds=[3 + n], **options)
+        assert alone[0].tolist() == together[n].tolist()
+    other = generate_codes(janus, [PROMPTS[0]], seeds=[99], **options)
+    assert other[0].tolist() != together[0].tolist()
+
+
+def test_unconditional_row_keeps_ends_and_attends_to_pad(janus, encoder):
+    pad, prompt = encoder.special.pad, PROMPTS[0]
+    assert unconditional(prompt, pad) == [1, pad, pad, pad, pad, pad, pad, 7]
+    assert unconditional([1, 7], pad) == [1, 7]
+    # With weight 0 only the unconditional row counts: its number of pads must matter, the text must not.
+    options = {"pad_id": pad, "guidance": 0.0, "temperature": 1.0, "greedy": True}
+    same_length = generate_codes(janus, [prompt, [1, *range(60, 66), 7]], seeds=[0, 0], **options)
+    assert same_length[0].tolist() == same_length[1].tolist()
+    longer = generate_codes(janus, [[1, *range(20, 40), 7]], seeds=[0], **options)
+    assert longer[0].tolist() != same_length[0].tolist()
+
+
+def test_modes_gradients_and_attention_are_put_back(janus, encoder):
+    janus.train()
+    janus.model.vqmodel.eval()
+    janus.model.language_model.config._attn_implementation = "eager"
+    before = [m.training for m in janus.modules()]
+    weights = {name: value.clone() for name, value in janus.state_dict().items()}
+    options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
+    pictures = generate_pictures(janus, PROMPTS, seeds=range(5), batch_size=2, **options)
+    assert [p.size for p in pictures] == [(16, 16)] * 5
+    assert [m.training for m in janus.modules()] == before
+    assert janus.model.language_model.config._attn_implementation == "eager"
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(value, weights[name]) for name, value in janus.state_dict().items())
+
+
+def test_pictures_come_in_the_prompts_order(janus, encoder):
+    options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
+    done = []
+    together = generate_pictures(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
+    assert done == [3, 2]
+    for n, prompt in enumerate(PROMPTS):
+        assert together[n].tobytes() == generate_pictures(janus, [prompt], seeds=[n], **options)[0].tobytes()
+
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    drawn = pick(
+        logits.expand(20000, 4), torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 0.7
+    )
+    shares = torch.tensor([Counter(drawn.tolist())[c] / 20000 for c in range(4)])
+    assert torch.allclose(shares, torch.softmax(logits / 0.7, 0), atol=0.015)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
+def test_sampling_never_takes_an_impossible_code(uniform):
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
+    assert pick(logits, torch.tensor([uniform], dtype=torch.float64), 1.0).item() in (1, 2)
+
+
+def test_seeds_are_streams_of_their_own():
+    assert torch.equal(uniforms([5, 6], 8)[1], uniforms([6], 8)[0])
+    assert not torch.equal(uniforms([5], 8), uniforms([6], 8))
+
+
+def test_wrong_calls_say_what_is_wrong(janus):
+    with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
+        generate_codes(janus, [[1, 2], [1, 2]], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])
+    with pytest.raises(ValueError, match="temperature 0"):
+        generate_codes(janus, [[1, 2]], pad_id=0, guidance=1.0, temperature=0, seeds=[1])
+    with pytest.raises(ValueError, match="begin_of_image"):
+        generate_codes(janus, [[1]], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])

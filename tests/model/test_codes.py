@@ -1,0 +1,88 @@
+"""Codes and pictures (the quantiser's rule and its fp32 are in test_traps.py and test_golden_model.py)."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from reference import CODEBOOK, SIZE, TOKENS
+from torch import nn
+from transformers import JanusForConditionalGeneration
+
+from janus_train.model import codes
+from janus_train.model.codes import decode_codes, encode_pictures, quantise
+
+
+def test_decoding_clips_and_truncates_as_the_official_code(janus: JanusForConditionalGeneration) -> None:
+    vqmodel = janus.model.vqmodel
+    ids = torch.randint(0, CODEBOOK, (3, TOKENS), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decoded = vqmodel.decode(ids).permute(0, 2, 3, 1).numpy()
+    want = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+    want[:] = np.clip((decoded + 1) / 2 * 255, 0, 255)
+    assert (decoded < -1).any() and (decoded > 1).any(), "both ends must be clipped somewhere"
+    got = decode_codes(vqmodel, ids)
+    assert got.dtype == torch.uint8 and np.array_equal(got.numpy(), want)
+
+
+def test_the_codes_length_does_not_matter(janus: JanusForConditionalGeneration) -> None:
+    """A code is a direction: scaled rows of the codebook encode and decode the same."""
+    vqmodel = janus.model.vqmodel
+    pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ids = encode_pictures(vqmodel, pixels)
+    picture = decode_codes(vqmodel, ids)
+    with torch.no_grad():
+        vqmodel.quantize.embedding.weight *= torch.linspace(0.5, 2, CODEBOOK)[:, None]
+    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    assert (decode_codes(vqmodel, ids).int() - picture.int()).abs().max() <= 1  # rounding may cross a whole number
+
+
+def test_ids_are_in_reading_order() -> None:
+    """Row by row, as the decoder lays them out."""
+    codebook = torch.eye(6)
+    latent = codebook.T.reshape(1, 6, 2, 3)  # the place (y, x) points along axis 3 y + x
+    assert quantise(latent, codebook).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
+    vqmodel = janus.model.vqmodel
+    pixels = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ids = encode_pictures(vqmodel, pixels)
+    pictures = decode_codes(vqmodel, ids)
+    monkeypatch.setattr(codes, "ENCODE_CHUNK", 2)
+    monkeypatch.setattr(codes, "DECODE_CHUNK", 2)
+    monkeypatch.setattr(codes, "_SCORES_CHUNK", 7)
+    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    assert torch.equal(decode_codes(vqmodel, ids), pictures)
+
+
+def test_no_gradient_reaches_the_tokenizer(janus: JanusForConditionalGeneration) -> None:
+    pixels = torch.zeros(1, 3, SIZE, SIZE, requires_grad=True)
+    ids = encode_pictures(janus.model.vqmodel, pixels)
+    assert not ids.requires_grad and not decode_codes(janus.model.vqmodel, ids).requires_grad
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_tf32_is_off_on_cuda_while_codes_are_made(precision: str) -> None:
+    """And as it was afterwards, whatever the user has set."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # autocast for a device that is not there
+            with codes._exact_fp32(torch.device("cuda")):
+                assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision == "ieee"
+        assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == kept
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_embedding_starts_as_the_normalised_codebook(janus: JanusForConditionalGeneration) -> None:
+    codebook = janus.model.vqmodel.quantize.embedding.weight
+    assert (codebook.norm(dim=1) - 1).abs().max() > 0.1, "normalising must matter here"
+    torch.testing.assert_close(janus.model.generation_embeddings.weight, nn.functional.normalize(codebook, dim=1))

@@ -1,0 +1,218 @@
+"""Every forward path against the numbers of the official implementation (tests/golden/README.md).
+
+The real vision tower and VQ tokenizer with weights by rule, a small language model. All values in fp32; "relative" is
+the largest difference over the largest value. What is left is the order in which sums are taken, which depends on the
+machine's kernels: the tolerances leave room for it, and are far below what any trap does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_configs import model_config
+from official_names import UNUSED, convert
+from PIL import Image
+from reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
+from transformers import JanusForConditionalGeneration
+
+from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.model.codes import encode_pictures
+from janus_train.model.janus import PackedJanus, transformers_config
+from janus_train.model.loss import LossSums, cross_entropies
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SIZES = [(384, 384), (500, 333), (333, 500), (1023, 77), (64, 64)]
+PAD, TOKENS, SIZE = 999, 576, 384
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    return dict(np.load(GOLDEN / "official_outputs.npz"))
+
+
+def rule(name: str, shape: list[int]) -> torch.Tensor:
+    """The weight that the README's rule gives an official name."""
+    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
+    if len(shape) == 1:
+        z = 1 + np.float32(0.1) * z if name.endswith("weight") else np.float32(0.02) * z
+    else:
+        z *= np.float32(0.02) if len(shape) == 3 else 1 / np.sqrt(np.prod(shape[1:]), dtype=np.float32)
+    return torch.from_numpy(z)
+
+
+@pytest.fixture(scope="session")
+def official() -> JanusForConditionalGeneration:
+    """1.5 GB, made once."""
+    shapes = json.loads((GOLDEN / "official_state_dict_shapes.json").read_text())
+    names = [name for name in shapes if not UNUSED.match(name)]
+    with ThreadPoolExecutor(2) as pool:
+        weights = dict(convert(zip(names, pool.map(lambda name: rule(name, shapes[name]), names), strict=True)))
+    text = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 1000,
+    }
+    config = transformers_config(model_config("janus_pro_1b", text=text), None, None, PAD, None)
+    janus, report = JanusForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True
+    )
+    assert not any(report.values()), f"the name mapping is not one to one: {report}"
+    return janus
+
+
+@pytest.fixture(autouse=True)
+def all_threads(one_thread: None) -> None:
+    """These convolutions are large enough for threads."""
+    torch.set_num_threads(2)
+
+
+def picture(i: int) -> np.ndarray:
+    """uint8 (h, w, 3), by the README's rule."""
+    width, height = SIZES[i]
+    r = np.random.default_rng(100 + i)
+    yy, xx = np.mgrid[0:height, 0:width].astype(np.float64)
+    a = np.zeros((height, width, 3))
+    for c in range(3):
+        for _ in range(6):
+            fx, fy = r.uniform(0, 12, 1)[0] / width, r.uniform(0, 12, 1)[0] / height
+            a[..., c] += np.sin(2 * np.pi * (fx * xx + fy * yy) + r.uniform(0, 6.28))
+    return ((a - a.min()) / (a.max() - a.min()) * 255).astype(np.uint8)
+
+
+def pixels(i: int) -> torch.Tensor:
+    return torch.from_numpy(to_float(understanding_pixels(Image.fromarray(picture(i)), SIZE)))
+
+
+def relative(got: torch.Tensor, want: np.ndarray) -> float:
+    difference = np.abs(got.detach().numpy().reshape(want.shape) - want)
+    return float(difference.max() / np.abs(want).max())
+
+
+@dataclass
+class Run:
+    """What one packed forward over both golden samples showed on its way."""
+
+    features: torch.Tensor  # (576, 1024)
+    aligned: torch.Tensor  # (576, 64)
+    gen_embeds: torch.Tensor  # (576, 64)
+    text_logits: torch.Tensor  # (7, 1000)
+    image_logits: torch.Tensor  # (576, 16384)
+    sums: LossSums
+
+
+def prompts() -> tuple[list[int], list[int]]:
+    """The understanding sample's text and the generation prompt."""
+    return (np.arange(12) * 37 % 1000).tolist(), (np.arange(9) * 53 % 1000).tolist()
+
+
+@pytest.fixture(scope="session")
+def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) -> Run:
+    """The two samples in one row, through the training path. The text targets are made up: token + 1."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(module: torch.nn.Module, name: str) -> torch.utils.hooks.RemovableHandle:
+        def keep(module: object, inputs: object, output: object) -> None:
+            seen[name] = getattr(output, "last_hidden_state", output)  # type: ignore[assignment]
+
+        return module.register_forward_hook(keep)
+
+    janus = official
+    handles = [
+        watch(janus.model.vision_model, "features"),
+        watch(janus.model.aligner, "aligned"),
+        watch(janus.model.generation_aligner, "gen_embeds"),
+        watch(janus.lm_head, "text_logits"),
+        watch(janus.model.generation_head, "image_logits"),
+    ]
+    words, prompt = prompts()
+    looking = [Text(words[:5]), PictureIn(pixels(0)), Text(words[5:])]
+    drawing = [Text(prompt), Codes(torch.from_numpy(golden["vq_ids"][0]))]
+    batch = to_batch([(UNDERSTANDING, looking), (GENERATION, drawing)], TOKENS, SIZE)
+    batch.text_positions = torch.arange(5 + TOKENS, 12 + TOKENS)
+    batch.text_targets = (torch.tensor(words[5:]) + 1) % 1000
+    batch.text_target_is_understanding = torch.ones(7, dtype=torch.bool)
+    torch.set_num_threads(2)
+    with torch.no_grad():
+        sums = PackedJanus(janus)(batch)
+    for handle in handles:
+        handle.remove()
+    return Run(seen["features"][0], seen["aligned"][0], seen["gen_embeds"], seen["text_logits"], seen["image_logits"], sums)
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_trap_6_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
+    """Exactly: truncation of the resized side, bicubic, 127 around it."""
+    original = picture(i)
+    assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
+    got = to_float(understanding_pixels(Image.fromarray(original), SIZE))
+    assert np.array_equal(got[:, ::8, ::8], golden[f"und_pixels{i}"])
+    np.testing.assert_allclose(got.mean((1, 2)), golden[f"und_pixels{i}_mean"], atol=1e-5)  # the order of 147,456 terms
+
+
+def test_vision_features_and_adaptor(run: Run, golden: dict[str, np.ndarray]) -> None:
+    assert relative(run.features[::48, ::8], golden["vision_features"][0]) < 1e-5
+    assert relative(run.aligned[::48], golden["aligned"][0]) < 1e-5
+
+
+def test_trap_2_generation_embeddings(run: Run, golden: dict[str, np.ndarray]) -> None:
+    assert relative(run.gen_embeds[::48], golden["gen_embeds"][0]) < 1e-5
+
+
+def test_understanding_logits(run: Run, golden: dict[str, np.ndarray]) -> None:
+    assert relative(run.text_logits, golden["und_text_logits"]) < 1e-5
+    targets = (torch.tensor(prompts()[0][5:]) + 1) % 1000
+    want = cross_entropies(torch.from_numpy(golden["und_text_logits"][0]), targets).sum()
+    torch.testing.assert_close(run.sums.understanding, want, rtol=1e-5, atol=0)
+    assert run.sums.num_understanding == 7 and run.sums.text == 0
+
+
+def test_trap_1_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarray]) -> None:
+    """All 576 codes have their loss, the first one from the prompt's last token."""
+    assert relative(run.image_logits[::96, ::32], golden["gen_logits"]) < 1e-5
+    losses = cross_entropies(run.image_logits, torch.from_numpy(golden["vq_ids"][0]))
+    assert relative(losses, golden["gen_ce_per_token"]) < 1e-5
+    assert run.sums.generation.item() == pytest.approx(golden["gen_ce_per_token"].sum(dtype=np.float64), rel=1e-5)
+    assert run.sums.num_generation == TOKENS
+
+
+def test_trap_12_guidance(
+    official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row without its text: first and last token stay, all between is pad, and pad is attended to."""
+    _, prompt = prompts()
+    dropped = [prompt[0], *[PAD] * (len(prompt) - 2), prompt[-1]]
+    codes = torch.from_numpy(golden["vq_ids"][0])
+    batch = to_batch([(GENERATION, [Text(dropped), Codes(codes)])], TOKENS, SIZE)
+    packed = PackedJanus(official)
+    monkeypatch.setattr(packed, "features", lambda pixels: torch.zeros(0, 64))  # spare the tower's dummy picture
+    with torch.no_grad():
+        hidden = packed.hidden_states(packed.embeddings(batch, codes[None]), batch)
+        without = official.model.generation_head(hidden[batch.image_loss_positions])
+    guided = without + 5 * (run.image_logits - without)
+    assert relative(guided[::96, ::32], golden["cfg_logits_w5"]) < 1e-5
+
+
+def test_trap_5_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) -> None:
+    """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
+    ids = encode_pictures(official.model.vqmodel, torch.stack([pixels(0), pixels(4)])).numpy()
+    clear = golden["vq_margin"] > 1e-4
+    assert clear.mean() > 0.99 and np.array_equal(ids[clear], golden["vq_ids"][clear])
+    assert (ids == golden["vq_ids"]).mean() > 0.995
+
+
+def test_decoded_picture(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) -> None:
+    """Picture 0's codes (570 GFLOP; picture 4's would show nothing else)."""
+    with torch.no_grad():
+        decoded = official.model.vqmodel.decode(torch.from_numpy(golden["vq_ids"][:1]))
+    assert relative(decoded[:, :, ::16, ::16], golden["vq_decoded"][:1]) < 1e-5

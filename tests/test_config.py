@@ -1,0 +1,144 @@
+"""The paper's tables, typed from the report (facts.md), against what ``--cfg job`` prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from janus_train.config import PARTS, ROOT, Config, UserError, load
+from janus_train.overrides import check_overrides, compose_values, quote_stage
+from tests.helpers import config_of
+
+MODELS = ("janus_pro_1b", "janus_pro_7b")
+
+# Janus-Pro, Table 1, and the official config.json
+TABLE_1 = {
+    "janus_pro_1b": {"num_hidden_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "intermediate_size": 5632},
+    "janus_pro_7b": {"num_hidden_layers": 30, "hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 11008},
+}
+SIGLIP_L = {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "patch_size": 16, "mlp_ratio": 4.0}
+VQ_16 = {"num_embeddings": 16384, "embed_dim": 8, "base_channels": 128, "channel_multiplier": [1, 1, 2, 2, 4], "num_res_blocks": 2, "latent_channels": 256}
+
+# Janus-Pro, Table 2 and 3.1
+TABLE_2 = {
+    1: {"learning_rate": 1e-3, "warmup_steps": 600, "batch": 256, "ratio": (1, 0, 3), "steps": {"janus_pro_1b": 20_000, "janus_pro_7b": 20_000}, "planned": None},
+    2: {"learning_rate": 1e-4, "warmup_steps": 5000, "batch": 512, "ratio": (2, 3, 5), "steps": {"janus_pro_1b": 270_000, "janus_pro_7b": 270_000}, "planned": 360_000},
+    3: {"learning_rate": 4e-5, "warmup_steps": 0, "batch": 128, "ratio": (5, 1, 4), "steps": {"janus_pro_1b": 80_000, "janus_pro_7b": 40_000}, "planned": None},
+}
+ADAPTORS_AND_HEAD = {"understanding_adaptor", "generation_adaptor", "image_head"}
+TRAINS = {
+    1: ADAPTORS_AND_HEAD,
+    2: ADAPTORS_AND_HEAD | {"language_model"},
+    3: ADAPTORS_AND_HEAD | {"language_model", "understanding_encoder"},
+}
+
+
+@pytest.mark.parametrize("stage", TABLE_2)
+@pytest.mark.parametrize("model", MODELS)
+def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
+    command = [sys.executable, "train.py", f"+stage={stage}", f"model={model}", "--cfg", "job"]
+    printed: dict[str, Any] = yaml.safe_load(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    text = printed["model"]["text"]
+    assert {key: text[key] for key in TABLE_1[model]} == TABLE_1[model]
+    assert (text["vocab_size"], text["max_position_embeddings"]) == (102_400, 4096)
+    assert text["num_key_value_heads"] == text["num_attention_heads"]
+    assert printed["model"]["vision"] == SIGLIP_L
+    assert printed["model"]["vq"] == VQ_16
+    assert (printed["model"]["image_size"], printed["model"]["adaptor_depth"]) == (384, 2)
+
+    table = TABLE_2[stage]
+    optim = printed["optim"]
+    assert (optim["learning_rate"], optim["schedule"], optim["warmup_steps"]) == (table["learning_rate"], "constant", table["warmup_steps"])
+    assert (optim["betas"], optim["weight_decay"], optim["gradient_clip"]) == ([0.9, 0.95], 0.0, 1.0)
+    assert (printed["batch"]["rows_per_step"], printed["batch"]["row_tokens"]) == (table["batch"], 4096)
+    assert tuple(printed["ratio"][kind] for kind in ("understanding", "text", "generation")) == table["ratio"]
+    assert (printed["run"]["steps"], printed["run"]["planned_steps"]) == (table["steps"][model], table["planned"])  # type: ignore[index]
+    assert set(printed["train_parts"]) == TRAINS[stage]
+    assert (printed["data"]["guidance_dropout"], printed["data"]["first_sentence"]) == (0.1, 0.25)
+    assert printed["stage"] == stage
+    load(printed)  # and it is a configuration that runs
+
+
+def test_pictures_have_576_tokens() -> None:
+    assert config_of("+stage=1", "model=janus_pro_1b").model.tokens_per_picture == 576
+    assert config_of("+stage=1").model.tokens_per_picture == 64
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
+    tiny, paper = config_of(f"+stage={stage}"), config_of(f"+stage={stage}", "model=janus_pro_7b")
+    assert (tiny.ratio, tiny.train_parts, tiny.optim.betas, tiny.optim.weight_decay) == (
+        paper.ratio,
+        paper.train_parts,
+        paper.optim.betas,
+        paper.optim.weight_decay,
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "no stage given: add +stage=1"),
+        (["+stage=4"], "stage=4: no such stage, choose 1, 2, 3"),
+        (["+stage=one"], "choose 1, 2, 3"),
+        (["+stage=1", "model=janus_pro_3b"], "no such model, choose janus_pro_1b, janus_pro_7b, tiny"),
+        (["+stage=1", "run.stepz=3"], "run.stepz: no such option; did you mean run.steps?"),
+        (["+stage=1", "+run.extra=3"], "run.extra: no such option"),
+        (["+stage=1", "run.steps=many"], "run.steps: Input should be a valid integer, got 'many'"),
+        (["+stage=1", "run.steps=0"], "run.steps: Input should be greater than 0, got 0"),
+        (["+stage=1", "resume=maybe"], "resume: Input should be a valid boolean, got 'maybe'"),
+        (["+stage=1", "optim.learning_rate=-1"], "optim.learning_rate"),
+        (["+stage=1", "train_parts=[head]"], "train_parts.0"),
+        (["+stage=1", "train_parts=[generation_encoder]"], "generation_encoder makes the targets"),
+        (["+stage=1", "ratio={understanding:0,text:0,generation:0}"], "at least one kind"),
+        (["+stage=1", "batch.row_tokens=5000"], "more than the model's context 1024"),
+        (["+stage=1", "model.vision.patch_size=16"], "one grid for both encoders"),
+        (["+stage=2", "model=janus_pro_1b", "run.steps=400000"], "steps 400000 is more than planned_steps 360000"),
+        (["+stage=1", "seed"], "seed: cannot be read, options are written key=value"),
+    ],
+)
+def test_mistakes_get_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_overrides(overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_stage_may_be_written_either_way() -> None:
+    assert quote_stage(["+stage=2", "stage=3", "++stage=1", "stage='2'", "seed=1"]) == [
+        "stage='2'",
+        "stage='3'",
+        "stage='1'",
+        "stage='2'",
+        "seed=1",
+    ]
+
+
+def test_every_key_is_read_by_something() -> None:
+    """A key that the schema names but no code uses would promise what does not happen."""
+    code = "".join(
+        p.read_text(encoding="utf-8") for p in [*(ROOT / "janus_train").rglob("*.py"), ROOT / "train.py"] if p.name != "config.py"
+    )
+
+    def names(model: type[Any]) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            found += names(inner) if hasattr(inner, "model_fields") else [name]
+        return found
+
+    for name in names(Config):
+        assert f".{name}" in code or f'"{name}"' in code, f"nothing reads {name}"
+
+
+def test_parts_are_the_papers_seven() -> None:
+    assert len(PARTS) == 7
+
+
+def test_a_data_group_can_be_chosen() -> None:
+    assert compose_values(["+stage=2", "model=janus_pro_1b", "data=demo"])["data"]["recipe"] == "data_recipes/demo/stage2.yaml"
+    assert compose_values(["+stage=2", "model=janus_pro_1b"])["data"]["recipe"] is None
