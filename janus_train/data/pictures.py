@@ -22,7 +22,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` as RGB, upright: EXIF orientation applied, transparency over white, 16 bits scaled to 8, first frame."""
+    """``image`` as RGB and upright (EXIF); transparency over white, 16 bits scaled to 8, an animation's first frame."""
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
     if image.getexif().get(_ORIENTATION, 1) != 1:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from PIL import Image
 
 from janus_train.data.scenes import BACKGROUNDS, MIDDLE, SIDE, SIDE_OF_THREE, SIDE_OF_TWO, UNIT, Library
@@ -140,15 +141,16 @@ class Detector:
             np.stack([padded[y : y + slot.side, x : x + slot.side] for y, x in corners])
         )  # (shifts, values)
         templates, squares = self._templates(slot.side, colour)
-        errors = (windows**2).sum(1)[:, None] - 2 * windows @ templates.T + squares[None]
-        return errors.min(axis=0) / windows.shape[1]
+        seen = torch.from_numpy(windows)
+        errors = (seen**2).sum(1)[:, None] - 2 * seen @ templates.T + squares[None]  # (shifts, objects)
+        return (errors.amin(0) / windows.shape[1]).numpy()
 
-    def _make_templates(self, side: int, colour: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _make_templates(self, side: int, colour: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """(objects, values) float32 of all objects drawn on ``colour``, and (objects,) their squared norms."""
         rgba = self._pictures(side)
         alpha = rgba[..., 3:] / 255
         drawn = rgba[..., :3] * alpha + np.asarray(colour, np.float32) * (1 - alpha)
-        templates = _small(drawn)
+        templates = torch.from_numpy(_small(drawn))  # torch, not numpy: one thread pool for everything
         return templates, (templates**2).sum(1)
 
     def _stack(self, side: int) -> np.ndarray:

@@ -78,7 +78,7 @@ def answer_ids(
     device = janus.lm_head.weight.device
     ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
     with inference(janus):
-        decoder = Decoder(janus)
+        decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
         hidden = decoder.prefill(prompt_embeds(janus, encoder, ids, pictures), mask)  # (N, D)
         done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         columns: list[torch.Tensor] = []

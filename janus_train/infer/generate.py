@@ -89,7 +89,7 @@ def generate_codes(
     codes = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=device)
     model = janus.model
     with inference(janus):
-        decoder = Decoder(janus)
+        decoder = Decoder(janus, room=ids.shape[1] + num_codes)
         hidden = decoder.prefill(model.language_model.embed_tokens(ids), mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Documents:
     def groups(self) -> tuple[list[Group], torch.Tensor]:
         """The groups, and for each of the L tokens its place (L,) in the groups' outputs, one after the other."""
         bounds = self.cu_seqlens.tolist()
-        spans = sorted((end - start, start) for start, end in zip(bounds[:-1], bounds[1:], strict=True) if end > start)
+        spans = sorted((end - start, start) for start, end in pairwise(bounds) if end > start)
         groups, place, offset = [], torch.empty(bounds[-1], dtype=torch.int64), 0
         for members in _similar(spans[::-1]):
             longest, n = members[0][0], len(members)
@@ -113,7 +114,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = documents.cu_seqlens, documents.max_seqlen
-    return varlen_attn(
+    output = varlen_attn(
         q_LHd.contiguous(),
         k_LHd.contiguous(),
         v_LHd.contiguous(),
@@ -125,6 +126,8 @@ def _varlen(
         window_size=(-1, 0),  # causal
         enable_gqa=k_LHd.shape[1] != q_LHd.shape[1],
     )
+    assert isinstance(output, torch.Tensor)  # a pair only if asked for the log-sum-exp
+    return output
 
 
 def _grouped(

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.janus import JanusVQVAE
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
 """Pictures at a time: the first layers of VQ-16 hold 75 MB an activation and picture in fp32."""
@@ -23,14 +25,14 @@ _SCORES_CHUNK = 8192
 
 
 @torch.no_grad()
-def encode_pictures(vqmodel: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def encode_pictures(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast (trap 4)."""
     ids = [quantise(_latent(vqmodel, chunk), vqmodel.quantize.embedding.weight) for chunk in pixels.split(ENCODE_CHUNK)]
     return torch.cat(ids)
 
 
 @torch.no_grad()
-def decode_codes(vqmodel: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
     """Pictures uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
     pictures = []
     for chunk in ids.split(DECODE_CHUNK):
@@ -42,7 +44,7 @@ def decode_codes(vqmodel: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """The code nearest to each latent after both are L2-normalised (official VectorQuantizer; trap 5).
 
-    latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). For unit vectors the smallest distance is the largest cosine.
+    latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """
     with _exact_fp32(latent.device):
         flat = F.normalize(latent.float().flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)  # (N * h * w, e)
@@ -51,14 +53,14 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return ids.view(latent.shape[0], -1)
 
 
-def _latent(vqmodel: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """pixels (n, 3, S, S) -> latent (n, e, h, w), the encoder's output before quantisation."""
     with _exact_fp32(pixels.device), _fp32_weights(vqmodel):
         return vqmodel.quant_conv(vqmodel.encoder(pixels.float()))
 
 
-def _pixels(vqmodel: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """ids (n, P) -> pixels (n, 3, S, S). transformers' ``decode`` looks the codes up normalised, as the official code."""
+def _pixels(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
+    """ids (n, P) -> pixels (n, 3, S, S). transformers' ``decode`` looks codes up normalised, as the official one."""
     with _exact_fp32(ids.device), _fp32_weights(vqmodel):
         return vqmodel.decode(ids)
 
@@ -89,7 +91,7 @@ def _exact_fp32(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
         # The old switch for matmul and the new one for cuDNN: the pair that holds whichever of them the user has set.
         kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
         try:

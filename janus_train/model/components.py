@@ -28,7 +28,7 @@ assert tuple(MODULES) == get_args(Part)
 
 
 def part_of(name: str) -> Part:
-    """The part of a parameter or buffer, by its name in ``JanusForConditionalGeneration``. ValueError if it has none."""
+    """The part of a parameter or buffer, by its name in ``JanusForConditionalGeneration``; ValueError if none."""
     for part, modules in MODULES.items():
         if name.startswith(tuple(f"{module}." for module in modules)):
             return part

@@ -176,7 +176,7 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
     """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
     embedding = janus.get_input_embeddings()
     if janus.lm_head.weight is embedding.weight:
-        # Trap 8: transformers' default. The checkpoint's own head was not even loaded, so there is no repairing it here.
+        # Trap 8: transformers' default. The checkpoint's own head was not even loaded: nothing to repair here.
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
         )
@@ -189,6 +189,6 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
 
 @torch.no_grad()
 def init_generation_embeddings(janus: JanusForConditionalGeneration) -> None:
-    """Start the code embeddings as the L2-normalised codebook: for runs from scratch (facts.md: Silent in both papers)."""
+    """Start the code embeddings as the L2-normalised codebook: for runs from scratch (both papers are silent)."""
     codebook = janus.model.vqmodel.quantize.embedding.weight
     janus.model.generation_embeddings.weight.copy_(nn.functional.normalize(codebook.float(), dim=-1))

@@ -68,4 +68,5 @@ def janus(encoder: Encoder) -> JanusForConditionalGeneration:
                     parameter.normal_(std=0.25)
         model.model.generation_embeddings.weight.normal_()
         model.model.language_model.embed_tokens.weight[encoder.special.pad].normal_()  # trap 7: pad's row is trained
+        model.lm_head.weight[encoder.special.placeholder] = 0  # never the likeliest: an answer holds no pictures
     return model.eval()

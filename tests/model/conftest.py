@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig
 from janus_train.model.janus import build, init_generation_embeddings
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file, however pytest imports
-
-from model_configs import model_config  # noqa: E402
-from reference import (  # noqa: E402
+from tests.model.model_configs import model_config
+from tests.model.reference import (
     BOI,
     BOS,
     CODEBOOK,
@@ -35,15 +28,6 @@ from reference import (  # noqa: E402
     PictureIn,
     Text,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small operations gain nothing from threads, and lose much when other processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

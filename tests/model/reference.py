@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.sample import IGNORE, Batch
-
 
 SIZE, TOKENS, VOCABULARY, CODEBOOK = 32, 16, 97, 53
 """The small model of conftest.py: pictures of 32 x 32 pixels, 16 tokens each."""
@@ -138,7 +138,7 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        max_seqlen=max(b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)),
+        max_seqlen=max(b - a for a, b in pairwise(bounds)),
         text_positions=torch.tensor(text_positions, dtype=torch.int64),
         text_targets=torch.tensor(text_targets, dtype=torch.int64),
         text_target_is_understanding=torch.tensor(is_understanding, dtype=torch.bool),

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from reference import Documents, Text, to_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import JanusForConditionalGeneration, LlamaConfig, LlamaModel
@@ -15,6 +14,7 @@ from transformers import JanusForConditionalGeneration, LlamaConfig, LlamaModel
 from janus_train.model import attention
 from janus_train.model.attention import Documents as Layout
 from janus_train.model.janus import PackedJanus
+from tests.model.reference import Documents, Text, to_batch
 
 LENGTHS = {
     "mixed": [7, 40, 1, 38, 41, 3, 3, 100, 12, 90],
@@ -68,7 +68,9 @@ def test_groups_hold_every_token_once_and_little_padding() -> None:
     assert len(groups) < len(lengths) / 3
 
 
-def test_groups_are_made_once(janus: JanusForConditionalGeneration, documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_made_once(
+    janus: JanusForConditionalGeneration, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
     similar = attention._similar
     monkeypatch.setattr(attention, "_similar", lambda spans: calls.append(1) or similar(spans))  # type: ignore[func-returns-value]
@@ -101,7 +103,12 @@ def test_nothing_of_the_rows_square_is_ever_made() -> None:
     lengths = [500, 300, 700, 500] * 10
     length = sum(lengths)
     config = LlamaConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=9
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=9,
     )
     model = LlamaModel(config)
     model.set_attn_implementation(attention.NAME)
@@ -143,6 +150,7 @@ def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(got[None], eager(*inputs, lengths))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_the_cuda_kernel_equals_eager_attention(kv_heads: int) -> None:
@@ -157,7 +165,7 @@ def test_the_cuda_kernel_equals_eager_attention(kv_heads: int) -> None:
     assert all(x.grad is not None and x.grad.isfinite().all() for x in narrow)
 
 
-# --------------------------------------------------------------------------------- without documents: transformers' sdpa
+# ------------------------------------------------------------------------------- without documents: transformers' sdpa
 
 
 def test_without_documents_it_is_sdpa(janus: JanusForConditionalGeneration) -> None:

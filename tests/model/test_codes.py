@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from reference import CODEBOOK, SIZE, TOKENS
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from janus_train.model import codes
 from janus_train.model.codes import decode_codes, encode_pictures, quantise
+from tests.model.reference import CODEBOOK, SIZE, TOKENS
 
 
 def test_decoding_clips_and_truncates_as_the_official_code(janus: JanusForConditionalGeneration) -> None:

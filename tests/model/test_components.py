@@ -6,12 +6,12 @@ from typing import get_args
 
 import pytest
 import torch
-from model_configs import model_config
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import PARTS, Part
 from janus_train.model.components import MODULES, parameters_by_part, part_of, set_modes, set_trainable
 from janus_train.model.janus import build
+from tests.model.model_configs import model_config
 
 
 def numbers(janus: JanusForConditionalGeneration) -> dict[str, int]:
@@ -50,7 +50,9 @@ def test_size_of_the_7b_is_the_reports() -> None:
     assert round((sum(count.values()) - count["generation_encoder"]) / 1e9, 2) == 7.34
 
 
-@pytest.mark.parametrize("name", ["model.visual.weight", "vision_model.post_layernorm.weight", "lm_head_extra.weight", ""])
+@pytest.mark.parametrize(
+    "name", ["model.visual.weight", "vision_model.post_layernorm.weight", "lm_head_extra.weight", ""]
+)
 def test_an_unknown_name_raises(name: str) -> None:
     with pytest.raises(ValueError, match="belongs to no part"):
         part_of(name)

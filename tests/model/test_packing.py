@@ -1,19 +1,19 @@
-"""Packing is exact: a packed batch is nothing but its documents, and the documents are what the plain reference says."""
+"""Packing is exact: a packed batch is nothing but its documents, and these are what the plain reference says."""
 
 from __future__ import annotations
 
 from typing import get_args
 
 import pytest
-import reference
 import torch
-from reference import GENERATION, TEXT, UNDERSTANDING, Documents, Text, to_batch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Part
 from janus_train.model.codes import encode_pictures
 from janus_train.model.components import parameters_by_part, set_trainable
 from janus_train.model.janus import PackedJanus
+from tests.model import reference
+from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Documents, Text, to_batch
 
 STAGES: dict[int, tuple[Part, ...]] = {
     1: ("understanding_adaptor", "generation_adaptor", "image_head"),

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import reference
 import torch
-from reference import BOI, BOS, CODEBOOK, EOI, GENERATION, PAD, SIZE, TEXT, TOKENS, UNDERSTANDING, to_batch
-from reference import Codes, Documents, PictureIn, Text
 from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
@@ -22,6 +19,24 @@ from janus_train.model.codes import encode_pictures, quantise
 from janus_train.model.components import MODULES, set_trainable
 from janus_train.model.janus import PackedJanus, build, prepare, transformers_config
 from janus_train.model.loss import cross_entropies
+from tests.model import reference
+from tests.model.reference import (
+    BOI,
+    BOS,
+    CODEBOOK,
+    EOI,
+    GENERATION,
+    PAD,
+    SIZE,
+    TEXT,
+    TOKENS,
+    UNDERSTANDING,
+    Codes,
+    Documents,
+    PictureIn,
+    Text,
+    to_batch,
+)
 
 ALL_BUT_VQ = tuple(part for part in get_args(Part) if part != "generation_encoder")
 
@@ -90,7 +105,9 @@ def test_trap_4_codes_are_made_in_fp32(janus: JanusForConditionalGeneration) -> 
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     exact = encode_pictures(vqmodel, pixels)
     dtypes: set[torch.dtype] = set()
-    vqmodel.quant_conv.register_forward_hook(lambda module, inputs, output: dtypes.update({inputs[0].dtype, output.dtype}))
+    vqmodel.quant_conv.register_forward_hook(
+        lambda module, inputs, output: dtypes.update({inputs[0].dtype, output.dtype})
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(encode_pictures(vqmodel, pixels), exact)
         assert encode_pictures(vqmodel, pixels.bfloat16()).shape == exact.shape
@@ -107,7 +124,7 @@ def test_trap_4_a_model_loaded_in_bf16_gets_an_fp32_tokenizer(janus: JanusForCon
 
 
 def test_trap_5_latent_and_codebook_are_normalised() -> None:
-    """The nearest direction, not the nearest point: transformers' quantiser takes other codes for norms of 0.9 to 1.1."""
+    """The nearest direction, not point: transformers' quantiser takes other codes for norms of 0.9 to 1.1."""
     g = torch.Generator().manual_seed(0)
     codebook = nn.functional.normalize(torch.randn(512, 8, generator=g)) * (0.9 + 0.2 * torch.rand(512, 1, generator=g))
     latent = torch.randn(2, 8, 6, 5, generator=g)
@@ -176,7 +193,9 @@ def test_trap_9_isolation_does_not_hang_on_positions(janus: JanusForConditionalG
 
     with torch.no_grad():
         assert torch.equal(second(batch), second(other))
-        leaking = [model(input_ids=b.input_ids, position_ids=b.position_ids).last_hidden_state[0, 21:] for b in (batch, other)]
+        leaking = [
+            model(input_ids=b.input_ids, position_ids=b.position_ids).last_hidden_state[0, 21:] for b in (batch, other)
+        ]
     assert (leaking[0] - leaking[1]).abs().max() > 1e-3, "the trap"
 
 
@@ -193,7 +212,7 @@ def test_trap_10_no_loss_is_zero_not_nan(janus: JanusForConditionalGeneration) -
 
 @pytest.mark.parametrize("trained", [ALL_BUT_VQ, ("understanding_adaptor", "generation_adaptor", "image_head")])
 def test_trap_11_every_batch_runs_every_module(janus: JanusForConditionalGeneration, trained: tuple[Part, ...]) -> None:
-    """The same calls and the same gradients' places, whatever a rank's micro-batch holds: DDP and ZeRO wait otherwise."""
+    """The same calls, the same gradients' places, whatever a rank's micro-batch holds: DDP and ZeRO wait otherwise."""
     packed = PackedJanus(janus)
     set_trainable(janus, trained)
     calls: Counter[str] = Counter()
@@ -232,5 +251,3 @@ def test_trap_12_pads_inside_a_document_are_attended_to(janus: JanusForCondition
         torch.testing.assert_close(before, reference.losses(plain, dropped[0][1])[1])
         janus.get_input_embeddings().weight[PAD] += 1.0
         assert (packed(to_batch(dropped)).generation - before).abs() > 1e-3
-
-

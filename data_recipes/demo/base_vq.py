@@ -1,0 +1,228 @@
+"""Trains the base's VQ tokenizer: pictures to 8x8 codes and back, by the official rule of nearest codes.
+
+In: a ``JanusVQVAE``. Out: the same, trained; reconstruction errors on held-out combinations.
+
+Official rule (facts.md, trap 5): latent and codebook are L2-normalised, the nearest code is the one of largest cosine,
+and what the decoder gets is the normalised code. Two phases, because the decoder's full-size layers cost ten times
+all else on a CPU:
+
+1. codes: encoder, codebook and the decoder's 8x8 layers learn with a cheap head that turns each 8x8 feature into its
+   8x8 pixels. The codes are final after it.
+2. pictures: the decoder proper learns to draw from the frozen codes. The residual blocks of its last level begin as
+   the identity and are left out of most steps, then trained with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from base_common import Figures, Pictures, Progress, Schedule, scenes, to_float
+from torch import nn
+
+from janus_train.model.codes import decode_codes, encode_pictures
+
+CODES_BATCH, PICTURES_BATCH = 16, 8
+PEAK = 2e-3
+DECAY = 0.99  # of the codebook's moving averages
+FREE = 1 / 8  # share of the first phase without quantisation, before the codebook starts from k-means
+RESTARTS = 0.8  # share of the first phase in which unused codes are given new places
+
+
+class Codebook:
+    """Unit-norm codes as moving averages of the latents they stand for (van den Oord et al., 1711.00937, appendix)."""
+
+    def __init__(self, latents: torch.Tensor, num_codes: int):
+        self.codes = self._kmeans(latents, num_codes)
+        self.counts = torch.full((num_codes,), 8.0)
+        self.sums = self.codes * 8.0
+
+    @staticmethod
+    def _kmeans(latents: torch.Tensor, num_codes: int, rounds: int = 12) -> torch.Tensor:
+        """Spherical k-means over latents (n, e)."""
+        codes = latents[torch.randperm(len(latents))[:num_codes]].clone()
+        for _ in range(rounds):
+            nearest = (latents @ codes.T).argmax(1)
+            sums = torch.zeros_like(codes).index_add_(0, nearest, latents)
+            empty = torch.bincount(nearest, minlength=num_codes) == 0
+            sums[empty] = latents[torch.randperm(len(latents))[: int(empty.sum())]]
+            codes = F.normalize(sums, dim=1)
+        return codes
+
+    def nearest(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents @ self.codes.T).argmax(1)
+
+    def update(self, latents: torch.Tensor, ids: torch.Tensor, restart: bool) -> None:
+        number = torch.bincount(ids, minlength=len(self.codes)).float()
+        sums = torch.zeros_like(self.codes).index_add_(0, ids, latents)
+        self.counts.mul_(DECAY).add_(number, alpha=1 - DECAY)
+        self.sums.mul_(DECAY).add_(sums, alpha=1 - DECAY)
+        if restart:
+            self._restart(latents, ids)
+        self.codes = F.normalize(self.sums, dim=1)
+
+    def _restart(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
+        """Codes hardly used move to latents that are badly stood for."""
+        unused = (self.counts < 0.05 * self.counts.mean()).nonzero()[:, 0]
+        if len(unused):
+            badness = 1 - (latents * self.codes[ids]).sum(1)
+            moved = latents[torch.multinomial(badness.clamp_min(1e-6), len(unused))]
+            self.counts[unused] = 0.3 * self.counts.mean()
+            self.sums[unused] = moved * self.counts[unused, None]
+
+    @property
+    def perplexity(self) -> float:
+        share = self.counts / self.counts.sum()
+        return float((-(share * share.clamp_min(1e-9).log()).sum()).exp())
+
+
+class Head(nn.Module):
+    """A feature's own patch of pixels, from it and its neighbours: for the first phase only."""
+
+    def __init__(self, width: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.mix, self.out = nn.Conv2d(width, 512, 3, padding=1), nn.Conv2d(512, 3 * stride**2, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.out(F.gelu(self.mix(hidden))), self.stride)
+
+
+def pixel_loss(made: torch.Tensor, wanted: torch.Tensor, edges: float = 0.0) -> torch.Tensor:
+    """L1 + L2 / 2 in -1..1, pixels off the background counting three times; ``edges`` weighs the error of gradients."""
+    ground = wanted.flatten(2).median(2).values[..., None, None]  # most pixels are background, or nearly
+    weights = 1 + 2 * ((wanted - ground).abs().amax(1, keepdim=True) > 0.02).float()
+    error = made - wanted
+    loss = (weights * (error.abs() + 0.5 * error.square())).mean() / weights.mean()
+    if edges:
+        loss = loss + edges * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
+    return loss
+
+
+def start_residuals(vq: nn.Module) -> None:
+    """Residual blocks near the identity; the upsampling ones exactly, and their convolutions near it too."""
+    for name, parameter in vq.named_parameters():
+        if name.endswith("conv2.weight"):
+            parameter.data.mul_(0.1)
+    for level in list(vq.decoder.up)[1:]:
+        for block in level.block:
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(block.conv2.bias)
+    for level in list(vq.decoder.up)[:-1]:
+        weight = level.upsample.conv.weight
+        identity = torch.zeros_like(weight)
+        nn.init.dirac_(identity)
+        weight.data.mul_(0.3).add_(identity)
+
+
+def small_layers(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+    """The decoder's layers at 8x8."""
+    hidden = decoder.mid(decoder.conv_in(latent))
+    level = decoder.up[0]
+    for block, attention in zip(level.block, level.attn, strict=True):
+        hidden = attention(block(hidden))
+    return hidden
+
+
+def draw(decoder: nn.Module, latent: torch.Tensor, whole: bool) -> torch.Tensor:
+    """The decoder's forward; unless ``whole`` without the last level's blocks, which are the identity then."""
+    hidden = small_layers(decoder, latent)
+    last = len(decoder.up) - 1
+    for number in range(1, last + 1):
+        hidden = decoder.up[number - 1].upsample(hidden)
+        if number < last or whole:
+            for block in decoder.up[number].block:
+                hidden = block(hidden)
+    hidden = decoder.norm_out(hidden)
+    return decoder.conv_out(hidden * torch.sigmoid(hidden))
+
+
+def flat_latents(vq: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels in -1..1 -> unit latents (N * P, e)."""
+    return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def as_grid(flat: torch.Tensor, like: torch.Tensor, stride: int) -> torch.Tensor:
+    """(N * P, e) -> (N, e, S / stride, S / stride)"""
+    side = like.shape[-1] // stride
+    return flat.view(len(like), side, side, -1).permute(0, 3, 1, 2)
+
+
+def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
+    """First phase. Stores the unit-norm codebook in ``vq.quantize``."""
+    stride = 2 ** (len(vq.decoder.up) - 1)
+    pictures = Pictures(size)
+    head = Head(vq.decoder.mid.block_2.conv2.out_channels, stride)
+    model = nn.ModuleList([vq, head]).train().to(memory_format=torch.channels_last)
+    start_residuals(vq)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
+    schedule, progress = Schedule(PEAK, steps), Progress("vq codes", steps)
+    book: Codebook | None = None
+    free, seen = int(steps * FREE), []
+    for step in range(steps):
+        schedule.apply(optimizer, step)
+        pixels = to_float(pictures.batch(step, CODES_BATCH))
+        latents = flat_latents(vq, pixels)
+        quantised, commitment = latents, torch.zeros(())
+        if free - 10 <= step < free:
+            seen.append(latents.detach())
+        if step == free:
+            book = Codebook(torch.cat([*seen, latents.detach()]), vq.quantize.num_embeddings)
+        if book is not None:
+            ids = book.nearest(latents.detach())
+            codes = book.codes[ids]
+            commitment = (1 - (latents * codes).sum(1)).mean()
+            quantised = latents + (codes - latents).detach()  # straight through
+            book.update(latents.detach(), ids, restart=step % 20 == 0 and step < RESTARTS * steps)
+        hidden = small_layers(vq.decoder, vq.post_quant_conv(as_grid(quantised, pixels, stride)))
+        loss = pixel_loss(head(hidden), pixels)
+        optimizer.zero_grad()
+        (loss + 0.25 * commitment).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        progress(step, loss=loss.item(), commitment=commitment.item(), codes=book.perplexity if book else 0)
+    assert book is not None
+    vq.quantize.embedding.weight.data.copy_(book.codes)
+    return {"codes: steps": steps, "codes: seconds": round(progress.seconds), "codebook perplexity": book.perplexity}
+
+
+def train_pictures(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8) -> Figures:
+    """Second phase: the decoder from frozen codes; the last level's blocks join after ``whole_from`` of the steps."""
+    pictures = Pictures(size)
+    stride = 2 ** (len(vq.decoder.up) - 1)
+    trained = nn.ModuleList([vq.post_quant_conv, vq.decoder]).train()
+    optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
+    schedule, progress = Schedule(PEAK, steps), Progress("vq pictures", steps)
+    for step in range(steps):
+        schedule.apply(optimizer, step)
+        pixels = to_float(pictures.batch(10**6 + step, PICTURES_BATCH))
+        ids = encode_pictures(vq, pixels).flatten()
+        latent = as_grid(vq.quantize.embedding.weight.detach()[ids], pixels, stride)
+        made = draw(vq.decoder, vq.post_quant_conv(latent), whole=step >= whole_from * steps)
+        loss = pixel_loss(made, pixels, edges=0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        progress(step, loss=loss.item())
+    vq.eval()
+    return {"pictures: steps": steps, "pictures: seconds": round(progress.seconds)}
+
+
+@torch.no_grad()
+def evaluate_vq(vq: nn.Module, size: int, count: int = 200) -> Figures:
+    """Errors of reconstruction on held-out combinations, in 0..255, and how much of the codebook they use."""
+    vq.eval()
+    _, pixels = scenes("held_out", 7003, count, size)
+    ids = encode_pictures(vq, to_float(pixels))
+    made = decode_codes(vq, ids).permute(0, 3, 1, 2).float()
+    error = made - pixels.float()
+    ground = pixels.flatten(2).mode(2).values[..., None, None]  # the background's colour
+    on_ground = (pixels == ground).all(1, keepdim=True).expand_as(error)
+    return {
+        "PSNR, dB": 10 * math.log10(255**2 / error.square().mean().item()),
+        "mean error of the background, of 255": error[on_ground].abs().mean().item(),
+        "mean error of the objects, of 255": error[~on_ground].abs().mean().item(),
+        "codes used, of all": len(ids.unique()) / vq.quantize.num_embeddings,
+    }

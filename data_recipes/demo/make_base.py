@@ -1,0 +1,173 @@
+"""Makes the tiny model's base: what Janus takes ready from others, pretrained here on the embedded pictures.
+
+    python data_recipes/demo/make_base.py --out data_recipes/demo/base
+
+Janus starts from a trained VQ tokenizer, a trained vision encoder and a trained language model; so does the demo. In: the
+shards of this folder, training combinations only, and the model's shape (configs/model/tiny.yaml). Out: one folder in
+transformers' layout, bf16, with those three and a tokenizer; adaptors, code embeddings and image head are left to the
+trainer. ``README.md`` there says how good each is after rounding. Deterministic for a seed on one machine.
+
+A part that is done is kept in ``--work`` and taken from there by ``--continue``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from base_common import Figures
+from base_llm import evaluate_llm, texts, train_llm
+from base_tokenizer import train_tokenizer
+from base_vision import evaluate_vision, train_vision
+from base_vq import evaluate_vq, train_codes, train_pictures
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from janus_train.config import ROOT, ModelConfig, UserError
+from janus_train.data.encode import SpecialTokens
+from janus_train.model.janus import build
+
+STEPS = {"codes": 3000, "pictures": 2400, "vision": 4000, "llm": 1500}
+PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
+"""What is saved, by part."""
+MOST_BYTES = 8_000_000
+
+README = """# The base of the tiny model
+
+What Janus takes ready from others, at the demo's size: a VQ tokenizer, a vision encoder (pretrained in SigLIP's way), a
+language model and a tokenizer, pretrained on the pictures and texts of `../shards` (training combinations only). In
+bf16; the figures are measured after rounding to it, on held-out combinations.
+
+Made by `{command}` on {machine} ({threads} threads), torch {torch}.
+
+{tables}
+"""
+
+
+def load_config() -> ModelConfig:
+    return ModelConfig.model_validate(yaml.safe_load((ROOT / "configs/model/tiny.yaml").read_text(encoding="utf-8")))
+
+
+def make_tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerFast:
+    tokenizer = train_tokenizer(texts(3000), config.text.vocab_size, config.text.max_position_embeddings)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_janus(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> JanusForConditionalGeneration:
+    special = SpecialTokens.of(tokenizer)
+    torch.manual_seed(seed)
+    return build(config, **vars(special))
+
+
+def train(part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, effort: float, seed: int) -> Figures:
+    """Trains one part in place. Every part has its own seed, so that none depends on what was trained before it."""
+    steps = {name: max(1, round(number * effort)) for name, number in STEPS.items()}
+    torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
+    if part == "vq":
+        figures = train_codes(janus.model.vqmodel, config.image_size, steps["codes"])
+        return figures | train_pictures(janus.model.vqmodel, config.image_size, steps["pictures"])
+    if part == "vision":
+        return train_vision(janus.model.vision_model, config.image_size, steps["vision"], seed)
+    return train_llm(janus, tokenizer, steps["llm"])
+
+
+def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
+    state = janus.state_dict()
+    return {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(PREFIXES[part])}
+
+
+def train_or_continue(part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, options: Any) -> Figures:
+    weights, noted = options.work / f"{part}.safetensors", options.work / f"{part}.json"
+    if options.resume and noted.is_file():
+        janus.load_state_dict(load_file(weights), strict=False)
+        return json.loads(noted.read_text())
+    figures = train(part, janus, tokenizer, config, options.effort, options.seed)
+    save_file(part_state(part, janus), weights)
+    noted.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def round_to_bf16(janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """The tensors to save; the model itself gets their rounded values, to be evaluated as shipped."""
+    rounded = {n: t.to(torch.bfloat16) for part in PREFIXES for n, t in part_state(part, janus).items()}
+    janus.load_state_dict({name: tensor.float() for name, tensor in rounded.items()}, strict=False)
+    return rounded
+
+
+def table(title: str, figures: Figures) -> str:
+    rows = [f"| {name} | {value:.3g} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in figures.items()]
+    return "\n".join([f"| {title} | |", "|---|---|", *rows])
+
+
+def write(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, tables: list[str], out: Path, command: str) -> None:
+    """Writes the folder beside ``out`` and puts it in its place as the last thing."""
+    staging = out.with_name(out.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    tokenizer.save_pretrained(staging)
+    janus.config.dtype = "bfloat16"
+    janus.config.architectures = ["JanusForConditionalGeneration"]
+    janus.config.save_pretrained(staging)
+    assert janus.generation_config is not None
+    janus.generation_config.save_pretrained(staging)
+    save_file(round_to_bf16(janus), staging / "model.safetensors", metadata={"format": "pt"})
+    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
+    text = README.format(
+        command=command, machine=machine, threads=torch.get_num_threads(), torch=torch.__version__, tables="\n\n".join(tables)
+    )
+    (staging / "README.md").write_text(text, encoding="utf-8")
+    size = sum(p.stat().st_size for p in staging.iterdir())
+    assert size <= MOST_BYTES, f"{size} bytes: the base has to stay under {MOST_BYTES}"
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(staging, out)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"{out}: {size / 1e6:.2f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pretrain the tiny model's base on the embedded pictures.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs/base", help="where finished parts are kept")
+    parser.add_argument("--continue", dest="resume", action="store_true", help="take finished parts from --work")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor on all numbers of steps, for trying things out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers_logging.set_verbosity_error()
+    options.work.mkdir(parents=True, exist_ok=True)
+    config = load_config()
+    made = options.resume and (options.work / "tokenizer.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(options.work) if made else make_tokenizer(config, options.work)
+    janus = build_janus(config, tokenizer, options.seed)
+    trained = {part: train_or_continue(part, janus, tokenizer, config, options) for part in PREFIXES}
+    round_to_bf16(janus)
+    measured = {
+        "vq": evaluate_vq(janus.model.vqmodel, config.image_size),
+        "vision": evaluate_vision(janus.model.vision_model, config.image_size),
+        "llm": evaluate_llm(janus, tokenizer),
+    }
+    titles = {"vq": "VQ tokenizer", "vision": "vision encoder: linear probes, accuracy", "llm": "language model"}
+    tables = [table(titles[part], trained[part] | measured[part]) for part in PREFIXES]
+    print("\n\n".join(tables))
+    write(janus, tokenizer, tables, options.out, "python data_recipes/demo/make_base.py --out data_recipes/demo/base")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

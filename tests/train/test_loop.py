@@ -1,0 +1,221 @@
+"""Whole runs in this process: what trains, what is frozen, what is written, how a run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from janus_train.config import Config, UserError
+from janus_train.data.sample import KINDS
+from janus_train.model.components import part_of
+from janus_train.train import checkpoint
+from janus_train.train.loop import run
+
+Small = Callable[..., Config]
+TIMES = {"tokens_per_s", "data_wait_s", "step_s"}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path, stage: int) -> None:
+    config = small(stage, "run.steps=3")
+    folder = run(config)
+    before, after = load_file(random_base / "model.safetensors"), load_file(folder / "final/model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        same = torch.equal(tensor, after[name])
+        assert same == (part_of(name) not in config.train_parts), name
+    found = checkpoint.newest(folder)
+    assert found is not None
+    moments = load_file(found.folder / "optimizer.safetensors")
+    weights = load_file(found.folder / "weights.safetensors")
+    assert {name.rpartition("/")[0] for name in moments} == set(weights)
+    assert {part_of(name) for name in weights} == set(config.train_parts)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {part for part, row in manifest["parts"].items() if row["trains"]} == set(config.train_parts)
+
+
+def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
+    folder = run(small(2, "run.steps=2", "run.sample_every=2"))
+    for name in ("config.yaml", "manifest.json", "metrics.jsonl", "report.html", "samples/step-000002.png", "checkpoints/step-000002", "final/config.json"):
+        assert (folder / name).exists(), name
+    line = lines(folder)[-1]
+    wanted = ["step", "loss", "tokens", "fill", "learning_rate", "grad_norm", "tokens_per_s", "data_wait_s", "step_s", "batch_digest"]
+    wanted += [f"{what}/{kind}" for what in ("loss", "samples", "tokens") for kind in KINDS]
+    assert not set(wanted) - set(line)
+    assert [entry["step"] for entry in lines(folder)] == [1, 2]
+    assert not [p for p in folder.rglob("*") if p.name.endswith(".part")]
+
+
+def test_the_result_loads_with_transformers(small: Small) -> None:
+    from transformers import AutoTokenizer, JanusForConditionalGeneration
+
+    folder = run(small(1, "run.steps=1")) / "final"
+    janus, info = JanusForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not janus.config.tie_word_embeddings
+    assert len(AutoTokenizer.from_pretrained(folder)) <= janus.config.text_config.vocab_size
+
+
+def test_one_seed_one_run_another_seed_another(small: Small, tmp_path: Path) -> None:
+    first = timeless(run(small(2, "run.steps=3")))
+    assert timeless(run(small(2, "run.steps=3", f"output_dir={tmp_path / 'again'}"))) == first
+    other = timeless(run(small(2, "run.steps=3", f"output_dir={tmp_path / 'other'}", "seed=1")))
+    assert [line["batch_digest"] for line in other] != [line["batch_digest"] for line in first]
+    assert other[0]["loss"] != first[0]["loss"]
+
+
+@pytest.mark.parametrize(("stage", "shares"), [(1, (0.25, 0, 0.75)), (2, (0.2, 0.3, 0.5)), (3, (0.5, 0.1, 0.4))])
+def test_every_logged_step_has_the_stages_ratio(small: Small, stage: int, shares: tuple[float, ...]) -> None:
+    rows = 4
+    folder = run(small(stage, "run.steps=6", f"batch.rows_per_step={rows}", "batch.row_tokens=512"))
+    for line in lines(folder):
+        counts = [line[f"samples/{kind}"] for kind in KINDS]
+        for count, share in zip(counts, shares, strict=True):
+            assert abs(count - share * sum(counts)) <= rows
+
+
+def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path: Path) -> None:
+    whole = run(small(2, "run.steps=6", f"output_dir={tmp_path / 'whole'}"))
+    first = run(small(2, "run.steps=3", "run.checkpoint_every=2"))
+    shutil.rmtree(first / "final")
+    shutil.rmtree(first / "checkpoints/step-000003")  # as if killed after step 3: go on from step 2
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # and in the midst of a line
+    manifest = json.loads((first / "manifest.json").read_text())
+    (first / "manifest.json").write_text(json.dumps(manifest | {"finished": False}))
+    resumed = run(small(2, "run.steps=6", "data.num_workers=1"))
+    assert timeless(resumed) == timeless(whole)
+    a, b = (load_file(folder / "final/model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
+    folder = run(small(2, "run.steps=2", "run.checkpoint_every=1"))
+    weights = folder / "checkpoints/step-000002/weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    found = checkpoint.newest(folder)
+    assert found is not None and found.step == 1
+    (folder / "checkpoints/step-000001/manifest.json").unlink()
+    assert checkpoint.newest(folder) is None
+
+
+def test_old_checkpoints_go(small: Small) -> None:
+    folder = run(small(1, "run.steps=4", "run.checkpoint_every=1", "run.keep_checkpoints=2"))
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_a_finished_run_says_so_and_does_nothing(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(small(1, "run.steps=1"))
+    stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    run(small(1, "run.steps=1"))
+    assert "is finished at step 1" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=1"], "seed 0 -> 1"),
+        (["batch.rows_per_step=4"], "batch.rows_per_step 2 -> 4"),
+        (["ratio.text=4"], "ratio.text 3 -> 4"),
+        (["resume=false"], "resume=false"),
+        (["data.guidance_dropout=0.2"], "data.guidance_dropout 0.1 -> 0.2"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(small: Small, overrides: list[str], message: str) -> None:
+    folder = run(small(2, "run.steps=1"))
+    stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=message):
+        run(small(2, "run.steps=2", *overrides))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+
+
+def test_a_stage_starts_from_the_stage_before(small: Small, tmp_path: Path) -> None:
+    """Beside it, in stageN folders, or in the same output_dir, where the earlier stage then moves into a folder."""
+    run(small(1, "run.steps=1", f"output_dir={tmp_path / 'a/stage1'}"))
+    two = run(small(2, "run.steps=1", f"output_dir={tmp_path / 'a/stage2'}", "init_from=null"))
+    assert "stage 1's result" in json.loads((two / "manifest.json").read_text())["start"]
+
+    one = run(small(1, "run.steps=1", f"output_dir={tmp_path / 'b'}"))
+    weights = load_file(one / "final/model.safetensors")
+    two = run(small(2, "run.steps=1", f"output_dir={tmp_path / 'b'}", "init_from=null"))
+    assert two == one and json.loads((two / "manifest.json").read_text())["stage"] == 2
+    kept = load_file(two / "stage1/final/model.safetensors")
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+    assert json.loads((two / "manifest.json").read_text())["start"] == f"stage 1's result {two / 'stage1/final'}"
+    with pytest.raises(UserError, match="holds a finished stage 2: stage 1 needs another output_dir"):
+        run(small(1, "run.steps=1", f"output_dir={tmp_path / 'b'}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init_from=no/such/folder"], "init_from=no/such/folder: there is no such folder"),
+        (["init_from=tests"], "no model there"),
+        (["data.recipe=no.yaml"], "there is no file"),
+        (["data.recipe=null"], "no recipe is given"),
+        (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),
+        (["model.text.num_attention_heads=3", "model.text.num_key_value_heads=3"], "text_config.num_attention_heads is 6, the model's 3"),
+        (["model.vq.num_embeddings=256"], "vq_config.num_embeddings is 512, the model's 256"),
+        (["batch.row_tokens=64"], "do not fit a row of 64"),
+        (["model=janus_pro_1b", "data=demo", "precision=fp32", "init_from=null"], "comes without a base"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(small: Small, tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run(small(2, *overrides))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(random_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = "model.language_model.norm.weight"
+    save_file({k: v for k, v in weights.items() if k != name}, broken / "model.safetensors")
+    with pytest.raises(UserError, match=rf"1 tensors of language_model are missing, the first is {name}"):
+        run(small(2, f"init_from={broken}"))
+    save_file(weights | {name: torch.zeros(7)}, broken / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name} is \(7,\), the model takes \(192,\)"):
+        run(small(2, f"init_from={broken}"))
+    save_file(weights | {"extra": torch.zeros(7)}, broken / "model.safetensors")
+    with pytest.raises(UserError, match="it has extra"):
+        run(small(2, f"init_from={broken}"))
+    (broken / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(small(2, f"init_from={broken}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_that_are_not_finite_are_not_applied_and_stop_the_run(small: Small, random_base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    broken = tmp_path / "nan"
+    shutil.copytree(random_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.language_model.norm.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors")
+    with pytest.raises(UserError, match="3 steps in a row"):
+        run(small(2, f"init_from={broken}", "run.steps=9", "run.checkpoint_every=5"))
+    assert not (tmp_path / "run/final").exists() and not (tmp_path / "run/checkpoints").exists()

@@ -1,0 +1,128 @@
+"""The train step: one denominator, whatever the accumulation; no update from what is not finite."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, JanusForConditionalGeneration
+
+from janus_train.config import Config
+from janus_train.data.collate import collate
+from janus_train.data.encode import Encoder
+from janus_train.data.packer import RowPacker
+from janus_train.data.recipe import Recipe
+from janus_train.data.sample import Row
+from janus_train.data.streams import Drawer, Stream
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import PackedJanus
+from janus_train.train.distributed import Distributed
+from janus_train.train.optim import learning_rate, make_optimizer
+from janus_train.train.step import train_step
+
+
+@pytest.fixture
+def config(small: Callable[..., Config]) -> Config:
+    return small(2, "batch.rows_per_step=16", "batch.micro_rows=16")
+
+
+@pytest.fixture
+def janus(random_base: Path) -> JanusForConditionalGeneration:
+    return JanusForConditionalGeneration.from_pretrained(random_base)
+
+
+@pytest.fixture
+def rows(config: Config, random_base: Path) -> list[Row]:
+    """16 rows of stage 2."""
+    assert config.data.recipe
+    recipe = Recipe(config.data.recipe, config.ratio, 64)
+    encoder = Encoder(AutoTokenizer.from_pretrained(random_base), 64, 64, "")
+    drawer = Drawer(recipe, encoder, seed=0, num_streams=16, row_tokens=256, guidance_dropout=0.1, first_sentence=0.25)
+    return [next(Stream(v, drawer, RowPacker(256, recipe.shares, 2))) for v in range(16)]
+
+
+def updated(janus: JanusForConditionalGeneration, rows: list[Row], config: Config, micro_rows: int, steps: int = 2) -> dict[str, torch.Tensor]:
+    """The weights after some steps over the same rows."""
+    janus = copy.deepcopy(janus)
+    set_trainable(janus, config.train_parts)
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, config.optim)
+    micro_batches = [collate(rows[i : i + micro_rows], 64, 64) for i in range(0, len(rows), micro_rows)]
+    for _ in range(steps):
+        assert train_step(model, optimizer, micro_batches, Distributed(config), config.optim.gradient_clip).applied
+    return dict(janus.state_dict())
+
+
+def test_accumulation_does_not_change_the_update(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+    """1 x 16 rows and 4 x 4 rows, though the four have different numbers of loss tokens.
+
+    Compared by gradients' effect through SGD-like scale: AdamW's first steps divide by the gradient's own size, so that
+    rounding in near-zero gradients would be blown up to a whole learning rate.
+    """
+    counts = [collate(rows[i : i + 4], 64, 64).num_loss_tokens for i in range(0, 16, 4)]
+    assert len(set(counts)) > 1
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"eps": 1e-3})})
+    whole, parts = updated(janus, rows, config, 16), updated(janus, rows, config, 4)
+    before = janus.state_dict()
+    moved = max((whole[n] - before[n]).abs().max().item() for n in whole)
+    apart = max((whole[n] - parts[n]).abs().max().item() for n in whole)
+    assert moved > 1e-4 and apart < 1e-6
+
+
+def test_a_mean_over_micro_batches_would_be_noticed(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+    """The naive mean of micro-batch means differs here by far more than the tolerance above."""
+    model = PackedJanus(copy.deepcopy(janus))
+    with torch.no_grad():
+        sums = [(float(s.total), s.num_total) for s in (model(collate(rows[i : i + 4], 64, 64)) for i in range(0, 16, 4))]
+    right = sum(s for s, _ in sums) / sum(n for _, n in sums)
+    naive = sum(s / n for s, n in sums) / len(sums)
+    assert abs(right - naive) > 1e-4
+
+
+def test_what_is_not_finite_is_not_applied(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+    with torch.no_grad():
+        janus.model.language_model.norm.weight[0] = float("inf")
+    set_trainable(janus, config.train_parts)
+    before = {n: t.clone() for n, t in janus.state_dict().items()}
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, config.optim)
+    result = train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1.0)
+    assert not result.applied and not optimizer.state
+    assert all(torch.equal(before[n], t) for n, t in janus.state_dict().items())
+
+
+def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+    set_trainable(janus, config.train_parts)
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, config.optim)
+    result = train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1e-3)
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_optimizer_holds_what_trains_alone(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+    set_trainable(janus, ["image_head"])
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, config.optim)
+    train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1.0)
+    assert set(optimizer.state) == set(janus.model.generation_head.parameters())
+
+
+@pytest.mark.parametrize(("step", "rate"), [(1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (100, 1.0)])
+def test_constant_schedule_after_linear_warm_up(config: Config, step: int, rate: float) -> None:
+    optim = config.optim.model_copy(update={"learning_rate": 1.0, "warmup_steps": 10, "schedule": "constant"})
+    assert learning_rate(step, optim, 100) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(10, 1.0), (55, 0.5), (100, 0.0), (120, 0.0)])
+def test_cosine_schedule(config: Config, step: int, rate: float) -> None:
+    optim = config.optim.model_copy(update={"learning_rate": 1.0, "warmup_steps": 10, "schedule": "cosine"})
+    assert learning_rate(step, optim, 100) == pytest.approx(rate, abs=1e-9)
+
+
+def test_no_warm_up_begins_at_the_full_rate(config: Config) -> None:
+    optim = config.optim.model_copy(update={"learning_rate": 4e-5, "warmup_steps": 0, "schedule": "constant"})
+    assert learning_rate(1, optim, 100) == 4e-5
