@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from janus_train.config import UserError
@@ -28,6 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_UsageError = typer.BadParameter.__bases__[0]
+"""click's class; typer brings a click of its own, under a private name."""
+
 Model = Annotated[str, typer.Argument(help="A trained model's folder, for example outputs/demo/stage3/final.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Guidance = Annotated[
@@ -44,10 +46,10 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
-    except click.UsageError as error:
+    except _UsageError as error:
         where = error.ctx.command_path if error.ctx else "janus-train"
         _fail(f"{' '.join(error.format_message().split())} ({where} --help lists what there is)")
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     else:
         sys.exit(code if isinstance(code, int) else 0)
@@ -223,10 +225,12 @@ def _writable(folder: Path) -> None:
 def _print_table(results: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from janus_train.evaluate.table import results_table
+    from janus_train.evaluate.table import WIDTH, results_table
 
     console = Console()
-    console.print(results_table(results), width=None if console.is_terminal else 140)
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(results_table(results))
 
 
 class _Phases:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
 from janus_train.data.pictures import generation_pixels, understanding_pixels
@@ -58,7 +58,7 @@ class SpecialTokens:
     end_of_image: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
         if missing:
@@ -210,7 +210,7 @@ class Encoder:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         tokens_per_picture: int,
         image_size: int,
         system_prompt: str,
@@ -222,7 +222,8 @@ class Encoder:
         self.system_prompt = system_prompt
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        # the tokenizer behind transformers' wrapper, which takes longer than the tokenizing itself
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     # -- training
 

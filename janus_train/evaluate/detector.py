@@ -92,7 +92,7 @@ LAYOUTS: tuple[tuple[Slot, ...], ...] = (
 
 
 class Detector:
-    """Made once for a library of objects; `detect` takes any picture."""
+    """For a library of objects (`detector_of`); `detect` takes any picture."""
 
     def __init__(self, objects: Library):
         self.objects = objects
@@ -156,6 +156,12 @@ class Detector:
     def _stack(self, side: int) -> np.ndarray:
         """(objects, side, side, 4) float32: all objects at this size."""
         return np.stack([np.asarray(self.objects.picture(n, side), np.float32) for n in range(self.num_objects)])
+
+
+@lru_cache(maxsize=2)
+def detector_of(objects: Library) -> Detector:
+    """The library's detector, made once: it keeps every object at every size on every background."""
+    return Detector(objects)
 
 
 def border_colour(pixels: np.ndarray) -> np.ndarray:

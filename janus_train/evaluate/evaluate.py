@@ -27,7 +27,7 @@ from janus_train.data.pictures import generation_pixels, to_float
 from janus_train.data.sample import IGNORE, Reference
 from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, questions, sentence
 from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
-from janus_train.evaluate.detector import Detector
+from janus_train.evaluate.detector import detector_of
 from janus_train.evaluate.grid import picture_grid
 from janus_train.evaluate.measures import LABELS, NEAR, commonest, judge, measure, share
 from janus_train.infer.chat import answer
@@ -40,7 +40,6 @@ SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 SORTS = ("colour", "count", "place", "object")
 """One question of each sort is asked about a scene."""
 MAX_ANSWER_TOKENS = 24
-NUM_DIALOGUES = 100
 GRID_PICTURES = 24
 
 Progress = Callable[[str, int, int], None]
@@ -56,6 +55,7 @@ class Options:
     seed: int
     guidance: float
     temperature: float
+    num_dialogues: int = 100
     batch_size: int = 64
 
 
@@ -100,7 +100,7 @@ def _generation(
     truth = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
     trips = round_trips(loaded, truth)
     drawn = _draw(loaded, prompts, options, report)
-    detector = Detector(objects)
+    detector = detector_of(objects)
     lines, judged = [], {"drawn": [], "true_pictures": [], "round_trips": []}  # type: ignore[var-annotated]
     for number, scene in enumerate(scenes):
         detection = detector.detect(drawn[number])
@@ -246,10 +246,10 @@ def normalised(text: str) -> str:
 
 def _dialogues(loaded: Loaded, shards: list[Path], options: Options, report: Progress) -> dict[str, Any]:
     """Perplexity of the answers in dialogues that training did not draw."""
-    source = SceneSource(shards, "dialogue", "held_out", NUM_DIALOGUES)
+    source = SceneSource(shards, "dialogue", "held_out", options.num_dialogues)
     encoder, janus = loaded.encoder, loaded.janus
     documents = []
-    for index in range(NUM_DIALOGUES):
+    for index in range(options.num_dialogues):
         record = source[index]
         sample = encoder.sample(record, "conversation", "text", random.Random(0), 0.0, 0.0)
         documents.append(encoder.document(sample, Reference("dialogue", 0, index, record.key)))

@@ -17,15 +17,15 @@ NEAR = 10
 """``object_near``: the named object is among so many nearest ones."""
 
 LABELS = {
-    "background": "Background colour right",
-    "count": "Number of objects right",
-    "side": "Side right (left or right)",
-    "object": "Named object nearest of all",
-    "object_near": f"Named object among the {NEAR} nearest",
-    "answer_colour": "Colour of the background",
+    "background": "Background colour",
+    "count": "Number of objects",
+    "side": "Left or right side",
+    "object": "Named object, top 1",
+    "object_near": f"Named object, top {NEAR}",
+    "answer_colour": "Background colour",
     "answer_count": "Number of objects",
     "answer_place": "Where an object is",
-    "answer_object": "Which object is there",
+    "answer_object": "Which object it is",
 }
 """Every measure in the order in which it is shown."""
 
@@ -46,7 +46,8 @@ def interval(right: int, n: int) -> tuple[float, float]:
     share, z2 = right / n, Z95 * Z95
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
+    low, high = 100 * (middle - half), 100 * (middle + half)
+    return max(0.0, round(low, 6)), min(100.0, round(high, 6))  # rounded: 0 of n is 0, not 5e-17
 
 
 def share(judgements: Sequence[bool]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, JanusForConditionalGeneration
+from transformers.utils import logging
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
@@ -54,6 +55,7 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = 
     for name in ("model.safetensors", "tokenizer.json"):
         if not (path / name).is_file() and not (path / f"{name}.index.json").is_file():
             raise UserError(f"{path} is not complete: {name} is missing")
+    logging.disable_progress_bar()  # "Loading weights" in the midst of ours
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         janus, info = JanusForConditionalGeneration.from_pretrained(

@@ -41,11 +41,13 @@ class PackedJanus(nn.Module):
         codes_NP = self.codes(batch)
         hidden_LD = self.hidden_states(self.embeddings(batch, codes_NP), batch)
         return loss_sums(
-            text_logits=_run(self.janus.lm_head, hidden_LD[batch.text_positions], spare=hidden_LD[:1]),
+            text_logits=_run(self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions), spare=hidden_LD[:1]),
             text_targets=batch.text_targets,
             text_target_is_understanding=batch.text_target_is_understanding,
             image_logits=_run(
-                self.janus.model.generation_head, hidden_LD[batch.image_loss_positions], spare=hidden_LD[:1]
+                self.janus.model.generation_head,
+                hidden_LD.index_select(0, batch.image_loss_positions),
+                spare=hidden_LD[:1],
             ),
             image_targets=codes_NP[batch.image_loss_pictures].flatten(),
         )

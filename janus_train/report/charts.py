@@ -73,10 +73,11 @@ def line_chart(
     from_zero: bool = False,
     top: float | None = None,
     note: str = "",
+    exact: bool = False,
 ) -> str:
     """A card with a title, the last values, and the curves: the values themselves faint, their running mean strong.
 
-    ``unit`` follows the last value; ``top`` fixes the axis' upper end. A series without values is left out; a chart
+    ``unit`` follows the last value; ``top`` fixes the axis' upper end; ``exact`` draws no running mean. A series without values is left out; a chart
     without any says so instead of showing an empty frame.
     """
     drawn = [s for s in series if s.values]
@@ -91,8 +92,9 @@ def line_chart(
     body = [frame.axes(ticks)]
     for s in drawn:
         body += [frame.level(s.asked, s.tone)] if s.asked is not None else []
-        means = smooth(s.values, max(len(s.values) // 25, 1))
-        if len(s.values) > 25:
+        span = 1 if exact else max(len(s.values) // 25, 1)
+        means = smooth(s.values, span)
+        if span > 1:
             body.append(frame.path(s.steps, s.values, f"raw {s.tone}"))
         body.append(frame.path(s.steps, means, f"line {s.tone}"))
     legend = " ".join(
@@ -144,6 +146,7 @@ class _Frame:
             y = self.y(tick)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end">step</text>')
         inside = [t for t in nice_ticks(self.x_low, self.x_high) if self.x_low <= t <= self.x_high and t == int(t)]
         for tick in inside:
             anchor = "end" if self.x(tick) > WIDTH - 24 else "middle"

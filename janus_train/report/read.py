@@ -87,11 +87,12 @@ def _read_run(folder: Path) -> Run:
         config=(yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {},
         manifest=json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
         steps=[line for line in steps if "step" in line],
-        previews=sorted((folder / "samples").glob("step-*.png"), key=_step_of),
+        previews=sorted((folder / "samples").glob("step-*.png"), key=step_of),
     )
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step in the name of a preview's file."""
     found = re.search(r"step-(\d+)", path.name)
     return int(found[1]) if found else 0
 

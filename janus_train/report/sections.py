@@ -13,7 +13,7 @@ import yaml
 from janus_train.config import PARTS
 from janus_train.data.sample import KINDS, Kind
 from janus_train.report.charts import Series, line_chart
-from janus_train.report.read import Evaluation, Line, Run
+from janus_train.report.read import Evaluation, Line, Run, step_of
 
 MAX_PICTURES, MAX_ANSWERS, MAX_PREVIEWS = 24, 12, 6
 """How many are shown: a page of a few MB at most."""
@@ -54,9 +54,10 @@ def results(evaluation: Evaluation) -> str:
     found = evaluation.results
     about = (
         f"Measured on held-out scenes: {found.get('num_prompts', 0)} prompts drawn at guidance {found.get('guidance', 0):g}, "
-        f"{found.get('num_questions', 0)} questions answered. Brackets are 95 % intervals. The detector is not a neural "
-        "network; its own accuracy on the true pictures, and on the same pictures through the VQ tokenizer and back, is "
-        "the ceiling for what is drawn."
+        f"{found.get('num_questions', 0)} questions answered. Small figures are 95 % intervals, the upright mark in a bar is "
+        "what was asked. The detector is not a neural network: it looks for the nearest of all "
+        f"{found.get('num_objects', 0)} object pictures. Its own accuracy on the true pictures, and on the same pictures "
+        "through the VQ tokenizer and back, is the ceiling for what is drawn."
     )
     groups: dict[str, list[Line]] = {}
     for measure in found.get("measures", []):
@@ -132,11 +133,14 @@ def pictures(evaluation: Evaluation) -> str:
     for line in evaluation.pictures[:MAX_PICTURES]:
         chips = "".join(_chip(name, right) for name, right in line.get("right", {}).items())
         cards.append(
-            f'<figure class="drawn">{picture(evaluation.folder / line["picture"], line["prompt"])}<figcaption>'
-            f"{picture(evaluation.folder / line['true_picture'], 'the true picture', 'true')}"
-            f"<span>{escape(line['prompt'])}</span></figcaption><p>{chips}</p></figure>"
+            f'<figure class="drawn"><div>{picture(evaluation.folder / line["picture"], "drawn: " + line["prompt"])}'
+            f"{picture(evaluation.folder / line['true_picture'], 'the true picture')}</div>"
+            f"<figcaption>{escape(line['prompt'])}</figcaption><p>{chips}</p></figure>"
         )
-    lead = "Prompts of held-out scenes. Below each, small: the true picture of that scene, which the model never saw."
+    lead = (
+        "Prompts of held-out scenes, the first ones, not the best ones. Left what was drawn; right the true picture of that "
+        "scene, which the model never saw. The marks are the detector's."
+    )
     return f'<section id="pictures"><h2>Pictures it drew</h2><p class="lead">{lead}</p><div class="pictures">{"".join(cards)}</div></section>'
 
 
@@ -219,13 +223,15 @@ def stage(run: Run) -> str:
 
 
 def _charts(run: Run) -> Iterable[str]:
+    shares = _asked_shares(run)
     for kind in KINDS:
+        if shares.get(kind) == 0:
+            continue
         label = {"text": "text", "understanding": "understanding", "generation": "pictures"}[kind]
         yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
-    shares = _asked_shares(run)
     realised = [Series(kind, *_realised(run, kind), kind, shares.get(kind)) for kind in KINDS]
     yield line_chart("Samples by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked")
-    yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True)
+    yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]
     yield line_chart("Fill of the packed rows", [Series("", steps, percent, "plain")], unit=" %", top=100)
@@ -258,11 +264,12 @@ def _mixture(run: Run) -> str:
     if not total or not asked:
         return ""
     ratio = run.config["ratio"]
-    chips = " ".join(
-        f'<span class="key {kind}">{kind}</span> {asked[kind]:.1f} % asked, <b>{100 * counts[kind] / total:.1f} %</b> of {total:,.0f} samples;'
-        for kind in KINDS
-    ).rstrip(";")
-    return f'<p class="mixture">Ratio {":".join(str(ratio[kind]) for kind in KINDS)}: {chips}</p>'
+    names = " : ".join(f'<span class="key {kind}">{kind}</span>' for kind in KINDS)
+    realised = " / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS)
+    return (
+        f'<p class="mixture">{names} = {":".join(str(ratio[kind]) for kind in KINDS)} asked, that is '
+        f"{' / '.join(f'{asked[kind]:.1f}' for kind in KINDS)} %; realised <b>{realised} %</b> of {total:,.0f} samples.</p>"
+    )
 
 
 def _previews(run: Run) -> str:
@@ -271,9 +278,7 @@ def _previews(run: Run) -> str:
     stride = max(1, -(-len(run.previews) // MAX_PREVIEWS))
     kept = run.previews[::-1][::stride][::-1]
     figures = "".join(
-        f"<figure>{picture(path, path.stem)}<figcaption>{escape(path.stem.replace('step-', 'step ').replace(' 0', ' ').lstrip('0'))}"
-        "</figcaption></figure>"
-        for path in kept
+        f"<figure>{picture(path, path.stem)}<figcaption>step {step_of(path):,}</figcaption></figure>" for path in kept
     )
     return f'<h3>Previews while training</h3><div class="previews">{figures}</div>'
 

@@ -50,16 +50,16 @@ td.name { white-space: normal; }
 figure { margin: 0; }
 img { display: block; max-width: 100%; }
 .none { color: var(--soft); font-size: 0.88rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(168px, 1fr)); gap: 16px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 16px; }
 .drawn, .answer, .chart { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; overflow: hidden; }
 .drawn { display: flex; flex-direction: column; }
-.drawn > img { width: 100%; }
-.drawn figcaption { display: flex; gap: 10px; padding: 10px 10px 6px; font-size: 0.88rem; line-height: 1.35; flex: 1; }
-.drawn .true { width: 44px; height: 44px; border-radius: 5px; flex: none; }
-.drawn p { margin: 0; padding: 0 10px 10px; display: flex; gap: 4px; flex-wrap: wrap; }
+.drawn div { display: grid; grid-template-columns: 1fr 1fr; gap: 1px; border-bottom: 1px solid var(--edge); background: var(--edge); }
+.drawn img { width: 100%; }
+.drawn figcaption { padding: 10px 12px 8px; font-size: 0.9rem; line-height: 1.4; flex: 1; }
+.drawn p { margin: 0; padding: 0 12px 12px; display: flex; gap: 4px; flex-wrap: wrap; }
 .answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px; }
 .answer { display: flex; gap: 12px; padding: 10px; align-items: center; }
-.answer img { width: 84px; height: 84px; border-radius: 6px; flex: none; }
+.answer img { width: 84px; height: 84px; border-radius: 6px; flex: none; outline: 1px solid var(--edge); }
 .answer figcaption { font-size: 0.92rem; line-height: 1.4; }
 .answer span.asks { color: var(--soft); display: block; white-space: pre-line; }
 .answer span.says { display: block; font-weight: 600; }
@@ -69,6 +69,7 @@ img { display: block; max-width: 100%; }
 .chart figcaption { font-size: 0.92rem; line-height: 1.4; display: flex; justify-content: space-between; gap: 4px 12px; flex-wrap: wrap;
   font-variant-numeric: tabular-nums; }
 .chart figcaption span span:not(:first-child) { margin-left: 8px; }
+.chart figcaption b, .chart .key { white-space: nowrap; }
 .chart svg { display: block; width: 100%; height: auto; margin-top: 6px; }
 .chart text { font-size: 11px; fill: var(--soft); }
 .chart .grid { stroke: var(--edge); }
@@ -94,6 +95,7 @@ pre { overflow-x: auto; font-size: 0.85rem; line-height: 1.45; background: var(-
   .results td.name { font-weight: 600; }
   .results td.graph { padding: 6px 0; }
   .results td[data-name]:not([data-name=""]):not(.value)::before { content: attr(data-name) " "; color: var(--soft); font-size: 0.85rem; }
-  .pictures { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 12px; }
+  .parts td, .parts th { padding-left: 0; padding-right: 8px; }
+  .pictures { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 12px; }
 }
 """

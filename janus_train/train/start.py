@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import Config, ModelConfig, Part, UserError, resolve
 from janus_train.data.encode import SpecialTokens
@@ -55,7 +55,7 @@ def find_start(config: Config, run: Path) -> Start:
 
 def load_start(
     config: Config, start: Start
-) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerBase, list[Part]]:
+) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
     """The model in fp32, its tokenizer, and the parts that were initialised anew. Raises `UserError` if it does not fit."""
     model = config.model
     tokenizer = load_tokenizer(start.folder)
@@ -92,7 +92,7 @@ def load_start(
     return janus, tokenizer, new
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json")
     return AutoTokenizer.from_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,7 +116,9 @@ def test_pictures_come_in_the_prompts_order(janus, encoder):
     together = generate_pictures(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
     assert done == [3, 2]
     for n, prompt in enumerate(PROMPTS):
-        assert together[n].tobytes() == generate_pictures(janus, [prompt], seeds=[n], **options)[0].tobytes()
+        alone = generate_pictures(janus, [prompt], seeds=[n], **options)[0]
+        difference = np.asarray(together[n], int) - np.asarray(alone, int)
+        assert abs(difference).max() <= 1  # the VQ decoder rounds otherwise in another batch
 
 
 def test_sampling_follows_the_distribution():

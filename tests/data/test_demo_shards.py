@@ -1,0 +1,98 @@
+"""The embedded shards: what they hold, and that the packages give the same bytes again."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from janus_train.config import ROOT, UserError
+from janus_train.data.shards import ShardSource
+
+DEMO = ROOT / "data_recipes/demo"
+TARS = sorted((DEMO / "shards").glob("*.tar"))
+
+
+def script():
+    """The build script as a module."""
+    spec = importlib.util.spec_from_file_location("build_shards", DEMO / "build_shards.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_object_has_its_fields_and_a_picture() -> None:
+    source = ShardSource(TARS)
+    assert len(source) == 825
+    names = set()
+    for index in range(len(source)):
+        record = source[index]
+        names.add(record.fields["class_name"])
+        assert set(record.fields) == {"class_name", "tags", "class_name_zh", "tags_zh", "group", "subgroup", "hexcode"}
+        assert record.pictures[0].size == (64, 64)
+        assert record.pictures[0].convert("RGBA").getchannel("A").getextrema()[1] == 255
+    assert len(names) == 825
+    assert not any("\u2019" in name or "+" in name or "@" in name for name in names)
+
+
+def test_shards_are_small_and_licensed() -> None:
+    assert sum(tar.stat().st_size for tar in TARS) < 6_000_000
+    licence = (DEMO / "shards/LICENSE").read_text()
+    for holder in ("Microsoft", "LobeHub", "Miles Johnson", "Permission is hereby granted"):
+        assert holder in licence
+
+
+def test_members_say_nothing_of_when_and_who() -> None:
+    for path in TARS:
+        with tarfile.open(path) as tar:
+            assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "root", 0o644)}
+
+
+def test_scaling_takes_no_colour_from_transparent_pixels() -> None:
+    """A red disc whose transparent surroundings are stored green stays red to its edge."""
+    import io
+
+    picture = Image.new("RGBA", (256, 256), (0, 255, 0, 0))
+    picture.paste((255, 0, 0, 255), (64, 64, 191, 191))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    small = script().shrink(stream.getvalue())
+    assert all(g < 8 for r, g, b, a in small.getdata() if a > 16)
+
+
+def test_a_wrong_package_gets_one_line(tmp_path: Path) -> None:
+    module = script()
+    with pytest.raises(UserError, match="no such file"):
+        module.build(tmp_path, tmp_path / "out")
+    for name in module.PACKAGES:
+        (tmp_path / name).write_bytes(b"not it")
+    with pytest.raises(UserError, match="SHA-256"):
+        module.build(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
+    """Needs the packages: from the folder DEMO_PACKAGES, or from the registry through npm."""
+    module = script()
+    given = os.environ.get("DEMO_PACKAGES")
+    if given is None:
+        if shutil.which("npm") is None:
+            pytest.skip("no DEMO_PACKAGES folder and no npm: the rebuild of the shards is not checked")
+        try:
+            module.fetch(tmp_path)
+        except UserError as error:
+            pytest.skip(f"the packages cannot be had: {error}")
+    if Image.__version__ != module.PILLOW:
+        pytest.skip(f"Pillow {Image.__version__} is not {module.PILLOW}, which wrote the shards")
+    command = [sys.executable, str(DEMO / "build_shards.py"), "--check", "--packages", given or str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "are what the packages give" in done.stdout

@@ -1,0 +1,142 @@
+"""An evaluation from a model's folder to its files, with a random model; and with a model that only repeats the truth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from janus_train.data.scenes import held_out_scenes, library, render
+from janus_train.evaluate import evaluate as module
+from janus_train.evaluate.evaluate import Options, evaluate, normalised, prompt_of, round_trips
+from janus_train.evaluate.grid import picture_grid
+from janus_train.evaluate.table import results_table
+from janus_train.infer.load import load_model
+
+OPTIONS = Options(
+    num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, num_dialogues=9, batch_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(random_base):
+    return load_model(random_base)
+
+
+@pytest.fixture(scope="module")
+def results(loaded, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    seen = []
+    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told)), out, seen
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_files(results):
+    found, out, _ = results
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == found
+    pictures, answers = lines(out / "pictures.jsonl"), lines(out / "answers.jsonl")
+    assert len(pictures) == 10 and len(answers) == 12
+    for line in pictures:
+        assert Image.open(out / line["picture"]).size == Image.open(out / line["true_picture"]).size == (64, 64)
+    assert all((out / line["picture"]).is_file() for line in answers)
+    assert [line["sort"] for line in answers] == ["colour", "count", "place", "object"] * 3
+    assert Image.open(out / "grid.png").width > 600
+
+
+def test_measures(results):
+    found, _, _ = results
+    by_name = {m["name"]: m for m in found["measures"]}
+    assert set(by_name) == {
+        "background",
+        "count",
+        "side",
+        "object",
+        "object_near",
+        *(f"answer_{s}" for s in module.SORTS),
+    }
+    for m in found["measures"]:
+        assert m["low"] <= m["percent"] <= m["high"] and m["right"] <= m["n"]
+    for name in ("background", "count", "object"):
+        assert by_name[name]["true_pictures"]["percent"] >= 90
+        assert by_name[name]["round_trips"]["n"] == by_name[name]["n"]
+    assert by_name["object"]["chance"] == pytest.approx(100 / found["num_objects"])
+    assert by_name["object"]["right"] == 0, "a random model draws no object"
+    assert by_name["answer_colour"]["asked"] == {"percent": 80.0} and by_name["answer_colour"]["reached"] is False
+    vocabulary = 400
+    assert 0.3 * vocabulary < found["text"]["perplexity"] < 30 * vocabulary, "a random model knows nothing"
+
+
+def test_progress_is_told_to_the_end(results):
+    _, _, seen = results
+    for what, total in (("draw", 10), ("judge", 10), ("answer", 12), ("read", 9)):
+        told = [(done, of) for name, done, of in seen if name == what]
+        assert told[-1] == (total, total) and told == sorted(told)
+
+
+def test_same_seed_same_pictures(loaded, results, tmp_path):
+    _, out, _ = results
+    options = Options(
+        num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, num_dialogues=2, batch_size=2
+    )
+    evaluate(loaded, tmp_path, options)
+    for n in range(3):
+        one, other = (np.asarray(Image.open(folder / f"pictures/{n:04d}.png"), int) for folder in (tmp_path, out))
+        assert abs(one - other).max() <= 1  # the VQ decoder rounds otherwise in another batch
+
+
+def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
+    scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
+    answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in module._ask(scene, 3 + n)])
+    monkeypatch.setattr(module, "generate_pictures", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    monkeypatch.setattr(
+        module, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
+    )
+    found = evaluate(loaded, tmp_path, OPTIONS)
+    for m in found["measures"]:
+        assert m["percent"] == (m["true_pictures"]["percent"] if m["group"] == "generation" else 100.0)
+        assert m.get("reached", True)
+
+
+def test_round_trips_are_pictures_of_the_models_size(loaded, object_shards):
+    scene, objects = held_out_scenes(object_shards, 1)[0], library(tuple(object_shards))
+    assert [p.size for p in round_trips(loaded, [render(scene, objects)] * 2)] == [(64, 64)] * 2
+
+
+def test_prompts_are_the_training_sentences(object_shards):
+    scene = held_out_scenes(object_shards, 1)[0]
+    prompts = [prompt_of(scene, n) for n in range(5)]
+    assert len(set(prompts)) == 4 and prompts[0] == prompts[4]
+    for prompt in prompts:
+        assert prompt[0].isupper() and prompt.endswith(".") and scene.background in prompt
+        assert all(placed.thing.name in prompt for placed in scene.placed)
+
+
+def test_answers_are_compared_without_case_space_and_stop():
+    assert normalised(" On the  left.\n") == normalised("on the left")
+    assert normalised("A red apple.") != normalised("An apple.")
+    assert normalised("") == ""
+
+
+def test_grid_takes_any_number():
+    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    for n in (1, 5, 7):
+        grid = picture_grid(
+            [("A very long prompt about a large red apple, on a blue background.", picture, picture)] * n
+        )
+        assert grid.width > 128 and grid.height > 128
+
+
+def test_table_shows_every_measure(results):
+    found, _, _ = results
+    console = Console(width=104, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(results_table(found))
+    text = console.export_text()
+    for m in found["measures"]:
+        assert m["label"] in text and f"{m['right']}/{m['n']}" in text
+    assert "10x no" in text and "perplexity" in text

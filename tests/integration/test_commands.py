@@ -1,0 +1,115 @@
+"""The real commands, as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from janus_train.config import ROOT
+
+BIN = Path(sys.executable).parent
+QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "data.lookahead=2", "run.cpu_threads=1")
+
+
+def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run([str(w) for w in words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("accelerate", "launch", "--quiet", "--num_processes", "1", "train.py", *words)
+
+
+def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
+    """Each stage starts where the one before ended; the result draws and answers."""
+    for stage in (1, 2, 3):
+        done = launch(f"+stage={stage}", f"output_dir={tmp_path}/stage{stage}", "run.steps=2", *QUICK)
+        assert done.returncode == 0, done.stderr
+        start = "the shipped base" if stage == 1 else f"stage {stage - 1}'s result"
+        assert f"stage {stage} starts from {start}" in done.stderr
+        assert len((tmp_path / f"stage{stage}/metrics.jsonl").read_text().splitlines()) == 2
+    final = tmp_path / "stage3/final"
+    drawn = run("janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn")
+    assert drawn.returncode == 0 and len(list((tmp_path / "drawn").glob("*.png"))) == 1, drawn.stderr
+    asked = run("janus-train", "chat", final, "--image", next((tmp_path / "drawn").glob("*.png")), "--prompt", "What is this?", "--max-new-tokens", "3")
+    assert asked.returncode == 0, asked.stderr
+    report = run("janus-train", "report", tmp_path)
+    assert report.returncode == 0 and (tmp_path / "report.html").stat().st_size > 10_000, report.stderr
+
+
+def test_the_same_command_again_says_that_it_is_done(tmp_path: Path) -> None:
+    words = ("+stage=1", f"output_dir={tmp_path}/run", "run.steps=1", *QUICK)
+    assert launch(*words).returncode == 0
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    again = launch(*words)
+    assert again.returncode == 0 and "is finished at step 1" in again.stdout
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
+    """kill -9 after the first checkpoint: the resumed run has the batches, losses and weights of one never stopped."""
+    from safetensors.torch import load_file
+    import torch
+
+    words = ("+stage=2", "run.steps=14", "run.checkpoint_every=4", *QUICK)
+    assert launch(*words, f"output_dir={tmp_path}/whole").returncode == 0
+    victim = subprocess.Popen(
+        [sys.executable, "train.py", *words, f"output_dir={tmp_path}/cut"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert victim.stderr
+    for line in victim.stderr:
+        if "step 6/14" in line:
+            victim.kill()
+            break
+    victim.wait(timeout=60)
+    assert victim.returncode == -9 and not (tmp_path / "cut/final").exists()
+    done = launch(*words, f"output_dir={tmp_path}/cut")
+    assert done.returncode == 0 and "starts from its checkpoint" in done.stderr, done.stderr
+
+    def kept(folder: Path) -> list[tuple[int, str, float]]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], line["batch_digest"], line["loss"]) for line in lines]
+
+    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
+    a, b = (load_file(tmp_path / name / "final/model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no stage given: add +stage=1"),
+        (["+stage=4"], "stage=4: no such stage, choose 1, 2, 3"),
+        (["+stage=1", "run.step=3"], "run.step: no such option; did you mean run.steps?"),
+        (["+stage=1", "run.steps=x"], "run.steps: Input should be a valid integer, got 'x'"),
+        (["+stage=1", "init_from=nowhere"], "init_from=nowhere: there is no such folder"),
+        (["+stage=1", "data.recipe=nowhere.yaml"], "there is no file"),
+        (["+stage=1", "model=janus_pro_1b"], "data.recipe: no recipe is given"),
+        (["+stage=1", "model.text.hidden_size=96", "model.text.intermediate_size=64"], "does not fit model tiny"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, words: list[str], message: str) -> None:
+    done = run(sys.executable, "train.py", *words, f"output_dir={tmp_path}/run")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
+    for name in ("stage1.yaml",):
+        (tmp_path / name).write_bytes((ROOT / "data_recipes/demo" / name).read_bytes())
+    (tmp_path / "shards").mkdir()
+    for path in (ROOT / "data_recipes/demo/shards").glob("objects-*"):
+        (tmp_path / "shards" / path.name).write_bytes(path.read_bytes())
+    tar = tmp_path / "shards/objects-001.tar"
+    tar.write_bytes(tar.read_bytes()[:50_000])
+    done = run(sys.executable, "train.py", "+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run")
+    assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1
+    assert "objects-001.tar is damaged: 50000 bytes" in done.stderr
+    assert not (tmp_path / "run").exists()

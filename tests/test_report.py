@@ -1,0 +1,299 @@
+"""The report: everything that a run and an evaluation left behind is on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from janus_train.config import PARTS, UserError
+from janus_train.evaluate.measures import measure, share
+from janus_train.report import build
+from janus_train.report.charts import Series, line_chart, nice_ticks, number, smooth
+
+RATIOS = {1: (1, 0, 3), 2: (2, 3, 5), 3: (5, 1, 4)}
+TRAINED = {
+    1: ["understanding_adaptor", "generation_adaptor", "image_head"],
+    2: ["understanding_adaptor", "generation_adaptor", "image_head", "language_model"],
+    3: [part for part in PARTS if part not in ("generation_encoder", "generation_embedding")],
+}
+KINDS = ("understanding", "text", "generation")
+
+
+def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
+    """A run's folder as training leaves it, with invented numbers."""
+    (folder / "samples").mkdir(parents=True)
+    rng = random.Random(stage)
+    ratio = dict(zip(KINDS, RATIOS[stage], strict=True))
+    config = {
+        "stage": stage,
+        "seed": 0,
+        "train_parts": TRAINED[stage],
+        "model": {"name": "tiny", "image_size": 64},
+        "ratio": ratio,
+        "optim": {"learning_rate": 2e-3, "schedule": "constant", "warmup_steps": 10},
+        "batch": {"row_tokens": 512, "rows_per_step": 4},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = {
+        "stage": stage,
+        "config": config,
+        "parts": {
+            p: {"parameters": 1000 * (n + 1), "trains": p in TRAINED[stage], "new": False} for n, p in enumerate(PARTS)
+        },
+        "commit": "0123456789abcdef",
+        "versions": {"torch": "2.13"},
+        "hardware": {"machine": "x86_64", "system": "Linux", "cpus": 2, "gpus": []},
+        "data": {"recipe": "feedfacefeedface"},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1, num_steps + 1):
+            falling = 1.5 + 4 * math.exp(-4 * step / num_steps)
+            line = {
+                "step": step,
+                "loss": falling,
+                "loss/text": None if stage == 1 else falling + rng.gauss(0, 0.15),
+                "loss/understanding": falling * 0.7 + rng.gauss(0, 0.2),
+                "loss/generation": falling * 1.2 + rng.gauss(0, 0.05),
+                **{f"samples/{kind}": round(4 * part + rng.random()) if part else 0 for kind, part in ratio.items()},
+                "tokens": 1900,
+                "fill": 0.93 + 0.05 * rng.random(),
+                "learning_rate": 2e-3 * min(1.0, step / 10),
+                "grad_norm": math.nan if step == 7 else 1 + rng.random(),
+                "tokens_per_s": 9000 + 800 * rng.random(),
+                "step_s": 0.2,
+                "batch_digest": "0" * 16,
+            }
+            file.write(json.dumps(line) + "\n")
+    for step in (num_steps // 2, num_steps):
+        Image.new("RGB", (256, 128), (40, 90, 210)).save(folder / "samples" / f"step-{step:06d}.png")
+    return folder
+
+
+def make_evaluation(folder: Path, num_pictures: int = 12) -> Path:
+    """An evaluation's folder, with invented numbers."""
+    (folder / "pictures").mkdir(parents=True)
+    rng = random.Random(0)
+
+    def generation(name: str, rate: float, chance: float) -> dict:
+        judged = [rng.random() < rate for _ in range(200)]
+        found = measure(name, "generation", judged, chance)
+        return found | {"true_pictures": share([True] * 200), "round_trips": share([True] * 190 + [False] * 10)}
+
+    measures = [
+        generation("background", 0.95, 18.0),
+        generation("count", 0.8, 38.0),
+        generation("side", 0.7, 50.0),
+        generation("object", 0.05, 0.12),
+        generation("object_near", 0.2, 1.2),
+        *(
+            measure(f"answer_{sort}", "understanding", [rng.random() < 0.85 for _ in range(100)], 20.0)
+            for sort in ("colour", "count", "place", "object")
+        ),
+    ]
+    results = {
+        "num_prompts": 200,
+        "num_questions": 400,
+        "guidance": 5.0,
+        "temperature": 1.0,
+        "seconds": 71.5,
+        "measures": measures,
+        "text": {"n": 100, "tokens": 2100, "perplexity": 2.34},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    pictures, answers = [], []
+    for n in range(num_pictures):
+        for end in ("", "-true"):
+            Image.new("RGB", (64, 64), (20 * n % 256, 90, 120)).save(folder / f"pictures/{n:04d}{end}.png")
+        pictures.append(
+            {
+                "prompt": f"Prompt {n}: a dog face on the left, on a <red> background.",
+                "picture": f"pictures/{n:04d}.png",
+                "true_picture": f"pictures/{n:04d}-true.png",
+                "right": {"background": True, "count": n % 2 == 0, "object": False},
+            }
+        )
+        answers.append(
+            {
+                "sort": ("colour", "count", "place", "object")[n % 4],
+                "question": f"Question {n}?",
+                "answer": "Red & blue.",
+                "expected": "Green.",
+                "right": n % 3 == 0,
+                "picture": f"pictures/{n:04d}-true.png",
+            }
+        )
+    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pictures))
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    return folder
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: well-formed nesting, texts, and everything it would load."""
+
+    VOID = ("meta", "img", "line", "polyline", "br", "link")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.text += data + " "
+
+
+@pytest.fixture
+def demo(tmp_path):
+    for stage in (1, 2, 3):
+        make_run(tmp_path / f"stage{stage}", stage)
+    make_evaluation(tmp_path / "evaluation")
+    return tmp_path
+
+
+def test_demo_page_has_everything(demo):
+    path = build(demo)
+    assert path == demo / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    for stage in (1, 2, 3):
+        assert f"Stage {stage}" in page.text
+    for label in ("Background colour", "Left or right side", "Named object, top 10", "Where an object is"):
+        assert label in page.text
+    results = json.loads((demo / "evaluation/results.json").read_text())
+    for m in results["measures"]:
+        assert f"{m['percent']:.1f} %" in page.text
+    assert "90 %" in page.text and "10× chance" in page.text
+    assert ("not reached" in page.text) == any(m.get("reached") is False for m in results["measures"])
+    assert "perplexity" in page.text and "2.34" in page.text
+    assert "Prompt 3: a dog face on the left, on a <red> background." in page.text
+    assert "Red & blue." in page.text and "expected: Green." in page.text
+    for part in PARTS:
+        assert part.replace("_", " ") in page.text
+    assert page.text.count("trained ") >= 3 + 4 + 5 and page.text.count("frozen") >= 4 + 3 + 2
+    assert (
+        "2:3:5 asked, that is 20.0 / 30.0 / 50.0 %; realised" in page.text
+        and "0123456789" in page.text
+        and "feedfacefeedface" in page.text
+    )
+    assert "learning_rate: 0.002" in page.text
+
+
+def test_page_loads_nothing_and_runs_nothing(demo):
+    html = build(demo).read_text(encoding="utf-8")
+    page = Page(html)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
+    sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert sources and all(src.startswith("data:image/png;base64,") for src in sources)
+    assert "http://" not in html and "https://" not in html and "url(" not in html and "@import" not in html
+    assert all(alt for tag, attrs in page.tags if tag == "img" for alt in [attrs.get("alt")])
+
+
+def test_menu_leads_to_sections(demo):
+    page = Page(build(demo).read_text(encoding="utf-8"))
+    ids = {attrs["id"] for tag, attrs in page.tags if tag == "section"}
+    links = {attrs["href"][1:] for tag, attrs in page.tags if tag == "a"}
+    assert links == ids and len(ids) == 8
+
+
+def test_single_run(tmp_path):
+    page = Page(build(make_run(tmp_path / "run", 2)).read_text(encoding="utf-8"))
+    assert "tiny: stage 2" in page.text and "60 steps in 12 s" in page.text
+    charts = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert len(charts) == 8
+    assert any(attrs["aria-label"].startswith("Loss on text") for attrs in charts)
+
+
+def test_stage_one_has_no_text_loss(tmp_path):
+    page = Page(build(make_run(tmp_path / "run", 1)).read_text(encoding="utf-8"))
+    assert "Loss on pictures" in page.text and "Loss on text" not in page.text
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 7
+
+
+def test_run_with_archived_stages(tmp_path):
+    make_run(tmp_path / "run", 2)
+    make_run(tmp_path / "run" / "stage1", 1)
+    page = Page(build(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "tiny: stages 1, 2" in page.text
+
+
+def test_evaluation_alone_and_empty_run(tmp_path):
+    make_evaluation(tmp_path / "only")
+    assert "Left or right side" in Page(build(tmp_path / "only").read_text(encoding="utf-8")).text
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh/metrics.jsonl").write_text("")
+    assert "not measured" in Page(build(tmp_path / "fresh").read_text(encoding="utf-8")).text
+
+
+def test_cut_off_last_line_is_left_out_and_damage_is_named(tmp_path):
+    run = make_run(tmp_path / "run", 3)
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text[:-40])
+    assert "59 steps" in Page(build(run).read_text(encoding="utf-8")).text
+    lines = text.splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:4], lines[4][:30], *lines[5:]]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 5 is damaged"):
+        build(run)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        build(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds neither"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (1.37, 5.9), (-3, 3), (0, 2e-3), (5, 5), (1, 270000), (0, 0)])
+def test_ticks_are_round_and_cover(low, high):
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-9 and ticks[-1] >= high - 1e-9
+    steps = {round(b - a, 12) for a, b in pairwise(ticks)}
+    assert len(steps) == 1
+
+
+def test_numbers_are_short():
+    assert [number(v) for v in (0, 12000, 2e6, 0.25, 1e-4, 93.0)] == ["0", "12k", "2M", "0.25", "1e-4", "93"]
+
+
+def test_smoothing_keeps_length_and_mean():
+    values = [float(i % 7) for i in range(70)]
+    assert len(smooth(values, 14)) == 70
+    assert smooth(values, 1) == values
+    assert abs(smooth(values, 15)[35] - 3) < 0.3
+
+
+def test_curve_points_lie_where_they_belong():
+    html = line_chart("L", [Series("", [0, 10], [0.0, 4.0], "plain")])
+    points = re.search(r'class="line plain" points="([^"]+)"', html)[1].split()
+    (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in points)
+    assert x0 < x1 and y0 > y1  # the axis points down
+    assert (x0, y0, x1, y1) == (46.0, 164.0, 350.0, 10.0)
+
+
+def test_long_runs_stay_small():
+    steps = list(range(1, 270001))
+    html = line_chart("L", [Series("", steps, [1.0 + (s % 9) for s in steps], "plain")])
+    assert len(html) < 40000
