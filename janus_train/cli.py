@@ -6,6 +6,7 @@ error and exit code 2.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: Any = typer.BadParameter.__bases__[0]
 """click's class; typer brings a click of its own, under a private name."""
 
 Model = Annotated[str, typer.Argument(help="A trained model's folder, for example outputs/demo/stage3/final.")]
@@ -79,7 +80,7 @@ def generate(
     """Draw pictures from prompts."""
     if any(not text.strip() for text in prompt):
         raise UserError("--prompt is empty: say what to draw")
-    _writable(out)
+    _check_writable(out)
     loaded = _load(model, device)
     from janus_train.infer.generate import generate_pictures
 
@@ -94,6 +95,7 @@ def generate(
         seeds=[seed + number for number in range(len(texts))],
         greedy=temperature == 0,
     )
+    out.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
         path = out / f"{number // num_images:03d}-{seed + number}.png"
         picture.save(path)
@@ -156,8 +158,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure drawing and answering on held-out scenes of the embedded pictures, and print the table."""
-    _writable(out)
-    from janus_train.evaluate.evaluate import Options
+    _check_writable(out)
+    from janus_train.evaluate.common import Options
     from janus_train.evaluate.evaluate import evaluate as run_evaluation
 
     loaded = _load(model, device)
@@ -214,12 +216,13 @@ def _open_picture(path: Path) -> Image.Image:
         raise UserError(f"--image {path} cannot be read as a picture ({error})") from None
 
 
-def _writable(folder: Path) -> None:
-    """Makes the folder now: before minutes are spent on what goes into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder} cannot be made: {error.strerror}") from None
+def _check_writable(folder: Path) -> None:
+    """Before minutes are spent on what goes into it; makes nothing yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--out {folder} cannot be made: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--out {folder} cannot be written: no permission in {there}")
 
 
 def _print_table(results: dict[str, Any]) -> None:

@@ -148,6 +148,7 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, says):
     assert code == 2
     assert told.count("\n") == 1 and told.startswith("error: ") and says in told
     assert not printed
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["EMPTY", "FILE"], "nothing is left behind"
 
 
 def test_placeholders_must_match(run, random_base):

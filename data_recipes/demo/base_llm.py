@@ -14,7 +14,7 @@ from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from torch import nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.data.encode import ASSISTANT, BOS, EOS, USER
+from janus_train.data.encode import ASSISTANT, BOS, EOS, SPECIAL_TOKENS, USER
 from janus_train.data.scenes import SceneSource
 
 VIEWS = ("text", "dialogue", "scene_caption", "text", "dialogue", "class_caption")
@@ -41,11 +41,12 @@ def document(view: str, index: int, split: str = "train") -> str:
 
 
 def texts(count: int) -> Iterator[str]:
-    """Training documents without special tokens, for the tokenizer."""
+    """Training texts of every view without special tokens, for the tokenizer; words stand as they will in the stages."""
+    views = ("text", "dialogue", "scene_caption", "conversation", "draw")
     for index in range(count):
-        for view in ("text", "dialogue", "scene_caption"):
+        for view in views:
             text = document(view, index)
-            for token in (BOS, EOS, USER, ASSISTANT):
+            for token in SPECIAL_TOKENS:
                 text = text.replace(token, "")
             yield text
 

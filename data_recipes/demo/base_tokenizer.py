@@ -29,7 +29,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    assert tokenizer.get_vocab_size() == vocab_size, f"{tokenizer.get_vocab_size()} entries: too few texts for {vocab_size}"
+    assert tokenizer.get_vocab_size() == vocab_size, (
+        f"{tokenizer.get_vocab_size()} entries: too few texts for {vocab_size}"
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,

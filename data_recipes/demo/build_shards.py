@@ -194,7 +194,7 @@ def check(packages: Path) -> None:
             if not committed.is_file():
                 raise UserError(f"{committed}: missing; run data_recipes/demo/build_shards.py")
             if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
-                hint = "" if PILLOW == PIL.__version__ else f" (built with Pillow {PILLOW}, this is {PIL.__version__})"
+                hint = "" if PIL.__version__ == PILLOW else f" (built with Pillow {PILLOW}, this is {PIL.__version__})"
                 raise UserError(f"{committed}: differs from what the packages give{hint}")
     print("the committed shards are what the packages give")
 

@@ -69,7 +69,9 @@ def build_janus(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     return build(config, **vars(special))
 
 
-def train(part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, effort: float, seed: int) -> Figures:
+def train(
+    part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, effort: float, seed: int
+) -> Figures:
     """Trains one part in place. Every part has its own seed, so that none depends on what was trained before it."""
     steps = {name: max(1, round(number * effort)) for name, number in STEPS.items()}
     torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
@@ -86,7 +88,9 @@ def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, tor
     return {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(PREFIXES[part])}
 
 
-def train_or_continue(part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, options: Any) -> Figures:
+def train_or_continue(
+    part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, options: Any
+) -> Figures:
     weights, noted = options.work / f"{part}.safetensors", options.work / f"{part}.json"
     if options.resume and noted.is_file():
         janus.load_state_dict(load_file(weights), strict=False)
@@ -105,11 +109,16 @@ def round_to_bf16(janus: JanusForConditionalGeneration) -> dict[str, torch.Tenso
 
 
 def table(title: str, figures: Figures) -> str:
-    rows = [f"| {name} | {value:.3g} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in figures.items()]
+    rows = [
+        f"| {name} | {value:.3g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in figures.items()
+    ]
     return "\n".join([f"| {title} | |", "|---|---|", *rows])
 
 
-def write(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, tables: list[str], out: Path, command: str) -> None:
+def write(
+    janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, tables: list[str], out: Path, command: str
+) -> None:
     """Writes the folder beside ``out`` and puts it in its place as the last thing."""
     staging = out.with_name(out.name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -123,7 +132,11 @@ def write(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
     save_file(round_to_bf16(janus), staging / "model.safetensors", metadata={"format": "pt"})
     machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
     text = README.format(
-        command=command, machine=machine, threads=torch.get_num_threads(), torch=torch.__version__, tables="\n\n".join(tables)
+        command=command,
+        machine=machine,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        tables="\n\n".join(tables),
     )
     (staging / "README.md").write_text(text, encoding="utf-8")
     size = (staging / "model.safetensors").stat().st_size
@@ -143,7 +156,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/base", help="where finished parts are kept")
     parser.add_argument("--continue", dest="resume", action="store_true", help="take finished parts from --work")
     parser.add_argument("--parts", nargs="+", choices=PREFIXES, default=list(PREFIXES), help="train these alone")
-    parser.add_argument("--effort", type=float, default=1.0, help="factor on all numbers of steps, for trying things out")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="factor on all numbers of steps, for trying things out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()

@@ -23,13 +23,15 @@ PLACES = {
 DEFINITE = frozenset({"Statue of Liberty", "kaaba", "milky way", "sun"})
 """Names that take "the"."""
 
-BARE = frozenset(
-    "mount fuji|Tokyo tower|bread|flatbread|stuffed flatbread|bacon|butter|salt|garlic|broccoli|popcorn|spaghetti|sushi|"
-    "oden|sake|cooked rice|curry rice|canned food|ginger root|leafy green|fire|fog|soap|wood|ice|mate|shaved ice|luggage|"
-    "soft ice cream|pouring liquid|meat on bone|cooking|fondue|green salad|construction|building construction|tennis|"
-    "bowling|camping|badminton|ping pong|lacrosse|field hockey|ice hockey|performing arts|yarn|thread|dna|"
-    "money with wings|dango|custard|coral|cricket game|high voltage".split("|")
-)
+_BARE = """
+    mount fuji, Tokyo tower, bread, flatbread, stuffed flatbread, bacon, butter, salt, garlic, broccoli, popcorn,
+    spaghetti, sushi, oden, sake, cooked rice, curry rice, canned food, ginger root, leafy green, fire, fog, soap,
+    wood, ice, mate, shaved ice, luggage, soft ice cream, pouring liquid, meat on bone, cooking, fondue, green
+    salad, construction, building construction, tennis, bowling, camping, badminton, ping pong, lacrosse, field
+    hockey, ice hockey, performing arts, yarn, thread, dna, money with wings, dango, custard, coral, cricket game,
+    high voltage
+"""
+BARE = frozenset(" ".join(_BARE.split()).split(", "))
 """Names of stuff, activities and places that take no article."""
 
 SINGULAR_S = ("ss", "us", "is", "ros")
@@ -183,8 +185,8 @@ def thing_questions(thing: Thing, rng: np.random.Generator) -> list[tuple[str, s
     found = [
         (f"What kind of thing {be} {name}?", sentence(kind_of(thing))),
         (f"What {be} {name} in Chinese?", f"{thing.name_zh}。"),
-        (f"What is {thing.name_zh} in English?", sentence(name)),  # noqa: RUF001
-        (f"{thing.name_zh}用英语怎么说？", sentence(name)),  # noqa: RUF001
+        (f"What is {thing.name_zh} in English?", sentence(name)),
+        (f"{thing.name_zh}用英语怎么说？", sentence(name)),
     ]
     if thing.tags:
         found.append((f"Give me words that go with {name}.", sentence(", ".join(some(thing.tags, rng, 4)))))

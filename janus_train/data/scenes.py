@@ -64,7 +64,7 @@ EVALUATION = 100  # the seed number of `held_out_scenes`
 
 JITTER = 1  # units by which a place varies
 SIDE = {"small": 28, "large": 44}
-SIDE_OF_TWO, SIDE_OF_THREE, SIDE_OF_CLASS = 29, 20, 52
+SIDE_OF_TWO, SIDE_OF_THREE, SIDE_OF_CLASS = 28, 20, 52  # even, so that no half pixels are rounded
 SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three things
 MIDDLE = UNIT // 2
 
@@ -224,7 +224,8 @@ class SceneSource:
 
 def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
     """The first ``number`` scenes for evaluation, all of held-out combinations and no two of the same."""
-    objects, found, index = library(tuple(shards)), {}, 0
+    objects, index = library(tuple(shards)), 0
+    found: dict[str, Scene] = {}
     while len(found) < number:
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
         scene = draw_scene(objects, rng, "held_out")

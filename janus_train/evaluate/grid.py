@@ -1,4 +1,4 @@
-"""Drawn pictures with their prompts and the true pictures, as one picture to look at."""
+"""Drawn pictures, the true ones beside them and their prompts below, as one picture to look at."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-DRAWN, TRUE, GAP, LINES, LINE = 128, 40, 12, 4, 14
-"""Pixels: side of a drawn picture, of the true one beside its prompt, space between cells; lines of a prompt, their height."""
-PAPER, INK = (255, 255, 255), (40, 44, 50)
+SIDE, GAP, BETWEEN, LINES, LINE, FONT = 128, 16, 2, 3, 15, 12
+"""Pixels: side of a picture, space between cells and within a pair; lines of a prompt, a line's height, its letters' size."""
+PAPER, INK, EDGE = (255, 255, 255), (40, 44, 50), (226, 224, 218)
 
 
-def picture_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns: int = 6) -> Image.Image:
-    """(prompt, drawn, true) a cell: the drawn picture large, below it the true one small and the prompt."""
+def picture_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns: int = 4) -> Image.Image:
+    """(prompt, drawn, true) a cell: drawn on the left, true on the right, the prompt below in at most `LINES` lines."""
     columns = min(columns, len(cells))
-    width, height = DRAWN + GAP, DRAWN + max(TRUE, LINES * LINE) + 6 + GAP
+    width, height = 2 * SIDE + BETWEEN, SIDE + 4 + LINES * LINE
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
     for number, (prompt, drawn, true) in enumerate(cells):
-        x, y = GAP + number % columns * width, GAP + number // columns * height
-        sheet.paste(drawn.convert("RGB").resize((DRAWN, DRAWN), Image.Resampling.BICUBIC), (x, y))
-        sheet.paste(true.convert("RGB").resize((TRUE, TRUE), Image.Resampling.LANCZOS), (x, y + DRAWN + 6))
-        for line, text in enumerate(wrap(prompt, DRAWN - TRUE - 6, font)[:LINES]):
-            draw.text((x + TRUE + 6, y + DRAWN + 4 + line * LINE), text, INK, font)
+        x, y = GAP + number % columns * (width + GAP), GAP + number // columns * (height + GAP)
+        draw.rectangle((x - 1, y - 1, x + width, y + SIDE), EDGE)  # or white pictures had no border
+        for place, picture in enumerate((drawn, true)):
+            scaled = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            sheet.paste(scaled, (x + place * (SIDE + BETWEEN), y))
+        for line, text in enumerate(wrap(prompt, width, font)[:LINES]):
+            draw.text((x, y + SIDE + 4 + line * LINE), text, INK, font)
     return sheet
 
 

@@ -67,14 +67,14 @@ class PackedJanus(nn.Module):
         return _put(embeds_LD, batch.code_positions, self.code_embeddings(codes_NP), "codes")
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Understanding pictures (Nu, 3, S, S) -> adapted features (Nu * P, D). A frozen encoder runs without graph."""
-        encoder, adaptor = self.janus.model.vision_model, self.janus.model.aligner
-        trains = any(p.requires_grad for p in encoder.parameters())
+        """Understanding pictures (Nu, 3, S, S) -> adapted features (Nu * P, D).
+
+        An encoder whose parameters are frozen leaves no graph: neither they nor the pixels require gradients.
+        """
 
         def encode_and_adapt(pixels: torch.Tensor) -> torch.Tensor:
-            with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-                features = encoder(pixels).last_hidden_state  # (Nu, P, vision width)
-            return adaptor(features)  # (Nu, P, D)
+            features = self.janus.model.vision_model(pixels).last_hidden_state  # (Nu, P, vision width)
+            return self.janus.model.aligner(features)  # (Nu, P, D)
 
         return _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:])).flatten(0, 1)
 

@@ -2,7 +2,7 @@
 
 metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
 results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one
-    -> read.py -> charts.py, sections.py -> report.html
+    -> read.py -> results.py, stages.py (charts.py, html.py) -> page.py -> report.html
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from janus_train.report import sections
+from janus_train.report import results, stages
+from janus_train.report.html import duration
 from janus_train.report.read import Source
 from janus_train.report.style import STYLE
 
@@ -15,15 +16,15 @@ def page(source: Source) -> str:
     runs, evaluation = source.runs, source.evaluation
     blocks: list[tuple[str, str]] = []
     if evaluation:
-        blocks.append(("Results", sections.results(evaluation)))
+        blocks.append(("Results", results.results(evaluation)))
         if evaluation.pictures:
-            blocks.append(("Pictures", sections.pictures(evaluation)))
+            blocks.append(("Pictures", results.pictures(evaluation)))
         if evaluation.answers:
-            blocks.append(("Answers", sections.answers(evaluation)))
+            blocks.append(("Answers", results.answers(evaluation)))
     if runs:
-        blocks.append(("Parts", sections.parts_table(runs)))
-        blocks += [(sections.title_of(run), sections.stage(run)) for run in runs]
-        blocks.append(("Setting", sections.setting(runs)))
+        blocks.append(("Parts", stages.parts_table(runs)))
+        blocks += [(stages.title_of(run), stages.stage(run)) for run in runs]
+        blocks.append(("Setting", stages.setting(runs)))
     anchors = [_anchor(block) for _, block in blocks]
     menu = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for (name, _), anchor in zip(blocks, anchors, strict=True))
     name = _name(source)
@@ -55,12 +56,12 @@ def _summary(source: Source) -> str:
         last = source.runs[-1].manifest
         parameters = sum(part["parameters"] for part in (last.get("parts") or {}).values())
         facts += [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
-        facts.append(f"trained for {sections.duration(sum(run.seconds for run in source.runs))}")
+        facts.append(f"trained for {duration(sum(run.seconds for run in source.runs))}")
         hardware = last.get("hardware") or {}
         facts += [f"on {_machine(hardware)}"] if hardware else []
         facts += [f"commit {last['commit'][:10]}"] if last.get("commit") else []
     if source.evaluation and "seconds" in source.evaluation.results:
-        facts.append(f"evaluated in {sections.duration(source.evaluation.results['seconds'])}")
+        facts.append(f"evaluated in {duration(source.evaluation.results['seconds'])}")
     return " · ".join(facts)
 
 

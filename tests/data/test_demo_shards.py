@@ -93,6 +93,8 @@ def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
     if Image.__version__ != module.PILLOW:
         pytest.skip(f"Pillow {Image.__version__} is not {module.PILLOW}, which wrote the shards")
     command = [sys.executable, str(DEMO / "build_shards.py"), "--check", "--packages", given or str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0, done.stderr
     assert "are what the packages give" in done.stdout

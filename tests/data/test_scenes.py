@@ -49,18 +49,19 @@ def test_a_record_depends_on_view_split_and_index_alone(view: str) -> None:
 def test_records_are_pinned() -> None:
     """The same in every process, Python and numpy: these are what the committed shards give."""
     assert SceneSource(SHARDS, "scene", num_scenes=9)[4].fields["caption"] == PINNED_CAPTION
-    assert SceneSource(SHARDS, "class", num_scenes=9)[0].fields == {"class_name": "woman's boot", "caption": "a woman's boot"}
+    assert SceneSource(SHARDS, "class", num_scenes=9)[0].fields == {
+        "class_name": "woman's boot",
+        "caption": "a woman's boot",
+    }
     assert SceneSource(SHARDS, "scene", num_scenes=9)[4].key == "scene-train-000004"
 
 
-PINNED_CAPTION = (
-    "A picture of a mosquito at the top and a party popper at the bottom, on an orange background. There are two objects."
-)
+PINNED_CAPTION = "A picture of a mosquito at the top and a party popper at the bottom, on an orange background. There are two objects."
 
 
 def test_no_combination_is_in_both_splits() -> None:
-    train = {s.label for s in drawn("train", 6000)}
-    held_out = {s.label for s in drawn("held_out", 2000, seed=1)}
+    train = {s.label for s in drawn("train", 3000)}
+    held_out = {s.label for s in drawn("held_out", 1000, seed=1)}
     assert not train & held_out
     assert not any(is_held_out(label) for label in train)
     assert all(is_held_out(label) for label in held_out)
@@ -77,7 +78,13 @@ def test_a_tenth_is_held_out() -> None:
     labels = [f"{a.name}@{c}" for a in OBJECTS.things for c in BACKGROUNDS]
     share = np.mean([is_held_out(label) for label in labels])
     assert 0.085 < share < 0.115
-    assert is_held_out("dog@red") == (int("b5e8f3f5", 16) % 10 == 0) or True
+    # Pinned: another hash would put trained combinations into the evaluation of an old checkpoint.
+    assert [is_held_out(label) for label in ("a", "dog@red", "cat+dog@red", "red apple@blue")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_label_does_not_depend_on_order() -> None:
@@ -118,7 +125,7 @@ def test_objects_stand_where_the_scene_says() -> None:
         boxes = np.zeros_like(painted)
         for placed in scene.placed:
             left, top = placed.x - placed.side / 2, placed.y - placed.side / 2
-            assert 0 <= left and left + placed.side <= 64 and 0 <= top and top + placed.side <= 64
+            assert min(left, top) >= 0 and max(left, top) + placed.side <= 64
             rows, columns = slice(int(top), int(top + placed.side) + 1), slice(int(left), int(left + placed.side) + 1)
             boxes[rows, columns] = True
             if placed.place in ("left", "right"):
@@ -169,7 +176,7 @@ def test_evaluation_scenes_are_held_out_and_distinct() -> None:
         ("grapes", "grapes"), ("cactus", "a cactus"), ("glass of milk", "a glass of milk"), ("skis", "skis"),
         ("rice ball", "a rice ball"), ("sun", "the sun"), ("sun with face", "a sun with face"), ("bread", "bread"),
         ("hammer and pick", "hammer and pick"), ("cloud with lightning and rain", "a cloud with lightning and rain"),
-        ("sunrise over mountains", "a sunrise over mountains"), ("1st place medal", "a 1st place medal"),
+        ("green salad", "green salad"), ("sunrise over mountains", "a sunrise over mountains"), ("1st place medal", "a 1st place medal"),
     ],
 )  # fmt: skip
 def test_articles(name: str, wanted: str) -> None:
@@ -205,7 +212,7 @@ def test_a_source_travels_to_a_worker_without_its_pictures() -> None:
     before = source[0]
     data = pickle.dumps(source)
     assert len(data) < 5000
-    assert pickle.loads(data)[0].pictures[0].tobytes() == before.pictures[0].tobytes()
+    assert pickle.loads(data)[0].pictures[0].tobytes() == before.pictures[0].tobytes()  # noqa: S301
 
 
 def test_composing_is_fast() -> None:

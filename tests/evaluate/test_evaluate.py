@@ -10,8 +10,11 @@ from PIL import Image
 from rich.console import Console
 
 from janus_train.data.scenes import held_out_scenes, library, render
-from janus_train.evaluate import evaluate as module
-from janus_train.evaluate.evaluate import Options, evaluate, normalised, prompt_of, round_trips
+from janus_train.evaluate import answering, drawing
+from janus_train.evaluate.answering import SORTS, ask, normalised
+from janus_train.evaluate.common import Options
+from janus_train.evaluate.drawing import prompt_of, round_trips
+from janus_train.evaluate.evaluate import evaluate
 from janus_train.evaluate.grid import picture_grid
 from janus_train.evaluate.table import results_table
 from janus_train.infer.load import load_model
@@ -58,7 +61,7 @@ def test_measures(results):
         "side",
         "object",
         "object_near",
-        *(f"answer_{s}" for s in module.SORTS),
+        *(f"answer_{s}" for s in SORTS),
     }
     for m in found["measures"]:
         assert m["low"] <= m["percent"] <= m["high"] and m["right"] <= m["n"]
@@ -92,10 +95,10 @@ def test_same_seed_same_pictures(loaded, results, tmp_path):
 
 def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
     scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
-    answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in module._ask(scene, 3 + n)])
-    monkeypatch.setattr(module, "generate_pictures", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: [render(scene, objects) for scene in scenes])
     monkeypatch.setattr(
-        module, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
+        answering, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
     found = evaluate(loaded, tmp_path, OPTIONS)
     for m in found["measures"]:

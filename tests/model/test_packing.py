@@ -101,6 +101,18 @@ def test_gradients_equal_the_plain_reference(
                 assert_close(got, want, relative=2e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_a_training_encoder_leaves_a_graph(
+    janus: JanusForConditionalGeneration, documents: Documents, stage: int
+) -> None:
+    """A frozen encoder's activations are not kept."""
+    set_trainable(janus, STAGES[stage])
+    graphs: list[bool] = []
+    janus.model.aligner.register_forward_pre_hook(lambda _, inputs: graphs.append(inputs[0].requires_grad))
+    PackedJanus(janus)(to_batch(documents))
+    assert graphs == [stage == 3]
+
+
 def test_gradient_checkpointing_changes_no_gradient(janus: JanusForConditionalGeneration, documents: Documents) -> None:
     packed, batch = PackedJanus(janus), to_batch(documents)
     set_trainable(janus, STAGES[2])

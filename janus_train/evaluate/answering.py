@@ -1,0 +1,108 @@
+"""Understanding: questions on held-out scenes, answers compared as strings. Text: perplexity of dialogues' answers."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from janus_train.data.encode import PLACEHOLDER
+from janus_train.data.sample import IGNORE, Reference
+from janus_train.data.scene_text import questions
+from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
+from janus_train.evaluate.common import Options, Progress, counter, write_lines
+from janus_train.evaluate.measures import commonest, measure
+from janus_train.infer.chat import answer
+from janus_train.infer.decoding import inference, left_pad
+from janus_train.infer.load import Loaded
+
+SORTS = ("colour", "count", "place", "object")
+"""One question of each sort is asked about a scene."""
+MAX_ANSWER_TOKENS = 24
+
+
+def evaluate_answers(
+    loaded: Loaded, shards: list[Path], out: Path, options: Options, report: Progress
+) -> list[dict[str, Any]]:
+    """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
+    objects = library(tuple(shards))
+    scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
+    pictures = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    asked = [(number, *one) for number, scene in enumerate(scenes) for one in ask(scene, options.seed + number)]
+    asked = asked[: options.num_questions]
+    requests = [
+        ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [pictures[number]])
+        for number, _, question, _ in asked
+    ]
+    answers = answer(
+        loaded.janus,
+        loaded.encoder,
+        requests,
+        MAX_ANSWER_TOKENS,
+        batch_size=options.batch_size,
+        progress=counter(report, "answer", len(requests)),
+    )
+    lines: list[dict[str, Any]] = []
+    for (number, sort, question, expected), given in zip(asked, answers, strict=True):
+        path = f"pictures/asked-{number:04d}.png"
+        if not (out / path).is_file():
+            pictures[number].save(out / path)
+        right = normalised(given) == normalised(expected)
+        lines.append(
+            {"sort": sort, "question": question, "answer": given, "expected": expected, "right": right, "picture": path}
+        )
+    write_lines(out / "answers.jsonl", lines)
+    measures = []
+    for sort in SORTS:
+        of_sort = [line for line in lines if line["sort"] == sort]
+        baseline = commonest(line["expected"] for line in of_sort)
+        measures.append(measure(f"answer_{sort}", "understanding", [line["right"] for line in of_sort], baseline))
+    return measures
+
+
+def ask(scene: Scene, seed: int) -> list[tuple[str, str, str]]:
+    """(sort, question, answer): one of each sort, about an object of the scene taken by the seed."""
+    rng = np.random.default_rng(seed)
+    found = questions(scene, seed % 2)
+    chosen = []
+    for sort in SORTS:
+        of_sort = [one for one in found if one[0] == sort]
+        chosen.append(of_sort[int(rng.integers(len(of_sort)))])
+    return chosen
+
+
+def normalised(text: str) -> str:
+    """An answer without case, surrounding space and final stop."""
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def evaluate_dialogues(loaded: Loaded, shards: list[Path], options: Options, report: Progress) -> dict[str, Any]:
+    """Perplexity of the answers in dialogues drawn by another seed than training's; the objects are the same."""
+    source = SceneSource(shards, "dialogue", "held_out", options.num_dialogues)
+    encoder, janus = loaded.encoder, loaded.janus
+    documents = []
+    for index in range(options.num_dialogues):
+        record = source[index]
+        sample = encoder.sample(record, "conversation", "text", random.Random(0), 0.0, 0.0)
+        documents.append(encoder.document(sample, Reference("dialogue", 0, index, record.key)))
+    documents.sort(key=len)
+    total, tokens, device = 0.0, 0, janus.lm_head.weight.device
+    for start in range(0, len(documents), options.batch_size):
+        batch = documents[start : start + options.batch_size]
+        ids, mask = (t.to(device) for t in left_pad([d.input_ids.tolist() for d in batch], encoder.special.pad))
+        labels, _ = left_pad([d.labels.tolist() for d in batch], IGNORE)  # already shifted (sample.py)
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        with inference(janus):
+            out = janus.model.language_model(
+                input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False
+            )
+            keep = labels.to(device) != IGNORE
+            logits = janus.lm_head(out.last_hidden_state[keep]).float()  # (targets, V)
+            total += float(torch.nn.functional.cross_entropy(logits, labels.to(device)[keep], reduction="sum"))
+        tokens += int(keep.sum())
+        report("read", start + len(batch), len(documents))
+    return {"n": len(documents), "tokens": tokens, "loss": total / tokens, "perplexity": math.exp(total / tokens)}

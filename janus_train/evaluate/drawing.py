@@ -1,0 +1,113 @@
+"""Generation: pictures drawn from held-out scenes' prompts, judged beside the true pictures and their VQ round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from janus_train.data.pictures import generation_pixels, to_float
+from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
+from janus_train.data.scenes import Scene, held_out_scenes, library, render
+from janus_train.evaluate.common import Options, Progress, counter, write_lines
+from janus_train.evaluate.detector import detector_of
+from janus_train.evaluate.grid import picture_grid
+from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
+from janus_train.infer.decoding import inference
+from janus_train.infer.generate import generate_pictures
+from janus_train.infer.load import Loaded
+from janus_train.model.codes import decode_codes, encode_pictures
+
+GRID_PICTURES = 24
+
+
+def prompt_of(scene: Scene, number: int) -> str:
+    """The scene in one sentence, in the phrasings of training by turns."""
+    return sentence(first_sentence(scene, number % NUM_CAPTIONS))
+
+
+def evaluate_drawing(
+    loaded: Loaded, shards: list[Path], out: Path, options: Options, report: Progress
+) -> tuple[list[dict[str, Any]], int]:
+    """The generation measures and the number of objects; writes pictures/, pictures.jsonl and grid.png."""
+    objects, scenes = library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
+    prompts = [prompt_of(scene, number) for number, scene in enumerate(scenes)]
+    truth = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    trips = round_trips(loaded, truth)
+    drawn = _draw(loaded, prompts, options, report)
+    detector = detector_of(objects)
+    lines: list[dict[str, Any]] = []
+    judged: dict[str, list[dict[str, list[bool]]]] = {"drawn": [], "true_pictures": [], "round_trips": []}
+    for number, scene in enumerate(scenes):
+        detection = detector.detect(drawn[number])
+        judged["drawn"].append(judge(scene, detection))
+        judged["true_pictures"].append(judge(scene, detector.detect(truth[number])))
+        judged["round_trips"].append(judge(scene, detector.detect(trips[number])))
+        name = f"pictures/{number:04d}"
+        drawn[number].save(out / f"{name}.png")
+        truth[number].save(out / f"{name}-true.png")
+        lines.append(
+            {
+                "prompt": prompts[number],
+                "scene": scene.label,
+                "seed": options.seed + number,
+                "picture": f"{name}.png",
+                "true_picture": f"{name}-true.png",
+                "found": {"background": detection.background, "places": detection.places},
+                "right": _right(judged["drawn"][-1]),
+            }
+        )
+        report("judge", number + 1, len(scenes))
+    write_lines(out / "pictures.jsonl", lines)
+    picture_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_PICTURES]).save(out / "grid.png")
+    return _generation_measures(scenes, judged, detector.num_objects), detector.num_objects
+
+
+def _draw(loaded: Loaded, prompts: Sequence[str], options: Options, report: Progress) -> list[Image.Image]:
+    return generate_pictures(
+        loaded.janus,
+        [loaded.encoder.generation_prompt_ids(prompt) for prompt in prompts],
+        pad_id=loaded.encoder.special.pad,
+        guidance=options.guidance,
+        temperature=options.temperature,
+        seeds=[options.seed + number for number in range(len(prompts))],
+        greedy=options.temperature == 0,
+        batch_size=options.batch_size,
+        progress=counter(report, "draw", len(prompts)),
+    )
+
+
+def round_trips(loaded: Loaded, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
+    size, device = loaded.encoder.image_size, loaded.janus.lm_head.weight.device
+    pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in pictures])  # (N, 3, S, S)
+    vqmodel = loaded.janus.model.vqmodel
+    with inference(loaded.janus):
+        decoded = decode_codes(vqmodel, encode_pictures(vqmodel, pixels.to(device)))  # (N, S, S, 3)
+    return [Image.fromarray(p) for p in decoded.cpu().numpy()]
+
+
+def _right(judged: dict[str, list[bool]]) -> dict[str, bool]:
+    """What the report shows for a picture: all judgements of a measure at once, without the measures that do not apply."""
+    return {name: all(judged[name]) for name in ("background", "count", "side", "object") if judged[name]}
+
+
+def _generation_measures(
+    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], num_objects: int
+) -> list[dict[str, Any]]:
+    chances = {
+        "background": commonest(scene.background for scene in scenes),
+        "count": commonest(len(scene.placed) for scene in scenes),
+        "side": 50.0,
+        "object": 100 / num_objects,
+        "object_near": 100 * NEAR / num_objects,
+    }
+    measures = []
+    for name, chance in chances.items():
+        pooled = {kind: [right for one in all_of for right in one[name]] for kind, all_of in judged.items()}
+        found = measure(name, "generation", pooled["drawn"], chance)
+        measures.append(found | {kind: share(pooled[kind]) for kind in ("true_pictures", "round_trips")})
+    return measures
