@@ -68,7 +68,7 @@ class VQConfig(Options):
     embed_dim: Positive
     base_channels: Positive
     channel_multiplier: tuple[Positive, ...] = Field(strict=False)
-    num_res_blocks: Positive
+    num_res_blocks: NonNegative
     latent_channels: Positive
 
 
@@ -80,6 +80,10 @@ class ModelConfig(Options):
     adaptor_depth: Positive
     system_prompt: str
     """Put before conversations about pictures, as the official code does; may be empty."""
+    guidance: Annotated[float, Field(ge=1)]
+    """Weight of classifier-free guidance with which the model draws unless told otherwise."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Temperature with which the model draws unless told otherwise."""
     text: TextConfig
     vision: VisionConfig
     vq: VQConfig

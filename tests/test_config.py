@@ -18,17 +18,55 @@ MODELS = ("janus_pro_1b", "janus_pro_7b")
 
 # Janus-Pro, Table 1, and the official config.json
 TABLE_1 = {
-    "janus_pro_1b": {"num_hidden_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "intermediate_size": 5632},
-    "janus_pro_7b": {"num_hidden_layers": 30, "hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 11008},
+    "janus_pro_1b": {
+        "num_hidden_layers": 24,
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "intermediate_size": 5632,
+    },
+    "janus_pro_7b": {
+        "num_hidden_layers": 30,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+    },
 }
 SIGLIP_L = {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "patch_size": 16, "mlp_ratio": 4.0}
-VQ_16 = {"num_embeddings": 16384, "embed_dim": 8, "base_channels": 128, "channel_multiplier": [1, 1, 2, 2, 4], "num_res_blocks": 2, "latent_channels": 256}
+VQ_16 = {
+    "num_embeddings": 16384,
+    "embed_dim": 8,
+    "base_channels": 128,
+    "channel_multiplier": [1, 1, 2, 2, 4],
+    "num_res_blocks": 2,
+    "latent_channels": 256,
+}
 
 # Janus-Pro, Table 2 and 3.1
 TABLE_2 = {
-    1: {"learning_rate": 1e-3, "warmup_steps": 600, "batch": 256, "ratio": (1, 0, 3), "steps": {"janus_pro_1b": 20_000, "janus_pro_7b": 20_000}, "planned": None},
-    2: {"learning_rate": 1e-4, "warmup_steps": 5000, "batch": 512, "ratio": (2, 3, 5), "steps": {"janus_pro_1b": 270_000, "janus_pro_7b": 270_000}, "planned": 360_000},
-    3: {"learning_rate": 4e-5, "warmup_steps": 0, "batch": 128, "ratio": (5, 1, 4), "steps": {"janus_pro_1b": 80_000, "janus_pro_7b": 40_000}, "planned": None},
+    1: {
+        "learning_rate": 1e-3,
+        "warmup_steps": 600,
+        "batch": 256,
+        "ratio": (1, 0, 3),
+        "steps": {"janus_pro_1b": 20_000, "janus_pro_7b": 20_000},
+        "planned": None,
+    },
+    2: {
+        "learning_rate": 1e-4,
+        "warmup_steps": 5000,
+        "batch": 512,
+        "ratio": (2, 3, 5),
+        "steps": {"janus_pro_1b": 270_000, "janus_pro_7b": 270_000},
+        "planned": 360_000,
+    },
+    3: {
+        "learning_rate": 4e-5,
+        "warmup_steps": 0,
+        "batch": 128,
+        "ratio": (5, 1, 4),
+        "steps": {"janus_pro_1b": 80_000, "janus_pro_7b": 40_000},
+        "planned": None,
+    },
 }
 ADAPTORS_AND_HEAD = {"understanding_adaptor", "generation_adaptor", "image_head"}
 TRAINS = {
@@ -42,7 +80,9 @@ TRAINS = {
 @pytest.mark.parametrize("model", MODELS)
 def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
     command = [sys.executable, "train.py", f"+stage={stage}", f"model={model}", "--cfg", "job"]
-    printed: dict[str, Any] = yaml.safe_load(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    printed: dict[str, Any] = yaml.safe_load(
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
 
     text = printed["model"]["text"]
     assert {key: text[key] for key in TABLE_1[model]} == TABLE_1[model]
@@ -54,7 +94,11 @@ def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
 
     table = TABLE_2[stage]
     optim = printed["optim"]
-    assert (optim["learning_rate"], optim["schedule"], optim["warmup_steps"]) == (table["learning_rate"], "constant", table["warmup_steps"])
+    assert (optim["learning_rate"], optim["schedule"], optim["warmup_steps"]) == (
+        table["learning_rate"],
+        "constant",
+        table["warmup_steps"],
+    )
     assert (optim["betas"], optim["weight_decay"], optim["gradient_clip"]) == ([0.9, 0.95], 0.0, 1.0)
     assert (printed["batch"]["rows_per_step"], printed["batch"]["row_tokens"]) == (table["batch"], 4096)
     assert tuple(printed["ratio"][kind] for kind in ("understanding", "text", "generation")) == table["ratio"]
@@ -122,7 +166,9 @@ def test_stage_may_be_written_either_way() -> None:
 def test_every_key_is_read_by_something() -> None:
     """A key that the schema names but no code uses would promise what does not happen."""
     code = "".join(
-        p.read_text(encoding="utf-8") for p in [*(ROOT / "janus_train").rglob("*.py"), ROOT / "train.py"] if p.name != "config.py"
+        p.read_text(encoding="utf-8")
+        for p in [*(ROOT / "janus_train").rglob("*.py"), ROOT / "train.py"]
+        if p.name != "config.py"
     )
 
     def names(model: type[Any]) -> list[str]:
@@ -140,7 +186,11 @@ def test_every_key_is_read_by_something() -> None:
 def test_every_key_of_the_shape_reaches_transformers() -> None:
     model = config_of("+stage=1").model
     made = transformers_config(model, None, None, None, None)
-    for ours, theirs in ((model.text, made.text_config), (model.vision, made.vision_config), (model.vq, made.vq_config)):
+    for ours, theirs in (
+        (model.text, made.text_config),
+        (model.vision, made.vision_config),
+        (model.vq, made.vq_config),
+    ):
         for key, value in ours.model_dump().items():
             there = theirs.rope_parameters["rope_theta"] if key == "rope_theta" else getattr(theirs, key)
             assert there == (list(value) if isinstance(value, tuple) else value), key
@@ -151,5 +201,8 @@ def test_parts_are_the_papers_seven() -> None:
 
 
 def test_a_data_group_can_be_chosen() -> None:
-    assert compose_values(["+stage=2", "model=janus_pro_1b", "data=demo"])["data"]["recipe"] == "data_recipes/demo/stage2.yaml"
+    assert (
+        compose_values(["+stage=2", "model=janus_pro_1b", "data=demo"])["data"]["recipe"]
+        == "data_recipes/demo/stage2.yaml"
+    )
     assert compose_values(["+stage=2", "model=janus_pro_1b"])["data"]["recipe"] is None

@@ -23,6 +23,9 @@ DOCUMENTS = 24  # a step
 LONGEST = 160  # tokens; longer documents are cut
 
 
+EMBEDDING_STD = 0.5
+
+
 def document(view: str, index: int, split: str = "train") -> str:
     """A document as text, with the special tokens of Janus's formats where the stages will have them."""
     name = {"scene_caption": "draw", "class_caption": "class"}.get(view, view)
@@ -74,6 +77,9 @@ def loss_sum(janus: JanusForConditionalGeneration, ids: torch.Tensor, targets: t
 
 def train_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, steps: int) -> Figures:
     model = nn.ModuleList([janus.model.language_model, janus.lm_head]).train()
+    # Wide embeddings: beside vectors of 0.02 what the adaptors learn to put in is a hundred times larger within minutes,
+    # and the layers no longer change it. With these, text, features and codes enter the layers at one scale.
+    nn.init.normal_(janus.get_input_embeddings().weight, std=EMBEDDING_STD)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]

@@ -36,15 +36,15 @@ from janus_train.config import ROOT, ModelConfig, UserError
 from janus_train.data.encode import SpecialTokens
 from janus_train.model.janus import build
 
-STEPS = {"codes": 3000, "pictures": 2400, "vision": 3000, "llm": 800}
+STEPS = {"codes": 3000, "pictures": 1000, "vision": 3000, "llm": 400}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """What is saved, by part."""
 MOST_BYTES = 8_000_000
 
 README = """# The base of the tiny model
 
-What Janus takes ready from others, at the demo's size: a VQ tokenizer, a vision encoder (pretrained in SigLIP's way), a
-language model and a tokenizer, pretrained on the pictures and texts of `../shards` (training combinations only). In
+What Janus takes ready from others, at the demo's size: a VQ tokenizer, a vision encoder (pretrained on
+pictures and labels, contrastively), a language model and a tokenizer, pretrained on the pictures and texts of `../shards` (training combinations only). In
 bf16; the figures are measured after rounding to it, on held-out combinations.
 
 Made by `{command}` on {machine} ({threads} threads), torch {torch}.

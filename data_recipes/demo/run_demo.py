@@ -37,8 +37,10 @@ def main() -> None:
 
     began = time.monotonic()
     for stage in (1, 2, 3):
-        launch = (BIN / "accelerate", "launch", "--quiet", "--num_processes", "1", "train.py")
-        command(*launch, f"+stage={stage}", f"output_dir={out / f'stage{stage}'}", *options.overrides)
+        words = (f"+stage={stage}", f"output_dir={out / f'stage{stage}'}", *options.overrides)
+        command(
+            BIN / "accelerate", "launch", "--quiet", "--config_file", "launch/accelerate/cpu.yaml", "train.py", *words
+        )
     trained = time.monotonic()
     numbers = ("--num-prompts", str(options.num_prompts), "--num-questions", str(options.num_questions))
     command(BIN / "janus-train", "evaluate", out / "stage3" / "final", "--out", out / "evaluation", *numbers)

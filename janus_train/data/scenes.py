@@ -94,7 +94,7 @@ def _compose(things: list[Thing], rng: np.random.Generator) -> tuple[Placed, ...
 
 def draw_scene(objects: Library, rng: np.random.Generator, split: str) -> Scene:
     """A random scene of the split; combinations of the other split are drawn again."""
-    things, colours = objects.things, list(BACKGROUNDS)
+    things, colours = objects.scene_things, list(BACKGROUNDS)
     most = min(3, len(things))
     shares = np.array(SHARE_OF_COUNT[:most]) / sum(SHARE_OF_COUNT[:most])
     while True:

@@ -149,7 +149,9 @@ class Shard:
                 assert data is not None
                 pictures.append(Image.open(io.BytesIO(data), formats=PICTURE_FORMATS))
                 cached = self.member(number, f"{prefix}codes.npy")
-                codes.append(None if cached is None else np.load(io.BytesIO(cached), allow_pickle=False).astype(np.int64))
+                codes.append(
+                    None if cached is None else np.load(io.BytesIO(cached), allow_pickle=False).astype(np.int64)
+                )
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise UserError(f"{where}: its picture or codes cannot be read ({error})") from None
         return Record(key, fields, pictures, codes)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from janus_train.data.scenes import BACKGROUNDS, MIDDLE, SIDE, SIDE_OF_THREE, SIDE_OF_TWO, UNIT, Library
 
@@ -24,17 +24,21 @@ BORDER = 2
 """Width in pixels of the frame that shows the background."""
 PALETTE_LIMIT = 60.0
 """A border farther than this (RGB distance) from every palette colour has none of them; orange and yellow are 87 apart."""
-DIFFERS = 36.0
-"""RGB distance from the border's colour from which on a pixel belongs to an object; a VQ round trip wavers by less."""
+DIFFERS = 20.0
+"""RGB distance from the border's colour from which on a pixel, averaged with its neighbours, belongs to an object.
+Layouts right at 12, 20, 30: true pictures 99, 99, 98 %, VQ round trips 98, 98, 98 %, noise of 14 levels 95, 99, 99 %;
+without the averaging noise leaves 74 % at 20."""
 CELL = 4
 """Masks are compared in cells of so many pixels a side."""
 DOUBT = 0.02
 """No silhouette is surer than this that a cell is, or is not, part of an object."""
 SHIFTS = 2
 """Objects are looked for up to so many pixels beside their place, in both directions."""
-
+BLUR, MARGIN = 1.5, 4
+"""Objects are compared blurred by so many pixels, as a small VQ tokenizer draws them, in a window so much wider on each
+side. Nearest object right without blur, with 1.0 and 1.5: true pictures 99, 98, 98 %, VQ round trips 48, 73, 80 %."""
 LARGE = 40
-"""Objects of so many pixels a side are compared at half of it."""
+"""Windows of so many pixels a side are compared at half of it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Detector:
 
     def __init__(self, objects: Library):
         self.objects = objects
-        self._pictures = lru_cache(maxsize=None)(self._stack)
+        self._blurred = lru_cache(maxsize=None)(self._blur_all)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
         self.silhouettes = np.stack([self._silhouette(layout) for layout in LAYOUTS])  # (layouts, cells)
 
@@ -105,11 +109,13 @@ class Detector:
         return len(self.objects.things)
 
     def detect(self, picture: Image.Image) -> Detection:
+        picture = picture.convert("RGB")
         if picture.size != (UNIT, UNIT):
             picture = picture.resize((UNIT, UNIT), Image.Resampling.BOX)
-        pixels = np.asarray(picture.convert("RGB"), np.float32)  # (64, 64, 3)
+        pixels = np.asarray(picture, np.float32)  # (64, 64, 3)
         ground = border_colour(pixels)
-        mask = np.linalg.norm(pixels - ground, axis=-1) > DIFFERS
+        calm = np.asarray(picture.filter(ImageFilter.BoxBlur(1)), np.float32)
+        mask = np.linalg.norm(calm - ground, axis=-1) > DIFFERS
         layout = LAYOUTS[int(self._explains(mask).argmax())]
         background = nearest_background(ground)
         colour = BACKGROUNDS[background] if background else tuple(int(c) for c in ground)
@@ -125,37 +131,39 @@ class Detector:
         """How likely each cell is covered: the mean over all objects' opaque pixels, at each slot."""
         cover = np.zeros((UNIT, UNIT), np.float32)
         for slot in layout:
-            covered = (self._pictures(slot.side)[..., 3] > 127).mean(axis=0)
+            opaque = [np.asarray(self.objects.picture(n, slot.side))[..., 3] > 127 for n in range(self.num_objects)]
             top, left = round(slot.y - slot.side / 2), round(slot.x - slot.side / 2)
-            cover[top : top + slot.side, left : left + slot.side] = covered
+            cover[top : top + slot.side, left : left + slot.side] = np.mean(opaque, axis=0)
         return np.clip(_cells(cover), DOUBT, 1 - DOUBT)
 
     def _distances(self, pixels: np.ndarray, slot: Slot, colour: tuple[int, ...]) -> np.ndarray:
         """(objects,) least mean squared error over the shifts, of each object drawn on ``colour``."""
-        margin = SHIFTS + 1
-        padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-        top, left = round(slot.y - slot.side / 2) + margin, round(slot.x - slot.side / 2) + margin
+        around, side = MARGIN + SHIFTS + 1, slot.side + 2 * MARGIN
+        padded = np.pad(pixels, ((around, around), (around, around), (0, 0)), mode="edge")
+        top, left = round(slot.y - side / 2) + around, round(slot.x - side / 2) + around
         steps = range(-SHIFTS, SHIFTS + 1)
         corners = [(top + dy, left + dx) for dy in steps for dx in steps]
-        windows = _small(
-            np.stack([padded[y : y + slot.side, x : x + slot.side] for y, x in corners])
-        )  # (shifts, values)
+        windows = np.stack([padded[y : y + side, x : x + side] for y, x in corners])
+        seen = torch.from_numpy(_small(windows))  # (shifts, values)
         templates, squares = self._templates(slot.side, colour)
-        seen = torch.from_numpy(windows)
         errors = (seen**2).sum(1)[:, None] - 2 * seen @ templates.T + squares[None]  # (shifts, objects)
-        return (errors.amin(0) / windows.shape[1]).numpy()
+        return (errors.amin(0) / seen.shape[1]).numpy()
 
     def _make_templates(self, side: int, colour: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """(objects, values) float32 of all objects drawn on ``colour``, and (objects,) their squared norms."""
-        rgba = self._pictures(side)
-        alpha = rgba[..., 3:] / 255
-        drawn = rgba[..., :3] * alpha + np.asarray(colour, np.float32) * (1 - alpha)
+        blurred = self._blurred(side)
+        drawn = blurred[..., :3] + np.asarray(colour, np.float32) * (1 - blurred[..., 3:] / 255)
         templates = torch.from_numpy(_small(drawn))  # torch, not numpy: one thread pool for everything
         return templates, (templates**2).sum(1)
 
-    def _stack(self, side: int) -> np.ndarray:
-        """(objects, side, side, 4) float32: all objects at this size."""
-        return np.stack([np.asarray(self.objects.picture(n, side), np.float32) for n in range(self.num_objects)])
+    def _blur_all(self, side: int) -> np.ndarray:
+        """(objects, h, w, 4) float32, premultiplied: blurring is linear, so the background can be put below later."""
+        rows = []
+        for number in range(self.num_objects):
+            canvas = Image.new("RGBA", (side + 2 * MARGIN,) * 2)
+            canvas.paste(self.objects.picture(number, side), (MARGIN, MARGIN))
+            rows.append(np.asarray(canvas.convert("RGBa").filter(ImageFilter.GaussianBlur(BLUR)), np.float32))
+        return np.stack(rows)
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from transformers.utils import logging
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.infer.generate import tokens_per_picture
+from janus_train.model.components import part_of
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -55,21 +58,33 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = 
     for name in ("model.safetensors", "tokenizer.json"):
         if not (path / name).is_file() and not (path / f"{name}.index.json").is_file():
             raise UserError(f"{path} is not complete: {name} is missing")
-    logging.disable_progress_bar()  # "Loading weights" in the midst of ours
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        janus, info = JanusForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
+        with _quiet():
+            janus, info = JanusForConditionalGeneration.from_pretrained(
+                path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a Janus model: {' '.join(str(error).split())[:300]}") from None
     if info["missing_keys"]:  # transformers would go on with random values
-        missing = sorted(info["missing_keys"])
-        raise UserError(f"{path} is not complete: {len(missing)} tensors are missing, the first is {missing[0]}")
+        parts = sorted({part_of(name) for name in info["missing_keys"]})
+        raise UserError(f"{path} is not complete, it lacks {', '.join(parts)}: is it a base that was not trained yet?")
     janus.to(device).eval()
     image_size = janus.config.vision_config.image_size
     encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, _system_prompt(path))
     return Loaded(path, janus, encoder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar and its report of missing tensors: what matters of it is said in one line."""
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _system_prompt(folder: Path) -> str:

@@ -135,6 +135,8 @@ def build(
     generation = janus.generation_config
     assert generation is not None
     generation.bos_token_id, generation.eos_token_id, generation.pad_token_id = bos, eos, pad
+    # How it draws; do_sample, or transformers refuses to save a temperature.
+    generation.guidance_scale, generation.temperature, generation.do_sample = config.guidance, config.temperature, True
     if begin_of_image is not None:
         generation.generation_kwargs = {"boi_token_id": begin_of_image, "eoi_token_id": end_of_image}
     init_generation_embeddings(janus)

@@ -141,11 +141,16 @@ class _Trainer:
         for step in range(done + 1, options.steps + 1):
             began = time.perf_counter()
             metrics = self._step(step, rows)
-            if self.config.run.checkpoint_every and step % options.checkpoint_every == 0 or step == options.steps:
+            if (self.config.run.checkpoint_every and step % options.checkpoint_every == 0) or step == options.steps:
                 self._save(step, rows)
             if options.sample_every and step % options.sample_every == 0 and self.distributed.is_main:
                 draw_previews(
-                    self.janus, self.encoder, self.previews, self.folder.path / "samples" / f"step-{step:06d}.png"
+                    self.janus,
+                    self.encoder,
+                    self.previews,
+                    self.folder.path / "samples" / f"step-{step:06d}.png",
+                    guidance=self.config.model.guidance,
+                    temperature=self.config.model.temperature,
                 )
             step_s = time.perf_counter() - began + wait_s
             self.log.step(

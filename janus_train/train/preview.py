@@ -17,15 +17,16 @@ def draw_previews(
     encoder: Encoder,
     prompts: Sequence[str],
     path: Path,
+    guidance: float,
+    temperature: float,
     each: int = 4,
-    guidance: float = 5.0,
 ) -> None:
     """A grid with a row for each prompt, ``each`` pictures wide, the same seeds every time; written to ``path``."""
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]
     pictures = generate_pictures(
-        janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=1.0, seeds=list(range(len(ids)))
+        janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
     side = pictures[0].width
     grid = Image.new("RGB", (each * side, len(prompts) * side))

@@ -30,7 +30,13 @@ P = 64
 
 
 def encode(
-    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int = 0, dropout: float = 0.0, cut: float = 0.0
+    encoder: Encoder,
+    template: str,
+    kind: Kind,
+    fields: dict[str, Any],
+    pictures: int = 0,
+    dropout: float = 0.0,
+    cut: float = 0.0,
 ) -> Document:
     record = Record("k", fields, [picture((40 * i, 0, 0)) for i in range(pictures)], [None] * pictures)
     sample = encoder.sample(record, template, kind, random.Random(0), dropout, cut)
@@ -74,7 +80,14 @@ def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
             f"{PICTURE}Describe the image in detail.a dog{EOS}",
             f"a dog{EOS}",
         ),
-        ("question_answer", "understanding", {"question": "What?", "answer": "Two."}, 1, f"{PICTURE}What?Two.{EOS}", f"Two.{EOS}"),
+        (
+            "question_answer",
+            "understanding",
+            {"question": "What?", "answer": "Two."},
+            1,
+            f"{PICTURE}What?Two.{EOS}",
+            f"Two.{EOS}",
+        ),
         ("class_to_image", "generation", {"class_name": "dog"}, 1, f"dog{PICTURE}", ""),
         ("text_to_image", "generation", {"caption": "a dog. Big."}, 1, f"a dog. Big.{PICTURE}", ""),
     ],
@@ -155,14 +168,22 @@ def test_cached_codes_replace_the_picture(encoder: Encoder) -> None:
     assert document.generation_pixels == [None] and document.codes[0].tolist() == list(range(P))  # type: ignore[union-attr]
     record.codes[0] = np.arange(9)
     with pytest.raises(BadSample, match="shape"):
-        encoder.document(encoder.sample(record, "text_to_image", "generation", random.Random(0), 0, 0), Reference("s", 0, 0, "k"))
+        encoder.document(
+            encoder.sample(record, "text_to_image", "generation", random.Random(0), 0, 0), Reference("s", 0, 0, "k")
+        )
 
 
 @pytest.mark.parametrize(
     ("template", "fields"),
-    [("text_to_image", {"caption": "a red dog"}), ("class_to_image", {"class_name": "dog"}), ("conversation", conversation("Draw a dog", PLACEHOLDER))],
+    [
+        ("text_to_image", {"caption": "a red dog"}),
+        ("class_to_image", {"class_name": "dog"}),
+        ("conversation", conversation("Draw a dog", PLACEHOLDER)),
+    ],
 )
-def test_guidance_dropout_keeps_bos_and_begin_of_image_and_the_length(encoder: Encoder, template: str, fields: dict[str, Any]) -> None:
+def test_guidance_dropout_keeps_bos_and_begin_of_image_and_the_length(
+    encoder: Encoder, template: str, fields: dict[str, Any]
+) -> None:
     whole = encode(encoder, template, "generation", fields, 1)
     dropped = encode(encoder, template, "generation", fields, 1, dropout=1.0)
     begin = whole.input_ids.tolist().index(encoder.special.begin_of_image)
@@ -231,6 +252,8 @@ def test_first_sentence(caption: str, first: str) -> None:
         ("conversation", conversation(f"What {EOS}?", "Two."), 0, "special token"),
     ],
 )
-def test_bad_samples_say_why(encoder: Encoder, template: str, fields: dict[str, Any], pictures: int, message: str) -> None:
+def test_bad_samples_say_why(
+    encoder: Encoder, template: str, fields: dict[str, Any], pictures: int, message: str
+) -> None:
     with pytest.raises(BadSample, match=message):
         encode(encoder, template, "understanding", fields, pictures)

@@ -12,7 +12,11 @@ def test_permute_is_a_bijection(n: int, key: int) -> None:
 
 
 @settings(max_examples=60)
-@given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=9).filter(any), window=st.integers(1, 4), epoch=st.integers(0, 3))
+@given(
+    sizes=st.lists(st.integers(0, 20), min_size=1, max_size=9).filter(any),
+    window=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
 def test_every_sample_comes_once_an_epoch(sizes: list[int], window: int, epoch: int) -> None:
     order = Order(seed=1, source="a", shard_sizes=sizes, window=window)
     assert sorted(order.index(epoch, i) for i in range(order.length)) == list(range(order.length))

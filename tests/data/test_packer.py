@@ -17,8 +17,12 @@ STAGES: list[dict[Kind, float]] = [
 
 
 @settings(max_examples=40, deadline=None)
-@given(stage=st.sampled_from(STAGES), seed=st.integers(0, 1000), lookahead=st.integers(1, 12), longest=st.integers(20, 100))
-def test_rows_hold_the_ratio_within_one_sample_and_the_row_length(stage: dict[Kind, float], seed: int, lookahead: int, longest: int) -> None:
+@given(
+    stage=st.sampled_from(STAGES), seed=st.integers(0, 1000), lookahead=st.integers(1, 12), longest=st.integers(20, 100)
+)
+def test_rows_hold_the_ratio_within_one_sample_and_the_row_length(
+    stage: dict[Kind, float], seed: int, lookahead: int, longest: int
+) -> None:
     rng = random.Random(seed)
     packer = RowPacker(100, stage, lookahead)
     placed: dict[Kind, int] = {}
@@ -50,7 +54,11 @@ def test_rows_are_filled() -> None:
     rng = random.Random(0)
     stage = STAGES[1]
     packer = RowPacker(4096, stage, 16)
-    lengths = {"understanding": lambda: 728, "generation": lambda: rng.randint(610, 680), "text": lambda: rng.randint(200, 1400)}
+    lengths = {
+        "understanding": lambda: 728,
+        "generation": lambda: rng.randint(610, 680),
+        "text": lambda: rng.randint(200, 1400),
+    }
     placed: dict[Kind, int] = {}
     waiting: dict[Kind, list[int]] = {kind: [] for kind in stage}
     used = 0

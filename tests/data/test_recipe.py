@@ -15,7 +15,14 @@ TEXT = RatioConfig(understanding=0, text=1, generation=0)
 
 def recipe_with(folder: Path, **changes: object) -> Path:
     make_shard(folder / "a.tar", {"a.json": {"text": "a"}})
-    source = {"name": "a", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["*.tar"]} | changes
+    source = {
+        "name": "a",
+        "kind": "text",
+        "type": "shards",
+        "template": "text",
+        "weight": 1,
+        "paths": ["*.tar"],
+    } | changes
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump({"name": "r", "licence": "none", "sources": [source]}))
     return path
@@ -54,7 +61,9 @@ def test_mistakes_name_file_and_place(tmp_path: Path, changes: dict[str, object]
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "empty"), ("sources: []", "empty"), ("a: [", "no valid YAML"), ("- 1", "empty")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "empty"), ("sources: []", "empty"), ("a: [", "no valid YAML"), ("- 1", "empty")]
+)
 def test_empty_and_broken_recipes(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(content)
     with pytest.raises(UserError, match=message):

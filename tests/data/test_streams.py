@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -26,13 +25,22 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     for shard in range(3):
         members: dict[str, object] = {}
         for i in range(7):
-            members |= {f"p{shard}-{i}.json": {"caption": "dog " * (i + 1)}, f"p{shard}-{i}.png": encoded(picture((i, shard, 0)))}
+            members |= {
+                f"p{shard}-{i}.json": {"caption": "dog " * (i + 1)},
+                f"p{shard}-{i}.png": encoded(picture((i, shard, 0))),
+            }
         make_shard(folder / f"pictures-{shard}.tar", members)  # type: ignore[arg-type]
     make_shard(folder / "texts.tar", {f"t{i}.json": {"text": "word " * (3 * i + 2)} for i in range(11)})
     make_shard(folder / "few.tar", {f"f{i}.json": {"text": "few"} for i in range(3)})
     sources = [
         {"name": "draw", "kind": "generation", "template": "text_to_image", "paths": ["pictures-*.tar"], "weight": 1},
-        {"name": "look", "kind": "understanding", "template": "image_caption", "paths": ["pictures-*.tar"], "weight": 1},
+        {
+            "name": "look",
+            "kind": "understanding",
+            "template": "image_caption",
+            "paths": ["pictures-*.tar"],
+            "weight": 1,
+        },
         {"name": "texts", "kind": "text", "template": "text", "paths": ["texts.tar"], "weight": 3},
         {"name": "few", "kind": "text", "template": "text", "paths": ["few.tar"], "weight": 1},
     ]
@@ -42,10 +50,20 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def drawer(recipe: Recipe, encoder: Encoder, seed: int = 0, row_tokens: int = 256) -> Drawer:
-    return Drawer(recipe, encoder, seed=seed, num_streams=V, row_tokens=row_tokens, guidance_dropout=0.3, first_sentence=0.25)
+    return Drawer(
+        recipe, encoder, seed=seed, num_streams=V, row_tokens=row_tokens, guidance_dropout=0.3, first_sentence=0.25
+    )
 
 
-def read(recipe: Recipe, encoder: Encoder, number: int, world: int = 1, workers: int = 0, states: dict | None = None, seed: int = 0) -> list[list[Row]]:  # type: ignore[type-arg]
+def read(
+    recipe: Recipe,
+    encoder: Encoder,
+    number: int,
+    world: int = 1,
+    workers: int = 0,
+    states: dict | None = None,
+    seed: int = 0,
+) -> list[list[Row]]:  # type: ignore[type-arg]
     """The rows of ``number`` global steps as ``world`` processes see them together."""
     packer = RowPacker(256, recipe.shares, 3)
     draws = drawer(recipe, encoder, seed)

@@ -18,7 +18,9 @@ QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", 
 
 def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run([str(w) for w in words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [str(w) for w in words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -34,9 +36,21 @@ def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
         assert f"stage {stage} starts from {start}" in done.stderr
         assert len((tmp_path / f"stage{stage}/metrics.jsonl").read_text().splitlines()) == 2
     final = tmp_path / "stage3/final"
-    drawn = run("janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn")
+    drawn = run(
+        "janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn"
+    )
     assert drawn.returncode == 0 and len(list((tmp_path / "drawn").glob("*.png"))) == 1, drawn.stderr
-    asked = run("janus-train", "chat", final, "--image", next((tmp_path / "drawn").glob("*.png")), "--prompt", "What is this?", "--max-new-tokens", "3")
+    asked = run(
+        "janus-train",
+        "chat",
+        final,
+        "--image",
+        next((tmp_path / "drawn").glob("*.png")),
+        "--prompt",
+        "What is this?",
+        "--max-new-tokens",
+        "3",
+    )
     assert asked.returncode == 0, asked.stderr
     report = run("janus-train", "report", tmp_path)
     assert report.returncode == 0 and (tmp_path / "report.html").stat().st_size > 10_000, report.stderr
@@ -53,8 +67,8 @@ def test_the_same_command_again_says_that_it_is_done(tmp_path: Path) -> None:
 
 def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     """kill -9 after the first checkpoint: the resumed run has the batches, losses and weights of one never stopped."""
-    from safetensors.torch import load_file
     import torch
+    from safetensors.torch import load_file
 
     words = ("+stage=2", "run.steps=14", "run.checkpoint_every=4", *QUICK)
     assert launch(*words, f"output_dir={tmp_path}/whole").returncode == 0
@@ -109,7 +123,9 @@ def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
         (tmp_path / "shards" / path.name).write_bytes(path.read_bytes())
     tar = tmp_path / "shards/objects-001.tar"
     tar.write_bytes(tar.read_bytes()[:50_000])
-    done = run(sys.executable, "train.py", "+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run")
+    done = run(
+        sys.executable, "train.py", "+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run"
+    )
     assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1
     assert "objects-001.tar is damaged: 50000 bytes" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,14 @@ import pytest
 from janus_train.config import Config
 from tests.helpers import config_of
 
-SMALL = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "run.checkpoint_every=0", "data.lookahead=2", "run.cpu_threads=1")
+SMALL = (
+    "batch.row_tokens=256",
+    "batch.rows_per_step=2",
+    "batch.micro_rows=2",
+    "run.checkpoint_every=0",
+    "data.lookahead=2",
+    "run.cpu_threads=1",
+)
 
 
 @pytest.fixture

@@ -51,10 +51,29 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
 
 def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
     folder = run(small(2, "run.steps=2", "run.sample_every=2"))
-    for name in ("config.yaml", "manifest.json", "metrics.jsonl", "report.html", "samples/step-000002.png", "checkpoints/step-000002", "final/config.json"):
+    for name in (
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "report.html",
+        "samples/step-000002.png",
+        "checkpoints/step-000002",
+        "final/config.json",
+    ):
         assert (folder / name).exists(), name
     line = lines(folder)[-1]
-    wanted = ["step", "loss", "tokens", "fill", "learning_rate", "grad_norm", "tokens_per_s", "data_wait_s", "step_s", "batch_digest"]
+    wanted = [
+        "step",
+        "loss",
+        "tokens",
+        "fill",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_s",
+        "data_wait_s",
+        "step_s",
+        "batch_digest",
+    ]
     wanted += [f"{what}/{kind}" for what in ("loss", "samples", "tokens") for kind in KINDS]
     assert not set(wanted) - set(line)
     assert [entry["step"] for entry in lines(folder)] == [1, 2]
@@ -173,7 +192,10 @@ def test_a_stage_starts_from_the_stage_before(small: Small, tmp_path: Path) -> N
         (["data.recipe=no.yaml"], "there is no file"),
         (["data.recipe=null"], "no recipe is given"),
         (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),
-        (["model.text.num_attention_heads=3", "model.text.num_key_value_heads=3"], "text_config.num_attention_heads is 6, the model's 3"),
+        (
+            ["model.text.num_attention_heads=3", "model.text.num_key_value_heads=3"],
+            "text_config.num_attention_heads is 6, the model's 3",
+        ),
         (["model.vq.num_embeddings=256"], "vq_config.num_embeddings is 512, the model's 256"),
         (["batch.row_tokens=64"], "do not fit a row of 64"),
         (["model=janus_pro_1b", "data=demo", "precision=fp32", "init_from=null"], "comes without a base"),
@@ -208,7 +230,9 @@ def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, t
     assert not (tmp_path / "run").exists()
 
 
-def test_steps_that_are_not_finite_are_not_applied_and_stop_the_run(small: Small, random_base: Path, tmp_path: Path) -> None:
+def test_steps_that_are_not_finite_are_not_applied_and_stop_the_run(
+    small: Small, random_base: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import save_file
 
     broken = tmp_path / "nan"

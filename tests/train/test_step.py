@@ -44,7 +44,9 @@ def rows(config: Config, random_base: Path) -> list[Row]:
     return [next(Stream(v, drawer, RowPacker(256, recipe.shares, 2))) for v in range(16)]
 
 
-def updated(janus: JanusForConditionalGeneration, rows: list[Row], config: Config, micro_rows: int, steps: int = 2) -> dict[str, torch.Tensor]:
+def updated(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config, micro_rows: int, steps: int = 2
+) -> dict[str, torch.Tensor]:
     """The weights after some steps over the same rows."""
     janus = copy.deepcopy(janus)
     set_trainable(janus, config.train_parts)
@@ -56,7 +58,9 @@ def updated(janus: JanusForConditionalGeneration, rows: list[Row], config: Confi
     return dict(janus.state_dict())
 
 
-def test_accumulation_does_not_change_the_update(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+def test_accumulation_does_not_change_the_update(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
     """1 x 16 rows and 4 x 4 rows, though the four have different numbers of loss tokens.
 
     Compared by gradients' effect through SGD-like scale: AdamW's first steps divide by the gradient's own size, so that
@@ -72,17 +76,23 @@ def test_accumulation_does_not_change_the_update(janus: JanusForConditionalGener
     assert moved > 1e-4 and apart < 1e-6
 
 
-def test_a_mean_over_micro_batches_would_be_noticed(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+def test_a_mean_over_micro_batches_would_be_noticed(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
     """The naive mean of micro-batch means differs here by far more than the tolerance above."""
     model = PackedJanus(copy.deepcopy(janus))
     with torch.no_grad():
-        sums = [(float(s.total), s.num_total) for s in (model(collate(rows[i : i + 4], 64, 64)) for i in range(0, 16, 4))]
+        sums = [
+            (float(s.total), s.num_total) for s in (model(collate(rows[i : i + 4], 64, 64)) for i in range(0, 16, 4))
+        ]
     right = sum(s for s, _ in sums) / sum(n for _, n in sums)
     naive = sum(s / n for s, n in sums) / len(sums)
     assert abs(right - naive) > 1e-4
 
 
-def test_what_is_not_finite_is_not_applied(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+def test_what_is_not_finite_is_not_applied(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
     with torch.no_grad():
         janus.model.language_model.norm.weight[0] = float("inf")
     set_trainable(janus, config.train_parts)
@@ -103,7 +113,9 @@ def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[
     assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_optimizer_holds_what_trains_alone(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
+def test_optimizer_holds_what_trains_alone(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
     set_trainable(janus, ["image_head"])
     model = PackedJanus(janus)
     optimizer = make_optimizer(model, config.optim)
