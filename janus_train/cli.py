@@ -178,6 +178,15 @@ def evaluate(
 
 
 @app.command()
+def index(tars: Annotated[list[Path], typer.Argument(help="WebDataset tars.")]) -> None:
+    """Write the index that training reads beside each tar."""
+    from janus_train.data.shards import write_index
+
+    for tar in tars:
+        print(write_index(tar))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or a demo's with stage1/, stage2/, ...")],
 ) -> None:

@@ -101,7 +101,7 @@ def _generation_measures(
     chances = {
         "background": commonest(scene.background for scene in scenes),
         "count": commonest(len(scene.placed) for scene in scenes),
-        "side": 50.0,
+        **dict.fromkeys(("side", "side_one", "side_two"), 50.0),
         "object": 100 / num_objects,
         "object_near": 100 * NEAR / num_objects,
     }

@@ -20,6 +20,8 @@ LABELS = {
     "background": "Background colour",
     "count": "Number of objects",
     "side": "Left or right side",
+    "side_one": "- of one object",
+    "side_two": "- of two objects",
     "object": "Named object, top 1",
     "object_near": f"Named object, top {NEAR}",
     "answer_colour": "Background colour",
@@ -81,10 +83,13 @@ def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
         found.rank(placed.thing.number) if found else None
         for placed, found in zip(scene.placed, _pairs(scene, detection), strict=True)
     ]
+    side = _side(scene, detection)
     return {
         "background": [detection.background == scene.background],
         "count": [len(detection.found) == len(scene.placed)],
-        "side": _side(scene, detection),
+        "side": side,
+        "side_one": side if len(scene.placed) == 1 else [],
+        "side_two": side if len(scene.placed) == 2 else [],
         "object": [rank == 0 for rank in ranks],
         "object_near": [rank is not None and rank < NEAR for rank in ranks],
     }
@@ -101,7 +106,10 @@ def _pairs(scene: Scene, detection: Detection) -> list[Found | None]:
 
 
 def _side(scene: Scene, detection: Detection) -> list[bool]:
-    """Left and right, for scenes that have them: one object beside the middle, or two objects side by side."""
+    """Left and right, for scenes that have them: one object beside the middle, or two objects side by side.
+
+    Of two objects each has to be nearer to its own picture than the two exchanged.
+    """
     places = tuple(placed.place for placed in scene.placed)
     if places in (("left",), ("right",)):
         if not detection.found:

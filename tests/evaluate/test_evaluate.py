@@ -55,14 +55,9 @@ def test_files(results):
 def test_measures(results):
     found, _, _ = results
     by_name = {m["name"]: m for m in found["measures"]}
-    assert set(by_name) == {
-        "background",
-        "count",
-        "side",
-        "object",
-        "object_near",
-        *(f"answer_{s}" for s in SORTS),
-    }
+    drawing_measures = ("background", "count", "side", "side_one", "side_two", "object", "object_near")
+    assert set(by_name) == {*drawing_measures, *(f"answer_{s}" for s in SORTS)}
+    assert by_name["side"]["n"] == by_name["side_one"]["n"] + by_name["side_two"]["n"]
     for m in found["measures"]:
         assert m["low"] <= m["percent"] <= m["high"] and m["right"] <= m["n"]
     for name in ("background", "count", "object"):
