@@ -35,7 +35,7 @@ NEUTRAL = (204, 204, 204)
 HELD_OUT_IN = 10
 """One label in so many is held out."""
 
-NUM_SCENE_THINGS = 128
+NUM_SCENE_THINGS = 40
 """Scenes are composed of so many of the objects, taken by a hash of their names: in the minutes that a demo has, a model
 of three million weights can learn the looks of these and not of all. Class pictures and texts show all of them."""
 

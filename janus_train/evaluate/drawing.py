@@ -11,7 +11,7 @@ from PIL import Image
 
 from janus_train.data.pictures import generation_pixels, to_float
 from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
-from janus_train.data.scenes import Scene, held_out_scenes, library, render
+from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
 from janus_train.evaluate.common import Options, Progress, counter, write_lines
 from janus_train.evaluate.detector import detector_of
 from janus_train.evaluate.grid import picture_grid
@@ -63,7 +63,7 @@ def evaluate_drawing(
         report("judge", number + 1, len(scenes))
     write_lines(out / "pictures.jsonl", lines)
     picture_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_PICTURES]).save(out / "grid.png")
-    return _generation_measures(scenes, judged, detector.num_objects), detector.num_objects
+    return _generation_measures(scenes, judged, objects), detector.num_objects
 
 
 def _draw(loaded: Loaded, prompts: Sequence[str], options: Options, report: Progress) -> list[Image.Image]:
@@ -96,14 +96,17 @@ def _right(judged: dict[str, list[bool]]) -> dict[str, bool]:
 
 
 def _generation_measures(
-    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], num_objects: int
+    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], objects: Library
 ) -> list[dict[str, Any]]:
+    # All objects are candidates, but a model that draws well any of those it has seen in scenes, whichever is asked for,
+    # is right once in as many as there are: that is chance, not one in all.
+    luck = 100 / len(objects.scene_things)
     chances = {
         "background": commonest(scene.background for scene in scenes),
         "count": commonest(len(scene.placed) for scene in scenes),
         **dict.fromkeys(("side", "side_one", "side_two"), 50.0),
-        "object": 100 / num_objects,
-        "object_near": 100 * NEAR / num_objects,
+        "object": luck,
+        "object_near": luck + 100 * NEAR / len(objects.things),
     }
     measures = []
     for name, chance in chances.items():

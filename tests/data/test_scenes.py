@@ -56,7 +56,9 @@ def test_records_are_pinned() -> None:
     assert SceneSource(SHARDS, "scene", num_scenes=9)[4].key == "scene-train-000004"
 
 
-PINNED_CAPTION = "A picture of a mosquito at the top and a party popper at the bottom, on an orange background. There are two objects."
+PINNED_CAPTION = (
+    "A picture of a crocodile at the top and a balloon at the bottom, on an orange background. There are two objects."
+)
 
 
 def test_no_combination_is_in_both_splits() -> None:

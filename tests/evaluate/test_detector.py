@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from janus_train.data.scene_things import NUM_SCENE_THINGS
 from janus_train.data.scenes import BACKGROUNDS, Placed, Scene, held_out_scenes, library, render
 from janus_train.evaluate.detector import LAYOUTS, border_colour, detector_of, nearest_background
 from janus_train.evaluate.measures import judge
@@ -64,7 +65,8 @@ def test_wrong_pictures_are_found_wrong(detector, objects, scenes):
     pictures = [render(scene, objects) for scene in scenes[1:] + scenes[:1]]
     judged = [judge(scene, detector.detect(picture)) for scene, picture in zip(scenes, pictures, strict=True)]
     pooled = {name: [right for one in judged for right in one[name]] for name in judged[0]}
-    assert sum(pooled["object"]) <= 2
+    # a wrong scene has the right object at its place once in as many as there are; three times that is more than luck
+    assert sum(pooled["object"]) <= 3 * len(pooled["object"]) / NUM_SCENE_THINGS
     assert sum(pooled["background"]) / len(scenes) < 0.35
     assert sum(pooled["count"]) / len(scenes) < 0.6
     assert sum(pooled["side"]) / len(pooled["side"]) < 0.6

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from janus_train.data.scene_things import NUM_SCENE_THINGS
 from janus_train.data.scenes import held_out_scenes, library, render
 from janus_train.evaluate import answering, drawing
 from janus_train.evaluate.answering import SORTS, ask, normalised
@@ -60,10 +61,10 @@ def test_measures(results):
     assert by_name["side"]["n"] == by_name["side_one"]["n"] + by_name["side_two"]["n"]
     for m in found["measures"]:
         assert m["low"] <= m["percent"] <= m["high"] and m["right"] <= m["n"]
-    for name in ("background", "count", "object"):
-        assert by_name[name]["true_pictures"]["percent"] >= 90
+    for name, least in (("background", 90), ("count", 90), ("object", 75)):  # ten pictures: two of 20 objects may fail
+        assert by_name[name]["true_pictures"]["percent"] >= least
         assert by_name[name]["round_trips"]["n"] == by_name[name]["n"]
-    assert by_name["object"]["chance"] == pytest.approx(100 / found["num_objects"])
+    assert by_name["object"]["chance"] == pytest.approx(100 / NUM_SCENE_THINGS)
     assert by_name["object"]["right"] == 0, "a random model draws no object"
     assert by_name["answer_colour"]["asked"] == {"percent": 80.0} and by_name["answer_colour"]["reached"] is False
     vocabulary = 400

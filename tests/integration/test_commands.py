@@ -70,7 +70,7 @@ def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    words = ("+stage=2", "run.steps=14", "run.checkpoint_every=4", *QUICK)
+    words = ("+stage=2", "run.steps=14", "run.checkpoint_every=4", "run.log_every=1", *QUICK)
     assert launch(*words, f"output_dir={tmp_path}/whole").returncode == 0
     victim = subprocess.Popen(
         [sys.executable, "train.py", *words, f"output_dir={tmp_path}/cut"], cwd=ROOT, stderr=subprocess.PIPE, text=True

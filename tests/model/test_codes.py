@@ -55,7 +55,9 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
     monkeypatch.setattr(codes, "DECODE_CHUNK", 2)
     monkeypatch.setattr(codes, "_SCORES_CHUNK", 7)
     assert torch.equal(encode_pictures(vqmodel, pixels), ids)
-    assert torch.equal(decode_codes(vqmodel, ids), pictures)
+    # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
+    apart = (decode_codes(vqmodel, ids).int() - pictures.int()).abs()
+    assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
 
 
 def test_no_gradient_reaches_the_tokenizer(janus: JanusForConditionalGeneration) -> None:
