@@ -14,10 +14,14 @@ from typing import Any
 
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step."""
     staging = path.with_name(path.name + ".part")
     with staging.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(staging, path)

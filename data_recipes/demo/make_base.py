@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from janus_train.config import ROOT, ModelConfig, UserError
 from janus_train.data.encode import SpecialTokens
+from janus_train.files import staged_folder
 from janus_train.model.janus import build
 
 STEPS = {"codes": 3000, "pictures": 1000, "vision": 3000, "llm": 400}
@@ -120,33 +120,25 @@ def write(
     janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, tables: list[str], out: Path, command: str
 ) -> None:
     """Writes the folder beside ``out`` and puts it in its place as the last thing."""
-    staging = out.with_name(out.name + ".part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    tokenizer.save_pretrained(staging)
-    janus.config.dtype = "bfloat16"
-    janus.config.architectures = ["JanusForConditionalGeneration"]
-    janus.config.save_pretrained(staging)
-    assert janus.generation_config is not None
-    janus.generation_config.save_pretrained(staging)
-    save_file(round_to_bf16(janus), staging / "model.safetensors", metadata={"format": "pt"})
-    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
-    text = README.format(
-        command=command,
-        machine=machine,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        tables="\n\n".join(tables),
-    )
-    (staging / "README.md").write_text(text, encoding="utf-8")
-    size = (staging / "model.safetensors").stat().st_size
-    assert size <= MOST_BYTES, f"{size} bytes: the base's weights have to stay under {MOST_BYTES}"
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(staging, out)
-    shutil.rmtree(old, ignore_errors=True)
+    with staged_folder(out) as staging:
+        tokenizer.save_pretrained(staging)
+        janus.config.dtype = "bfloat16"
+        janus.config.architectures = ["JanusForConditionalGeneration"]
+        janus.config.save_pretrained(staging)
+        assert janus.generation_config is not None
+        janus.generation_config.save_pretrained(staging)
+        save_file(round_to_bf16(janus), staging / "model.safetensors", metadata={"format": "pt"})
+        machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
+        text = README.format(
+            command=command,
+            machine=machine,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            tables="\n\n".join(tables),
+        )
+        (staging / "README.md").write_text(text, encoding="utf-8")
+        size = (staging / "model.safetensors").stat().st_size
+        assert size <= MOST_BYTES, f"{size} bytes: the base's weights have to stay under {MOST_BYTES}"
     print(f"{out}: {size / 1e6:.2f} MB")
 
 

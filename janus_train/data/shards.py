@@ -23,6 +23,7 @@ from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.sample import Record
+from janus_train.files import file_sha256, write_text
 
 SCHEMA = 1
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -38,11 +39,6 @@ def index_path(tar: Path) -> Path:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_index(tar: Path) -> Path:
@@ -70,13 +66,11 @@ def write_index(tar: Path) -> Path:
     content = {
         "schema": SCHEMA,
         "size": tar.stat().st_size,
-        "sha256": _file_sha256(tar),
+        "sha256": file_sha256(tar),
         "samples": [{"key": key, "members": members} for key, members in samples.items()],
     }
     path = index_path(tar)
-    staging = path.with_name(path.name + ".part")
-    staging.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
-    os.replace(staging, path)
+    write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
     return path
 
 
@@ -108,7 +102,7 @@ class Shard:
         actual = self.path.stat().st_size
         if actual != size:
             raise UserError(f"shard {self.path} is damaged: {actual} bytes, its index says {size}")
-        if size <= WHOLE_DIGEST_LIMIT and _file_sha256(self.path) != whole:
+        if size <= WHOLE_DIGEST_LIMIT and file_sha256(self.path) != whole:
             raise UserError(f"shard {self.path} is damaged: its SHA-256 is not the one in its index")
         self._file: int | None = None
         self._pid = 0

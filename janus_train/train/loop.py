@@ -141,7 +141,7 @@ class _Trainer:
         for step in range(done + 1, options.steps + 1):
             began = time.perf_counter()
             metrics = self._step(step, rows)
-            if (self.config.run.checkpoint_every and step % options.checkpoint_every == 0) or step == options.steps:
+            if (options.checkpoint_every and step % options.checkpoint_every == 0) or step == options.steps:
                 self._save(step, rows)
             if options.sample_every and step % options.sample_every == 0 and self.distributed.is_main:
                 draw_previews(
