@@ -18,29 +18,12 @@ import torch.nn.functional as F
 from base_common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
 from torch import nn
 
-from janus_train.data.scenes import (
-    BACKGROUNDS,
-    MIDDLE,
-    SIDE_OF_CLASS,
-    UNIT,
-    Library,
-    Placed,
-    Scene,
-    Thing,
-    class_picture,
-    draw_scene,
-    library,
-    render,
-)
+from janus_train.data.scene_things import PLACES_OF_COUNT
+from janus_train.data.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, library, render
 
-PLACES = ("left", "right", "middle", "top", "bottom")
+PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)
 PICTURES = 32  # a step
-
-
-def as_scene(thing: Thing) -> Scene:
-    """A class picture as a scene without a background colour."""
-    return Scene((Placed(thing, "middle", MIDDLE, MIDDLE, SIDE_OF_CLASS),), "")
 
 
 class Labels:
@@ -99,16 +82,13 @@ def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torc
 
 def training_batch(objects: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
     """Three quarters scenes of the training split, one quarter class pictures."""
-    drawn, pictures = [], []
+    drawn = []
     for number in range(PICTURES):
         if number % 4 == 3:
-            thing = objects.things[rng.integers(len(objects.things))]
-            drawn.append(as_scene(thing))
-            pictures.append(class_picture(thing, objects, size, rng))
+            drawn.append(class_scene(objects.things[rng.integers(len(objects.things))]))
         else:
             drawn.append(draw_scene(objects, rng, "train"))
-            pictures.append(render(drawn[-1], objects, size))
-    return drawn, to_tensor(pictures)
+    return drawn, to_tensor([render(scene, objects, size) for scene in drawn])
 
 
 def train_vision(vision: nn.Module, size: int, steps: int, seed: int) -> Figures:
@@ -131,8 +111,7 @@ def train_vision(vision: nn.Module, size: int, steps: int, seed: int) -> Figures
     return {"steps": steps, "seconds": round(progress.seconds)}
 
 
-LAYOUTS = [("left",), ("right",), ("middle",), ("top",), ("bottom",), ("left", "right"), ("top", "bottom")]
-LAYOUTS.append(("left", "middle", "right"))
+LAYOUTS = [places for arrangements in PLACES_OF_COUNT.values() for places in arrangements]
 
 
 def features_of(vision: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

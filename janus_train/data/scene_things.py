@@ -42,6 +42,27 @@ of three million weights can learn the looks of these and not of all. Class pict
 UNIT = 64
 """Places and sizes of a scene are in units of 1/64 of the picture's side."""
 
+SIDES = {"small": 28, "large": 44}
+"""Sizes of things. Several things in one scene are small."""
+MARGIN = 2
+"""Room round a thing. With it `SIDES` are multiples of 8, and so are all distances of `spot`s: a thing's pixels fall
+into the patches of both encoders (8 pixels a side in the tiny model) in the same way wherever it stands."""
+PLACES = ("left", "right", "middle", "top", "bottom")
+PLACES_OF_COUNT: dict[int, tuple[tuple[str, ...], ...]] = {
+    1: tuple((place,) for place in PLACES),
+    2: (("left", "right"), ("top", "bottom")),
+    3: (("top", "left", "right"),),
+}
+"""Number of things -> the arrangements that scenes have."""
+
+
+def spot(place: str, side: int, number: int = 1) -> tuple[int, int]:
+    """The middle (x, y) of a thing at a place, in units; left and right are at the bottom if there are three."""
+    low, middle, high = side // 2 + MARGIN, UNIT // 2, UNIT - side // 2 - MARGIN
+    x = {"left": low, "right": high}.get(place, middle)
+    y = {"top": low, "bottom": high}.get(place, high if number == 3 and place in ("left", "right") else middle)
+    return x, y
+
 
 def is_held_out(label: str) -> bool:
     """Whether the combination is kept for evaluation: decided by the label alone, before anything is composed."""
@@ -75,7 +96,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things on a flat background."""
+    """One to three things on a flat background; `NEUTRAL` if it has no name."""
 
     placed: tuple[Placed, ...]
     background: str

@@ -30,6 +30,8 @@ from janus_train.data.scene_text import (
 from janus_train.data.scene_things import (
     BACKGROUNDS,
     NEUTRAL,
+    PLACES_OF_COUNT,
+    SIDES,
     UNIT,
     Library,
     Placed,
@@ -37,6 +39,7 @@ from janus_train.data.scene_things import (
     Thing,
     is_held_out,
     library,
+    spot,
 )
 
 __all__ = [
@@ -48,7 +51,7 @@ __all__ = [
     "SceneSource",
     "Thing",
     "caption",
-    "class_picture",
+    "class_scene",
     "draw_scene",
     "held_out_scenes",
     "is_held_out",
@@ -62,34 +65,21 @@ VIEWS = {"class": 1, "scene": 2, "text": 3, "conversation": 4, "draw": 5, "dialo
 SPLITS = {"train": 1, "held_out": 2}
 EVALUATION = 100  # the seed number of `held_out_scenes`
 
-JITTER = 1  # units by which a place varies
-SIDE = {"small": 28, "large": 44}
-SIDE_OF_TWO, SIDE_OF_THREE, SIDE_OF_CLASS = 28, 20, 52  # even, so that no half pixels are rounded
 SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three things
-MIDDLE = UNIT // 2
 
 IMAGE = "<image_placeholder>"
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 
 
-def _at(thing: Thing, place: str, side: int, rng: np.random.Generator, size_word: str = "") -> Placed:
-    """The thing against the named border, or in the middle, moved by the jitter but never over the border."""
-    low, high = side // 2 + 1, UNIT - side // 2 - 1
-    x = {"left": low, "right": high}.get(place, MIDDLE)
-    y = {"top": low, "bottom": high}.get(place, MIDDLE)
-    dx, dy = (int(d) for d in rng.integers(-JITTER, JITTER + 1, 2))
-    return Placed(thing, place, x + dx, y + dy, side, size_word)
-
-
 def _compose(things: list[Thing], rng: np.random.Generator) -> tuple[Placed, ...]:
-    if len(things) == 1:
-        place = ("left", "right", "middle", "top", "bottom")[rng.integers(5)]
-        size_word = ("small", "large")[rng.integers(2)]
-        return (_at(things[0], place, SIDE[size_word], rng, size_word),)
-    if len(things) == 2:
-        places = (("left", "right"), ("top", "bottom"))[rng.integers(2)]
-        return tuple(_at(t, p, SIDE_OF_TWO, rng) for t, p in zip(things, places, strict=True))
-    return tuple(_at(t, p, SIDE_OF_THREE, rng) for t, p in zip(things, ("left", "middle", "right"), strict=True))
+    size_word = ("small", "large")[rng.integers(2)] if len(things) == 1 else ""
+    side = SIDES[size_word or "small"]
+    choices = PLACES_OF_COUNT[len(things)]
+    places = choices[rng.integers(len(choices))]
+    return tuple(
+        Placed(thing, place, *spot(place, side, len(things)), side, size_word)
+        for thing, place in zip(things, places, strict=True)
+    )
 
 
 def draw_scene(objects: Library, rng: np.random.Generator, split: str) -> Scene:
@@ -116,20 +106,16 @@ def _paste(ground: Image.Image, objects: Library, placed: Placed) -> None:
 
 def render(scene: Scene, objects: Library, size: int = UNIT) -> Image.Image:
     """The scene as an RGB picture, ``size`` pixels a side."""
-    ground = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
+    ground = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
     for placed in scene.placed:
         _paste(ground, objects, placed)
     return ground
 
 
-def class_picture(
-    thing: Thing, objects: Library, size: int = UNIT, rng: np.random.Generator | None = None
-) -> Image.Image:
-    """The thing alone, large, on `NEUTRAL`; in the very middle unless a generator moves it a little."""
-    ground = Image.new("RGB", (size, size), NEUTRAL)
-    dx, dy = (0, 0) if rng is None else (int(d) for d in rng.integers(-JITTER, JITTER + 1, 2))
-    _paste(ground, objects, Placed(thing, "middle", MIDDLE + dx, MIDDLE + dy, SIDE_OF_CLASS))
-    return ground
+def class_scene(thing: Thing) -> Scene:
+    """The thing alone, large and in the middle, on none of the backgrounds' colours."""
+    side = SIDES["large"]
+    return Scene((Placed(thing, "middle", *spot("middle", side), side),), "")
 
 
 def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -185,7 +171,7 @@ class SceneSource:
 
     def _class(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         thing = self._thing(index)
-        picture = class_picture(thing, self.objects, self.size, rng)
+        picture = render(class_scene(thing), self.objects, self.size)
         return {"class_name": thing.name, "caption": class_caption(thing)}, [picture]
 
     def _scene(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
@@ -223,12 +209,11 @@ class SceneSource:
 
 
 def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
-    """The first ``number`` scenes for evaluation, all of held-out combinations and no two of the same."""
+    """The first ``number`` scenes for evaluation, all of held-out combinations and no two the same."""
     objects, index = library(tuple(shards)), 0
-    found: dict[str, Scene] = {}
+    found: dict[Scene, None] = {}
     while len(found) < number:
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
-        scene = draw_scene(objects, rng, "held_out")
-        found.setdefault(scene.label, scene)
+        found.setdefault(draw_scene(objects, rng, "held_out"))
         index += 1
-    return list(found.values())
+    return list(found)

@@ -11,6 +11,7 @@ true pictures is measured beside every result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from janus_train.data.scenes import BACKGROUNDS, MIDDLE, SIDE, SIDE_OF_THREE, SIDE_OF_TWO, UNIT, Library
+from janus_train.data.scene_things import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, spot
 
 BORDER = 2
 """Width in pixels of the frame that shows the background."""
@@ -78,20 +79,15 @@ class Detection:
         return next((found for found in self.found if found.slot.place == place), None)
 
 
-def _slot(place: str, side: int) -> Slot:
-    low, high = side // 2 + 1, UNIT - side // 2 - 1
-    x = {"left": low, "right": high}.get(place, MIDDLE)
-    y = {"top": low, "bottom": high}.get(place, MIDDLE)
-    return Slot(place, x, y, side)
+def _layouts() -> Iterator[tuple[Slot, ...]]:
+    yield ()
+    for number, arrangements in PLACES_OF_COUNT.items():
+        for side in SIDES.values() if number == 1 else [SIDES["small"]]:
+            for places in arrangements:
+                yield tuple(Slot(place, *spot(place, side, number), side) for place in places)
 
 
-LAYOUTS: tuple[tuple[Slot, ...], ...] = (
-    (),
-    *(((_slot(place, side),)) for side in SIDE.values() for place in ("left", "right", "middle", "top", "bottom")),
-    (_slot("left", SIDE_OF_TWO), _slot("right", SIDE_OF_TWO)),
-    (_slot("top", SIDE_OF_TWO), _slot("bottom", SIDE_OF_TWO)),
-    tuple(_slot(place, SIDE_OF_THREE) for place in ("left", "middle", "right")),
-)
+LAYOUTS = tuple(_layouts())
 """Every arrangement that scenes are composed in, and the empty one."""
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from janus_train.data.scenes import MIDDLE, Scene
+from janus_train.data.scene_things import UNIT, Scene
 from janus_train.evaluate.detector import Detection, Found
 
 Z95 = 1.959964
@@ -115,7 +115,7 @@ def _side(scene: Scene, detection: Detection) -> list[bool]:
         if not detection.found:
             return [False]
         x = sum(found.slot.x for found in detection.found) / len(detection.found)
-        return [x < MIDDLE if places == ("left",) else x > MIDDLE]
+        return [x < UNIT / 2 if places == ("left",) else x > UNIT / 2]
     if places == ("left", "right"):
         left, right = detection.at("left"), detection.at("right")
         if len(detection.found) != 2 or left is None or right is None:

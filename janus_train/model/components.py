@@ -6,9 +6,11 @@ parameter and every buffer belongs to exactly one part.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import get_args
 
+import torch
 from torch import nn
 
 from janus_train.config import Part
@@ -41,6 +43,17 @@ def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parame
     for name, parameter in janus.named_parameters():
         parameters[part_of(name)].append((name, parameter))
     return parameters
+
+
+def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
+    """SHA-256 of every tensor's name, type, shape and bytes, part by part."""
+    digests = {part: hashlib.sha256() for part in parts}
+    for name, tensor in sorted(janus.state_dict().items()):
+        part = part_of(name)
+        if part in digests:
+            digests[part].update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digests[part].update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {part: found.hexdigest() for part, found in digests.items()}
 
 
 def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:

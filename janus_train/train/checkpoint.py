@@ -6,7 +6,7 @@
                               manifest.json          schema, step, sizes and digests of the others
 
 Written in a staging folder, synced, then renamed; older ones go after the new one stands. The frozen parts are not
-stored again: a resume takes them from where the run started (the manifest's ``start``); no digest guards them yet.
+stored again: a resume takes them from where the run started, and the run's manifest has their digests.
 """
 
 from __future__ import annotations

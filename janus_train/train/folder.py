@@ -16,12 +16,15 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from janus_train.config import ROOT, Config, UserError
+from janus_train.config import ROOT, Config, Part, UserError
 from janus_train.files import write_json
 from janus_train.train import checkpoint
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
+
+
+State = Literal["new", "resume", "finished", "next_stage"]
 
 
 def default_folder(config: Config) -> Path:
@@ -49,7 +52,7 @@ class RunFolder:
         path = self.path / "manifest.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def state(self) -> Literal["new", "resume", "finished", "next_stage"]:
+    def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
         before = self.manifest()
         if not before:
@@ -90,15 +93,20 @@ class RunFolder:
     def archive(self) -> Path:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
         target = self.path / f"stage{self.manifest()['stage']}"
-        target.mkdir()
+        target.mkdir(exist_ok=True)  # there already if a kill interrupted this
         names = ("config.yaml", "metrics.jsonl", "samples", "checkpoints", "final", "report.html", "manifest.json")
         for name in names:  # the manifest goes last: until then the folder is still the earlier stage's
             if (self.path / name).exists():
                 os.replace(self.path / name, target / name)
         return target
 
-    def open(self, start: str, parts: dict[str, Any], resumed: bool) -> None:
-        """Create the folder and write what the run is; on a continuation the manifest keeps what it had."""
+    def open(
+        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], resumed: bool
+    ) -> None:
+        """Create the folder and write what the run is; on a continuation the manifest keeps where the run started.
+
+        ``start`` says it in words, ``start_folder`` is the path, ``frozen`` has the digests of the parts kept as there.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         config = self._config.model_dump(mode="json")
         (self.path / "config.yaml").write_text(
@@ -107,7 +115,9 @@ class RunFolder:
         manifest = {
             "stage": self._config.stage,
             "finished": False,
-            "start": self.manifest().get("start", start) if resumed else start,
+            "start": self.manifest()["start"] if resumed else start,
+            "start_folder": start_folder,
+            "frozen": frozen,
             "config": config,
             "data": self._data,
             "parts": parts,

@@ -20,7 +20,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.sample import Row, digest
 from janus_train.data.streams import Drawer
 from janus_train.export import save_model
-from janus_train.model.components import parameters_by_part, set_trainable
+from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.train import checkpoint
 from janus_train.train.distributed import Distributed
@@ -28,7 +28,7 @@ from janus_train.train.folder import RunFolder
 from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
 from janus_train.train.optim import learning_rate, make_optimizer, set_learning_rate
 from janus_train.train.preview import draw_previews
-from janus_train.train.start import find_start, load_start
+from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
 
 MAX_BAD_STEPS = 3
@@ -53,14 +53,13 @@ def run(config: Config) -> Path:
     if state == "finished":
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
         return folder.path
-    if state == "next_stage" and distributed.is_main:
-        print(f"the earlier stage's files are now in {folder.archive()}")
-    distributed.barrier()
-
-    start = find_start(config, folder.path)
+    start = find_start(config, folder, state)
     janus, tokenizer, new_parts = load_start(config, start)
     encoder = Encoder(tokenizer, config.model.tokens_per_picture, config.model.image_size, config.model.system_prompt)
     set_trainable(janus, config.train_parts)
+    frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
+    if state == "resume":
+        check_frozen(folder, start, frozen)
     model = distributed.wrap(PackedJanus(janus))
     optimizer = make_optimizer(model, config.optim)
 
@@ -83,7 +82,9 @@ def run(config: Config) -> Path:
     first_rows = next(batches)  # the first draw finds most of what can be wrong with data: before anything is written
 
     if distributed.is_main:
-        folder.open(start.what, parts_table(janus, config, new_parts), resumed=found is not None)
+        if state == "next_stage":
+            print(f"the earlier stage's files are now in {folder.archive()}")
+        folder.open(start.what, start.recorded, parts_table(janus, config, new_parts), frozen, found is not None)
         cut_back(folder.metrics, done)
     distributed.barrier()
     log = Log(config, folder.metrics, done + 1, distributed)

@@ -18,6 +18,7 @@ from janus_train.config import Config, ModelConfig, Part, UserError, resolve
 from janus_train.data.encode import SpecialTokens
 from janus_train.model.components import part_of
 from janus_train.model.janus import build, init_generation_embeddings, transformers_config
+from janus_train.train.folder import RunFolder, State
 
 NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
@@ -31,26 +32,52 @@ class Start:
 
     folder: Path
     what: str
+    remains: Path | None = None  # where the folder will be once this run has begun, if it moves
+
+    @property
+    def recorded(self) -> str:
+        """What a continuation looks for."""
+        return str((self.remains or self.folder).absolute())
 
 
-def find_start(config: Config, run: Path) -> Start:
-    """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base."""
+def find_start(config: Config, folder: RunFolder, state: State) -> Start:
+    """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base.
+
+    A continuation starts from what the run started from, unless ``init_from`` has changed (the weights were moved).
+    """
+    run, begun = folder.path, folder.manifest()
+    if state == "resume" and config.init_from == begun["config"]["init_from"] and Path(begun["start_folder"]).is_dir():
+        return Start(Path(begun["start_folder"]), begun["start"])
     if config.init_from is not None:
-        folder = resolve(config.init_from)
-        folder = folder / "final" if (folder / "final" / "config.json").is_file() else folder
-        if not (folder / "config.json").is_file():
-            what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
+        source = resolve(config.init_from)
+        source = source / "final" if (source / "final" / "config.json").is_file() else source
+        if not (source / "config.json").is_file():
+            what = "no model there (config.json is missing)" if source.is_dir() else "there is no such folder"
             raise UserError(f"init_from={config.init_from}: {what}")
-        return Start(folder, f"init_from {folder}")
+        return Start(source, f"init_from {source}")
     before = config.stage - 1
-    for folder in (run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"):
-        if before and run.name != f"stage{before}" and (folder / "config.json").is_file():
-            return Start(folder, f"stage {before}'s result {folder}")
+    inside, beside = run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"
+    if state == "next_stage" and begun["stage"] == before:
+        whole = (folder.final / "config.json").is_file()  # not if a kill interrupted the move
+        return Start(folder.final if whole else inside, f"stage {before}'s result {inside}", remains=inside)
+    for source in (inside, beside):
+        if before and run.name != f"stage{before}" and (source / "config.json").is_file():
+            return Start(source, f"stage {before}'s result {source}")
     if config.model.base is None:
         raise UserError(
             f"model={config.model.name} comes without a base: name the weights to start from with init_from=FOLDER"
         )
     return Start(resolve(config.model.base), f"the shipped base {config.model.base}")
+
+
+def check_frozen(folder: RunFolder, start: Start, digests: dict[Part, str]) -> None:
+    """A checkpoint holds the trained parts alone: the frozen ones have to be those that it was trained beside."""
+    for part, was in folder.manifest()["frozen"].items():
+        if digests.get(part) != was:
+            raise UserError(
+                f"{folder.path} was trained beside another {part} than that of {start.folder}: put back what the run "
+                "started from, name it with init_from=FOLDER, or begin a new run in another output_dir"
+            )
 
 
 def load_start(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from janus_train.config import Config, UserError
 from janus_train.data.sample import KINDS
@@ -184,6 +184,51 @@ def test_a_stage_starts_from_the_stage_before(small: Small, tmp_path: Path) -> N
         run(small(1, "run.steps=1", f"output_dir={tmp_path / 'b'}"))
 
 
+def test_a_mistake_in_the_next_stage_moves_nothing(small: Small) -> None:
+    folder = run(small(1, "run.steps=1"))
+    stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for mistake in ("batch.row_tokens=64", "model.vq.num_embeddings=256", "data.recipe=no.yaml"):
+        with pytest.raises(UserError):
+            run(small(2, "run.steps=1", mistake, "init_from=null"))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+
+
+def test_a_continuation_takes_the_frozen_parts_that_it_was_trained_beside(
+    small: Small, random_base: Path, tmp_path: Path
+) -> None:
+    base, moved = tmp_path / "base", tmp_path / "moved"
+    shutil.copytree(random_base, base)
+    plan = (f"init_from={base}", "run.checkpoint_every=1", "run.planned_steps=3")
+    folder = run(small(1, *plan, "run.steps=1"))
+    weights = load_file(base / "model.safetensors")
+    name = "model.vision_model.embeddings.patch_embedding.bias"
+    save_file(weights | {name: weights[name] + 1}, base / "model.safetensors")
+    stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=r"trained beside another understanding_encoder than that of .*/base"):
+        run(small(1, *plan, "run.steps=2"))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+    save_file(weights, base / "model.safetensors")
+    base.rename(moved)
+    with pytest.raises(UserError, match="there is no such folder"):
+        run(small(1, *plan, "run.steps=2"))
+    run(small(1, *plan, "run.steps=2", f"init_from={moved}"))
+    run(small(1, *plan, "run.steps=3", f"init_from={moved}"))
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: Small, tmp_path: Path) -> None:
+    two = (f"output_dir={tmp_path / 'stage2'}", "init_from=null", "run.checkpoint_every=1", "run.planned_steps=2")
+    folder = run(small(2, *two, "run.steps=1"))
+    begun = json.loads((folder / "manifest.json").read_text())
+    run(small(1, "run.steps=1", f"output_dir={tmp_path / 'stage1'}"))
+    run(small(2, *two, "run.steps=2"))
+    now = json.loads((folder / "manifest.json").read_text())
+    assert [now[key] for key in ("start", "start_folder", "frozen")] == [
+        begun[key] for key in ("start", "start_folder", "frozen")
+    ]
+    assert now["finished"] and "shipped base" in now["start"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -209,7 +254,6 @@ def test_mistakes_leave_nothing_behind(small: Small, tmp_path: Path, overrides: 
 
 
 def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
 
     broken = tmp_path / "broken"
     shutil.copytree(random_base, broken)
@@ -233,7 +277,6 @@ def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, t
 def test_steps_that_are_not_finite_are_not_applied_and_stop_the_run(
     small: Small, random_base: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
 
     broken = tmp_path / "nan"
     shutil.copytree(random_base, broken)
