@@ -24,6 +24,7 @@ from janus_train.data.sample import (
     FEATURE_SLOT,
     IGNORE,
     TEXT_SLOT,
+    BadSample,
     Document,
     Kind,
     Record,
@@ -40,10 +41,6 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)
 
 ROLES = {USER: USER, ASSISTANT: ASSISTANT, "user": USER, "assistant": ASSISTANT, "User": USER, "Assistant": ASSISTANT}
-
-
-class BadSample(ValueError):
-    """A sample that cannot be trained on; its message says why."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,17 @@ IGNORE = -100
 """The label of a position that carries no text loss (torch's and transformers' convention)."""
 
 
+class BadSample(ValueError):
+    """A sample that cannot be trained on; its message says why. It is quarantined and another one drawn in its place.
+
+    ``damaged``: its bytes are not those that were indexed; counted apart, because the disk or the copy is at fault.
+    """
+
+    def __init__(self, reason: str, *, key: str | None = None, damaged: bool = False):
+        super().__init__(reason)
+        self.key, self.damaged = key, damaged
+
+
 @dataclass(frozen=True)
 class Record:
     """What a source yields: the fields of its JSON, its pictures, and their cached codes if there are any."""

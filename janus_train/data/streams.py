@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.data.encode import BadSample, Encoder
+from janus_train.data.encode import Encoder
 from janus_train.data.order import Order, stable_hash
 from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe, shard_sizes
-from janus_train.data.sample import Document, Kind, Reference, Row
+from janus_train.data.sample import BadSample, Document, Kind, Reference, Row
 
 
 class Drawer:

@@ -15,10 +15,8 @@ from janus_train.config import PARTS, Config, UserError
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
-from janus_train.data.packer import RowPacker
-from janus_train.data.recipe import Recipe
+from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
-from janus_train.data.streams import Drawer
 from janus_train.export import save_model
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.model.janus import PackedJanus
@@ -43,11 +41,7 @@ def run(config: Config) -> Path:
         raise UserError(
             f"batch.micro_rows {config.batch.micro_rows} does not divide the {len(my_streams)} rows a process has in a step"
         )
-    if config.data.recipe is None:
-        raise UserError(
-            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
-        )
-    recipe = Recipe(config.data.recipe, config.ratio, config.model.image_size)
+    recipe = open_recipe(config)
     folder = RunFolder(config, recipe.digests())
     state = folder.state()
     if state == "finished":
@@ -63,16 +57,7 @@ def run(config: Config) -> Path:
     model = distributed.wrap(PackedJanus(janus))
     optimizer = make_optimizer(model, config.optim)
 
-    drawer = Drawer(
-        recipe,
-        encoder,
-        seed=config.seed,
-        num_streams=config.batch.rows_per_step,
-        row_tokens=config.batch.row_tokens,
-        guidance_dropout=config.data.guidance_dropout,
-        first_sentence=config.data.first_sentence,
-    )
-    packer = RowPacker(config.batch.row_tokens, recipe.shares, config.data.lookahead)
+    drawer, packer = open_mixture(config, recipe, encoder)
     found = folder.latest_checkpoint() if state == "resume" else None
     done, stream_states = 0, {}
     if found is not None:

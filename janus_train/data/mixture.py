@@ -1,0 +1,32 @@
+"""From a run's configuration to what its rows are drawn with: recipe, drawer, packer. Needs a tokenizer, but no model."""
+
+from __future__ import annotations
+
+from janus_train.config import Config, UserError
+from janus_train.data.encode import Encoder
+from janus_train.data.packer import RowPacker
+from janus_train.data.recipe import Recipe
+from janus_train.data.streams import Drawer
+
+
+def open_recipe(config: Config) -> Recipe:
+    """The configured mixture with its sources opened. Raises `UserError` naming what is missing or damaged."""
+    if config.data.recipe is None:
+        raise UserError(
+            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
+        )
+    return Recipe(config.data.recipe, config.ratio, config.model.image_size)
+
+
+def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, RowPacker]:
+    """What `loader.steps` and `streams.Stream` draw documents and pack rows with."""
+    drawer = Drawer(
+        recipe,
+        encoder,
+        seed=config.seed,
+        num_streams=config.batch.rows_per_step,
+        row_tokens=config.batch.row_tokens,
+        guidance_dropout=config.data.guidance_dropout,
+        first_sentence=config.data.first_sentence,
+    )
+    return drawer, RowPacker(config.batch.row_tokens, recipe.shares, config.data.lookahead)
