@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from janus_train.commands.index import index
+from janus_train.commands.inspect import inspect
+from janus_train.commands.prepare import prepare
+from janus_train.commands.tokenize import tokenize
+from janus_train.commands.verify import verify
 from janus_train.config import UserError
 
 if TYPE_CHECKING:
@@ -178,15 +183,6 @@ def evaluate(
 
 
 @app.command()
-def index(tars: Annotated[list[Path], typer.Argument(help="WebDataset tars.")]) -> None:
-    """Write the index that training reads beside each tar."""
-    from janus_train.data.shards import write_index
-
-    for tar in tars:
-        print(write_index(tar))
-
-
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or a demo's with stage1/, stage2/, ...")],
 ) -> None:
@@ -194,6 +190,13 @@ def report(
     from janus_train.report import build
 
     print(build(folder))
+
+
+app.command()(index)
+app.command()(inspect)
+app.command()(prepare)
+app.command()(tokenize)
+app.command()(verify)
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts

@@ -106,11 +106,13 @@ class ModelConfig(Options):
 
 
 class RatioConfig(Options):
-    """How many samples of each kind the mixture draws (facts: Pro, Table 2)."""
+    """How much of each kind a step holds (facts: Pro, Table 2)."""
 
     understanding: NonNegative
     text: NonNegative
     generation: NonNegative
+    unit: Literal["samples", "tokens"]
+    """What the ratio counts: the papers do not say."""
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> RatioConfig:
@@ -147,6 +149,12 @@ class DataConfig(Options):
     num_workers: NonNegative
     lookahead: Positive
     """Documents of a kind from which the packer chooses, at least."""
+    max_wait: Positive
+    """Rows after which a waiting document goes before all others. Wants to be a few times ``lookahead``."""
+    cut_text: Literal["long", "fit"]
+    """Which texts may be cut: only those longer than a row, or any, to fit what a row has left."""
+    max_bad: Share
+    """The share of a source's samples that may be unusable; they are quarantined and others drawn instead."""
     guidance_dropout: Share
     """Share of the text-to-image samples whose text is replaced by pad tokens (Janus: 10 %)."""
     first_sentence: Share
@@ -191,7 +199,8 @@ class Config(Options):
     seed: int
     output_dir: str | None
     init_from: str | None
-    resume: bool
+    resume: bool | Literal["force"]
+    """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since."""
     precision: Literal["fp32", "bf16"]
     train_parts: tuple[Part, ...] = Field(strict=False, min_length=1)
     """The parts that train; every other is frozen."""

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from janus_train.config import Config, load
-from janus_train.data.shards import write_index
+from janus_train.data.shard_scan import write_index
 from janus_train.overrides import compose_values
 
 

@@ -10,8 +10,6 @@ import pytest
 from PIL import Image
 
 from janus_train import cli
-from janus_train.data.shards import Shard
-from tests.helpers import make_shard
 from tests.test_report import make_run
 
 
@@ -170,13 +168,3 @@ def test_help_is_quick_and_names_the_commands():
     for command in ("generate", "chat", "evaluate", "report"):
         assert command in done.stdout
     assert "HEAVY []" in done.stdout
-
-
-def test_index_makes_a_tar_readable(run, tmp_path):
-    tar = make_shard(tmp_path / "x.tar", {"a.json": {"text": "a"}}, index=False)
-    code, printed, _ = run("index", tar)
-    assert code == 0 and printed.strip() == str(tmp_path / "x.tar.index.json")
-    assert Shard(tar).record(0).fields == {"text": "a"}
-    (tmp_path / "y.tar").write_bytes(b"no tar")
-    code, _, said = run("index", tmp_path / "y.tar")
-    assert code == 2 and "no readable tar" in said and not (tmp_path / "y.tar.index.json").exists()

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from torch import nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.data.encode import ASSISTANT, BOS, EOS, SPECIAL_TOKENS, USER
-from janus_train.data.scenes import SceneSource
+from janus_train.data.encode import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
+from janus_train.data.scenes import SceneSource, caption
 
-VIEWS = ("text", "dialogue", "scene_caption", "text", "dialogue", "class_caption")
+VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
 """The order in which documents are drawn."""
+VIEWS_MEASURED = {"captions": "scene_caption", "readings": "reading", "definitions": "text", "dialogues": "dialogue"}
 DOCUMENTS = 24  # a step
 LONGEST = 160  # tokens; longer documents are cut
 
@@ -28,8 +30,9 @@ EMBEDDING_STD = 0.5
 
 def document(view: str, index: int, split: str = "train") -> str:
     """A document as text, with the special tokens of Janus's formats where the stages will have them."""
-    name = {"scene_caption": "draw", "class_caption": "class"}.get(view, view)
-    record = SceneSource(SHARDS, name, split, ENDLESS)[index]
+    name = {"scene_caption": "draw", "class_caption": "class", "reading": "conversation"}.get(view, view)
+    source = SceneSource(SHARDS, name, split, ENDLESS)
+    record = source[index]
     if view == "text":
         return BOS + record.fields["text"] + EOS
     if view == "class_caption":
@@ -37,6 +40,9 @@ def document(view: str, index: int, split: str = "train") -> str:
     turns = record.fields["conversations"]
     if view == "scene_caption":  # the words that ask for a picture, as plain text
         return BOS + turns[0]["content"] + EOS
+    if view == "reading":  # questions on a scene in words: who can answer them knows what a caption says
+        words = caption(source.scene(index), np.random.default_rng(index))
+        turns[0]["content"] = turns[0]["content"].replace(PLACEHOLDER, words)
     pieces = []
     for number, turn in enumerate(turns):
         pieces.append(f"{USER}: {turn['content']}\n\n" if number % 2 == 0 else f"{ASSISTANT}: {turn['content']}{EOS}")
@@ -103,7 +109,7 @@ def evaluate_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedToke
     """Perplexity a token on captions of held-out combinations, and on definitions in wordings not trained on."""
     janus.eval()
     figures: Figures = {}
-    for name, view in (("captions", "scene_caption"), ("definitions", "text"), ("dialogues", "dialogue")):
+    for name, view in VIEWS_MEASURED.items():
         total, number = 0.0, 0
         for start in range(0, count, DOCUMENTS):
             documents = [document(view, i, "held_out") for i in range(start, start + DOCUMENTS)]

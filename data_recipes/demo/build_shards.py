@@ -6,7 +6,7 @@
 
 In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the pictures (256x256 RGBA) and their labels
 and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
-lossless), an index beside each tar, and ``LICENSE``.
+lossless), an index beside each tar, ``shards.json`` over all of them, and ``LICENSE``.
 
 What the bytes depend on: the packages (pinned by digest) and Pillow with the WebP encoder in its wheel (`PILLOW`). Under
 another Pillow the pictures' pixels are the same and their compressed bytes may not be: ``--check`` says so.
@@ -167,7 +167,10 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def build(packages: Path, out: Path) -> list[Path]:
-    """Writes the tars and the licence into ``out``; returns the tars' paths."""
+    """Writes the tars, their indices and the licence into ``out``; returns the paths of all that depends on the data."""
+    from janus_train.data.shard_index import LISTING, write_listing
+    from janus_train.data.shard_scan import write_index
+
     pictures, labels = (open_package(packages, name) for name in PACKAGES)
     entries = list(objects(pictures, labels))
     names = [fields["class_name"] for _, fields, _ in entries]
@@ -183,7 +186,9 @@ def build(packages: Path, out: Path) -> list[Path]:
         written.append(path)
     (out / "LICENSE").write_text(LICENSE)
     print(f"{len(entries)} objects in {len(written)} shards, {sum(p.stat().st_size for p in written) / 1e6:.1f} MB")
-    return written
+    indices = [write_index(path) for path in written]
+    write_listing(out)
+    return [*written, *indices, out / LISTING]
 
 
 def check(packages: Path) -> None:
@@ -212,10 +217,7 @@ def main() -> None:
         if options.check:
             check(packages)
             return
-        from janus_train.data.shards import write_index
-
-        for path in build(packages, options.out):
-            write_index(path)
+        build(packages, options.out)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from janus_train.data.encode import SpecialTokens
 from janus_train.files import staged_folder
 from janus_train.model.janus import build
 
-STEPS = {"codes": 2500, "pictures": 1000, "vision": 2000, "llm": 400}
+STEPS = {"codes": 2000, "pictures": 1000, "vision": 1600, "llm": 1500}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """What is saved, by part."""
 MOST_BYTES = 8_000_000

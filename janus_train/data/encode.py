@@ -187,6 +187,15 @@ def _assistant_turn(content: str, pictures: Any) -> list[Segment]:
     return segments
 
 
+def without_last_answer(record: Record) -> Record | None:
+    """A conversation without its last question and answer and their pictures; None if it would be empty."""
+    turns = record.fields["conversations"][:-2]
+    if not turns:
+        return None
+    kept = sum(turn["content"].count(PLACEHOLDER) for turn in turns)
+    return Record(record.key, record.fields | {"conversations": turns}, record.pictures[:kept], record.codes[:kept])
+
+
 TEMPLATES: dict[str, Callable[[Record], list[Segment]]] = {
     f.__name__: f
     for f in (text, image_caption, image_describe, question_answer, class_to_image, text_to_image, conversation)

@@ -29,4 +29,12 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Draw
         guidance_dropout=config.data.guidance_dropout,
         first_sentence=config.data.first_sentence,
     )
-    return drawer, RowPacker(config.batch.row_tokens, recipe.shares, config.data.lookahead)
+    packer = RowPacker(
+        config.batch.row_tokens,
+        recipe.shares,
+        config.data.lookahead,
+        unit=config.ratio.unit,
+        cut=config.data.cut_text,
+        max_wait=config.data.max_wait,
+    )
+    return drawer, packer

@@ -7,11 +7,17 @@ whole picture on grey, the generation encoder sees the middle of it without a bo
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from janus_train.data.sample import BadSample
 
 BACKGROUND = (127, 127, 127)
 """The understanding picture's border (official: ``int(255 * 0.5)``)."""
+MOST_PIXELS = 100_000_000
+"""A larger picture is refused by what its header says: some hundred bytes can ask for gigabytes."""
 MIN_SIDE = 14
 """The official processor never makes the short side smaller than this."""
 MAX_ASPECT = 8
@@ -19,14 +25,38 @@ MAX_ASPECT = 8
 _LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 """The float of each of the 256 levels, in the official order of operations."""
 _ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright. `ImageOps.exif_transpose` would also write the EXIF data anew."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` as RGB and upright (EXIF); transparency over white, 16 bits scaled to 8, an animation's first frame."""
-    if getattr(image, "n_frames", 1) > 1:
+    """``image`` as RGB and upright (EXIF); transparency over white, 16 bits scaled to 8, an animation's first frame.
+
+    Raises `BadSample` if it cannot be decoded or is too large.
+    """
+    if image.width * image.height > MOST_PIXELS:  # known from the header, before anything is decoded
+        raise BadSample(f"its picture has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are taken")
+    try:
+        return _to_rgb(image)
+    except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
+        raise BadSample(f"its picture cannot be decoded ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.tell():
         image.seek(0)
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image.load()  # here and not when it is resized: what cannot be decoded is a bad sample; TIFF turns itself upright
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -40,18 +70,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) without one, and where the EXIF data is damaged, which says nothing of the pixels."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return found if isinstance(found, int) else 1
+
+
 def _wide_to_8_bits(image: Image.Image) -> Image.Image:
     """Grey pictures of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
 
     Mode I (32 bits) holds 16-bit files in some Pillow versions and 8-bit values in others, mode F 0..1 or 0..255:
     the largest value tells.
     """
-    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    transparent = image.info.get("transparency")  # of a 16-bit PNG: one grey value
+    hidden = values == transparent if isinstance(transparent, int) else None
     largest = values.max(initial=0.0)
     if image.mode.startswith("I;16") or (image.mode == "I" and largest > 255):
         values = values / 257.0  # 65535 -> 255
     elif image.mode == "F" and largest <= 1.0:
         values = values * 255.0
+    if hidden is not None:
+        values[hidden] = 255.0  # white, as behind any transparency
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 

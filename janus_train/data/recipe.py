@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from janus_train.config import Options, RatioConfig, UserError, resolve
 from janus_train.data.encode import TEMPLATES
+from janus_train.data.hf_dataset import HfDatasetSource
 from janus_train.data.sample import KINDS, Kind, Record, digest
 from janus_train.data.scenes import SceneSource
-from janus_train.data.shards import ShardSource, index_path
+from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.sources import ImageFolderSource, JsonlSource
+from janus_train.data.storage import Location, find, locate
 
 
 class Source(Protocol):
@@ -39,15 +42,51 @@ class SourceConfig(Options):
 
     name: str
     kind: Literal["understanding", "text", "generation"]
-    type: Literal["shards", "scenes"]
+    type: Literal["shards", "scenes", "hf_dataset", "jsonl", "imagefolder"]
     template: str
     weight: Annotated[float, Field(gt=0)]
     paths: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Tars, as paths or patterns."""
+    """Paths or patterns, relative to the recipe. ``shards``, ``scenes``: tars or folders of them, for shards also as URLs
+    (storage.py); ``hf_dataset``: a folder that ``save_to_disk`` wrote, or .arrow or .parquet files; ``jsonl``: files;
+    ``imagefolder``: one folder with a folder for each class."""
     view: str | None = None
     """``scenes`` only: which view of the composed scenes (scenes.py)."""
     num_scenes: Annotated[int, Field(gt=0)] | None = None
     """``scenes`` only: the length of the source, one epoch."""
+    fields: dict[str, str] | None = None
+    """``hf_dataset`` only: record field -> column, for example ``{caption: text}``."""
+    pictures: tuple[str, ...] | None = Field(strict=False, default=None)
+    """``hf_dataset`` only: the columns with pictures."""
+    folder: str | None = None
+    """``jsonl`` only: where the pictures' paths start, relative to the file; left out: the file's own folder."""
+    class_names: str | None = None
+    """``imagefolder`` only: a JSON file ``{"FOLDER": "class name"}``, relative to the source's folder."""
+    licence: str | None = None
+    expected: Annotated[int, Field(gt=0)] | None = None
+    """The number of samples that its publishers state."""
+    prepare: str | None = None
+    """The command that makes the shards, as it is typed in the project's folder."""
+    home: str | None = None
+    """Where it comes from."""
+
+    @model_validator(mode="after")
+    def _options_of_its_type(self) -> SourceConfig:
+        for name, type_ in TYPE_OF_OPTION.items():
+            if getattr(self, name) is not None and self.type != type_:
+                raise ValueError(
+                    f"{name} is an option of type {type_}, the source {self.name!r} is of type {self.type}"
+                )
+        return self
+
+
+TYPE_OF_OPTION = {
+    "view": "scenes",
+    "num_scenes": "scenes",
+    "fields": "hf_dataset",
+    "pictures": "hf_dataset",
+    "folder": "jsonl",
+    "class_names": "imagefolder",
+}
 
 
 class RecipeConfig(Options):
@@ -59,19 +98,47 @@ class RecipeConfig(Options):
     previews: tuple[str, ...] = Field(strict=False, default=())
 
 
-def _make_shards(config: SourceConfig, tars: list[Path], size: int) -> Source:
-    return ShardSource(tars)
+def _local(config: SourceConfig, places: list[Location]) -> list[Path]:
+    paths = [place for place in places if isinstance(place, Path)]
+    if len(paths) < len(places):
+        raise UserError(f"source {config.name!r}: type {config.type} reads local files, only shards may be URLs")
+    return paths
 
 
-def _make_scenes(config: SourceConfig, tars: list[Path], size: int) -> Source:
+def _make_shards(config: SourceConfig, places: list[Location], size: int) -> Source:
+    return ShardSource(places)
+
+
+def _make_scenes(config: SourceConfig, places: list[Location], size: int) -> Source:
     if config.view is None or config.num_scenes is None:
         raise UserError(f"source {config.name!r} of type scenes needs view and num_scenes")
-    return SceneSource(tars, config.view, "train", config.num_scenes, size)
+    return SceneSource(_local(config, places), config.view, "train", config.num_scenes, size)
 
 
-SOURCE_TYPES: dict[str, Callable[[SourceConfig, list[Path], int], Source]] = {
+def _make_hf_dataset(config: SourceConfig, places: list[Location], size: int) -> Source:
+    if not config.fields:
+        raise UserError(
+            f"source {config.name!r} of type hf_dataset needs fields, for example fields: {{caption: text}}"
+        )
+    return HfDatasetSource(_local(config, places), config.fields, config.pictures or ())
+
+
+def _make_jsonl(config: SourceConfig, places: list[Location], size: int) -> Source:
+    return JsonlSource(_local(config, places), config.folder)
+
+
+def _make_imagefolder(config: SourceConfig, places: list[Location], size: int) -> Source:
+    if len(places) != 1:
+        raise UserError(f"source {config.name!r} of type imagefolder takes one folder, paths give {len(places)}")
+    return ImageFolderSource(_local(config, places)[0], config.class_names)
+
+
+SOURCE_TYPES: dict[str, Callable[[SourceConfig, list[Location], int], Source]] = {
     "shards": _make_shards,
     "scenes": _make_scenes,
+    "hf_dataset": _make_hf_dataset,
+    "jsonl": _make_jsonl,
+    "imagefolder": _make_imagefolder,
 }
 
 
@@ -83,7 +150,7 @@ class Recipe:
         self.config = self._read()
         self.shares = self._shares(ratio)
         self.sources: dict[str, tuple[SourceConfig, Source]] = {}
-        self._tars: dict[str, list[Path]] = {}
+        self._places: dict[str, list[Location]] = {}
         for source in self.config.sources:
             if source.name in self.sources:
                 raise UserError(f"{self.path}: two sources are called {source.name!r}")
@@ -91,8 +158,8 @@ class Recipe:
                 raise UserError(
                     f"{self.path}: source {source.name!r} has template {source.template!r}, known are {', '.join(TEMPLATES)}"
                 )
-            tars = self._tars[source.name] = self._expand(source)
-            self.sources[source.name] = (source, SOURCE_TYPES[source.type](source, tars, image_size))
+            places = self._places[source.name] = self._expand(source)
+            self.sources[source.name] = (source, SOURCE_TYPES[source.type](source, places, image_size))
 
     def _read(self) -> RecipeConfig:
         if not self.path.is_file():
@@ -124,25 +191,33 @@ class Recipe:
                 raise UserError(f"{self.path}: ratio asks for {kind} ({parts[kind]}) but no source is of that kind")
         return wanted
 
-    def _expand(self, source: SourceConfig) -> list[Path]:
-        found: list[Path] = []
+    def _expand(self, source: SourceConfig) -> list[Location]:
+        """The files and folders that the source's paths stand for."""
+        expand = find_tars if source.type in ("shards", "scenes") else find
+        found: list[Location] = []
         for pattern in source.paths:
-            path = Path(pattern).expanduser()
-            root, rest = (
-                (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (self.path.parent, path)
-            )
-            matches = sorted(root.glob(str(rest)))
+            place = locate(pattern, self.path.parent.absolute())
+            matches = expand(place)
             if not matches:
-                raise UserError(f"{self.path}: source {source.name!r}: nothing is at {pattern!r} (looked from {root})")
+                raise UserError(f"{self.path}: source {source.name!r}: nothing is at {pattern!r} (looked for {place})")
             found += matches
         return found
 
     def digests(self) -> dict[str, str]:
-        """Digest of the recipe and, for each source, of its tars' own digests: what a resume must find unchanged."""
-        found = {"recipe": digest([json.dumps(self.config.model_dump(mode="json"), sort_keys=True)])}
-        for name, tars in self._tars.items():
-            found[name] = digest([json.loads(index_path(tar).read_text(encoding="utf-8"))["sha256"] for tar in tars])
+        """Digest of the recipe and of each source's data: what a resume must find unchanged."""
+        values = self.config.model_dump(mode="json", exclude_defaults=True)
+        found = {"recipe": digest([json.dumps(values, sort_keys=True)])}
+        for name, (config, source) in self.sources.items():
+            data: Any = (
+                ShardSource(self._places[name]) if config.type == "scenes" else source
+            )  # scenes are made of shards
+            found[name] = data.data_digest()
         return found
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Each source's number of samples."""
+        return {name: len(source) for name, (_, source) in self.sources.items()}
 
     def by_kind(self) -> dict[Kind, list[SourceConfig]]:
         """The sources of each kind that has a share, in the recipe's order."""

@@ -15,7 +15,7 @@ Shape legend, used in every module of the project:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -88,9 +88,23 @@ class Reference:
     epoch: int
     index: int
     key: str
+    piece: tuple[int, int] | None = None  # the tokens from .. to, if the text was cut
 
     def text(self) -> str:
-        return f"{self.source}:{self.epoch}:{self.index}:{self.key}"
+        whole = f"{self.source}:{self.epoch}:{self.index}:{self.key}"
+        return whole if self.piece is None else f"{whole}[{self.piece[0]}:{self.piece[1]}]"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A sample that was met and cannot be trained on: one line of a run's quarantine.jsonl."""
+
+    source: str
+    epoch: int
+    index: int
+    key: str
+    reason: str
+    damaged: bool
 
 
 TEXT_SLOT, FEATURE_SLOT, CODE_SLOT = 0, 1, 2
@@ -116,18 +130,39 @@ class Document:
     generation_pixels: list[np.ndarray | None]  # uint8 (S, S, 3), in order; None where `codes` has them
     codes: list[np.ndarray | None]  # int (P,) cached codes
     codes_have_loss: list[bool]  # one a generation picture: picture_out or codes_in
+    share: float = 1.0  # of a whole sample
+    can_cut: bool = False  # plain text may be cut anywhere
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def piece(self, start: int, stop: int) -> Document:
+        """Tokens ``start .. stop`` as a document of their own. Each label stays with its token: none is lost or doubled."""
+        if (start, stop) == (0, len(self)):
+            return self
+        assert self.can_cut and not self.slots.any()  # a picture's tokens never are
+        return replace(
+            self,
+            reference=replace(self.reference, piece=(start, stop)),
+            input_ids=self.input_ids[start:stop],
+            labels=self.labels[start:stop],
+            slots=self.slots[start:stop],
+            image_targets=self.image_targets[start:stop],
+            share=(stop - start) / len(self),
+        )
+
 
 @dataclass
 class Row:
-    """Documents that share a row of T tokens, and the state their stream has after them."""
+    """Documents that share a row of T tokens, and the state their stream has after them.
+
+    ``quarantined``: samples that could not be used, met since the stream's row before.
+    """
 
     stream: int
     documents: list[Document]
     state: dict[str, Any]
+    quarantined: list[Quarantined] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:

@@ -1,185 +1,248 @@
-"""WebDataset tars with an index beside each: any sample is read by its number, without scanning the tar.
+"""Indexed WebDataset tars as one random-access sequence of records, from a local disk or from an object store.
 
-In: ``NAME.tar`` with members ``KEY.json`` plus ``KEY.jpg|png|webp`` (or ``KEY.0.jpg``, ``KEY.1.jpg``, ...), optionally
-``KEY.codes.npy``. Beside it ``NAME.tar.index.json``: the tar's own size and digest, and for every sample the offset,
-size and digest of its members. Out: `Record`s. Members are read as raw bytes and never extracted; no pickle is opened.
+    shards.json (or each index's head) -> sizes        a shard's index, on first use -> places        ranges -> records
+
+Opening reads one small file a folder and compares each tar's size; indices (shard_index.py) are read when a sample of
+theirs is asked for, and a few are kept: memory does not grow with the data. Members are read as raw bytes, checked against
+their digests and never extracted.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
-import re
-import tarfile
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from janus_train.config import UserError
-from janus_train.data.sample import Record
-from janus_train.files import file_sha256, write_text
+from janus_train.data.records import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
+from janus_train.data.sample import BadSample, Record, digest
+from janus_train.data.shard_index import (
+    CODES_ENDING,
+    DIGEST_BYTES,
+    PICTURE_ENDINGS,
+    Head,
+    Member,
+    ShardIndex,
+    index_location,
+    read_head,
+    read_listing,
+)
+from janus_train.data.storage import (
+    MISSING,
+    THREADS,
+    Location,
+    Reader,
+    file_sizes,
+    find,
+    folder_of,
+    is_remote,
+    join,
+    name_of,
+    open_reader,
+    read_copy,
+)
 
-SCHEMA = 1
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
-_MEMBER = re.compile(r"^(?P<key>.+?)\.(?P<ending>json|(?:\d+\.)?(?:jpg|jpeg|png|webp)|(?:\d+\.)?codes\.npy)$")
 WHOLE_DIGEST_LIMIT = 64 << 20
-"""Tars up to this many bytes are digested whole when opened (a second for all of a small data set); larger ones by size."""
+"""Sources up to this many bytes are digested whole when they are opened (below a second); larger ones by their sizes."""
+OPEN_SHARDS = 8
+"""Indices and files kept open: two windows of the reading order (order.py), which meet at an epoch's end."""
+GAP = 64 << 10
+"""Members of a sample that lie this near to each other are read in one piece."""
+_CHUNK = 8 << 20
 
 
-def index_path(tar: Path) -> Path:
-    return tar.with_name(tar.name + ".index.json")
+def find_tars(pattern: Location) -> list[Location]:
+    """The tars that a recipe's path stands for: a tar, a pattern, or a folder.
+
+    The web cannot be listed: there a pattern or a folder stands for what the folder's ``shards.json`` names.
+    """
+    if isinstance(pattern, str) and pattern.startswith("http"):
+        folder, wanted = folder_of(pattern), name_of(pattern)
+        if not wanted.endswith(".tar") and not has_magic(wanted):
+            folder, wanted = pattern, "*.tar"
+        if not has_magic(wanted):
+            return [pattern]
+        return [join(folder, name) for name in sorted(read_listing(folder)) if fnmatchcase(name, wanted)]
+    found = find(pattern)
+    tars = [one for one in found if name_of(one).endswith(".tar")]
+    return tars or [tar for folder in found for tar in _tars_in(folder)]
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def write_index(tar: Path) -> Path:
-    """Write ``tar``'s index beside it and return its path. Raises `UserError` for a damaged tar or duplicate members."""
-    samples: dict[str, dict[str, list[Any]]] = {}
-    try:
-        with tarfile.open(tar) as file:
-            for member in file:
-                match = _MEMBER.match(member.name)
-                if not member.isfile() or match is None:
-                    raise UserError(f"{tar}: member {member.name!r} is not KEY.json, KEY.jpg|png|webp or KEY.codes.npy")
-                members = samples.setdefault(match["key"], {})
-                if match["ending"] in members:
-                    raise UserError(
-                        f"{tar}: key {match['key']!r} has two members .{match['ending']}: keys must be unique"
-                    )
-                data = file.extractfile(member)
-                assert data is not None
-                members[match["ending"]] = [member.offset_data, member.size, _sha256(data.read())]
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{tar}: cannot be indexed, it is no readable tar ({error})") from None
-    missing = [key for key, members in samples.items() if "json" not in members]
-    if missing:
-        raise UserError(f"{tar}: {len(missing)} samples have no .json, the first is {missing[0]!r}")
-    content = {
-        "schema": SCHEMA,
-        "size": tar.stat().st_size,
-        "sha256": file_sha256(tar),
-        "samples": [{"key": key, "members": members} for key, members in samples.items()],
-    }
-    path = index_path(tar)
-    write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
-    return path
-
-
-@dataclass
-class Shard:
-    """One tar, opened through its index. Raises `UserError` naming the tar if it is not what the index says."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        if not self.path.exists():
-            raise UserError(f"shard {self.path} does not exist")
-        if not index_path(self.path).exists():
-            raise UserError(
-                f"shard {self.path} has no index {index_path(self.path).name}: run janus-train index {self.path}"
-            )
-        try:
-            content = json.loads(index_path(self.path).read_text(encoding="utf-8"))
-            size, whole, self.samples, schema = (
-                content["size"],
-                content["sha256"],
-                content["samples"],
-                content["schema"],
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"index {index_path(self.path)} is damaged ({error}): make it again") from None
-        if schema != SCHEMA:
-            raise UserError(f"index {index_path(self.path)} has schema {schema}, this version reads {SCHEMA}")
-        actual = self.path.stat().st_size
-        if actual != size:
-            raise UserError(f"shard {self.path} is damaged: {actual} bytes, its index says {size}")
-        if size <= WHOLE_DIGEST_LIMIT and file_sha256(self.path) != whole:
-            raise UserError(f"shard {self.path} is damaged: its SHA-256 is not the one in its index")
-        self._file: int | None = None
-        self._pid = 0
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def member(self, number: int, ending: str) -> bytes | None:
-        """The bytes of a sample's member, checked against its digest; None if the sample has no such member."""
-        place = self.samples[number]["members"].get(ending)
-        if place is None:
-            return None
-        offset, size, expected = place
-        if self._file is None or self._pid != os.getpid():  # a worker process opens its own file
-            self._file, self._pid = os.open(self.path, os.O_RDONLY), os.getpid()
-        data = os.pread(self._file, size, offset)
-        if _sha256(data) != expected:
-            raise UserError(
-                f"shard {self.path} is damaged: {self.samples[number]['key']}.{ending} differs from its digest"
-            )
-        return data
-
-    def record(self, number: int) -> Record:
-        """The sample ``number`` with its pictures opened (decoded when first used)."""
-        key: str = self.samples[number]["key"]
-        where = f"shard {self.path}, sample {key!r}"
-        try:
-            fields = json.loads((self.member(number, "json") or b"").decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{where}: its .json cannot be read ({error})") from None
-        if not isinstance(fields, dict):
-            raise UserError(f"{where}: its .json is not an object")
-        pictures: list[Image.Image] = []
-        codes: list[np.ndarray | None] = []
-        for prefix, ending in self._pictures(number):
-            try:
-                data = self.member(number, f"{prefix}{ending}")
-                assert data is not None
-                pictures.append(Image.open(io.BytesIO(data), formats=PICTURE_FORMATS))
-                cached = self.member(number, f"{prefix}codes.npy")
-                codes.append(
-                    None if cached is None else np.load(io.BytesIO(cached), allow_pickle=False).astype(np.int64)
-                )
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                raise UserError(f"{where}: its picture or codes cannot be read ({error})") from None
-        return Record(key, fields, pictures, codes)
-
-    def _pictures(self, number: int) -> list[tuple[str, str]]:
-        """(prefix, ending) of the sample's pictures in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
-        found = []
-        for ending in self.samples[number]["members"]:
-            prefix, _, last = ending.rpartition(".")
-            if last in PICTURE_ENDINGS:
-                found.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", last))
-        return [(prefix, last) for _, prefix, last in sorted(found)]
+def _tars_in(folder: Location) -> list[Location]:
+    return list(sorted(folder.glob("*.tar"))) if isinstance(folder, Path) else find(join(folder, "*.tar"))
 
 
 class ShardSource:
-    """A folder or list of indexed tars as one random-access sequence of records."""
+    """Tars, with an index beside each, as one sequence of records.
 
-    def __init__(self, tars: list[Path]):
+    Raises `UserError` naming the shard if one is missing, has no index or is not what its index says.
+    """
+
+    def __init__(self, tars: Sequence[Location]):
         if not tars:
             raise UserError("a shard source needs at least one .tar")
-        self.shards = [Shard(path) for path in tars]
+        self.tars = list(tars)
+        self._heads = _heads(self.tars)
+        self._check()
+        self.shard_sizes = [head.samples for head in self._heads]
         self._starts = [0]
-        for shard in self.shards:
-            self._starts.append(self._starts[-1] + len(shard))
+        for samples in self.shard_sizes:
+            self._starts.append(self._starts[-1] + samples)
         if not len(self):
-            raise UserError(f"shard {tars[0]} and its {len(tars) - 1} neighbours hold no sample")
+            raise UserError(f"shard {self.tars[0]} and its {len(self.tars) - 1} neighbours hold no sample")
+        self._open_caches()
 
-    @property
-    def shard_sizes(self) -> list[int]:
-        return [len(shard) for shard in self.shards]
+    def _open_caches(self) -> None:
+        self._index = lru_cache(OPEN_SHARDS)(self._read_index)
+        self._reader = lru_cache(OPEN_SHARDS)(self._open_reader)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A source travels to worker processes without its open files and indices."""
+        return {name: value for name, value in vars(self).items() if name not in ("_index", "_reader")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open_caches()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
+    def data_digest(self) -> str:
+        """Changes with any byte of any shard."""
+        return digest([head.sha256 for head in self._heads])
+
     def __getitem__(self, index: int) -> Record:
+        """Raises `BadSample` for what cannot be read of it, `UserError` for a shard that cannot be read at all."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         shard = bisect_right(self._starts, index) - 1
-        return self.shards[shard].record(index - self._starts[shard])
+        number = index - self._starts[shard]
+        places = self._index(shard)
+        key = places.key(number)
+        parts = self._members(shard, key, places.members(number))
+        fields = fields_of(parts["json"], key) if "json" in parts else caption_of(parts["txt"], key)
+        pictures, codes = [], []
+        for prefix, ending in _pictures(parts):
+            pictures.append(open_picture(parts[prefix + ending], SHARD_FORMATS, key))
+            cached = parts.get(prefix + CODES_ENDING)
+            codes.append(None if cached is None else codes_of(cached, key))
+        return Record(key, fields, pictures, codes)
+
+    @property
+    def codes_origins(self) -> dict[str, Location]:
+        """Where the shards' cached codes come from (cached_codes.py), and the first tar of each origin."""
+        return {head.codes: tar for tar, head in zip(self.tars[::-1], self._heads[::-1], strict=True) if head.codes}
+
+    # -- opening
+
+    def _check(self) -> None:
+        """Every tar is there with the size that its index says; all bytes too, if there are few."""
+        for tar, head, size in zip(self.tars, self._heads, file_sizes(self.tars), strict=True):
+            if size is None:
+                raise UserError(f"shard {tar} does not exist (its index says {head.size} bytes)")
+            if size != head.size:
+                raise UserError(
+                    f"shard {tar} is damaged: it has {size} bytes, its index says {head.size} (changed on purpose? run janus-train index {tar})"
+                )
+        if sum(head.size for head in self._heads) > WHOLE_DIGEST_LIMIT:
+            return
+        for tar, head in zip(self.tars, self._heads, strict=True):
+            whole, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
+            for offset in range(0, head.size, _CHUNK):
+                whole.update(reader.read(offset, min(_CHUNK, head.size - offset)))
+            if whole.hexdigest() != head.sha256:
+                raise UserError(f"shard {tar} is damaged: its SHA-256 is not the one in its index")
+
+    # -- reading
+
+    def _read_index(self, shard: int) -> ShardIndex:
+        tar, head = self.tars[shard], self._heads[shard]
+        where = index_location(tar)
+        try:
+            try:
+                index = ShardIndex.from_bytes(read_copy(where, head.sha256), where)
+            except UserError:
+                index = ShardIndex.from_bytes(read_copy(where, head.sha256, fresh=True), where)
+        except MISSING:
+            raise UserError(f"shard {tar} has no index {name_of(where)}: run janus-train index {tar}") from None
+        if index.head != head:
+            raise UserError(
+                f"index {where} is not the one that its folder's shards.json was made of: run janus-train index {folder_of(tar)}"
+            )
+        return index
+
+    def _open_reader(self, shard: int) -> Reader:
+        head = self._heads[shard]
+        try:
+            return open_reader(self.tars[shard], head.size, head.sha256)
+        except MISSING:
+            raise UserError(f"shard {self.tars[shard]} has gone") from None
+
+    def _members(self, shard: int, key: str, members: list[Member]) -> dict[str, bytes]:
+        """Ending -> bytes, each checked against its digest."""
+        start = min(member.offset for member in members)
+        end = max(member.offset + member.size for member in members)
+        if end - start > sum(member.size for member in members) + GAP * len(members):
+            return {member.ending: self._checked(shard, key, member) for member in members}
+        near = self._read(shard, start, end - start)
+        found = {}
+        for member in members:
+            data = near[member.offset - start : member.offset - start + member.size]
+            whole = _digest(data) == member.digest
+            found[member.ending] = data if whole else self._checked(shard, key, member, fresh=True)
+        return found
+
+    def _checked(self, shard: int, key: str, member: Member, fresh: bool = False) -> bytes:
+        """A wrong digest is looked at twice, the second time past the cache."""
+        data = self._read(shard, member.offset, member.size, fresh)
+        if _digest(data) == member.digest:
+            return data
+        if not fresh:
+            return self._checked(shard, key, member, fresh=True)
+        raise BadSample(
+            f"shard {self.tars[shard]}: the bytes of its .{member.ending} are not those indexed", key=key, damaged=True
+        )
+
+    def _read(self, shard: int, offset: int, size: int, fresh: bool = False) -> bytes:
+        try:
+            data = self._reader(shard).read(offset, size, fresh)
+        except MISSING:
+            raise UserError(f"shard {self.tars[shard]} has gone") from None
+        if len(data) < size:
+            raise UserError(
+                f"shard {self.tars[shard]} is damaged: it ends before byte {offset + size}, its index says {self._heads[shard].size} bytes"
+            )
+        return data
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
+
+
+def _heads(tars: list[Location]) -> list[Head]:
+    """Size, digest and count of each tar: from its folder's ``shards.json``, else from its own index."""
+    listings = {folder: read_listing(folder) for folder in dict.fromkeys(map(folder_of, tars))}
+    listed = [listings[folder_of(tar)].get(name_of(tar)) for tar in tars]
+    missing = [tar for tar, head in zip(tars, listed, strict=True) if head is None]
+    if any(map(is_remote, missing)):
+        with ThreadPoolExecutor(THREADS) as pool:
+            own = iter(list(pool.map(read_head, missing)))
+    else:
+        own = map(read_head, missing)
+    return [head or next(own) for head in listed]
+
+
+def _pictures(parts: dict[str, bytes]) -> list[tuple[str, str]]:
+    """(prefix, ending) of the sample's pictures in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
+    found = []
+    for name in parts:
+        prefix, _, ending = name.rpartition(".")
+        if ending in PICTURE_ENDINGS:
+            found.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", ending))
+    return [(prefix, ending) for _, prefix, ending in sorted(found)]

@@ -3,23 +3,29 @@
     sources --draw j of stream v--> documents --mixture + packer--> rows (+ the stream's state after each)
 
 Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*V + v`` and ``epoch = g // n``:
-over all streams together every sample comes once an epoch. A row carries its stream's after-state, a few integers and
-the references of pending documents, so that the trainer's state is the state of what it has consumed: prefetching and
-the number of workers cannot change what is trained on.
+over all streams together every sample comes once an epoch. A sample that cannot be used is quarantined and another one
+of its source drawn in its place, by a hash. A row carries its stream's after-state, a few integers and the references of
+pending documents, so that the trainer's state is the state of what it has consumed: prefetching and the number of workers
+cannot change what is trained on.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.data.encode import Encoder
+from janus_train.data.encode import Encoder, without_last_answer
 from janus_train.data.order import Order, stable_hash
-from janus_train.data.packer import RowPacker
+from janus_train.data.packer import Item, RowPacker
 from janus_train.data.recipe import Recipe, shard_sizes
-from janus_train.data.sample import BadSample, Document, Kind, Reference, Row
+from janus_train.data.sample import BadSample, Document, Kind, Quarantined, Record, Reference, Row
+
+MOST_IN_A_ROW = 100
+"""So many unusable samples of a source one after the other end the run."""
 
 
 class Drawer:
@@ -43,30 +49,89 @@ class Drawer:
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
         }
 
-    def document(self, source_name: str, stream: int, draw: int) -> Document:
-        """Draw number ``draw`` of ``stream`` from the source. Raises `UserError` naming the sample that cannot be used."""
-        config, source = self.recipe.sources[source_name]
+    def draw(self, source_name: str, stream: int, draw: int) -> tuple[Document, list[Quarantined]]:
+        """Draw number ``draw`` of ``stream`` from the source, and the unusable samples that were met on the way.
+
+        Raises `UserError` after `MOST_IN_A_ROW` of them.
+        """
+        source = self.recipe.sources[source_name][1]
         position = draw * self.num_streams + stream
         epoch, inside = divmod(position, len(source))
-        index = self.orders[source_name].index(epoch, inside)
+        first = index = self.orders[source_name].index(epoch, inside)
+        bad: list[Quarantined] = []
+        while True:
+            try:
+                return self._document(source_name, epoch, index), bad
+            except BadSample as error:
+                key = error.key or f"number {index}"
+                bad.append(Quarantined(source_name, epoch, index, key, str(error), error.damaged))
+            if len(bad) == MOST_IN_A_ROW:
+                raise UserError(
+                    f"source {source_name!r}: {MOST_IN_A_ROW} samples in a row cannot be used, the last is {key!r}: {bad[-1].reason}"
+                )
+            index = stable_hash("instead", self.seed, source_name, epoch, first, len(bad)) % len(source)
+
+    def _document(self, source_name: str, epoch: int, index: int) -> Document:
+        """Raises `BadSample` with the sample's key."""
+        config, source = self.recipe.sources[source_name]
         record = source[index]
         reference = Reference(source_name, epoch, index, record.key)
-        rng = random.Random(stable_hash("sample", self.seed, source_name, epoch, index))
+        rng_seed = stable_hash("sample", self.seed, source_name, epoch, index)
+
+        def encode(record: Record) -> Document:
+            rng = random.Random(rng_seed)
+            dropout, cut = self.guidance_dropout, self.first_sentence
+            sample = self.encoder.sample(record, config.template, config.kind, rng, dropout, cut)
+            return self.encoder.document(sample, reference)
+
         try:
-            sample = self.encoder.sample(
-                record, config.template, config.kind, rng, self.guidance_dropout, self.first_sentence
-            )
-            document = self.encoder.document(sample, reference)
-            if len(document) > self.row_tokens:
-                raise BadSample(f"{len(document)} tokens do not fit a row of {self.row_tokens}")
-        except (BadSample, OSError) as error:
-            raise UserError(f"source {source_name!r}, sample {record.key!r}: {error}") from None
+            whole = document = encode(record)
+            document.can_cut = config.template == "text"
+            kept = record
+            while len(document) > self.row_tokens and not document.can_cut:
+                shorter = without_last_answer(kept) if config.template == "conversation" else None
+                if shorter is None:
+                    raise BadSample(f"{len(whole)} tokens do not fit a row of {self.row_tokens}")
+                document, kept = encode(shorter), shorter
+        except BadSample as error:
+            raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
         return document
 
 
 def initial_state() -> dict[str, Any]:
     """The JSON state of a stream that has drawn nothing."""
-    return {"rows": 0, "draws": {}, "placed": {}, "pending": {}}
+    return {"rows": 0, "longest": 1, "draws": {}, "bad": {}, "placed": {}, "pending": {}}
+
+
+def deal_anew(states: Iterable[dict[str, Any]], num_streams: int) -> dict[int, dict[str, Any]]:
+    """States for ``num_streams`` streams that draw, from every source, what these have not drawn yet.
+
+    For a continuation with another number of streams or another recipe: what was pending is left out until its next epoch.
+    """
+    drawn: Counter[str] = Counter()
+    for state in states:
+        drawn.update(state["draws"])
+    draws = {source: -(-number // num_streams) for source, number in drawn.items()}
+    return {stream: initial_state() | {"draws": dict(draws)} for stream in range(num_streams)}
+
+
+@dataclass
+class _Waiting:
+    """A drawn document that is not placed, or not all of it; remembered as four values and drawn again on resume."""
+
+    source: str
+    draw: int
+    document: Document
+    since: int  # the row before which it was drawn
+    start: int = 0  # tokens that were placed already
+
+    @property
+    def state(self) -> list[Any]:
+        return [self.source, self.draw, self.since, self.start]
+
+    def item(self, row: int) -> Item:
+        whole = len(self.document)
+        return Item(whole - self.start, whole, self.document.can_cut, row - self.since)
 
 
 class Stream:
@@ -77,20 +142,27 @@ class Stream:
         self.number, self._drawer, self._packer = number, drawer, packer
         self._by_kind = drawer.recipe.by_kind()
         self._rows: int = state["rows"]
+        self._longest: int = state["longest"]
         self._draws: dict[str, int] = dict(state["draws"])
-        self._placed: dict[Kind, int] = dict(state["placed"])
-        # what is pending is remembered as (source, draw) and drawn again here
-        self._pending: dict[Kind, list[tuple[str, int, Document]]] = {
-            kind: [(s, j, drawer.document(s, number, j)) for s, j in state["pending"].get(kind, [])]
+        self._bad: dict[str, int] = dict(state["bad"])
+        self._placed: dict[Kind, float] = dict(state["placed"])
+        self._met: list[Quarantined] = []
+        self._pending: dict[Kind, list[_Waiting]] = {
+            kind: [
+                _Waiting(source, draw, drawer.draw(source, number, draw)[0], since, start)
+                for source, draw, since, start in state["pending"].get(kind, [])
+            ]
             for kind in self._by_kind
         }
 
     def state(self) -> dict[str, Any]:
         return {
             "rows": self._rows,
+            "longest": self._longest,
             "draws": dict(self._draws),
+            "bad": dict(self._bad),
             "placed": dict(self._placed),
-            "pending": {kind: [[s, j] for s, j, _ in waiting] for kind, waiting in self._pending.items()},
+            "pending": {kind: [one.state for one in waiting] for kind, waiting in self._pending.items()},
         }
 
     def __iter__(self) -> Iterator[Row]:
@@ -99,30 +171,35 @@ class Stream:
     def __next__(self) -> Row:
         for kind in self._by_kind:
             self._refill(kind)
+        items = {kind: [one.item(self._rows) for one in waiting] for kind, waiting in self._pending.items()}
         phase = stable_hash("phase", self._drawer.seed) + self.number
-        chosen = self._packer.choose(
-            {kind: [len(document) for _, _, document in waiting] for kind, waiting in self._pending.items()},
-            self._placed,
-            phase,
-        )
-        documents = [self._pending[kind][place][2] for kind, place in chosen]
-        for kind in self._by_kind:
-            taken = {place for chosen_kind, place in chosen if chosen_kind == kind}
-            self._placed[kind] = self._placed.get(kind, 0) + len(taken)
-            self._pending[kind] = [item for place, item in enumerate(self._pending[kind]) if place not in taken]
+        documents = []
+        for choice in self._packer.choose(items, self._placed, phase, self._longest):
+            one = self._pending[choice.kind][choice.place]
+            documents.append(one.document.piece(one.start, one.start + choice.tokens))
+            one.start += choice.tokens
+            weight = self._packer.weight(items[choice.kind][choice.place], choice.tokens)
+            self._placed[choice.kind] = self._placed.get(choice.kind, 0) + weight
+        for kind, waiting in self._pending.items():
+            self._pending[kind] = [one for one in waiting if one.start < len(one.document)]
         self._rows += 1
-        return Row(self.number, documents, self.state())
+        met, self._met = self._met, []
+        return Row(self.number, documents, self.state(), met)
 
     def _refill(self, kind: Kind) -> None:
         """Draw until the packer has its look-ahead of this kind's documents and enough tokens to fill a row."""
         waiting = self._pending[kind]
-        tokens = sum(len(document) for _, _, document in waiting)
+        tokens = sum(len(one.document) - one.start for one in waiting)
         while len(waiting) < self._packer.lookahead or tokens < self._packer.row_tokens:
             name = self._next_source(kind)
             draw = self._draws.get(name, 0)
-            document = self._drawer.document(name, self.number, draw)
-            waiting.append((name, draw, document))
+            document, bad = self._drawer.draw(name, self.number, draw)
+            if bad:
+                self._bad[name] = self._bad.get(name, 0) + len(bad)
+                self._met += bad
+            waiting.append(_Waiting(name, draw, document, self._rows))
             tokens += len(document)
+            self._longest = max(self._longest, min(len(document), self._packer.row_tokens))
             self._draws[name] = draw + 1
 
     def _next_source(self, kind: Kind) -> str:

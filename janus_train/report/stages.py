@@ -81,7 +81,7 @@ def _charts(run: Run) -> Iterable[str]:
         label = {"text": "text", "understanding": "understanding", "generation": "pictures"}[kind]
         yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
     realised = [Series(kind, *_realised(run, kind), kind, shares.get(kind)) for kind in KINDS]
-    yield line_chart("Samples by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked")
+    yield line_chart(f"{_unit(run).capitalize()} by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked")
     yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]
@@ -92,15 +92,20 @@ def _charts(run: Run) -> Iterable[str]:
 
 def _asked_shares(run: Run) -> dict[str, float]:
     ratio = run.config.get("ratio") or {}
-    total = sum(ratio.values())
+    total = sum(ratio.get(kind, 0) for kind in KINDS)
     return {kind: 100 * ratio[kind] / total for kind in KINDS if kind in ratio} if total else {}
 
 
+def _unit(run: Run) -> str:
+    """What the ratio counts: samples or tokens."""
+    return str((run.config.get("ratio") or {}).get("unit", "samples"))
+
+
 def _realised(run: Run, kind: Kind) -> tuple[list[int], list[float]]:
-    """Percent of each step's samples that are of ``kind``; nothing for a kind that the whole run has none of."""
+    """Percent of each step's samples (or tokens) of ``kind``; nothing for a kind that the whole run has none of."""
     steps, shares = [], []
     for line in run.steps:
-        counts = {k: line.get(f"samples/{k}", 0) for k in KINDS}
+        counts = {k: line.get(f"{_unit(run)}/{k}", 0) for k in KINDS}
         if sum(counts.values()):
             steps.append(int(line["step"]))
             shares.append(100 * counts[kind] / sum(counts.values()))
@@ -110,7 +115,7 @@ def _realised(run: Run, kind: Kind) -> tuple[list[int], list[float]]:
 def _mixture(run: Run) -> str:
     """Asked and realised ratio over the whole run."""
     asked = _asked_shares(run)
-    counts = {kind: sum(run.series(f"samples/{kind}")[1]) for kind in KINDS}
+    counts = {kind: sum(run.series(f"{_unit(run)}/{kind}")[1]) for kind in KINDS}
     total = sum(counts.values())
     if not total or not asked:
         return ""
@@ -119,7 +124,7 @@ def _mixture(run: Run) -> str:
     realised = " / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS)
     return (
         f'<p class="mixture">{names} = {":".join(str(ratio[kind]) for kind in KINDS)} asked, that is '
-        f"{' / '.join(f'{asked[kind]:.1f}' for kind in KINDS)} %; realised <b>{realised} %</b> of {total:,.0f} samples.</p>"
+        f"{' / '.join(f'{asked[kind]:.1f}' for kind in KINDS)} %; realised <b>{realised} %</b> of {total:,.0f} {_unit(run)}.</p>"
     )
 
 

@@ -39,6 +39,8 @@ class RunFolder:
     def __init__(self, config: Config, data_digests: dict[str, str]):
         self.path = default_folder(config)
         self._config, self._data = config, data_digests
+        self.forced: list[str] = []
+        """What has changed since the run began, if ``resume=force`` goes on all the same; known after `state`."""
 
     @property
     def final(self) -> Path:
@@ -47,6 +49,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine.jsonl"
 
     def manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"
@@ -85,16 +91,27 @@ class RunFolder:
     def _refuse_changes(self, before: dict[str, Any]) -> None:
         changes = _differences(before.get("config", {}), self._config.model_dump(mode="json"))
         changes += _differences(before.get("data", {}), self._data, "data digest of ")
-        if changes:
+        if changes and self._config.resume != "force":
             raise UserError(
-                f"output_dir {self.path} holds a run with other settings ({'; '.join(changes)}): choose another output_dir, or take them back"
+                f"output_dir {self.path} holds a run with other settings ({'; '.join(changes)}): choose another "
+                "output_dir, take them back, or go on all the same with resume=force"
             )
+        self.forced = changes
 
     def archive(self) -> Path:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
         target = self.path / f"stage{self.manifest()['stage']}"
         target.mkdir(exist_ok=True)  # there already if a kill interrupted this
-        names = ("config.yaml", "metrics.jsonl", "samples", "checkpoints", "final", "report.html", "manifest.json")
+        names = (
+            "config.yaml",
+            "metrics.jsonl",
+            "quarantine.jsonl",
+            "samples",
+            "checkpoints",
+            "final",
+            "report.html",
+            "manifest.json",
+        )
         for name in names:  # the manifest goes last: until then the folder is still the earlier stage's
             if (self.path / name).exists():
                 os.replace(self.path / name, target / name)
@@ -116,6 +133,7 @@ class RunFolder:
             "stage": self._config.stage,
             "finished": False,
             "start": self.manifest()["start"] if resumed else start,
+            "forced": [*self.manifest().get("forced", []), *([self.forced] if self.forced else [])] if resumed else [],
             "start_folder": start_folder,
             "frozen": frozen,
             "config": config,

@@ -17,6 +17,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
+from janus_train.data.streams import deal_anew
 from janus_train.export import save_model
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.model.janus import PackedJanus
@@ -26,6 +27,7 @@ from janus_train.train.folder import RunFolder
 from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
 from janus_train.train.optim import learning_rate, make_optimizer, set_learning_rate
 from janus_train.train.preview import draw_previews
+from janus_train.train.quarantine import Quarantine
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
 
@@ -62,6 +64,8 @@ def run(config: Config) -> Path:
     done, stream_states = 0, {}
     if found is not None:
         stream_states = {int(v): s for v, s in checkpoint.load(found, janus, optimizer).items()}
+        if folder.forced:
+            stream_states = deal_anew(stream_states.values(), config.batch.rows_per_step)
         done = found.step
     batches = steps(drawer, packer, my_streams, stream_states, config.data.num_workers)
     first_rows = next(batches)  # the first draw finds most of what can be wrong with data: before anything is written
@@ -71,13 +75,18 @@ def run(config: Config) -> Path:
             print(f"the earlier stage's files are now in {folder.archive()}")
         folder.open(start.what, start.recorded, parts_table(janus, config, new_parts), frozen, found is not None)
         cut_back(folder.metrics, done)
+        cut_back(folder.quarantine, done)
     distributed.barrier()
     log = Log(config, folder.metrics, done + 1, distributed)
     log.say(f"stage {config.stage} starts from " + (f"its checkpoint {found.folder}" if found else start.what))
+    if folder.forced and found:
+        log.say(f"  resume=force goes on with other settings: {'; '.join(folder.forced)}; its streams are dealt anew")
     for part in new_parts:
         log.say(f"  {part} is new, initialised by seed {config.seed}")
     try:
-        trainer = _Trainer(config, distributed, janus, model, optimizer, encoder, folder, log, recipe.config.previews)
+        quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)
+        previews = recipe.config.previews
+        trainer = _Trainer(config, distributed, janus, model, optimizer, encoder, folder, log, quarantine, previews)
         trainer.train(batches, first_rows, done)
     finally:
         log.close()
@@ -108,6 +117,7 @@ class _Trainer:
         encoder: Encoder,
         folder: RunFolder,
         log: Log,
+        quarantine: Quarantine,
         previews: tuple[str, ...],
     ):
         self.config, self.distributed, self.janus, self.model, self.optimizer = (
@@ -118,6 +128,7 @@ class _Trainer:
             optimizer,
         )
         self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
+        self.quarantine = quarantine
         self.bad_steps = 0
 
     def train(self, batches: Any, first_rows: list[Row], done: int) -> None:
@@ -149,6 +160,7 @@ class _Trainer:
 
     def _step(self, step: int, rows: list[Row]) -> dict[str, Any]:
         config = self.config
+        quarantined = self.quarantine.take(step, rows)
         planned = config.run.planned_steps or config.run.steps
         rate = learning_rate(step, config.optim, planned)
         set_learning_rate(self.optimizer, rate)
@@ -164,6 +176,7 @@ class _Trainer:
             "step": step,
             **step_metrics(result),
             **batch_metrics(rows, config.batch.row_tokens, self.distributed),
+            "quarantined": quarantined,
             "learning_rate": rate,
             "batch_digest": digest(row_digests),
         }

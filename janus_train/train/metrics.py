@@ -22,11 +22,12 @@ def batch_metrics(rows: Sequence[Row], row_tokens: int, distributed: Distributed
     samples, tokens = [0.0] * len(KINDS), [0.0] * len(KINDS)
     for row in rows:
         for document in row.documents:
-            samples[KINDS.index(document.kind)] += 1
+            samples[KINDS.index(document.kind)] += document.share
             tokens[KINDS.index(document.kind)] += len(document)
     *sums, num_rows = distributed.sum([*samples, *tokens, float(len(rows))])
     total = sum(sums[len(KINDS) :])
-    found: dict[str, float] = {f"samples/{kind}": int(sums[i]) for i, kind in enumerate(KINDS)}
+    # a text that was cut over rows counts in each by its share
+    found: dict[str, float] = {f"samples/{kind}": round(sums[i], 4) for i, kind in enumerate(KINDS)}
     found |= {f"tokens/{kind}": int(sums[i + len(KINDS)]) for i, kind in enumerate(KINDS)}
     return found | {"tokens": int(total), "fill": total / (num_rows * row_tokens)}
 

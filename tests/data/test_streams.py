@@ -105,7 +105,7 @@ def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encod
     draws = drawer(recipe, encoder)
     for name, (_, source) in recipe.sources.items():
         n = len(source)
-        references = [draws.document(name, stream, draw).reference for draw in range(3 * n) for stream in range(V)]
+        references = [draws.draw(name, stream, draw)[0].reference for draw in range(3 * n) for stream in range(V)]
         for epoch in range(3 * V):
             indices = sorted(r.index for r in references if r.epoch == epoch)
             assert indices == list(range(n)), name  # `few` has 3 samples for 4 streams: it wraps
@@ -121,16 +121,23 @@ def test_ratio_and_weights_hold(recipe: Recipe, encoder: Encoder) -> None:
     assert abs(texts.count("few") / len(texts) - 0.25) < 0.05
 
 
-def test_a_sample_longer_than_a_row_is_refused_with_its_key(recipe: Recipe, encoder: Encoder) -> None:
+def test_a_source_without_a_usable_sample_ends_the_run_with_a_key_and_a_reason(
+    recipe: Recipe, encoder: Encoder
+) -> None:
+    """No picture fits a row of 66 tokens."""
     draws = drawer(recipe, encoder, row_tokens=66)
-    with pytest.raises(UserError, match=r"source 'draw', sample 'p\d-\d': \d+ tokens do not fit a row of 66"):
-        draws.document("draw", 0, 0)
+    wanted = (
+        r"source 'draw': 100 samples in a row cannot be used, the last is 'p\d-\d': \d+ tokens do not fit a row of 66"
+    )
+    with pytest.raises(UserError, match=wanted):
+        draws.draw("draw", 0, 0)
 
 
-def test_a_mistake_in_a_worker_is_one_line(recipe: Recipe, encoder: Encoder) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mistake_in_a_worker_is_one_line(recipe: Recipe, encoder: Encoder, workers: int) -> None:
     packer = RowPacker(66, recipe.shares, 3)
     with pytest.raises(UserError, match="do not fit") as error:
-        next(steps(drawer(recipe, encoder, row_tokens=66), packer, range(V), {}, 2))
+        next(steps(drawer(recipe, encoder, row_tokens=66), packer, range(V), {}, workers))
     assert "\n" not in str(error.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from janus_train.data.sample import KINDS
 from janus_train.model.components import part_of
 from janus_train.train import checkpoint
 from janus_train.train.loop import run
+from tests.helpers import encoded, make_shard, picture
 
 Small = Callable[..., Config]
 TIMES = {"tokens_per_s", "data_wait_s", "step_s"}
@@ -165,6 +167,76 @@ def test_going_on_with_other_settings_is_refused(small: Small, overrides: list[s
     with pytest.raises(UserError, match=message):
         run(small(2, "run.steps=2", *overrides))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+
+
+def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
+    """With another number of streams and another ratio: said, written down, and no sample drawn twice in an epoch."""
+    plan = ("run.planned_steps=4", "run.checkpoint_every=1")
+    folder = run(small(2, *plan, "run.steps=2"))
+    state = json.loads((folder / "checkpoints/step-000002/state.json").read_text())["streams"]
+    drawn = sum(stream["draws"]["text_to_image"] for stream in state.values())
+    run(small(2, *plan, "run.steps=3", "batch.rows_per_step=4", "ratio.text=1", "resume=force"))
+    said = capfd.readouterr().err
+    assert "resume=force goes on with other settings: batch.rows_per_step 2 -> 4; ratio.text 3 -> 1" in said
+    assert json.loads((folder / "manifest.json").read_text())["forced"] == [
+        ["batch.rows_per_step 2 -> 4", "ratio.text 3 -> 1"]
+    ]
+    state = json.loads((folder / "checkpoints/step-000003/state.json").read_text())["streams"]
+    assert sorted(state) == ["0", "1", "2", "3"]
+    waiting = [one for stream in state.values() for one in stream["pending"]["generation"]]
+    assert waiting and all(4 * draw + 3 >= drawn for _, draw, *_ in waiting)
+    run(small(2, *plan, "run.steps=4", "batch.rows_per_step=4", "ratio.text=1"))
+    assert len(json.loads((folder / "manifest.json").read_text())["forced"]) == 1
+
+
+@pytest.fixture
+def flawed_recipe(tmp_path: Path) -> Path:
+    """Texts 3 and 13 of 20 are empty, and picture 9 of 40 is no picture."""
+    folder = tmp_path / "flawed"
+    folder.mkdir()
+    texts = {f"t{i:02d}.json": {"text": "" if i % 10 == 3 else f"text number {i}"} for i in range(20)}
+    make_shard(folder / "texts.tar", texts)  # type: ignore[arg-type]
+    members: dict[str, object] = {}
+    for i in range(40):
+        data = b"\x89PNG\r\n\x1a\n no picture" if i == 9 else encoded(picture((i, 0, 0)))
+        members |= {f"p{i:02d}.json": {"caption": f"picture {i}"}, f"p{i:02d}.png": data}
+    make_shard(folder / "pictures.tar", members)  # type: ignore[arg-type]
+    sources = [
+        {"name": "read", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["texts.tar"]},
+        {"name": "look", "kind": "understanding", "type": "shards", "template": "image_caption", "weight": 1, "paths": ["pictures.tar"]},
+        {"name": "draw", "kind": "generation", "type": "shards", "template": "text_to_image", "weight": 1, "paths": ["pictures.tar"]},
+    ]  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps({"name": "flawed", "licence": "none", "sources": sources}))
+    return folder / "recipe.yaml"
+
+
+def test_unusable_samples_are_written_down_and_survive_a_resume(
+    small: Small, flawed_recipe: Path, tmp_path: Path
+) -> None:
+    plan = (f"data.recipe={flawed_recipe}", "run.planned_steps=12", "run.checkpoint_every=3", "data.max_bad=0.2")
+    whole = run(small(2, *plan, "run.steps=12", f"output_dir={tmp_path / 'whole'}"))
+    folder = run(small(2, *plan, "run.steps=5"))
+    shutil.rmtree(folder / "checkpoints/step-000005")  # as after a kill in step 5
+    run(small(2, *plan, "run.steps=12"))
+    written = [(f / "quarantine.jsonl").read_text().splitlines() for f in (whole, folder)]
+    assert written[0] == written[1]
+    met = [json.loads(line) for line in written[0]]
+    assert {("draw", "p09"), ("read", "t03"), ("read", "t13")} <= {(one["source"], one["key"]) for one in met}
+    assert {one["reason"] for one in met if one["source"] == "read"} == {"field 'text' is empty"}
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["quarantined"] for line in metrics) == len(met)
+    assert [m["batch_digest"] for m in metrics] == [
+        json.loads(line)["batch_digest"] for line in (whole / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_too_many_unusable_samples_end_the_run_with_a_summary(
+    small: Small, flawed_recipe: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="too many samples cannot be used") as error:
+        run(small(2, f"data.recipe={flawed_recipe}", "run.steps=40"))
+    assert re.search(r"read \d+ of \d+ \(\d+\.\d %.*data\.max_bad", str(error.value)) and "\n" not in str(error.value)
+    assert (tmp_path / "run/quarantine.jsonl").is_file()
 
 
 def test_a_stage_starts_from_the_stage_before(small: Small, tmp_path: Path) -> None:

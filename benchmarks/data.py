@@ -1,0 +1,201 @@
+"""How fast the data path is beside the decoder alone and beside webdataset, and what 100 million samples cost to open.
+
+    python benchmarks/data.py [--pictures 400] [--rounds 5]
+
+Pictures: JPEGs of 500x400 made here, in tars made here. Three paths take the same pictures in turns, so that a busy machine
+is busy for all of them, and each is given the CPU time that it used:
+
+    bare        the JPEG's bytes in memory -> decoded -> resized (Pillow's bicubic, which alone gives the official pixels)
+    whole path  tar -> member with its digest checked -> record -> template -> tokens and pixels of a document
+    webdataset  tar -> webdataset's sample, undecoded -> record -> template -> tokens and pixels of a document
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from janus_train.config import ROOT
+from janus_train.data.encode import Encoder
+from janus_train.data.order import Order
+from janus_train.data.records import SHARD_FORMATS, open_picture
+from janus_train.data.sample import Kind, Record, Reference
+from janus_train.data.shard_index import Head, write_heads, write_listing
+from janus_train.data.shard_scan import write_index
+from janus_train.data.shards import ShardSource, find_tars
+
+WIDTH, HEIGHT, SIZE = 500, 400, 384
+CAPTION = "A wooden table with two cups of coffee, a newspaper and a pair of glasses. Light falls in from the left."
+DIRECTIONS: dict[str, tuple[Kind, str, tuple[int, int]]] = {
+    # template's kind, template, what the official recipe resizes 500x400 to
+    "understanding": ("understanding", "image_describe", (SIZE, int(HEIGHT / WIDTH * SIZE))),
+    "generation": ("generation", "text_to_image", (int(WIDTH / HEIGHT * SIZE), SIZE)),
+}
+SHARDS, SAMPLES_A_SHARD = 10_000, 10_000
+
+
+def jpegs(number: int) -> list[bytes]:
+    """Pictures with large shapes and fine grain, some 60 KB each, as photographs of that size are."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(number):
+        coarse = Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).resize(
+            (WIDTH, HEIGHT), Image.Resampling.BICUBIC
+        )
+        grain = rng.normal(0, 9, (HEIGHT, WIDTH, 1))
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        made.append(buffer.getvalue())
+    return made
+
+
+def write_tars(folder: Path, pictures: list[bytes], a_tar: int = 100) -> None:
+    for start in range(0, len(pictures), a_tar):
+        path = folder / f"{start // a_tar:03d}.tar"
+        with tarfile.open(path, "w") as tar:
+            for number, picture in enumerate(pictures[start : start + a_tar], start):
+                for ending, data in (("json", json.dumps({"caption": CAPTION}).encode()), ("jpg", picture)):
+                    info = tarfile.TarInfo(f"{number:06d}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        write_index(path)
+    write_listing(folder)
+
+
+# --------------------------------------------------------------------------------------------- the paths: endless, a picture each
+
+
+def bare(pictures: list[bytes], size: tuple[int, int]) -> Iterator[None]:
+    while True:
+        for data in pictures:
+            np.asarray(Image.open(io.BytesIO(data)).resize(size, Image.Resampling.BICUBIC))
+            yield
+
+
+def our_records(folder: Path) -> Iterator[Record]:
+    source = ShardSource(find_tars(folder))
+    order, epoch = Order(0, "benchmark", source.shard_sizes), 0
+    while True:
+        for position in range(len(source)):
+            yield source[order.index(epoch, position)]
+        epoch += 1
+
+
+def webdataset_records(folder: Path) -> Iterator[Record]:
+    tars = [str(tar) for tar in sorted(folder.glob("*.tar"))]
+    while True:
+        for sample in webdataset.WebDataset(tars, shardshuffle=False):
+            key = sample["__key__"]
+            yield Record(key, json.loads(sample["json"]), [open_picture(sample["jpg"], SHARD_FORMATS, key)], [None])
+
+
+def documents(records: Iterator[Record], encoder: Encoder, kind: Kind, template: str) -> Iterator[None]:
+    for number, record in enumerate(records):
+        sample = encoder.sample(record, template, kind, random.Random(number), 0.1, 0.25)
+        encoder.document(sample, Reference("benchmark", 0, number, record.key))
+        yield
+
+
+def rates(paths: dict[str, Callable[[], Iterator[Any]]], number: int, rounds: int) -> dict[str, float]:
+    """Pictures a second of CPU time for each path; they take turns of 50 pictures."""
+    running = {name: start() for name, start in paths.items()}
+    for path in running.values():
+        for _ in range(20):  # what is opened or filled once
+            next(path)
+    used, taken = dict.fromkeys(paths, 0.0), 0
+    for turn in range(rounds * number // 50):
+        names = list(running)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.process_time()
+            for _ in range(50):
+                next(running[name])
+            used[name] += time.process_time() - start
+        taken += 50
+    return {name: taken / seconds for name, seconds in used.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- opening
+
+OPEN = """
+import resource, sys, time
+from pathlib import Path
+from janus_train.data.order import Order
+from janus_train.data.shards import ShardSource, find_tars
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, start = used(), time.monotonic()
+source = ShardSource(find_tars(Path(sys.argv[1])))
+Order(0, "s", source.shard_sizes).index(0, len(source) // 2)
+print(len(source), time.monotonic() - start, before, used())
+"""
+
+
+def open_large() -> str:
+    """Opens 10,000 tars of 10,000 samples: files of a GiB without bytes on the disk, and their shards.json."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        heads = {f"{i:05d}.tar": Head(1 << 30, "0" * 64, SAMPLES_A_SHARD) for i in range(SHARDS)}
+        for tar in heads:
+            with (folder / tar).open("wb") as file:
+                file.truncate(1 << 30)
+        write_heads(folder, heads)
+        command = [sys.executable, "-c", OPEN, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    samples, seconds, before, after = map(float, done.stdout.split())
+    return (
+        f"{samples:,.0f} samples in {SHARDS:,} tars: open and ordered in {seconds:.2f} s, {after:.0f} MiB of memory "
+        f"({before:.0f} MiB before, by imports)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the data path.")
+    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "data_recipes/demo/base")
+    encoder = Encoder(tokenizer, tokens_per_picture=576, image_size=SIZE, system_prompt="")
+    pictures = jpegs(options.pictures)
+    print(f"{len(pictures)} JPEGs of {WIDTH}x{HEIGHT}, {sum(map(len, pictures)) / len(pictures) / 1000:.0f} KB each\n")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tars(folder, pictures)
+        print("| direction | path | pictures a second and core | of bare | of webdataset |\n|---|---|---|---|---|")
+        for direction, (kind, template, size) in DIRECTIONS.items():
+            paths: dict[str, Callable[[], Iterator[Any]]] = {
+                "bare": lambda size=size: bare(pictures, size),  # type: ignore[misc]
+                "whole path": lambda k=kind, t=template: documents(our_records(folder), encoder, k, t),  # type: ignore[misc]
+                "webdataset": lambda k=kind, t=template: documents(webdataset_records(folder), encoder, k, t),  # type: ignore[misc]
+            }
+            found = rates(paths, options.pictures, options.rounds)
+            for path, rate in found.items():
+                print(
+                    f"| {direction} | {path} | {rate:.0f} | {rate / found['bare']:.2f} | {rate / found['webdataset']:.2f} |"
+                )
+        found = rates(
+            {"ours": lambda: our_records(folder), "webdataset": lambda: webdataset_records(folder)},
+            options.pictures,
+            10,
+        )
+        print(
+            f"\nrecords alone, undecoded: {found['ours']:.0f} a second and core, webdataset {found['webdataset']:.0f}"
+        )
+    print(open_large())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""``janus-train inspect``: what a run would be trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from janus_train.config import UserError
+
+
+def inspect(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What train.py takes: +stage=N and key=value.", metavar="+stage=N KEY=VALUE", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 1,
+    from_step: Annotated[
+        int, typer.Option(min=1, help="The first of them; those before it are drawn and not shown.")
+    ] = 1,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page to look at: the rows, their pictures and their tokens.")
+    ] = None,
+) -> None:
+    """Write what a run would be trained on, one JSON line a row. Loads no model, needs no GPU, writes nothing else.
+
+    A line holds step, row (the number of its stream), digest, and samples with source, kind, key and tokens. Training
+    logs the digest of a step's row digests as batch_digest.
+    """
+    from janus_train.config import load
+    from janus_train.overrides import compose_values
+
+    if html is not None:
+        _check_target(html)
+    config = load(compose_values(overrides or []))
+    from janus_train.files import write_text
+    from janus_train.inspection.drawn import line, open_drawn
+    from janus_train.inspection.page import Page
+
+    drawn = open_drawn(config)
+    last = from_step + steps - 1
+    if last > config.run.steps:
+        print(f"note: the run stops at step {config.run.steps}, before step {last}", file=sys.stderr)
+    page = Page(drawn) if html is not None else None
+    out, quarantined = _Lines(), 0
+    for step, rows in drawn.steps(from_step, steps):
+        out.write([line(step, row) for row in rows])
+        quarantined += sum(len(row.quarantined) for row in rows)
+        if page is not None:
+            page.add(step, rows)
+        elif out.closed:
+            break
+    if quarantined:
+        print(
+            f"note: {quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
+            file=sys.stderr,
+        )
+    if html is not None and page is not None:
+        write_text(html, page.html())
+        print(f"page: {html}{f' ({page.cut})' if page.cut else ''}", file=sys.stderr)
+
+
+class _Lines:
+    """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a word."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def write(self, values: list[dict[str, Any]]) -> None:
+        if not self.closed:
+            self._do(lambda: sys.stdout.writelines(json.dumps(value) + "\n" for value in values))
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.closed:
+            self._do(sys.stdout.flush)
+
+    def _do(self, action: Any) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            self.closed = True
+            # what is still in the buffer would fail again when the interpreter flushes it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_target(path: Path) -> None:
+    """Before anything is drawn: can the page be written there?"""
+    if path.is_dir():
+        raise UserError(f"--html {path} is a folder: name a file, for example {path / 'rows.html'}")
+    if not path.parent.is_dir():
+        raise UserError(f"--html {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--html {path} cannot be written: no permission in {path.parent}")

@@ -1,0 +1,132 @@
+"""``janus-train tokenize``: codes cached in shards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from janus_train.config import UserError
+
+
+def tokenize(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="A recipe's YAML (the shards of its generation sources), folders with tars, or tars.", metavar="DATA"
+        ),
+    ],
+    model: Annotated[Path, typer.Option(help="Folder of the model whose VQ encoder makes the codes.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make codes of another encoder or picture size anew.")
+    ] = False,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the tars. Left out: WORLD_SIZE, else 1.")
+    ] = None,
+    process_index: Annotated[
+        int | None, typer.Option(min=0, help="Which of them this is. Left out: RANK, else 0.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and resize pictures. Left out: one a core.")
+    ] = None,
+) -> None:
+    """Cache the VQ codes of pictures in their shards, so that training need not make them.
+
+    Each tar is rewritten beside the old one, indexed, and takes its place at once: after a kill at any point training
+    reads the old shard or the new one, and the same command goes on. Several processes, also of torchrun, share the
+    tars. Codes say which encoder and picture size they are of; training refuses others. Not for shards that a run is
+    reading.
+    """
+    index, number = _share(process_index, num_processes)
+    from janus_train.data.given import given_data
+    from janus_train.tokenization.run import tars_of
+
+    tars = tars_of(given_data(data))
+    mine = tars[index::number]
+    from janus_train.model.code_encoder import load_code_encoder
+
+    encoder = load_code_encoder(model.expanduser(), _device(device, index))
+    from janus_train.tokenization.run import Told
+    from janus_train.tokenization.run import tokenize as run
+
+    cores = threads or len(os.sched_getaffinity(0))
+    with _Bar() as bar:
+        done = run(mine, encoder, replace=replace, threads=cores, told=Told(bar.start, bar.advance, bar.line))
+    parts = [f"{done.tokenized} of {len(mine)} tars tokenized ({done.pictures} pictures)"]
+    parts += [f"{done.nothing_to_do} had nothing to do"] if done.nothing_to_do else []
+    parts += [f"{done.without} pictures without codes: janus-train verify lists them"] if done.without else []
+    parts += [f"{len(done.busy)} left to another process"] if done.busy else []
+    parts += [f"{len(done.failed)} failed"] if done.failed else []
+    print("; ".join(parts))
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _share(process_index: int | None, num_processes: int | None) -> tuple[int, int]:
+    """(which process, of how many), from the options, else from torchrun's environment."""
+    try:
+        index = int(os.environ.get("RANK", "0")) if process_index is None else process_index
+        number = int(os.environ.get("WORLD_SIZE", "1")) if num_processes is None else num_processes
+    except ValueError:
+        raise UserError("RANK and WORLD_SIZE of the environment are no whole numbers") from None
+    if not 0 <= index < number:
+        raise UserError(f"process {index} of {number} cannot be: --process-index counts from 0 to {number - 1}")
+    return index, number
+
+
+def _device(device: str, index: int) -> Any:
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())
+
+
+class _Bar:
+    """A bar on a terminal; elsewhere a line a tar."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console) if console.is_terminal else None
+
+    def __enter__(self) -> _Bar:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def start(self, total: int) -> None:
+        if self.bar:
+            self.task = self.bar.add_task("", total=total)
+
+    def advance(self, number: int) -> None:
+        if self.bar:
+            self.bar.advance(self.task, number)
+
+    def line(self, text: str) -> None:
+        if self.bar:
+            self.bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

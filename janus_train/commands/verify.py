@@ -1,0 +1,140 @@
+"""``janus-train verify``: is a data set fit for training?"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from janus_train.config import UserError
+
+FEW = 1000
+"""Samples that one process looks at sooner than others have started."""
+
+
+def verify(
+    data: Annotated[list[str], typer.Argument(help="Recipes' YAML, folders with tars, or tars.", metavar="DATA")],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the list of what is wrong, one JSON line a sample (quarantine.jsonl).")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder: its tokenizer counts tokens. Needs --row-tokens.")
+    ] = None,
+    row_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="What a row holds (batch.row_tokens): longer samples are bad. Needs --model."),
+    ] = None,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a source's samples that may be bad (data.max_bad).")
+    ] = 0.01,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Left out: one a core.")] = None,
+) -> None:
+    """Look at every sample as training would: digests, pictures, the template, and with a tokenizer the length.
+
+    Prints a table and a verdict. Exit code 1 if anything is damaged (its bytes are not those indexed), or if a source has
+    more than --max-bad samples that cannot be used. Tars of which no recipe speaks may have any known form.
+    """
+    if (model is None) != (row_tokens is None):
+        raise UserError("--model and --row-tokens go together: the tokenizer, and what is too long")
+    if out is not None:
+        _check_target(out)
+    from janus_train.data.given import given_data
+    from janus_train.verification.check import lengths_of
+    from janus_train.verification.plan import Problem, make_plan
+    from janus_train.verification.pool import done
+    from janus_train.verification.summary import Summary
+
+    given = given_data(data)
+    lengths = lengths_of(model.expanduser(), row_tokens) if model is not None and row_tokens is not None else None
+    plan = make_plan(given, lengths)
+    summary = Summary(plan, max_bad)
+    cores = workers or (1 if plan.samples < FEW else len(os.sched_getaffinity(0)))
+    with _listing(out) as note, _bar(plan.samples) as advance:
+
+        def tell(problems: list[Problem]) -> None:
+            for problem in problems:
+                note(asdict(problem))
+
+        tell(summary.add_unopened(plan))
+        for looked in done(plan, cores):
+            tell(summary.add(looked))
+            advance(looked.piece.stop - looked.piece.start)
+    _print(summary.table())
+    fit, verdict = summary.verdict
+    print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))
+    if not fit:
+        raise typer.Exit(1)
+
+
+def _check_target(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: name a file, for example {path / 'quarantine.jsonl'}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--out {path} cannot be written: no permission in {path.parent}")
+
+
+@contextmanager
+def _listing(path: Path | None) -> Iterator[Any]:
+    """Takes the lines of the list; without a file for it the first few go to standard error. Whole, or not there."""
+    from janus_train.files import sync
+
+    if path is None:
+        shown = 0
+
+        def show(line: dict[str, Any]) -> None:
+            nonlocal shown
+            shown += 1
+            if shown <= 10:
+                print(f"{line['source']}: {line['key']}: {line['reason']}", file=sys.stderr)
+            elif shown == 11:
+                print("... and more: --out FILE lists them all", file=sys.stderr)
+
+        yield show
+        return
+    staging = path.with_name(path.name + ".part")
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            yield lambda line: file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sync(staging)
+        os.replace(staging, path)
+        sync(path.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda number: bar.advance(task, number)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)
+    console.print(table)

@@ -1,0 +1,172 @@
+"""Pieces of remote files on the local disk, bounded in bytes, shared by all processes of a machine.
+
+``JANUS_CACHE_DIR``  its folder, on a local disk (default: ``janus_train`` in the user's cache folder)
+``JANUS_CACHE_GIB``  its size (default 10); 0: nothing is kept, each read is a request of its own
+
+Good sizes hold the shards of two windows of the reading order (8 shards a source), so that a piece is fetched once an
+epoch. A piece is one file, named by a hash, written beside and renamed; the longest unused go first. A lock file guards
+the sum of the sizes, so several processes together stay within the bound, but for the piece that each one is writing.
+What is on the disk is no truth: who finds a wrong digest drops the piece and asks the store (`BlockCache.drop`). A cache
+that cannot be written costs a warning and speed, never the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+from janus_train.config import UserError
+
+BLOCK_BYTES = 4 << 20
+"""A request's latency of some 30 ms is small beside the time for 4 MiB; some 50 samples lie in one."""
+DEFAULT_GIB = 10.0
+SMALLEST_GIB = 0.1
+KEEP_FREE_BYTES = 1 << 30
+"""So much of the disk is left to others."""
+LEFT_AFTER_EVICTION = 0.9
+"""Evicting lists the whole folder: it makes more room than it needs at the moment."""
+STALE_S = 3600.0
+"""An unfinished file that old has lost its writer."""
+USE_PRECISION_S = 60.0
+"""A piece's time of last use is not written down more often."""
+
+_log = logging.getLogger(__name__)
+
+
+class BlockCache:
+    """Bytes by name, in files of ``folder``, together at most ``limit`` bytes."""
+
+    def __init__(self, folder: Path, limit: int, block_bytes: int = BLOCK_BYTES):
+        self.folder, self.limit, self.block_bytes = folder, limit, block_bytes
+        self._warned = False
+
+    def read(self, name: str, offset: int, size: int | None, length: int | None, fetch: Callable[[], bytes]) -> bytes:
+        """``size`` bytes (None: all) from ``offset`` of the piece ``name``, which ``fetch`` gives if it is not here.
+
+        ``length``: the whole piece's size if it is known; a file of another size is no whole piece.
+        """
+        path = self._path(name)
+        found = self._read(path, offset, size, length)
+        if found is not None:
+            return found
+        data = fetch()
+        self._store(path, data)
+        return data[offset : None if size is None else offset + size]
+
+    def drop(self, name: str) -> None:
+        """Forget a piece."""
+        with suppress(OSError):
+            self._path(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        hashed = hashlib.sha256(name.encode()).hexdigest()[:40]
+        return self.folder / hashed[:2] / hashed
+
+    def _read(self, path: Path, offset: int, size: int | None, length: int | None) -> bytes | None:
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            there = os.fstat(file)
+            if length is not None and there.st_size != length:
+                return None
+            size = there.st_size - offset if size is None else size
+            data = os.pread(file, size, offset)
+            if time.time() - there.st_mtime > USE_PRECISION_S:
+                with suppress(OSError):  # another user's file: it only looks older than it is
+                    os.utime(file)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return data if len(data) == size else None
+
+    # -- writing
+
+    def _store(self, path: Path, data: bytes) -> None:
+        if len(data) > self.limit:
+            return
+        staging = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if shutil.disk_usage(self.folder).free < KEEP_FREE_BYTES + len(data):
+                raise OSError(f"less than {KEEP_FREE_BYTES >> 30} GiB would be free on its disk")
+            staging.write_bytes(data)
+            with self._locked():
+                self._make_room(len(data))
+                os.replace(staging, path)
+        except OSError as error:
+            with suppress(OSError):
+                staging.unlink()
+            if not self._warned:
+                _log.warning("cache %s cannot be written, reading goes on without it: %s", self.folder, error)
+                self._warned = True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # goes with the file, also when the process is killed
+            yield
+
+    def _make_room(self, size: int) -> None:
+        """Count ``size`` bytes, and remove the longest unused pieces if they do not fit. Holds the lock.
+
+        The count may only be too high, after two processes wrote the same piece or one was killed: evicting counts anew.
+        """
+        counter = self.folder / "bytes"
+        try:
+            total = int(counter.read_text())
+        except (OSError, ValueError):
+            total = self.limit  # unknown: count
+        if total + size > self.limit:
+            total = self._evict(min(self.limit - size, int(self.limit * LEFT_AFTER_EVICTION)))
+        counter.write_text(str(total + size))
+
+    def _evict(self, target: int) -> int:
+        """Remove pieces until ``target`` bytes are left at most; returns what is left."""
+        pieces, total = [], 0
+        for entry in (file for part in os.scandir(self.folder) if part.is_dir() for file in os.scandir(part)):
+            with suppress(OSError):
+                found = entry.stat()
+                if not entry.name.endswith(".part"):
+                    pieces.append((found.st_mtime_ns, found.st_size, entry.path))
+                    total += found.st_size
+                elif time.time() - found.st_mtime > STALE_S:
+                    os.unlink(entry.path)  # noqa: PTH108 - an entry's path is text
+        for _, size, path in sorted(pieces):
+            if total <= target:
+                break
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
+                total -= size
+        return total
+
+
+def block_cache() -> BlockCache | None:
+    """The cache that the environment asks for; None if it asks for none. Raises `UserError` for a wrong size."""
+    return _block_cache(os.environ.get("JANUS_CACHE_DIR", ""), os.environ.get("JANUS_CACHE_GIB", ""))
+
+
+@lru_cache(maxsize=8)
+def _block_cache(folder: str, gib: str) -> BlockCache | None:
+    try:
+        size = float(gib) if gib else DEFAULT_GIB
+    except ValueError:
+        size = -1.0
+    if size == 0:
+        return None
+    if not SMALLEST_GIB <= size < float("inf"):
+        raise UserError(
+            f"JANUS_CACHE_GIB={gib}: the cache's size is a number of GiB, at least {SMALLEST_GIB}; 0 for none"
+        )
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "janus_train"
+    return BlockCache(Path(folder).expanduser() if folder else default, int(size * 2**30))

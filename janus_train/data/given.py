@@ -1,0 +1,63 @@
+"""What a command line names as data: recipes, folders of tars, tars; each becomes sources whose shards are opened one by one.
+
+For the tools that look at all of the data (verify, tokenize): they go on where one shard is damaged, so nothing is opened
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from janus_train.config import UserError, resolve
+from janus_train.data.recipe import Recipe, SourceConfig
+from janus_train.data.shards import find_tars
+from janus_train.data.storage import Location, locate, name_of
+
+RECIPE_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A source of a recipe, or tars that were named as they are."""
+
+    name: str
+    places: list[Location] = field(default_factory=list)
+    """Files or folders; tars where ``config`` is None or of type shards."""
+    config: SourceConfig | None = None
+
+    @property
+    def in_tars(self) -> bool:
+        return self.config is None or self.config.type == "shards"
+
+
+class _RecipeFile(Recipe):
+    """A recipe of which no source is opened."""
+
+    def __init__(self, path: str):
+        self.path = resolve(path)
+        self.config = self._read()
+
+    def places(self, source: SourceConfig) -> list[Location]:
+        return self._expand(source)
+
+
+def given_data(words: Sequence[str]) -> list[Given]:
+    """The sources that recipes and paths stand for. Raises `UserError` for a path where there is nothing."""
+    found: list[Given] = []
+    for word in words:
+        if word.endswith(RECIPE_ENDINGS):
+            recipe = _RecipeFile(word)
+            found += [Given(source.name, recipe.places(source), source) for source in recipe.config.sources]
+        else:
+            place = locate(word, Path.cwd())
+            tars = find_tars(place)
+            if not tars:
+                missing = isinstance(place, Path) and not place.exists()
+                what = (
+                    "there is nothing" if missing else "it is no .tar, no folder with .tar files and no recipe's .yaml"
+                )
+                raise UserError(f"{word}: {what}")
+            found.append(Given(word if len(tars) > 1 else name_of(tars[0]), tars))
+    return found

@@ -1,0 +1,224 @@
+"""A data set of Hugging Face's ``datasets`` on disk as a source: what ``save_to_disk`` wrote, or Arrow or Parquet files.
+
+In: columns. Out: records whose fields are columns under other names, and whose pictures are columns of type Image, of
+lists of Image, or of bytes. Pictures stay undecoded bytes until they are used; one that is stored as a path or URL instead
+of bytes is refused, nothing is fetched, and no code that comes with a data set is run.
+
+Arrow files are mapped into memory: any row at once, and no memory of their own. Parquet has no random access inside a row
+group: each reading process decodes whole groups and keeps the last ones, `GROUPS_BYTES` at most. That is well for a few
+processes; for many, write the data with ``save_to_disk`` or prepare shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from janus_train.config import UserError
+from janus_train.data.records import FOLDER_FORMATS, open_picture
+from janus_train.data.sample import BadSample, Record, digest
+from janus_train.data.storage import retried
+
+if TYPE_CHECKING:
+    import pyarrow
+
+GROUPS_BYTES = 1 << 30
+"""Row groups that a process keeps of a Parquet source. The order reads four at a time, eight where epochs meet (order.py)."""
+CONTENT_DIGEST_LIMIT = 64 << 20
+"""Data sets up to this many bytes are digested by content, larger ones by names, sizes and what describes them."""
+
+
+class _Rows(Protocol):
+    """Rows by number, with the columns' values as Python has them."""
+
+    shard_sizes: list[int]
+    labels: dict[str, list[str]]
+    """Column of class numbers -> the classes' names."""
+
+    def row(self, index: int) -> dict[str, Any]: ...
+
+
+class HfDatasetSource:
+    """Rows of a data set as records; a row's key is its number.
+
+    ``fields``: record field -> column. ``pictures``: columns, in the order of their pictures. Raises `UserError` for paths
+    that are no data set and for columns that it does not have.
+    """
+
+    def __init__(self, paths: Sequence[Path], fields: Mapping[str, str], pictures: Sequence[str] = ()):
+        self._paths, self._fields, self._pictures = list(paths), dict(fields), list(pictures)
+        columns = list(dict.fromkeys([*self._fields.values(), *self._pictures]))
+        endings = {path.suffix for path in self._paths}
+        if endings == {".parquet"}:
+            self._rows: _Rows = _ParquetRows(self._paths, columns)
+        elif endings == {".arrow"} or (len(self._paths) == 1 and self._paths[0].is_dir()):
+            self._rows = _ArrowRows(self._paths, columns)
+        else:
+            raise UserError(
+                f"hf_dataset {paths[0]}: give one folder that save_to_disk wrote, or .arrow files, or .parquet files"
+            )
+        self.shard_sizes = self._rows.shard_sizes
+        self._length = sum(self.shard_sizes)
+        if not self._length:
+            raise UserError(f"hf_dataset {paths[0]} has no rows")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def data_digest(self) -> str:
+        """Over the files' names and sizes, and over the contents of the small ones (`CONTENT_DIGEST_LIMIT`)."""
+        files = [file for path in self._paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        sizes = {file: file.stat().st_size for file in files if file.is_file() and not file.name.startswith("cache-")}
+        small = sum(sizes.values()) <= CONTENT_DIGEST_LIMIT
+        parts = [f"{file.name} {size}" for file, size in sizes.items()]
+        for file in sizes:
+            if small or file.suffix == ".json":
+                with file.open("rb") as opened:
+                    parts.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        return digest(parts)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        key = str(index)
+        row = self._rows.row(index)
+        fields = {name: self._value(row[column], column, key) for name, column in self._fields.items()}
+        pictures = [
+            open_picture(data, FOLDER_FORMATS, key)
+            for column in self._pictures
+            for data in _bytes(row[column], column, key)
+        ]
+        return Record(key, fields, pictures, [None] * len(pictures))
+
+    def _value(self, value: Any, column: str, key: str) -> Any:
+        """The value as it is; a class's name for its number."""
+        names = self._rows.labels.get(column)
+        if names is None:
+            return value
+        if not isinstance(value, int) or not 0 <= value < len(names):
+            raise BadSample(f"column {column!r} has no class for {value!r}", key=key)
+        return names[value]
+
+
+def _bytes(value: Any, column: str, key: str) -> list[bytes]:
+    """The files of the pictures in a column's value: an Image, bytes, or a list of those."""
+    if isinstance(value, list):
+        return [data for one in value for data in _bytes(one, column, key)]
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(data, bytes):
+        return [data]
+    if isinstance(value, dict) and value.get("path"):
+        raise BadSample(f"column {column!r} holds a path where the picture's bytes should be", key=key)
+    raise BadSample(f"column {column!r} holds no picture", key=key)
+
+
+def _labels(features: Any, columns: list[str]) -> dict[str, list[str]]:
+    """The names of the classes for the columns that hold numbers of classes."""
+    return {name: list(features[name].names) for name in columns if hasattr(features.get(name), "names")}
+
+
+def _check_columns(where: Path, there: Sequence[str], columns: list[str]) -> None:
+    missing = [column for column in columns if column not in there]
+    if missing:
+        raise UserError(f"hf_dataset {where} has no column {missing[0]!r}; it has {', '.join(there)}")
+
+
+class _ArrowRows:
+    """Rows of memory-mapped Arrow files."""
+
+    def __init__(self, paths: list[Path], columns: list[str]):
+        import pyarrow
+        from datasets import Dataset, concatenate_datasets, load_from_disk
+
+        try:
+            if paths[0].is_dir():
+                found = load_from_disk(str(paths[0]))
+            else:
+                found = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+            raise UserError(f"hf_dataset {paths[0]} cannot be opened ({' '.join(str(error).split())})") from None
+        if not isinstance(found, Dataset):
+            raise UserError(
+                f"hf_dataset {paths[0]} holds the splits {', '.join(found)}: give the folder of one of them"
+            )
+        _check_columns(paths[0], found.column_names, columns)
+        self.labels = _labels(found.features, columns)
+        self.shard_sizes = [len(found)]
+        self._table = found.select_columns(columns).with_format("arrow")  # gives what is stored: nothing is decoded
+
+    def row(self, index: int) -> dict[str, Any]:
+        return self._table[index].to_pylist()[0]
+
+
+class _ParquetRows:
+    """Rows of Parquet files, read by row groups; each group counts as a shard, so that reading stays in a few of them."""
+
+    def __init__(self, paths: list[Path], columns: list[str]):
+        self._columns = columns
+        self._groups: list[tuple[Path, int]] = []
+        self.shard_sizes: list[int] = []
+        self.labels: dict[str, list[str]] = {}
+        for path in paths:
+            metadata, schema = self._open(path)
+            _check_columns(path, schema.names, columns)
+            self.labels |= _parquet_labels(schema, columns)
+            self._groups += [(path, number) for number in range(metadata.num_row_groups)]
+            self.shard_sizes += [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *self.shard_sizes]).tolist()
+        self._kept: OrderedDict[int, pyarrow.Table] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": OrderedDict()}
+
+    @staticmethod
+    def _open(path: Path) -> tuple[Any, Any]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+            return file.metadata, file.schema_arrow
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"hf_dataset {path} cannot be opened ({' '.join(str(error).split())})") from None
+
+    def row(self, index: int) -> dict[str, Any]:
+        group = bisect_right(self._starts, index) - 1
+        return self._group(group).slice(index - self._starts[group], 1).to_pylist()[0]
+
+    def _group(self, number: int) -> pyarrow.Table:
+        found = self._kept.get(number)
+        if found is None:
+            found = self._kept[number] = self._read(*self._groups[number])
+            while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > GROUPS_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return found
+
+    def _read(self, path: Path, number: int) -> pyarrow.Table:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return retried(path, lambda: pyarrow.parquet.ParquetFile(path).read_row_group(number, self._columns))
+        except (FileNotFoundError, pyarrow.ArrowException) as error:
+            raise UserError(f"hf_dataset {path}, row group {number} cannot be read ({error})") from None
+
+
+def _parquet_labels(schema: Any, columns: list[str]) -> dict[str, list[str]]:
+    """Classes' names from what ``datasets`` writes into a file's schema, if it wrote the file."""
+    from datasets import Features
+
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return {}
+    try:
+        return _labels(Features.from_dict(json.loads(written)["info"]["features"]), columns)
+    except (ValueError, KeyError, TypeError):
+        return {}

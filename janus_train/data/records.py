@@ -1,0 +1,67 @@
+"""Bytes to the parts of a record: fields, pictures, cached codes. What is wrong with them is a `BadSample`.
+
+Pictures are opened from memory, with an explicit list of formats, and decoded when they are first used; their size is
+known from the header. No pickle is opened and nothing that a record names is fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from janus_train.data.pictures import MOST_PIXELS
+from janus_train.data.sample import BadSample
+
+SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
+"""What a shard's pictures may be (Pillow's names)."""
+FOLDER_FORMATS = (*SHARD_FORMATS, "GIF", "BMP", "TIFF")
+"""What may be read where pictures stand as files of their own, or in a data set's column."""
+
+
+def fields_of(data: bytes, key: str) -> dict[str, Any]:
+    """The JSON object in ``data``, with or without a byte order mark."""
+    try:
+        fields = json.loads(data.decode("utf-8-sig"))
+        if b"\\u" in data:
+            json.dumps(fields, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise BadSample(f"its JSON cannot be read ({error})", key=key) from None
+    if not isinstance(fields, dict):
+        raise BadSample("its JSON is not an object", key=key)
+    return fields
+
+
+def caption_of(data: bytes, key: str) -> dict[str, Any]:
+    """A text file as a caption."""
+    try:
+        return {"caption": data.decode("utf-8-sig").strip()}
+    except ValueError as error:
+        raise BadSample(f"its text cannot be read ({error})", key=key) from None
+
+
+def open_picture(data: bytes, formats: tuple[str, ...], key: str, name: str = "its picture") -> Image.Image:
+    """The picture in ``data``, not yet decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError:
+        raise BadSample(f"{name} is no picture of the formats {', '.join(formats)}", key=key) from None
+    except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
+        raise BadSample(f"{name} cannot be read ({error})", key=key) from None
+    if image.width * image.height > MOST_PIXELS:
+        raise BadSample(f"{name} has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are taken", key=key)
+    return image
+
+
+def codes_of(data: bytes, key: str) -> np.ndarray:
+    """Cached codes of a picture, int64 (P,)."""
+    try:
+        codes = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy's header is Python text: its parser's errors are many
+        raise BadSample(f"its cached codes cannot be read ({error})", key=key) from None
+    if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise BadSample("its cached codes are no list of whole numbers", key=key)
+    return codes.astype(np.int64)

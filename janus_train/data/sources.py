@@ -1,0 +1,229 @@
+"""Sources that need no conversion: JSON Lines with a folder of pictures, and folders of pictures by class.
+
+Both are random-access: the first by the places of the lines, found in one pass when it opens, the second by the names of
+its files. Both are made for data on a disk of this machine or one mounted there; for thousands of processes or an object
+store, shards (shards.py) are the form to read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from janus_train.config import UserError
+from janus_train.data.packed_text import PackedText
+from janus_train.data.records import FOLDER_FORMATS, fields_of, open_picture
+from janus_train.data.sample import BadSample, Record, digest
+from janus_train.data.storage import MISSING, Reader, open_reader, read_whole, retried
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LINES_A_PLACE = 16
+"""The start of every 16th line is remembered: half a byte a line, and the lines between are found by looking."""
+_CHUNK = 8 << 20
+_LONGEST_PATH = 1024
+
+
+class Lines:
+    """The lines of a text file by their number, from 0. Empty lines at the end do not count.
+
+    Raises `UserError` if the file is missing, empty, or changes its size while it is in use.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._starts, self._count, self.size, self.sha256 = retried(path, self._scan)
+        except MISSING:
+            raise UserError(f"{path}: there is no such file") from None
+        self._forget()
+        while self._count and not self[self._count - 1].strip():
+            self._count -= 1
+        if not self._count:
+            raise UserError(f"{path}: the file is empty")
+
+    def _scan(self) -> tuple[np.ndarray, int, int, str]:
+        whole = hashlib.sha256()
+        starts, lines, size = [np.zeros(1, np.int64)], 0, 0
+        with self.path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                whole.update(chunk)
+                ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
+                first = -(lines + 1) % LINES_A_PLACE  # the line after ends[k] has the number lines + k + 1
+                starts.append(ends[first::LINES_A_PLACE] + (size + 1))
+                lines += len(ends)
+                size += len(chunk)
+        return np.concatenate(starts), lines + 1, size, whole.hexdigest()
+
+    def _forget(self) -> None:
+        self._reader = lru_cache(1)(self._open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_reader"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _open(self) -> Reader:
+        if not self.path.exists() or self.path.stat().st_size != self.size:
+            raise UserError(f"{self.path} was changed or removed while it is in use")
+        return open_reader(self.path, self.size, self.sha256)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> bytes:
+        place, inside = divmod(number, LINES_A_PLACE)
+        start = int(self._starts[place])
+        stop = int(self._starts[place + 1]) if place + 1 < len(self._starts) else self.size
+        lines = self._reader().read(start, stop - start).split(b"\n")
+        return lines[inside] if inside < len(lines) else b""
+
+
+class JsonlSource:
+    """One record a line: its fields, and in ``image`` or ``images`` the paths of its pictures in ``folder``.
+
+    ``folder``: relative to the file, None: the file's own. A path in a record may not leave it. Keys are NAME:LINE, with
+    lines counted from 1. Raises `UserError` if a file or the folder is missing.
+    """
+
+    def __init__(self, files: Sequence[Path], folder: str | None = None):
+        self._files = [Lines(path) for path in files]
+        self._folders = [path.parent / folder if folder else path.parent for path in files]
+        for place in self._folders:
+            if not place.is_dir():
+                raise UserError(f"{files[0]}: its folder of pictures {place} does not exist")
+        self._starts = np.cumsum([0, *map(len, self._files)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def data_digest(self) -> str:
+        """Changes with any line of the files; not with the pictures, which may be too many to read."""
+        return digest([lines.sha256 for lines in self._files])
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._starts, index) - 1
+        lines, line = self._files[number], index - self._starts[number]
+        key = f"{lines.path.name}:{line + 1}"
+        fields = fields_of(lines[line], key)
+        names = _picture_names(fields, key)
+        pictures = [read_picture(self._folders[number], name, key) for name in names]
+        return Record(key, fields, pictures, [None] * len(pictures))
+
+
+def _picture_names(fields: dict[str, Any], key: str) -> list[str]:
+    """Takes ``image`` and ``images`` out of the fields."""
+    given = [value for name in ("image", "images") if (value := fields.pop(name, None)) is not None]
+    if len(given) > 1:
+        raise BadSample("it has both 'image' and 'images'", key=key)
+    names = given[0] if given else []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadSample("'image' or 'images' is no path and no list of paths", key=key)
+    return names
+
+
+def read_picture(folder: Path, name: str, key: str) -> Any:
+    """The picture at the relative path ``name``, not yet decoded. Raises `BadSample` if it is missing or lies outside."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "://" in name or "\0" in name:
+        raise BadSample(f"picture {name[:80]!r} is no path inside the source's folder", key=key)
+    if len(name) > _LONGEST_PATH or max(len(os.fsencode(part)) for part in path.parts) > 255:
+        raise BadSample(f"picture {name[:80]!r}... is longer than a path can be", key=key)
+    try:
+        data = read_whole(folder / path)
+    except MISSING:
+        raise BadSample(f"picture {name!r} is missing", key=key) from None
+    return open_picture(data, FOLDER_FORMATS, key, f"picture {name!r}")
+
+
+class ImageFolderSource:
+    """``ROOT/CLASS/.../NAME.jpg``: each picture with ``class_name``, the folder's name or what a mapping makes of it.
+
+    ``class_names``: a JSON file ``{"FOLDER": "class name", ...}``, its path relative to ROOT. Keys are the paths of the
+    pictures in ROOT. Raises `UserError` for a missing folder, one without pictures, and a class that is not in the mapping.
+    """
+
+    def __init__(self, root: Path, class_names: str | None = None):
+        self.root = root
+        if not root.is_dir():
+            raise UserError(f"imagefolder {root}: there is no such folder")
+        self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+        if not self.classes:
+            raise UserError(f"imagefolder {root} has no folder in it: pictures must stand in ROOT/CLASS/")
+        self.class_names = _mapping(root / class_names, self.classes) if class_names else self.classes
+        self._files, self._starts = self._list()
+
+    def _list(self) -> tuple[PackedText, list[int]]:
+        """The pictures' paths in their class's folder, and where each class starts."""
+        data, lengths, starts = bytearray(), [], [0]
+        for name in self.classes:
+            folder = self.root / name
+            for path in retried(folder, lambda folder=folder: list(_pictures_under(folder))):  # type: ignore[misc]
+                data += path
+                lengths.append(len(path))
+            if len(lengths) == starts[-1]:
+                raise UserError(
+                    f"imagefolder {self.root}: the class {name!r} has no picture ({', '.join(PICTURE_ENDINGS)})"
+                )
+            starts.append(len(lengths))
+        return PackedText.joined(data, lengths), starts
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def data_digest(self) -> str:
+        """Changes with the classes and with any file's name or size: a look at each file, some seconds for a million."""
+        whole = hashlib.sha256(json.dumps([self.classes, self.class_names]).encode())
+        for number in range(len(self)):
+            name = self._path(number)
+            whole.update(os.fsencode(f"{name}\n{(self.root / name).stat().st_size}\n"))
+        return whole.hexdigest()[:16]
+
+    def _path(self, number: int) -> str:
+        return f"{self.classes[bisect_right(self._starts, number) - 1]}/{self._files[number]}"
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        path = self._path(index)
+        key = os.fsencode(path).decode("utf-8", "backslashreplace")
+        fields = {"class_name": self.class_names[bisect_right(self._starts, index) - 1]}
+        return Record(key, fields, [read_picture(self.root, path, key)], [None])
+
+
+def _pictures_under(folder: Path) -> Iterator[bytes]:
+    """Paths relative to ``folder`` in a fixed order."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        for name in sorted(files):
+            if name[0] != "." and name.lower().endswith(PICTURE_ENDINGS):
+                yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
+
+
+def _mapping(path: Path, classes: list[str]) -> list[str]:
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"class_names: {path} cannot be read as JSON ({error})") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
+        raise UserError(f'class_names: {path} must be an object {{"FOLDER": "class name", ...}}')
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise UserError(f"class_names: {path} has no name for {len(missing)} folders, the first is {missing[0]!r}")
+    return [names[name] for name in classes]

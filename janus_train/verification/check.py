@@ -1,0 +1,124 @@
+"""What makes a sample unfit for training, found without training: reading, decoding, the template, the length."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from janus_train.config import UserError
+from janus_train.data.encode import TEMPLATES, Encoder, without_last_answer
+from janus_train.data.pictures import to_rgb
+from janus_train.data.recipe import Source
+from janus_train.data.sample import BadSample, Kind, Record, Reference
+
+FORMS = {
+    "conversations": ("conversation",),
+    "question": ("question_answer",),
+    "caption": ("image_caption", "text_to_image"),
+    "class_name": ("class_to_image",),
+    "text": ("text",),
+}
+"""The field that tells a record's form, and the templates that may read it: for tars that no recipe speaks of."""
+_STUB = Image.new("RGB", (1, 1))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Counts tokens as training would. ``folder``: the model's; ``row_tokens``: what a row holds."""
+
+    folder: Path
+    row_tokens: int
+    tokens_per_picture: int
+    system_prompt: str
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder)
+        return Encoder(tokenizer, self.tokens_per_picture, 14, self.system_prompt)  # pictures' pixels do not count
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
+
+    def check(self, record: Record, template: str, kind: Kind) -> None:
+        """Raises `BadSample` if the sample fits no row: plain text is cut, a conversation loses whole turns."""
+        if template == "text":
+            return
+        kept: Record | None = Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes)
+        whole = 0
+        while kept is not None:
+            tokens = self._count(kept, template, kind)
+            whole = whole or tokens
+            if tokens <= self.row_tokens:
+                return
+            kept = without_last_answer(kept) if template == "conversation" else None
+        raise BadSample(f"{whole} tokens do not fit a row of {self.row_tokens}", key=record.key)
+
+    def _count(self, record: Record, template: str, kind: Kind) -> int:
+        sample = self._encoder.sample(record, template, kind, random.Random(0), 0.0, 0.0)
+        return len(self._encoder.document(sample, Reference("", 0, 0, record.key)))
+
+
+def lengths_of(folder: Path, row_tokens: int) -> Lengths:
+    """From a model's folder, of which only the small files are read. Raises `UserError` naming what is missing."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        vision = values["vision_config"]
+        pictures = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+        processor = folder / "processor_config.json"
+        written = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+    except FileNotFoundError:
+        what = "there is no model: config.json is missing" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"--model {folder}: {what}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--model {folder}: its config.json is no Janus model's ({error})") from None
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"--model {folder}: it has no tokenizer.json")
+    from janus_train.infer.load import SYSTEM_PROMPT  # what a folder that does not say takes: the official one
+
+    return Lengths(folder, row_tokens, pictures, str(written.get("system_prompt", SYSTEM_PROMPT)))
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is asked of a source's samples. ``template`` None: to fit any known form."""
+
+    template: str | None = None
+    kind: Kind | None = None
+    lengths: Lengths | None = None
+    fields: bool = True
+    """False: only that the sample can be read (the material of composed scenes has no form)."""
+
+    def look(self, source: Source, index: int) -> int:
+        """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""
+        record = source[index]
+        try:
+            for picture in record.pictures:
+                to_rgb(picture).load()
+            if self.fields:
+                self._fits(record)
+        except BadSample as error:
+            raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
+        except OSError as error:
+            raise BadSample(f"its picture cannot be decoded ({error})", key=record.key) from None
+        return len(record.pictures)
+
+    def _fits(self, record: Record) -> None:
+        template = self.template or form_of(record)
+        TEMPLATES[template](record)
+        if self.lengths is not None:
+            kind = self.kind or ("understanding" if record.pictures else "text")
+            self.lengths.check(record, template, kind)
+
+
+def form_of(record: Record) -> str:
+    """The template for a record of which nothing is said. Raises `BadSample` if its fields are of no known form."""
+    for field, templates in FORMS.items():
+        if field in record.fields:
+            return templates[0]
+    raise BadSample(f"none of the fields {', '.join(FORMS)} is there", key=record.key)

@@ -1,0 +1,379 @@
+"""Sources without conversion: JSON Lines and folders by class, alone and from a recipe."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from janus_train.config import UserError
+from janus_train.data import sources, storage
+from janus_train.data.recipe import Recipe, SourceConfig
+from janus_train.data.sample import BadSample, Record
+from janus_train.data.sources import ImageFolderSource, JsonlSource, Lines
+from tests.helpers import config_of, encoded, make_shard, picture
+
+
+def jsonl(path: Path, *lines: object) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def put(path: Path, form: str = "PNG", colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(picture(colour), form))
+    return path
+
+
+def bad(source: object, index: int, message: str) -> BadSample:
+    with pytest.raises(BadSample, match=message) as error:
+        source[index]  # type: ignore[index]
+    assert error.value.key and not error.value.damaged
+    return error.value
+
+
+# ---------------------------------------------------------------------------------------------------------------- lines
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"x")), max_size=70),
+    chunk=st.integers(1, 200),
+    last_newline=st.booleans(),
+)
+def test_lines_come_by_their_number(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], chunk: int, last_newline: bool
+) -> None:
+    path = tmp_path_factory.mktemp("l") / "x.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n" * last_newline)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_CHUNK", chunk)
+        while lines and not lines[-1].strip():
+            lines.pop()
+        if not lines:
+            with pytest.raises(UserError, match="the file is empty"):
+                Lines(path)
+            return
+        found = Lines(path)
+    assert [found[i] for i in range(len(found))] == lines
+
+
+def test_lines_take_half_a_byte_each(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", *["{}"] * 10_000)
+    assert Lines(path)._starts.nbytes == 8 * 626 and len(pickle.dumps(Lines(path))) < 6000
+
+
+def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
+    source = pickle.loads(pickle.dumps(JsonlSource([path])))  # noqa: S301 - our own object
+    jsonl(path, {"text": "another"})
+    with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
+        source[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- JSONL
+
+
+@pytest.fixture
+def lines_source(tmp_path: Path) -> JsonlSource:
+    put(tmp_path / "pictures/a.png")
+    put(tmp_path / "pictures/deep/b.gif", "GIF")
+    first = jsonl(
+        tmp_path / "train.jsonl",
+        {"caption": "红苹果", "image": "a.png"},
+        {"conversations": [], "images": ["deep/b.gif", "a.png"]},
+        {"text": "words"},
+        {"text": "words", "image": None, "images": []},
+    )
+    return JsonlSource([first, jsonl(tmp_path / "more.jsonl", {"text": "z", "image": ["./a.png"]})], "pictures")
+
+
+def test_jsonl_records(lines_source: JsonlSource) -> None:
+    records = [lines_source[i] for i in range(len(lines_source))]
+    assert [r.key for r in records] == [
+        "train.jsonl:1",
+        "train.jsonl:2",
+        "train.jsonl:3",
+        "train.jsonl:4",
+        "more.jsonl:1",
+    ]
+    assert [len(r.pictures) for r in records] == [1, 2, 0, 0, 1]
+    assert records[0].fields == {"caption": "红苹果"} and records[1].fields == {"conversations": []}
+    assert records[1].pictures[0].size == (80, 60) and records[1].codes == [None, None]
+    with pytest.raises(IndexError):
+        lines_source[5]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "its JSON cannot be read"),
+        ("", "its JSON cannot be read"),
+        ("[]", "not an object"),
+        ({"image": "no.png"}, "picture 'no.png' is missing"),
+        ({"image": "folder"}, "picture 'folder' is missing"),
+        ({"image": "text.png"}, "picture 'text.png' is no picture"),
+        ({"image": "/etc/passwd"}, "no path inside the source's folder"),
+        ({"image": "../x.jsonl"}, "no path inside"),
+        ({"image": "a/../../x.jsonl"}, "no path inside"),
+        ({"image": "https://host/a.png"}, "no path inside"),
+        ({"image": "file:///etc/passwd"}, "no path inside"),
+        ({"image": "a\0.png"}, "no path inside"),
+        ({"image": ""}, "no path inside"),
+        ({"image": "data:image/png;base64," + "A" * 9000}, "longer than a path can be"),
+        ({"image": 3}, "no path and no list of paths"),
+        ({"images": ["a", 3]}, "no path and no list of paths"),
+        ({"image": "a.png", "images": ["a.png"]}, "both 'image' and 'images'"),
+    ],
+)
+def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.png").write_text("no picture")
+    error = bad(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
+    assert error.key == "x.jsonl:2" and len(str(error)) < 200
+
+
+def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "\xff"}\n{"text": "b"}\r\n')
+    source = JsonlSource([tmp_path / "x.jsonl"])
+    bad(source, 0, "its JSON cannot be read")
+    assert source[1].fields == {"text": "b"}
+
+
+def test_jsonl_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        JsonlSource([tmp_path / "no.jsonl"])
+    with pytest.raises(UserError, match=r"its folder of pictures .*/no does not exist"):
+        JsonlSource([jsonl(tmp_path / "x.jsonl", {})], "no")
+
+
+def test_the_digest_of_jsonl_follows_every_line(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
+    first = JsonlSource([path]).data_digest()
+    assert JsonlSource([path]).data_digest() == first
+    jsonl(path, {"text": "a"}, {"text": "c"})
+    assert JsonlSource([path]).data_digest() != first
+
+
+def test_unreadable_pictures_are_tried_again_then_end_the_run(
+    lines_source: JsonlSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, read_bytes = [0], Path.read_bytes
+
+    def sometimes(path: Path) -> bytes:
+        calls[0] += 1
+        if calls[0] < 3:
+            raise OSError(116, "Stale file handle")
+        return read_bytes(path)
+
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Path, "read_bytes", sometimes)
+    assert len(lines_source[0].pictures) == 1 and calls[0] == 3
+    calls[0] = -99
+    with pytest.raises(UserError, match=r"a\.png cannot be read, 5 tries failed"):
+        lines_source[0]
+
+
+# --------------------------------------------------------------------------------------------------------- imagefolder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in (
+        "n02/b.JPEG",
+        "n02/a.jpg",
+        "n01/sub/c.png",
+        "n01/._c.png",
+        "n01/notes.txt",
+        ".cache/x.png",
+        "n03/d.tiff",
+    ):
+        put(tmp_path / "root" / name, "TIFF" if name.endswith("tiff") else "PNG")
+    put(tmp_path / "root/stray.png")
+    return tmp_path / "root"
+
+
+def test_imagefolder_records(root: Path) -> None:
+    source = ImageFolderSource(root)
+    assert [(r.key, r.fields) for r in (source[i] for i in range(len(source)))] == [
+        ("n01/sub/c.png", {"class_name": "n01"}),
+        ("n02/a.jpg", {"class_name": "n02"}),
+        ("n02/b.JPEG", {"class_name": "n02"}),
+        ("n03/d.tiff", {"class_name": "n03"}),
+    ]
+    assert source[3].pictures[0].size == (80, 60) and source[3].codes == [None]
+    for wrong in (-1, 4):
+        with pytest.raises(IndexError):
+            source[wrong]
+
+
+def test_imagefolder_with_names_for_its_classes(root: Path) -> None:
+    (root.parent / "names.json").write_text(json.dumps({"n01": "tench", "n02": "金鱼", "n03": "shark", "n99": "other"}))
+    source = ImageFolderSource(root, "../names.json")
+    assert [source[i].fields["class_name"] for i in range(4)] == ["tench", "金鱼", "金鱼", "shark"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"n01": "tench"}, "has no name for 2 folders, the first is 'n02'"),
+        ({"0": ["n01", "tench"]}, "must be an object"),
+        ({"n01": " ", "n02": "b", "n03": "c"}, "must be an object"),
+        ([], "must be an object"),
+        ("{", "cannot be read as JSON"),
+        (None, "cannot be read as JSON"),
+    ],
+)
+def test_wrong_names_are_refused(root: Path, content: object, message: str) -> None:
+    if content is not None:
+        (root / "names.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=f"names.json.*{message}"):
+        ImageFolderSource(root, "names.json")
+
+
+def test_imagefolder_mistakes(root: Path) -> None:
+    with pytest.raises(UserError, match="there is no such folder"):
+        ImageFolderSource(root / "no")
+    with pytest.raises(UserError, match="has no folder in it"):
+        ImageFolderSource(root / "n02")
+    (root / "empty").mkdir()
+    with pytest.raises(UserError, match="the class 'empty' has no picture"):
+        ImageFolderSource(root)
+
+
+def test_imagefolder_digest_and_missing_picture(root: Path) -> None:
+    source = ImageFolderSource(root)
+    first = source.data_digest()
+    assert ImageFolderSource(root).data_digest() == first
+    (root / "n02/a.jpg").write_bytes(b"no picture")
+    assert ImageFolderSource(root).data_digest() != first
+    bad(source, 1, "is no picture of the formats")
+    (root / "n02/a.jpg").unlink()
+    assert bad(source, 1, "picture 'n02/a.jpg' is missing").key == "n02/a.jpg"
+
+
+def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (Path(str(folder)) / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(encoded(picture()))
+    record = ImageFolderSource(tmp_path)[0]
+    assert record.key == r"c/\xff.png" and record.pictures[0].size == (80, 60)
+
+
+# --------------------------------------------------------------------------------------------------------- all of them
+
+
+def _read(source: object) -> list[tuple[str, dict[str, object], int]]:
+    records: list[Record] = [source[i] for i in range(len(source))]  # type: ignore[index,arg-type]
+    return [(record.key, record.fields, len(record.pictures)) for record in records]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, root: Path, lines_source: JsonlSource) -> Path:
+    from datasets import Dataset, Image
+
+    data = {"words": ["a", "b"], "seen": [{"bytes": encoded(picture()), "path": None}] * 2}
+    Dataset.from_dict(data).cast_column("seen", Image()).save_to_disk(tmp_path / "saved")
+    (tmp_path / "shards").mkdir()
+    make_shard(tmp_path / "shards/a.tar", {"a.json": {"caption": "c"}, "a.png": encoded(picture())})
+    (tmp_path / "names.json").write_text(json.dumps({f"n0{i}": f"class {i}" for i in range(9)}))
+    sources = [
+        {"name": "tars", "type": "shards", "paths": ["shards"], "kind": "generation", "template": "text_to_image"},
+        {
+            "name": "lines",
+            "type": "jsonl",
+            "paths": ["*.jsonl"],
+            "folder": "pictures",
+            "kind": "text",
+            "template": "text",
+        },
+        {
+            "name": "rows",
+            "type": "hf_dataset",
+            "paths": ["saved"],
+            "fields": {"caption": "words"},
+            "pictures": ["seen"],
+            "kind": "understanding",
+            "template": "image_caption",
+        },
+        {
+            "name": "classes",
+            "type": "imagefolder",
+            "paths": ["root"],
+            "class_names": "../names.json",
+            "kind": "generation",
+            "template": "class_to_image",
+        },
+    ]
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"name": "r", "licence": "none", "sources": [{"weight": 1, **s} for s in sources]}))
+    return path
+
+
+def opened(path: Path) -> Recipe:
+    return Recipe(str(path), config_of("+stage=2").ratio, 64)
+
+
+def test_a_recipe_opens_every_type_and_all_travel_to_processes(recipe: Path) -> None:
+    found = {name: source for name, (_, source) in opened(recipe).sources.items()}
+    read = {name: _read(source) for name, source in found.items()}
+    assert {name: len(records) for name, records in read.items()} == {"tars": 1, "lines": 5, "rows": 2, "classes": 4}
+    assert read["rows"][1] == ("1", {"caption": "b"}, 1) and read["classes"][0][1] == {"class_name": "class 1"}
+    with multiprocessing.get_context("fork").Pool(1) as pool:  # with what the parent has open already
+        assert dict(zip(found, pool.map(_read, found.values()), strict=True)) == read
+    copies = pickle.loads(pickle.dumps(found))  # noqa: S301 - as a spawned worker gets them
+    assert {name: _read(source) for name, source in copies.items()} == read
+
+
+def test_every_source_has_a_digest_that_stays(recipe: Path) -> None:
+    first = opened(recipe).digests()
+    assert list(first) == ["recipe", "tars", "lines", "rows", "classes"] and len(set(first.values())) == 5
+    assert opened(recipe).digests() == first
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tars", {"paths": ["shards/b.tar"]}, "nothing is at 'shards/b.tar'"),
+        ("tars", {"paths": ["shards/b.tar", "shards/a.tar"]}, "nothing is at 'shards/b.tar'"),
+        ("tars", {"paths": ["ftp://host/a.tar"]}, "URLs may begin with"),
+        ("tars", {"folder": "x"}, "folder is an option of type jsonl, the source 'tars' is of type shards"),
+        ("lines", {"paths": ["memory://x/a.jsonl"]}, "reads local files, only shards may be URLs"),
+        ("lines", {"class_names": "x.json"}, "class_names is an option of type imagefolder"),
+        ("rows", {"fields": None}, "needs fields"),
+        ("rows", {"fields": {"caption": "no"}}, "has no column 'no'; it has words, seen"),
+        ("rows", {"pictures": ["no"]}, "has no column 'no'"),
+        ("classes", {"paths": ["root", "pictures"]}, "takes one folder, paths give 2"),
+        ("classes", {"view": "scene"}, "view is an option of type scenes"),
+    ],
+)
+def test_mistakes_in_a_recipe(recipe: Path, name: str, changes: dict[str, object], message: str) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/x/a.jsonl", b"{}")
+    values = yaml.safe_load(recipe.read_text())
+    for source in values["sources"]:
+        if source["name"] == name:
+            source.update(changes)
+    recipe.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as error:
+        opened(recipe)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_options_left_out_do_not_count_in_a_recipes_digest(recipe: Path) -> None:
+    """An option that a later version brings must not end the runs that began before it."""
+    config = opened(recipe).config.sources[0]
+    assert isinstance(config, SourceConfig) and config.view is None
+    values = yaml.safe_load(recipe.read_text())
+    first = opened(recipe).digests()["recipe"]
+    values["sources"][0]["view"] = None
+    recipe.write_text(yaml.safe_dump(values))
+    assert opened(recipe).digests()["recipe"] == first

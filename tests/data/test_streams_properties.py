@@ -1,0 +1,216 @@
+"""Streams under hypothesis: any recipe, with unusable samples and long texts, read in any way, gives the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from janus_train.data.encode import Encoder
+from janus_train.data.loader import steps, streams_of
+from janus_train.data.packer import RowPacker
+from janus_train.data.recipe import SourceConfig
+from janus_train.data.sample import BadSample, Document, Kind, Record, Row
+from janus_train.data.streams import Drawer
+from tests.helpers import picture
+
+V, T = 8, 192
+SHARES: dict[Kind, float] = {"understanding": 0.2, "text": 0.3, "generation": 0.5}
+TEMPLATES = {"understanding": "conversation", "text": "text", "generation": "text_to_image"}
+
+
+class MadeUp:
+    """A source of one kind; every ``bad_every``-th sample cannot be used, and texts are up to ``longest`` words."""
+
+    def __init__(self, kind: Kind, number: int, bad_every: int, longest: int):
+        self.kind, self.number, self.bad_every, self.longest = kind, number, bad_every, longest
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Record:
+        key = f"{self.kind}-{index}"
+        if self.bad_every and index % self.bad_every == 1:
+            raise BadSample("made bad", key=key, damaged=index % 2 == 0)
+        words = " ".join(f"w{index}x{i}" for i in range(1 + index * 7 % self.longest))
+        if self.kind == "text":
+            return Record(key, {"text": words})
+        if self.kind == "generation":
+            return Record(key, {"caption": words[:40]}, [picture((index % 256, 0, 0))])
+        turns = [
+            {"role": role, "content": content}
+            for number in range(1 + index % 4)
+            for role, content in (
+                ("user", "<image_placeholder> what?" if number == 0 else f"and {words[:60]}?"),
+                ("assistant", f"It is {index} {number} {words[:60]}."),
+            )
+        ]
+        return Record(key, {"conversations": turns}, [picture((0, index % 256, 0))])
+
+
+class MadeUpRecipe:
+    """As much of a `Recipe` as streams need."""
+
+    def __init__(self, sizes: dict[str, int], bad_every: int, longest: int):
+        self.shares = SHARES
+        self.sources = {
+            name: (self._config(name, kind), MadeUp(kind, sizes[name], bad_every, longest))
+            for name, kind in (("look", "understanding"), ("read", "text"), ("more", "text"), ("draw", "generation"))
+        }
+
+    @staticmethod
+    def _config(name: str, kind: Any) -> SourceConfig:
+        values = {
+            "name": name,
+            "kind": kind,
+            "type": "shards",
+            "template": TEMPLATES[kind],
+            "weight": 1.0,
+            "paths": ["x"],
+        }
+        return SourceConfig.model_validate(values)
+
+    def by_kind(self) -> dict[Kind, list[SourceConfig]]:
+        return {kind: [c for c, _ in self.sources.values() if c.kind == kind] for kind in SHARES}
+
+
+sizes = st.fixed_dictionaries(
+    {"look": st.integers(3, 40), "read": st.integers(3, 40), "more": st.integers(3, 9), "draw": st.integers(3, 40)}
+)
+recipes = st.builds(MadeUpRecipe, sizes, st.sampled_from([0, 2, 5, 100]), st.integers(1, 200))
+cuts = st.sampled_from(["long", "fit"])
+units = st.sampled_from(["samples", "tokens"])
+
+
+def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[Drawer, RowPacker]:
+    drawer = Drawer(
+        recipe,  # type: ignore[arg-type]
+        encoder,
+        seed=seed,
+        num_streams=V,
+        row_tokens=T,
+        guidance_dropout=0.2,
+        first_sentence=0.25,
+    )
+    return drawer, RowPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
+
+
+def read(
+    drawer: Drawer, packer: RowPacker, number: int, world: int, workers: int, states: Any = None
+) -> list[list[Row]]:
+    ranks = [steps(drawer, packer, streams_of(rank, world, V), states or {}, workers) for rank in range(world)]
+    return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
+
+
+def seen(found: list[list[Row]]) -> list[list[Any]]:
+    """All that may not depend on who reads: the rows, what was quarantined, and the streams' states."""
+    return [[(row.stream, row.digest, row.quarantined, row.state) for row in rows] for rows in found]
+
+
+def states_after(rows: list[Row]) -> dict[int, Any]:
+    return {row.stream: json.loads(json.dumps(row.state)) for row in rows}
+
+
+@settings(max_examples=6, deadline=None)
+@given(recipe=recipes, seed=st.integers(0, 99), cut=cuts, unit=units, stop=st.integers(1, 5))
+def test_the_same_rows_for_any_world_and_after_a_stop_at_any_step(
+    encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any, stop: int
+) -> None:
+    drawer, packer = parts(recipe, encoder, seed, cut, unit)
+    truth = read(drawer, packer, 6, world=1, workers=0)
+    for world in (2, 8):
+        assert seen(read(drawer, packer, 6, world, 0)) == seen(truth)
+    for world in (1, 4):
+        rest = read(drawer, packer, 6 - stop, world, 0, states_after(truth[stop - 1]))
+        assert seen(rest) == seen(truth[stop:])
+
+
+@settings(max_examples=2, deadline=None)
+@given(recipe=recipes, seed=st.integers(0, 99), stop=st.integers(1, 3))
+def test_the_same_rows_for_any_number_of_workers(encoder: Encoder, recipe: MadeUpRecipe, seed: int, stop: int) -> None:
+    drawer, packer = parts(recipe, encoder, seed, "fit", "samples")
+    truth = seen(read(drawer, packer, 4, world=1, workers=0))
+    for world, workers in ((1, 1), (2, 3)):
+        assert seen(read(drawer, packer, 4, world, workers)) == truth
+    half = read(drawer, packer, stop, world=2, workers=1)
+    assert seen(read(drawer, packer, 4 - stop, 1, 3, states_after(half[-1]))) == truth[stop:]
+
+
+@settings(max_examples=8, deadline=None)
+@given(numbers=sizes, longest=st.integers(1, 200), seed=st.integers(0, 99), cut=cuts, unit=units)
+def test_every_token_of_a_sample_is_trained_once_an_epoch(
+    encoder: Encoder, numbers: dict[str, int], longest: int, seed: int, cut: Any, unit: Any
+) -> None:
+    """Pieces of a text follow each other without a gap; what was drawn was placed whole, or still waits."""
+    recipe = MadeUpRecipe(numbers, 0, longest)
+    drawer, packer = parts(recipe, encoder, seed, cut, unit)
+    rows = read(drawer, packer, 10, world=1, workers=0)
+    placed: dict[tuple[str, int, int], list[Document]] = {}
+    for row in (row for step in rows for row in step):
+        assert row.num_tokens <= T and row.documents
+        for document in row.documents:
+            where = document.reference
+            placed.setdefault((where.source, where.epoch, where.index), []).append(document)
+    whole: Counter[str] = Counter()
+    for (source, epoch, index), pieces in placed.items():
+        expected, at = drawer._document(source, epoch, index), 0
+        for document in pieces:
+            start, stop = document.reference.piece or (0, len(expected))
+            assert start == at
+            assert np.array_equal(document.labels, expected.labels[start:stop])
+            assert np.array_equal(document.input_ids, expected.input_ids[start:stop])
+            assert document.share == (stop - start) / len(expected)
+            at = stop
+        whole[source] += at == len(expected)
+    for name in recipe.sources:
+        drawn = sum(row.state["draws"].get(name, 0) for row in rows[-1])
+        waiting = sum(one[0] == name for row in rows[-1] for kind in row.state["pending"].values() for one in kind)
+        assert whole[name] == drawn - waiting
+
+
+@settings(max_examples=6, deadline=None)
+@given(recipe=recipes, seed=st.integers(0, 99), cut=cuts, unit=units)
+def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
+    encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any
+) -> None:
+    drawer, packer = parts(recipe, encoder, seed, cut, unit)
+    for step in read(drawer, packer, 10, world=1, workers=0):
+        weights: Counter[str] = Counter()
+        for document in (document for row in step for document in row.documents):
+            weights[document.kind] += len(document) if unit == "tokens" else document.share  # type: ignore[assignment]
+        sample = max(row.state["longest"] for row in step) if unit == "tokens" else 1
+        for kind, share in SHARES.items():
+            assert abs(weights[kind] - share * sum(weights.values())) <= V * sample * (1 + 1e-6)
+
+
+def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encoder: Encoder) -> None:
+    recipe = MadeUpRecipe({"look": 40, "read": 40, "more": 9, "draw": 40}, bad_every=5, longest=9)
+    drawer, packer = parts(recipe, encoder, 0, "long", "samples")
+    rows = [row for step in read(drawer, packer, 10, world=1, workers=0) for row in step]
+    met = [one for row in rows for one in row.quarantined]
+    assert met and all(
+        one.index % 5 == 1 and one.reason == "made bad" and one.key.endswith(f"-{one.index}") for one in met
+    )
+    assert {one.damaged for one in met} == {True, False}
+    assert not any(document.reference.index % 5 == 1 for row in rows for document in row.documents)
+    counted = Counter(one.source for one in met)
+    for name in recipe.sources:
+        assert sum(row.state["bad"].get(name, 0) for row in rows[-V:]) == counted[name]
+    after = states_after(rows[-V:])
+    again = [one for step in read(drawer, packer, 3, 1, 0, after) for row in step for one in row.quarantined]
+    go_on = [one for step in read(drawer, packer, 13, 1, 0)[10:] for row in step for one in row.quarantined]
+    assert again == go_on
+
+
+def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(encoder: Encoder) -> None:
+    recipe = MadeUpRecipe({"look": 40, "read": 3, "more": 3, "draw": 3}, bad_every=0, longest=9)
+    drawer, _ = parts(recipe, encoder, 0, "long", "samples")
+    whole = drawer._document("look", 0, 3)
+    drawer.row_tokens = len(whole) - 1
+    shorter = drawer._document("look", 0, 3)
+    assert len(shorter) < len(whole) and np.array_equal(shorter.input_ids, whole.input_ids[: len(shorter)])
+    assert shorter.input_ids[-1] == encoder.special.eos and len(shorter.understanding_pixels) == 1

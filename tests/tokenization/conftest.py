@@ -1,0 +1,59 @@
+"""Shards to cache codes in, and the command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_train import cli
+from janus_train.data.shard_index import write_listing
+from tests.helpers import encoded, make_shard
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the entry point: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["janus-train", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def noise(seed: int, size: tuple[int, int] = (90, 70)) -> bytes:
+    """A picture with detail, so that no two have the same codes."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(coarse).resize(size))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Three tars of captioned pictures with a listing; in the first also a sample of two pictures and one of none."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    tars = []
+    for number in range(3):
+        members: dict[str, object] = {}
+        for n in range(4):
+            members |= {
+                f"{number}{n}.png": noise(10 * number + n),
+                f"{number}{n}.json": {"caption": f"Picture {n}. Noise."},
+            }
+        if number == 0:
+            members |= {"two.json": {"conversations": []}, "two.1.png": noise(91), "two.0.png": noise(90)}
+            members |= {"none.json": {"text": "words"}, "notes.xml": b"<left alone/>"}
+        tars.append(make_shard(folder / f"s-{number}.tar", members))  # type: ignore[arg-type]
+    write_listing(folder)
+    return tars

@@ -1,0 +1,308 @@
+"""`janus-train verify`: every fault is found, named once and counted as what it is; what is fine passes."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from janus_train import cli
+from janus_train.data.encode import EOS
+from janus_train.data.shard_index import index_path, write_listing
+from tests.helpers import encoded, make_shard, picture
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the entry point: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["janus-train", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def good(number: int, start: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for n in range(start, start + number):
+        found |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(picture(size=(9, 8)))}
+    return found
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def row_of(printed: str, name: str) -> list[str]:
+    return next([c.strip() for c in line.strip("│ \n").split("│")] for line in printed.splitlines() if name in line)
+
+
+def test_what_is_fine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unusual = {"cmyk": Image.new("CMYK", (8, 9)), "grey": Image.new("L", (8, 9)), "palette": Image.new("P", (8, 9))}
+    members: dict[str, Any] = good(3)
+    for name, image in unusual.items():
+        form = "JPEG" if name == "cmyk" else "PNG"
+        members |= {
+            f"{name}.json": {"class_name": name},
+            f"{name}.{form.lower().replace('jpeg', 'jpg')}": encoded(image, form),
+        }
+    members |= {
+        "deep.json": {"class_name": "deep"},
+        "deep.png": encoded(Image.fromarray(np.full((8, 9), 60000, np.uint16))),
+    }
+    turns = [
+        {"role": "user", "content": "<image_placeholder> and <image_placeholder>?"},
+        {"role": "assistant", "content": "No."},
+    ]
+    members |= {
+        "talk.json": {"conversations": turns},
+        "talk.0.png": encoded(picture()),
+        "talk.1.png": encoded(picture()),
+    }
+    members |= {
+        "ask.json": {"question": "What?", "answer": "That."},
+        "ask.png": encoded(picture()),
+        "read.json": {"text": "文"},
+    }
+    make_shard(tmp_path / "a.tar", members)
+    make_shard(tmp_path / "b.tar", good(2))
+    code, printed, said = run("verify", ".", "--out", "q.jsonl")
+    assert code == 0 and not said
+    assert row_of(printed, ".")[1:5] == ["12", "12", "0", "0"]
+    assert printed.endswith("fit for training: 12 samples, none damaged, none bad\n")
+    assert listed(tmp_path / "q.jsonl") == []
+
+
+def huge() -> bytes:
+    """A PNG of 13,000 x 13,000 by what its header says."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+PNG = encoded(picture())
+JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)), "JPEG")
+TURN = {"role": "user", "content": "<image_placeholder> What?"}
+ANSWER = {"role": "assistant", "content": "That."}
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "cut jpeg": ({"x.json": {"caption": "x"}, "x.jpg": JPEG[: len(JPEG) // 2]}, "cannot be decoded"),
+    "cut png": ({"x.json": {"caption": "x"}, "x.png": PNG[: len(PNG) // 2]}, "cannot be"),
+    "no picture": ({"x.json": {"caption": "x"}, "x.png": b"<html>"}, "no picture"),
+    "no picture at all": ({"x.json": {"caption": "x"}}, "0 pictures where"),
+    "too large": ({"x.json": {"caption": "x"}, "x.png": huge()}, "13000 x 13000"),
+    "bad JSON": ({"x.json": b"{", "x.png": PNG}, "JSON cannot be read"),
+    "bad UTF-8": ({"x.json": b'{"caption": "\xff"}', "x.png": PNG}, "cannot be read"),
+    "a list": ({"x.json": b"[1]", "x.png": PNG}, "not an object"),
+    "no field": ({"x.json": {"words": "x"}, "x.png": PNG}, "none of the fields"),
+    "empty": ({"x.json": {"caption": " "}, "x.png": PNG}, "is empty"),
+    "wrong type": ({"x.json": {"text": 3}}, "no text"),
+    "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
+    "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 pictures"),
+    "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_sample_is_named_with_its_reason(run: Run, tmp_path: Path, name: str) -> None:
+    members, reason = FAULTS[name]
+    make_shard(tmp_path / "x.tar", {**good(2), **members})
+    code, printed, _ = run("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl")
+    [line] = listed(tmp_path / "q.jsonl")
+    assert code == 1 and "source 'x.tar' has 1 bad of 3 samples, over 1 %" in printed
+    assert (line["source"], line["index"], line["key"], line["damaged"]) == ("x.tar", 2, "x", False)
+    assert reason in line["reason"] and "\n" not in line["reason"]
+    assert run("verify", tmp_path / "x.tar", "--max-bad", 0.5)[0] == 0
+
+
+def flip(tar: Path, place: int) -> None:
+    data = bytearray(tar.read_bytes())
+    data[place] ^= 1
+    tar.write_bytes(bytes(data))
+
+
+def test_damage_is_counted_apart_and_the_rest_is_looked_at(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped JSON, a flipped header, a cut tar, one without index, a flipped picture, and a whole one between them."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    tars = [make_shard(folder / f"{n}.tar", good(3, 3 * n)) for n in range(6)]
+    write_listing(folder)
+    flip(tars[0], tars[0].read_bytes().index(b'{"caption": "number 1"}') + 15)
+    flip(tars[1], 120)  # of the first header: its mode's text
+    tars[2].write_bytes(tars[2].read_bytes()[:-1024])
+    index_path(tars[3]).unlink()
+    flip(tars[5], tars[5].read_bytes().index(b"\x89PNG") + 30)
+    bad = {**good(150), "bad.json": {"text": ""}}
+    make_shard(folder / "4.tar", bad)
+    write_listing(folder)
+    monkeypatch.chdir(tmp_path)
+    code, printed, _ = run("verify", "shards", "--out", tmp_path / "q.jsonl")
+    assert code == 1
+    found = [(line["index"], Path(line["key"]).name, line["damaged"]) for line in listed(tmp_path / "q.jsonl")]
+    assert found == [
+        (None, "2.tar", True),
+        (None, "3.tar", True),
+        (None, "0.tar", True),
+        (1, "g0001", True),
+        (None, "1.tar", True),
+        (156, "bad", False),
+        (None, "5.tar", True),
+        (157, "g0015", True),
+    ]
+    assert row_of(printed, "shards")[1:5] == ["160", "157", "1", "7"]
+    assert "not fit for training: 7 damaged" in printed and str(tmp_path / "q.jsonl") in printed
+
+
+def test_one_in_a_hundred_is_the_limit(run: Run, tmp_path: Path) -> None:
+    make_shard(tmp_path / "x.tar", {**good(99), "x.json": {"text": ""}})
+    code, printed, said = run("verify", tmp_path / "x.tar")
+    assert code == 0 and "fit for training: 100 samples, none damaged, 1 bad" in printed
+    assert said == "x.tar: x: field 'text' is empty\n", "without --out the first ones are told"
+    make_shard(tmp_path / "x.tar", {**good(98), "x.json": {"text": ""}, "y.json": {"text": ""}})
+    assert run("verify", tmp_path / "x.tar")[0] == 1
+
+
+def recipe(path: Path, *sources: dict[str, Any]) -> Path:
+    path.write_text(
+        yaml.safe_dump({"name": "own", "licence": "none", "sources": [{"weight": 1, **s} for s in sources]})
+    )
+    return path
+
+
+def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
+    make_shard(tmp_path / "x.tar", {**good(3), "t.json": {"text": "words"}})
+    as_text = {"name": "read", "kind": "text", "type": "shards", "template": "text", "paths": ["x.tar"]}
+    as_picture = {
+        "name": "draw",
+        "kind": "generation",
+        "type": "shards",
+        "template": "text_to_image",
+        "paths": ["x.tar"],
+    }
+    path = recipe(tmp_path / "own.yaml", as_text, as_picture)
+    code, printed, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
+    assert code == 1
+    assert row_of(printed, "read")[1:5] == ["4", "0", "3", "0"]
+    assert row_of(printed, "draw")[1:5] == ["4", "3", "1", "0"]
+    assert [line["source"] for line in listed(tmp_path / "q.jsonl")] == ["read"] * 3 + ["draw"]
+
+
+def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
+    picture(size=(9, 9)).save(tmp_path / "a.png")
+    lines = [
+        {"caption": "a", "image": "a.png"},
+        {"caption": "b", "image": "none.png"},
+        {"caption": "c", "image": "../a.png"},
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "classes/dog").mkdir(parents=True)
+    picture().save(tmp_path / "classes/dog/1.png")
+    (tmp_path / "classes/dog/2.jpg").write_bytes(JPEG[:300])
+    path = recipe(
+        tmp_path / "own.yaml",
+        {
+            "name": "lines",
+            "kind": "understanding",
+            "type": "jsonl",
+            "template": "image_caption",
+            "paths": ["data.jsonl"],
+        },
+        {
+            "name": "classes",
+            "kind": "generation",
+            "type": "imagefolder",
+            "template": "class_to_image",
+            "paths": ["classes"],
+        },
+    )
+    code, printed, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
+    assert code == 1
+    found = [(line["source"], line["index"], line["key"]) for line in listed(tmp_path / "q.jsonl")]
+    assert found == [("lines", 1, "data.jsonl:2"), ("lines", 2, "data.jsonl:3"), ("classes", 1, "dog/2.jpg")]
+    assert row_of(printed, "lines")[1:5] == ["3", "1", "2", "0"] and row_of(printed, "classes")[1] == "2"
+
+
+def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_base: Path) -> None:
+    long = "word " * 300
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho."}]
+    members = {
+        "cap.json": {"caption": long},
+        "cap.png": PNG,
+        "text.json": {"text": long},
+        "talk.json": {"conversations": [*turns, {"role": "user", "content": long}, ANSWER]},
+        "monologue.json": {"conversations": [{"role": "user", "content": long}, ANSWER]},
+        **good(2),
+    }
+    make_shard(tmp_path / "x.tar", members)
+    words = ("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl", "--model", random_base, "--row-tokens")
+    assert run(*words, 256)[0] == 1
+    found = {line["key"]: line["reason"] for line in listed(tmp_path / "q.jsonl")}
+    assert set(found) == {"cap", "monologue"}, "texts are cut, dialogues lose their last turns"
+    assert all("do not fit a row of 256" in reason for reason in found.values())
+    assert run(*words, 10)[0] == 1 and len(listed(tmp_path / "q.jsonl")) == 5  # a picture has 64 tokens
+    assert run(*words, 5000)[0] == 0
+
+
+def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for n in range(3):
+        members = {**good(250, 1000 * n), **{f"z{n}{i}.json": {"text": "" if i % 3 else "words"} for i in range(20)}}
+        make_shard(folder / f"{n}.tar", members)
+    flip(folder / "1.tar", folder.joinpath("1.tar").read_bytes().index(b'"number 1001"') + 3)
+    found = []
+    for workers in (1, 2):
+        code, printed, _ = run("verify", folder, "--out", tmp_path / "q.jsonl", "--workers", workers)
+        found.append((code, printed, (tmp_path / "q.jsonl").read_text()))
+    assert found[0] == found[1] and len(found[0][2].splitlines()) == 41
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["NOWHERE"], "NOWHERE: there is nothing"),
+        (["FOLDER"], "it is no .tar, no folder with .tar files and no recipe's .yaml"),
+        (["none.yaml"], "there is no file"),
+        (["x.tar", "--model", "BASE"], "--model and --row-tokens go together"),
+        (["x.tar", "--model", "FOLDER", "--row-tokens", "9"], "config.json is missing"),
+        (["x.tar", "--model", "NOWHERE", "--row-tokens", "9"], "there is no such folder"),
+        (["x.tar", "--out", "FOLDER"], "FOLDER is a folder"),
+        (["x.tar", "--out", "NOWHERE/q.jsonl"], "there is no folder NOWHERE"),
+        (["x.tar", "--max-bad", "2"], "'--max-bad'"),
+        (["odd.yaml"], "has template 'nonsense'"),
+        (["ftp://example.org/x.tar"], "URLs may begin with"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Run, random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    make_shard(tmp_path / "x.tar", good(1))
+    source = {"name": "s", "kind": "text", "type": "shards", "template": "nonsense", "paths": ["x.tar"]}
+    recipe(tmp_path / "odd.yaml", source)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    code, printed, said = run("verify", *[str(random_base) if word == "BASE" else word for word in words])
+    assert code == 2 and not printed and said.count("\n") == 1 and message in said, said
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
