@@ -131,6 +131,12 @@ def text_to_image(record: Record) -> list[Segment]:
     return [Segment("text", _text(record, "caption")), _picture_out(record)]
 
 
+def request_to_image(record: Record) -> list[Segment]:
+    """Stage 3: a caption as the user's request and the picture as the answer, in the official generation prompt."""
+    prompt = f"{USER}: {_text(record, 'caption')}\n\n{ASSISTANT}:"
+    return [Segment("text", prompt), _picture_out(record), Segment("text", EOS)]
+
+
 def conversation(record: Record) -> list[Segment]:
     """Stage 3: the official chat template; loss on the assistant's words and on the pictures it draws.
 
@@ -198,7 +204,16 @@ def without_last_answer(record: Record) -> Record | None:
 
 TEMPLATES: dict[str, Callable[[Record], list[Segment]]] = {
     f.__name__: f
-    for f in (text, image_caption, image_describe, question_answer, class_to_image, text_to_image, conversation)
+    for f in (
+        text,
+        image_caption,
+        image_describe,
+        question_answer,
+        class_to_image,
+        text_to_image,
+        request_to_image,
+        conversation,
+    )
 }
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from janus_train.data.sample import BadSample
 
-BACKGROUND = (127, 127, 127)
-"""The understanding picture's border (official: ``int(255 * 0.5)``)."""
+BACKGROUND = 127
+"""The grey of the understanding picture's border, in each channel (official: ``int(255 * 0.5)``)."""
 MOST_PIXELS = 100_000_000
 """A larger picture is refused by what its header says: some hundred bytes can ask for gigabytes."""
 MIN_SIDE = 14
@@ -109,9 +109,11 @@ def understanding_pixels(image: Image.Image, size: int) -> np.ndarray:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     if width == height:
         return np.asarray(image)
-    square = Image.new("RGB", (max(width, height),) * 2, BACKGROUND)
-    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
-    return np.asarray(square)
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    square = np.full((side, side, 3), BACKGROUND, np.uint8)
+    square[top : top + height, left : left + width] = np.asarray(image)
+    return square
 
 
 def generation_pixels(image: Image.Image, size: int) -> np.ndarray:

@@ -79,6 +79,9 @@ class SourceConfig(Options):
         return self
 
 
+NOTES = {"licence", "expected", "prepare", "home"}
+"""What a source says for people; it changes nothing of what is trained on."""
+
 TYPE_OF_OPTION = {
     "view": "scenes",
     "num_scenes": "scenes",
@@ -205,7 +208,8 @@ class Recipe:
 
     def digests(self) -> dict[str, str]:
         """Digest of the recipe and of each source's data: what a resume must find unchanged."""
-        values = self.config.model_dump(mode="json", exclude_defaults=True)
+        notes = {"licence": True, "previews": True, "sources": {"__all__": NOTES}}
+        values = self.config.model_dump(mode="json", exclude_defaults=True, exclude=notes)  # type: ignore[arg-type]
         found = {"recipe": digest([json.dumps(values, sort_keys=True)])}
         for name, (config, source) in self.sources.items():
             data: Any = (

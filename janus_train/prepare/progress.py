@@ -28,7 +28,7 @@ class Progress:
             TimeRemainingColumn(),
         ]
         self._bars = Bars(*columns, console=console) if console.is_terminal else None
-        self._task: Any = None
+        self._task: Any = self._bars.add_task("reading the input", total=None) if self._bars else None
         self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
 
@@ -44,9 +44,7 @@ class Progress:
     def report(self, totals: Totals, records: int) -> None:
         made = f"{totals.samples:,} samples, {totals.shards} shards" + (f", {totals.bad:,} bad" if totals.bad else "")
         if self._bars:
-            if self._task is None:
-                self._task = self._bars.add_task(made, total=records)
-            self._bars.update(self._task, completed=totals.records, description=made)
+            self._bars.update(self._task, completed=totals.records, total=records, description=made)
             return
         now = time.monotonic()
         self._first = self._first or (now, totals.records)

@@ -81,7 +81,9 @@ def _charts(run: Run) -> Iterable[str]:
         label = {"text": "text", "understanding": "understanding", "generation": "pictures"}[kind]
         yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
     realised = [Series(kind, *_realised(run, kind), kind, shares.get(kind)) for kind in KINDS]
-    yield line_chart(f"{_unit(run).capitalize()} by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked")
+    yield line_chart(
+        f"{_unit(run).capitalize()} by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked"
+    )
     yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]

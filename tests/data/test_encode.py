@@ -114,6 +114,15 @@ def test_conversation_is_the_chat_template_with_loss_on_answers_alone(encoder: E
     assert trained_text(encoder, document) == f" A red apple.{EOS} One.{EOS}"
 
 
+def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_picture(encoder: Encoder) -> None:
+    short = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1)
+    long = encode(encoder, "conversation", "generation", conversation("a red apple", PLACEHOLDER), 1)
+    for name in ("input_ids", "labels", "slots", "image_targets"):
+        assert getattr(short, name).tolist() == getattr(long, name).tolist(), name
+    dropped = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1, dropout=1.0)
+    assert (dropped.input_ids == encoder.special.pad).sum() == len(encoder.generation_prompt_ids("a red apple")) - 2
+
+
 def test_system_prompt_comes_with_pictures_to_look_at_only(encoder: Encoder) -> None:
     strict = Encoder(encoder.tokenizer, P, 64, "Be kind.")
     looks = encode(strict, "conversation", "understanding", conversation(f"{PLACEHOLDER}What?", "A dog."), 1)

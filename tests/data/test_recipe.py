@@ -10,7 +10,7 @@ from janus_train.config import RatioConfig, UserError
 from janus_train.data.recipe import Recipe
 from tests.helpers import make_shard
 
-TEXT = RatioConfig(understanding=0, text=1, generation=0)
+TEXT = RatioConfig(understanding=0, text=1, generation=0, unit="samples")
 
 
 def recipe_with(folder: Path, **changes: object) -> Path:

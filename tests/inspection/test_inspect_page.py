@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,25 @@ def test_a_page_too_large_is_cut_and_says_so(drawn: Drawn) -> None:
     assert sum(t == "span" and a.get("class") == "strip" for t, a in parsed.tags) == 5
     short = built(drawn, 3, max_strips=2)
     assert "2 steps are left out" in short.cut and "Step 2" not in Parsed(short.html()).text
+
+
+def test_the_asked_ratio_stands_at_what_it_counts(drawn: Drawn) -> None:
+    in_samples = built(drawn, 1).html()
+    config = drawn.config.model_copy(update={"ratio": drawn.config.ratio.model_copy(update={"unit": "tokens"})})
+    in_tokens = built(replace(drawn, config=config), 1).html()
+    for html, asked, other in ((in_samples, "samples", "tokens"), (in_tokens, "tokens", "samples")):
+        lines = {m[1]: m[0] for m in re.finditer(r'<p class="mixture">(\w+): .*?</p>', html)}
+        assert "asked 50 %" in lines[asked] and "asked" not in lines[other]
+
+
+def test_samples_that_cannot_be_used_are_listed(random_base: Path, tmp_path: Path) -> None:
+    make_shard(tmp_path / "x.tar", {f"k{n}.json": {"text": "<b>words</b>" * (n % 2)} for n in range(8)})
+    source = {"name": "read", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["x.tar"]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "own", "licence": "none", "sources": [source]}))
+    ratio = ("ratio.understanding=0", "ratio.generation=0")
+    config = config_of("+stage=2", f"data.recipe={tmp_path / 'r.yaml'}", f"init_from={random_base}", *SMALL, *ratio)
+    page = Parsed(built(open_drawn(config), 1).html())
+    assert "Quarantined" in page.text and "field 'text' is empty" in page.text
 
 
 def test_limits_keep_a_page_openable() -> None:
