@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 """The origin of codes without a record."""
 VERSION = 1
 """Of the way from a picture to codes: its pixels (pictures.generation_pixels) and the rule (model/codes.py)."""
-DRAWING = ("class_to_image", "text_to_image", "conversation")
+DRAWING = ("class_to_image", "text_to_image", "request_to_image", "conversation")
 """The templates that read codes."""
 
 

@@ -12,6 +12,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train import report
 from janus_train.config import PARTS, Config, UserError
+from janus_train.data.cached_codes import CodesOrigin, check_codes
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
@@ -19,6 +20,7 @@ from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.export import save_model
+from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.train import checkpoint
@@ -51,6 +53,7 @@ def run(config: Config) -> Path:
         return folder.path
     start = find_start(config, folder, state)
     janus, tokenizer, new_parts = load_start(config, start)
+    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.image_size))
     encoder = Encoder(tokenizer, config.model.tokens_per_picture, config.model.image_size, config.model.system_prompt)
     set_trainable(janus, config.train_parts)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])

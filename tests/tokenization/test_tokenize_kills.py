@@ -54,11 +54,9 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
     assert digests(shards) == digests([copy / tar.name for tar in shards]), "as if never killed"
 
 
-@pytest.mark.parametrize("share", [("0", "1"), ("0", "0")], ids=["shares", "the same tars"])
-def test_two_processes_at_once(shards: list[Path], random_base: Path, share: tuple[str, str]) -> None:
-    number = "2" if share == ("0", "1") else "1"
-    words = [shards[0].parent, "--model", random_base, "--num-processes", number, "--process-index"]
-    both = [start(*words, index) for index in share]
+def test_two_processes_at_once_share_the_tars(shards: list[Path], random_base: Path) -> None:
+    """The same command twice, as if by mistake: each tar is done by one of them."""
+    both = [start(shards[0].parent, "--model", random_base) for _ in range(2)]
     told = [one.communicate(timeout=240) for one in both]
     assert [one.returncode for one in both] == [0, 0], told
     assert all(read_head(tar).codes for tar in shards)
@@ -66,3 +64,17 @@ def test_two_processes_at_once(shards: list[Path], random_base: Path, share: tup
     assert sum(c is not None for i in range(len(source)) for c in source[i].codes) == 14
     assert read_listing(shards[0].parent) == {tar.name: read_head(tar) for tar in shards}
     assert not list(shards[0].parent.glob(".*"))
+
+
+def test_processes_have_tars_of_their_own(
+    run: Run, shards: list[Path], random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("tokenize", shards[0].parent, "--model", random_base)
+    assert run(*words, "--num-processes", 2, "--process-index", 1)[1].startswith("1 of 1 tars")
+    assert [bool(read_head(tar).codes) for tar in shards] == [False, True, False]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(*words)[1].startswith("2 of 2 tars")
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    code, _, said = run(*words)
+    assert code == 2 and said == "error: RANK and WORLD_SIZE of the environment are no whole numbers\n"
