@@ -145,7 +145,8 @@ def _chromium(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*base, *words], capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a headless Chromium")
 def test_in_chromium_it_fits_a_phone_and_turns_dark(drawn: Drawn, tmp_path: Path) -> None:
     html = built(drawn).html().replace("<details", "<details open")
     probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ')</script>"
