@@ -111,7 +111,9 @@ def understanding_pixels(image: Image.Image, size: int) -> np.ndarray:
         return np.asarray(image)
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    square = np.full((side, side, 3), BACKGROUND, np.uint8)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:top] = square[top + height :] = BACKGROUND
+    square[:, :left] = square[:, left + width :] = BACKGROUND
     square[top : top + height, left : left + width] = np.asarray(image)
     return square
 

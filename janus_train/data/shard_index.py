@@ -90,11 +90,12 @@ class ShardIndex:
 
     def members(self, number: int) -> list[Member]:
         """The sample's members in the tar's order."""
+        part = slice(int(self._starts[number]), int(self._starts[number + 1]))
+        digests = self._digests[part].tobytes()
+        places = zip(self._ending[part].tolist(), self._offsets[part].tolist(), self._sizes[part].tolist(), strict=True)
         return [
-            Member(
-                self._endings[self._ending[i]], int(self._offsets[i]), int(self._sizes[i]), self._digests[i].tobytes()
-            )
-            for i in range(int(self._starts[number]), int(self._starts[number + 1]))
+            Member(self._endings[ending], offset, size, digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)])
+            for i, (ending, offset, size) in enumerate(places)
         ]
 
     # -- as a file

@@ -138,7 +138,7 @@ from pathlib import Path
 from janus_train.data import block_cache
 block_cache.KEEP_FREE_BYTES = 0
 cache = block_cache.BlockCache(Path(sys.argv[1]), 50_000)
-for round in range(300):
+for round in range(150):
     number = (round * 37 + int(sys.argv[2])) % 80
     data = cache.read(f"{number}", 0, 1000, 1000, lambda: bytes([number]) * 1000)
     assert data == bytes([number]) * 1000
@@ -146,13 +146,13 @@ for round in range(300):
 
 
 def test_processes_share_it_and_its_bound(tmp_path: Path) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(n)]) for n in range(3)]
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(n)]) for n in range(2)]
     most = 0
     while any(worker.poll() is None for worker in workers):
         with contextlib.suppress(FileNotFoundError):  # it went while we looked
             most = max(most, used(tmp_path))
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
-    assert used(tmp_path) <= 50_000 and most <= 50_000 + 2 * 3 * 1000  # a piece that each one writes
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert used(tmp_path) <= 50_000 and most <= 50_000 + 2 * 2 * 1000  # a piece that each one writes
 
 
 def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_train.config import UserError
@@ -31,6 +31,7 @@ MEMBERS = st.builds(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     samples=st.dictionaries(
         st.text(st.characters(codec="utf-8"), max_size=9), st.lists(MEMBERS, min_size=1, max_size=4)
