@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder: configs/ and data_recipes/ stand in it."""
@@ -192,6 +192,12 @@ class LoggingConfig(Options):
     project: str
 
 
+def _resume(value: object) -> object:
+    if not isinstance(value, bool) and value != "force":
+        raise ValueError("true, false or force")
+    return value
+
+
 class Config(Options):
     """One stage's run."""
 
@@ -199,7 +205,7 @@ class Config(Options):
     seed: int
     output_dir: str | None
     init_from: str | None
-    resume: bool | Literal["force"]
+    resume: Annotated[bool | Literal["force"], BeforeValidator(_resume)]
     """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since."""
     precision: Literal["fp32", "bf16"]
     train_parts: tuple[Part, ...] = Field(strict=False, min_length=1)

@@ -127,5 +127,5 @@ def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
         sys.executable, "train.py", "+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run"
     )
     assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1
-    assert "objects-001.tar is damaged: 50000 bytes" in done.stderr
+    assert "objects-001.tar is damaged: it has 50000 bytes" in done.stderr
     assert not (tmp_path / "run").exists()
