@@ -70,7 +70,10 @@ def write_tars(folder: Path, pictures: list[bytes], a_tar: int = 100) -> None:
         path = folder / f"{start // a_tar:03d}.tar"
         with tarfile.open(path, "w") as tar:
             for number, picture in enumerate(pictures[start : start + a_tar], start):
-                for ending, data in (("json", json.dumps({"caption": CAPTION}).encode()), ("jpg", picture)):
+                for ending, data in (
+                    ("json", json.dumps({"caption": f"{number}. {CAPTION}"}).encode()),
+                    ("jpg", picture),
+                ):
                     info = tarfile.TarInfo(f"{number:06d}.{ending}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))

@@ -64,7 +64,7 @@ def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000,
             k: [Item(left, whole, k == "text", row - since) for left, whole, since in w] for k, w in waiting.items()
         }
         began = time.perf_counter()
-        chosen = packer.choose(items, placed, seed, longest)
+        chosen = packer.choose(items, placed, phase=seed, longest=longest)
         seconds += time.perf_counter() - began
         for choice in chosen:
             document = waiting[choice.kind][choice.place]

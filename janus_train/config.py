@@ -136,6 +136,8 @@ class OptimConfig(Options):
 class BatchConfig(Options):
     """The global batch: ``rows_per_step`` packed rows of ``row_tokens`` tokens, ``micro_rows`` at a time on a process."""
 
+    unit: Literal["rows", "samples"]
+    """What the batch size counts: packed rows, or samples, each then a row of its own (the papers do not say)."""
     row_tokens: Positive
     rows_per_step: Positive
     micro_rows: Positive
@@ -222,6 +224,10 @@ class Config(Options):
     def _fits(self) -> Config:
         if "generation_encoder" in self.train_parts:
             raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
+        if self.batch.unit == "samples" and self.ratio.unit == "tokens":
+            raise ValueError(
+                "batch.unit samples keeps the ratio of samples in every step: ratio.unit tokens needs rows"
+            )
         if self.batch.row_tokens > self.model.text.max_position_embeddings:
             raise ValueError(
                 f"batch.row_tokens {self.batch.row_tokens} is more than the model's context "

@@ -225,6 +225,9 @@ def first_sentence(caption: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ encoder
 
+SHORT, MOST_KNOWN = 80, 10_000
+"""Texts of up to so many characters, and so many of them, are tokenized once."""
+
 
 class Encoder:
     """Turns samples into documents, and prompts into the ids that inference starts from."""
@@ -241,10 +244,16 @@ class Encoder:
         self.tokens_per_picture = tokens_per_picture
         self.image_size = image_size
         self.system_prompt = system_prompt
+        self._known: dict[str, list[int]] = {}  # the templates' own words, and names, come again and again
 
     def ids(self, text: str) -> list[int]:
-        # the tokenizer behind transformers' wrapper, which takes longer than the tokenizing itself
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        found = self._known.get(text)
+        if found is None:
+            # the tokenizer behind transformers' wrapper, which takes longer than the tokenizing itself
+            found = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            if len(text) <= SHORT and len(self._known) < MOST_KNOWN:
+                self._known[text] = found
+        return list(found)
 
     # -- training
 
@@ -278,24 +287,24 @@ class Encoder:
     def document(self, sample: Sample, reference: Reference) -> Document:
         """BOS, then the segments; see `Document` for what each array means."""
         P, special = self.tokens_per_picture, self.special
-        ids, loss, slots = [special.bos], [False], [TEXT_SLOT]
-        image_targets: list[int] = []
+        runs: list[Sequence[int]] = [[special.bos]]  # of ids that have slot and loss in common
+        slots, losses = [TEXT_SLOT], [False]
+        length, drawn_at = 1, []
         understanding: list[np.ndarray] = []
         generation: list[np.ndarray | None] = []
         codes: list[np.ndarray | None] = []
         codes_have_loss: list[bool] = []
         for piece in _pieces(sample.segments):
             if isinstance(piece, tuple):
-                new = self.ids(piece[0])
-                ids += new
-                loss += [piece[1]] * len(new)
-                slots += [TEXT_SLOT] * len(new)
+                runs.append(self.ids(piece[0]))
+                slots.append(TEXT_SLOT)
+                losses.append(piece[1])
+                length += len(runs[-1])
                 continue
-            begin = len(ids)
-            ids += [special.begin_of_image, *[special.placeholder] * P, special.end_of_image]
-            loss += [False] * (P + 2)
-            slot = FEATURE_SLOT if piece.role == "picture_in" else CODE_SLOT
-            slots += [TEXT_SLOT, *[slot] * P, TEXT_SLOT]
+            begin, length = length, length + P + 2
+            runs += [[special.begin_of_image], [special.placeholder] * P, [special.end_of_image]]
+            slots += [TEXT_SLOT, FEATURE_SLOT if piece.role == "picture_in" else CODE_SLOT, TEXT_SLOT]
+            losses += [False] * 3
             if piece.role == "picture_in":
                 assert piece.picture is not None
                 understanding.append(understanding_pixels(piece.picture, self.image_size))
@@ -312,18 +321,21 @@ class Encoder:
             codes_have_loss.append(piece.role == "picture_out")
             if piece.role == "picture_out":
                 # trap 1: the state at <begin_of_image> predicts code 0, the one at code i predicts code i+1
-                image_targets += range(begin, begin + P)
-        labels = np.full(len(ids), IGNORE, np.int64)
-        with_loss = np.flatnonzero(loss)
-        labels[with_loss - 1] = np.asarray(ids, np.int64)[with_loss]  # BOS has no loss, so no index is -1
-        targets = np.zeros(len(ids), bool)
-        targets[image_targets] = True
+                drawn_at.append(begin)
+        ids = np.concatenate([np.asarray(run, np.int64) for run in runs])
+        lengths = [len(run) for run in runs]
+        labels = np.full(length, IGNORE, np.int64)
+        with_loss = np.flatnonzero(np.repeat(losses, lengths))
+        labels[with_loss - 1] = ids[with_loss]  # BOS has no loss, so no index is -1
+        targets = np.zeros(length, bool)
+        for begin in drawn_at:
+            targets[begin : begin + P] = True
         return Document(
             reference=reference,
             kind=sample.kind,
-            input_ids=np.asarray(ids, np.int64),
+            input_ids=ids,
             labels=labels,
-            slots=np.asarray(slots, np.uint8),
+            slots=np.repeat(np.asarray(slots, np.uint8), lengths),
             image_targets=targets,
             understanding_pixels=understanding,
             generation_pixels=generation,

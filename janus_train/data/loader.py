@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from janus_train.config import UserError
-from janus_train.data.packer import RowPacker
+from janus_train.data.packer import Packer
 from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer, Stream
 
@@ -35,7 +35,7 @@ def streams_of(rank: int, world_size: int, rows_per_step: int) -> range:
 class _Rows(IterableDataset[list[Row] | UserError]):
     """Each item is one step's rows of one worker's streams; a user's mistake travels as an item, not as a traceback."""
 
-    def __init__(self, drawer: Drawer, packer: RowPacker, streams: range, states: dict[int, dict[str, Any]]):
+    def __init__(self, drawer: Drawer, packer: Packer, streams: range, states: dict[int, dict[str, Any]]):
         self._drawer, self._packer, self._streams, self._states = drawer, packer, streams, states
 
     def __iter__(self) -> Iterator[list[Row] | UserError]:
@@ -52,7 +52,7 @@ class _Rows(IterableDataset[list[Row] | UserError]):
 
 def steps(
     drawer: Drawer,
-    packer: RowPacker,
+    packer: Packer,
     streams: range,
     states: dict[int, dict[str, Any]],
     num_workers: int,

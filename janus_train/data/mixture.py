@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from janus_train.config import Config, UserError
 from janus_train.data.encode import Encoder
-from janus_train.data.packer import RowPacker
+from janus_train.data.packer import Packer, RowPacker
 from janus_train.data.recipe import Recipe
+from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
 
 
@@ -18,7 +19,7 @@ def open_recipe(config: Config) -> Recipe:
     return Recipe(config.data.recipe, config.ratio, config.model.image_size)
 
 
-def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, RowPacker]:
+def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, Packer]:
     """What `loader.steps` and `streams.Stream` draw documents and pack rows with."""
     drawer = Drawer(
         recipe,
@@ -29,6 +30,9 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Draw
         guidance_dropout=config.data.guidance_dropout,
         first_sentence=config.data.first_sentence,
     )
+    if config.batch.unit == "samples":
+        ratio = {kind: getattr(config.ratio, kind) for kind in recipe.shares}
+        return drawer, SinglePacker(config.batch.row_tokens, ratio, config.batch.rows_per_step)
     packer = RowPacker(
         config.batch.row_tokens,
         recipe.shares,

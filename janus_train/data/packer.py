@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from janus_train.data.sample import Kind
 
@@ -45,6 +45,46 @@ class Choice:
     tokens: int
 
 
+class Packer(Protocol):
+    """What a stream asks of a packer: `RowPacker` fills rows, `single.SinglePacker` gives each document its own."""
+
+    row_tokens: int
+
+    def wants_more(self, documents: int, tokens: int) -> bool:
+        """Whether a kind of which ``documents`` with ``tokens`` wait needs another one before a row is chosen."""
+        ...
+
+    def choose(
+        self,
+        waiting: Mapping[Kind, Sequence[Item]],
+        placed: Mapping[Kind, float],
+        *,
+        row: int,
+        phase: int,
+        longest: int,
+    ) -> list[Choice]: ...
+
+    def weight(self, item: Item, tokens: int) -> float:
+        """What ``tokens`` of a document count for in the ratio."""
+        ...
+
+
+def front_of(item: Item, left: int, row_tokens: int) -> int:
+    """How much of a document is placed where ``left`` tokens are free: all, or a piece of a text that is longer than a row.
+
+    0 if it does not fit. What stays is never shorter than a row's smallest piece.
+    """
+    if item.tokens <= left:
+        return item.tokens
+    least = smallest_piece(row_tokens)
+    fits = item.can_cut and item.tokens > row_tokens and left >= least
+    return min(left, item.tokens - least) if fits else 0
+
+
+def smallest_piece(row_tokens: int) -> int:
+    return max(1, row_tokens // SMALLEST_PIECE)
+
+
 class RowPacker:
     """Chooses the documents of a row; keeps no state of its own.
 
@@ -65,26 +105,35 @@ class RowPacker:
     ):
         self.row_tokens, self.shares, self.lookahead = row_tokens, dict(shares), lookahead
         self.unit, self.cut, self.max_wait = unit, cut, max_wait
-        self.smallest_piece = max(1, row_tokens // SMALLEST_PIECE)
+        self.smallest_piece = smallest_piece(row_tokens)
+
+    def wants_more(self, documents: int, tokens: int) -> bool:
+        return documents < self.lookahead or tokens < self.row_tokens
 
     def choose(
-        self, waiting: Mapping[Kind, Sequence[Item]], placed: Mapping[Kind, float], phase: int, longest: int = 1
+        self,
+        waiting: Mapping[Kind, Sequence[Item]],
+        placed: Mapping[Kind, float],
+        *,
+        row: int = 0,
+        phase: int = 0,
+        longest: int = 1,
     ) -> list[Choice]:
         """The row's documents in their order in the row.
 
         waiting: oldest first. placed: what the stream has placed so far, by kind, in the ratio's unit. phase: spreads the
         streams over the mixture's period, so that they do not all begin with the same kind. longest: tokens of the
-        longest document that the stream has seen: one sample, if the unit is tokens.
+        longest document that the stream has seen: one sample, if the unit is tokens. row: its number in the stream, of no use here.
         """
-        row = _Row(self, waiting, placed, self._offsets(phase), 1.0 if self.unit == "samples" else longest)
-        row.place_overdue()
-        while row.place_next():
+        made = _Row(self, waiting, placed, self._offsets(phase), 1.0 if self.unit == "samples" else longest)
+        made.place_overdue()
+        while made.place_next():
             pass
-        row.back_to_line()
-        row.exchange()
+        made.back_to_line()
+        made.exchange()
         if self.cut == "fit":
-            row.fill_with_piece()
-        return row.chosen
+            made.fill_with_piece()
+        return made.chosen
 
     def weight(self, item: Item, tokens: int) -> float:
         """What ``tokens`` of a document count for in the ratio."""
@@ -118,7 +167,7 @@ class _Row:
         """The document that has waited longest, if that is too long and its kind may come now."""
         for kind in sorted(self.waiting, key=lambda k: -self._waited(k)):
             if self._waited(kind) >= self.packer.max_wait:
-                tokens = self._tokens_of(self.waiting[kind][0])
+                tokens = front_of(self.waiting[kind][0], self.left, self.packer.row_tokens)
                 if tokens and self._may_come(kind, 0, tokens):
                     self._add(Choice(kind, 0, tokens))
                     if self._on_line():  # not if it would let another kind fall behind
@@ -183,7 +232,7 @@ class _Row:
         if not free:
             return None
         items = self.waiting[kind]
-        tokens = self._tokens_of(items[free[0]])
+        tokens = front_of(items[free[0]], self.left, self.packer.row_tokens)
         if tokens:
             return Choice(kind, free[0], tokens)
         if items[free[0]].waited >= self.packer.max_wait:
@@ -191,14 +240,6 @@ class _Row:
         fitting = [place for place in free if items[place].tokens <= self.left]
         best = max(fitting, key=lambda place: (items[place].tokens, -place), default=None)
         return None if best is None else Choice(kind, best, items[best].tokens)
-
-    def _tokens_of(self, item: Item) -> int:
-        """How much of it would be placed: all, or a piece of a text that is longer than a row; 0 if it does not fit."""
-        if item.tokens <= self.left:
-            return item.tokens
-        least = self.packer.smallest_piece
-        fits = item.can_cut and item.tokens > self.packer.row_tokens and self.left >= least
-        return min(self.left, item.tokens - least) if fits else 0
 
     def _keeps(self, choice: Choice) -> bool:
         """Whether it stays: it is overdue, or a piece (what is left of a text comes in order)."""

@@ -20,7 +20,7 @@ from typing import Any
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder, without_last_answer
 from janus_train.data.order import Order, stable_hash
-from janus_train.data.packer import Item, RowPacker
+from janus_train.data.packer import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
 from janus_train.data.sample import BadSample, Document, Kind, Quarantined, Record, Reference, Row
 
@@ -137,7 +137,7 @@ class _Waiting:
 class Stream:
     """Stream ``number``: an endless iterator of rows that starts from ``state``."""
 
-    def __init__(self, number: int, drawer: Drawer, packer: RowPacker, state: dict[str, Any] | None = None):
+    def __init__(self, number: int, drawer: Drawer, packer: Packer, state: dict[str, Any] | None = None):
         state = state or initial_state()
         self.number, self._drawer, self._packer = number, drawer, packer
         self._by_kind = drawer.recipe.by_kind()
@@ -174,7 +174,7 @@ class Stream:
         items = {kind: [one.item(self._rows) for one in waiting] for kind, waiting in self._pending.items()}
         phase = stable_hash("phase", self._drawer.seed) + self.number
         documents = []
-        for choice in self._packer.choose(items, self._placed, phase, self._longest):
+        for choice in self._packer.choose(items, self._placed, row=self._rows, phase=phase, longest=self._longest):
             one = self._pending[choice.kind][choice.place]
             documents.append(one.document.piece(one.start, one.start + choice.tokens))
             one.start += choice.tokens
@@ -190,7 +190,7 @@ class Stream:
         """Draw until the packer has its look-ahead of this kind's documents and enough tokens to fill a row."""
         waiting = self._pending[kind]
         tokens = sum(len(one.document) - one.start for one in waiting)
-        while len(waiting) < self._packer.lookahead or tokens < self._packer.row_tokens:
+        while self._packer.wants_more(len(waiting), tokens):
             name = self._next_source(kind)
             draw = self._draws.get(name, 0)
             document, bad = self._drawer.draw(name, self.number, draw)

@@ -35,7 +35,7 @@ class Waiting:
             kind: [Item(left, whole, kind == "text", self.row - since) for left, whole, since in waiting]
             for kind, waiting in self.documents.items()
         }
-        chosen = self.packer.choose(items, self.placed, 7, self.longest_seen)
+        chosen = self.packer.choose(items, self.placed, phase=7, longest=self.longest_seen)
         for choice in chosen:
             document = self.documents[choice.kind][choice.place]
             assert choice.tokens == document[0] or (choice.kind == "text" and choice.tokens < document[0])
@@ -105,27 +105,27 @@ def test_no_document_waits_longer_than_it_may(
 def test_oldest_comes_first_and_best_fit_fills_the_end() -> None:
     packer = RowPacker(100, {"text": 1.0}, 1)
     items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 38, 10)]
-    assert packer.choose({"text": items}, {}, 0) == [Choice("text", 0, 60), Choice("text", 3, 38)]
+    assert packer.choose({"text": items}, {}) == [Choice("text", 0, 60), Choice("text", 3, 38)]
     items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 70)]
-    assert [c.place for c in packer.choose({"text": items}, {}, 0)] == [3, 2], "exchanged: 70 + 30 is full"
+    assert [c.place for c in packer.choose({"text": items}, {})] == [3, 2], "exchanged: 70 + 30 is full"
 
 
 def test_who_has_waited_too_long_comes_first_and_is_not_exchanged() -> None:
     packer = RowPacker(100, {"text": 0.5, "generation": 0.5}, 1, max_wait=8)
     items = {"text": [Item(95, 95, False, 8)], "generation": [Item(40, 40, False, 0), Item(96, 96, False, 0)]}
-    assert packer.choose(items, {}, 0) == [Choice("text", 0, 95)]
+    assert packer.choose(items, {}) == [Choice("text", 0, 95)]
     items["text"] = [Item(95, 95, False, 7)]
-    assert Choice("text", 0, 95) not in packer.choose(items, {"text": 1.0, "generation": 0.0}, 0)
+    assert Choice("text", 0, 95) not in packer.choose(items, {"text": 1.0, "generation": 0.0})
 
 
 def test_text_longer_than_a_row_is_cut_and_goes_on_where_it_stopped() -> None:
     packer = RowPacker(100, {"text": 1.0}, 1)
-    assert packer.choose({"text": [Item(250, 250, True, 0)]}, {}, 0) == [Choice("text", 0, 100)]
-    assert packer.choose({"text": [Item(150, 250, True, 1)]}, {}, 0) == [Choice("text", 0, 100)]
+    assert packer.choose({"text": [Item(250, 250, True, 0)]}, {}) == [Choice("text", 0, 100)]
+    assert packer.choose({"text": [Item(150, 250, True, 1)]}, {}) == [Choice("text", 0, 100)]
     rest, other = Item(50, 250, True, 2), Item(60, 60, True, 0)
-    assert packer.choose({"text": [rest, other]}, {}, 0) == [Choice("text", 0, 50)]
+    assert packer.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50)]
     fit = RowPacker(100, {"text": 1.0}, 1, cut="fit")
-    assert fit.choose({"text": [rest, other]}, {}, 0) == [Choice("text", 0, 50), Choice("text", 1, 50)]
+    assert fit.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50), Choice("text", 1, 50)]
 
 
 @pytest.mark.parametrize(("stage", "cut", "asked"), [(1, "long", 93), (2, "long", 98), (3, "long", 95), (2, "fit", 99)])

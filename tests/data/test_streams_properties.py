@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
-from janus_train.data.packer import RowPacker
+from janus_train.data.packer import Packer, RowPacker
 from janus_train.data.recipe import SourceConfig
 from janus_train.data.sample import BadSample, Document, Kind, Record, Row
+from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
 from tests.helpers import picture
 
@@ -83,10 +84,11 @@ sizes = st.fixed_dictionaries(
 )
 recipes = st.builds(MadeUpRecipe, sizes, st.sampled_from([0, 2, 5, 100]), st.integers(1, 200))
 cuts = st.sampled_from(["long", "fit"])
-units = st.sampled_from(["samples", "tokens"])
+units = st.sampled_from(["samples", "tokens", "one a row"])
+"""What the ratio counts; or one document a row, where it counts samples."""
 
 
-def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[Drawer, RowPacker]:
+def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[Drawer, Packer]:
     drawer = Drawer(
         recipe,  # type: ignore[arg-type]
         encoder,
@@ -96,12 +98,12 @@ def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any
         guidance_dropout=0.2,
         first_sentence=0.25,
     )
+    if unit == "one a row":
+        return drawer, SinglePacker(T, {kind: round(10 * share) for kind, share in SHARES.items()}, V)
     return drawer, RowPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
 
 
-def read(
-    drawer: Drawer, packer: RowPacker, number: int, world: int, workers: int, states: Any = None
-) -> list[list[Row]]:
+def read(drawer: Drawer, packer: Packer, number: int, world: int, workers: int, states: Any = None) -> list[list[Row]]:
     ranks = [steps(drawer, packer, streams_of(rank, world, V), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
@@ -181,10 +183,12 @@ def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
     for step in read(drawer, packer, 10, world=1, workers=0):
         weights: Counter[str] = Counter()
         for document in (document for row in step for document in row.documents):
-            weights[document.kind] += len(document) if unit == "tokens" else document.share  # type: ignore[assignment]
+            counted = {"tokens": len(document), "samples": document.share, "one a row": 1}
+            weights[document.kind] += counted[unit]  # type: ignore[assignment]
         sample = max(row.state["longest"] for row in step) if unit == "tokens" else 1
         for kind, share in SHARES.items():
-            assert abs(weights[kind] - share * sum(weights.values())) <= V * sample * (1 + 1e-6)
+            most = 1 if unit == "one a row" else V * sample
+            assert abs(weights[kind] - share * sum(weights.values())) <= most * (1 + 1e-6)
 
 
 def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encoder: Encoder) -> None:
