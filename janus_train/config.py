@@ -157,6 +157,8 @@ class DataConfig(Options):
     """Which texts may be cut: only those longer than a row, or any, to fit what a row has left."""
     max_bad: Share
     """The share of a source's samples that may be unusable; they are quarantined and others drawn instead."""
+    jpeg: Literal["exact", "reduced"]
+    """Whether large JPEGs for the understanding encoder may be decoded at reduced scale (pictures.py)."""
     guidance_dropout: Share
     """Share of the text-to-image samples whose text is replaced by pad tokens (Janus: 10 %)."""
     first_sentence: Share

@@ -238,7 +238,9 @@ class Encoder:
         tokens_per_picture: int,
         image_size: int,
         system_prompt: str,
+        reduced_jpeg: bool = False,
     ):
+        self.reduced_jpeg = reduced_jpeg
         self.tokenizer = tokenizer
         self.special = SpecialTokens.of(tokenizer)
         self.tokens_per_picture = tokens_per_picture
@@ -307,7 +309,7 @@ class Encoder:
             losses += [False] * 3
             if piece.role == "picture_in":
                 assert piece.picture is not None
-                understanding.append(understanding_pixels(piece.picture, self.image_size))
+                understanding.append(understanding_pixels(piece.picture, self.image_size, reduced=self.reduced_jpeg))
                 continue
             if piece.codes is None:
                 # trap 3: the generation encoder sees the cropped picture, never the grey-padded one

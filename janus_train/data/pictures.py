@@ -20,6 +20,8 @@ MOST_PIXELS = 100_000_000
 """A larger picture is refused by what its header says: some hundred bytes can ask for gigabytes."""
 MIN_SIDE = 14
 """The official processor never makes the short side smaller than this."""
+REDUCED_TO = 2
+"""A JPEG decoded at reduced scale keeps at least so many times the pixels that are wanted, along each side."""
 MAX_ASPECT = 8
 """A generation picture longer than this is cut before resizing: the ends would be cropped away anyway."""
 _LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
@@ -98,15 +100,19 @@ def _wide_to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def understanding_pixels(image: Image.Image, size: int) -> np.ndarray:
+def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False) -> np.ndarray:
     """Long side to ``size``, the rest grey: uint8 (S, S, 3), exactly as the official processor does it.
 
-    The short side is truncated, not rounded (trap 6).
+    The short side is truncated, not rounded (trap 6). ``reduced``: a JPEG of at least four times ``size`` is decoded at
+    a half, a quarter or an eighth, still at least twice too large: several times faster, pixels off by one or two of 255
+    (benchmarks/data.md): ``data.jpeg=reduced``. Pictures to draw have no such way: their codes are targets.
     """
+    box = _reduce(image, REDUCED_TO * size) if reduced else None
     image = to_rgb(image)
-    longest = max(image.size)
-    width, height = (max(int(side / longest * size), MIN_SIDE) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    full = box[2:] if box else image.size
+    longest = max(full)
+    width, height = (max(int(side / longest * size), MIN_SIDE) for side in full)
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     if width == height:
         return np.asarray(image)
     side = max(width, height)
@@ -116,6 +122,18 @@ def understanding_pixels(image: Image.Image, size: int) -> np.ndarray:
     square[:, :left] = square[:, left + width :] = BACKGROUND
     square[top : top + height, left : left + width] = np.asarray(image)
     return square
+
+
+def _reduce(image: Image.Image, least: int) -> tuple[float, float, float, float] | None:
+    """Ask the JPEG decoder for fewer pixels, ``least`` on the long side or more; the area that the picture then covers.
+
+    None if it comes as it is: another format, too small already, or turned by its EXIF data.
+    """
+    scale = max(image.size) // least
+    if image.format != "JPEG" or scale < 2 or _orientation(image) != 1:
+        return None
+    drafted = image.draft(None, (image.width // scale, image.height // scale))
+    return drafted[1] if drafted else None
 
 
 def generation_pixels(image: Image.Image, size: int) -> np.ndarray:

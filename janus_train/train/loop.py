@@ -54,7 +54,14 @@ def run(config: Config) -> Path:
     start = find_start(config, folder, state)
     janus, tokenizer, new_parts = load_start(config, start)
     check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.image_size))
-    encoder = Encoder(tokenizer, config.model.tokens_per_picture, config.model.image_size, config.model.system_prompt)
+    model_options = config.model
+    encoder = Encoder(
+        tokenizer,
+        model_options.tokens_per_picture,
+        model_options.image_size,
+        model_options.system_prompt,
+        reduced_jpeg=config.data.jpeg == "reduced",
+    )
     set_trainable(janus, config.train_parts)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":

@@ -178,6 +178,42 @@ def test_recipes_take_any_mode() -> None:
     assert (understanding_pixels(image, 64) == WHITE).all() and (generation_pixels(image, 64) == WHITE).all()
 
 
+def photograph(width: int, height: int) -> bytes:
+    """Shapes of several sizes and grain, as a JPEG."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(128, 6, (height, width, 1)).repeat(3, axis=2)
+    for grid, height_of_waves in ((6, 90), (20, 40), (80, 20), (300, 10)):
+        coarse = Image.fromarray(rng.integers(0, 256, (max(2, grid * height // width), grid, 3), np.uint8))
+        fine = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float)
+        levels += (fine - 128) * height_of_waves / 128
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [(800, 600), (801, 603), (1203, 402), (391, 1601)])
+def test_reduced_jpegs_stay_within_their_bound(size: tuple[int, int]) -> None:
+    data = photograph(*size)
+    exact = understanding_pixels(Image.open(io.BytesIO(data)), 96).astype(int)
+    opened = Image.open(io.BytesIO(data))
+    reduced = understanding_pixels(opened, 96, reduced=True)
+    assert max(opened.size) <= max(size) // 2 + 1, "decoded at a half or less"
+    off = np.abs(exact - reduced)
+    assert 0 < off.max() <= 3 and off.mean() < 0.5
+
+
+def test_what_cannot_be_reduced_is_exact() -> None:
+    small = photograph(380, 200)  # less than four times 96
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(photograph(800, 600))).save(turned, "JPEG", exif=exif)
+    png = reopened(Image.open(io.BytesIO(photograph(800, 600))), "PNG")
+    for image in (Image.open(io.BytesIO(small)), Image.open(turned), png):
+        exact, reduced = understanding_pixels(image.copy(), 96), understanding_pixels(image, 96, reduced=True)
+        np.testing.assert_array_equal(exact, reduced)
+
+
 def test_to_float_goes_from_minus_one_to_one() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     levels[..., 2] = 0
