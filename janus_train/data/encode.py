@@ -225,6 +225,21 @@ def first_sentence(caption: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ encoder
 
+
+def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:
+    """The record's document, of at most ``row_tokens``: a conversation loses whole trailing turns for it.
+
+    Plain text stays whole, the packer cuts it. Raises `BadSample` for what cannot be made to fit.
+    """
+    whole = document = encode(record)
+    while len(document) > row_tokens and template != "text":
+        shorter = without_last_answer(record) if template == "conversation" else None
+        if shorter is None:
+            raise BadSample(f"{len(whole)} tokens do not fit a row of {row_tokens}")
+        record, document = shorter, encode(shorter)
+    return document
+
+
 SHORT, MOST_KNOWN = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from janus_train.config import UserError, resolve
-from janus_train.data.recipe import Recipe, SourceConfig
+from janus_train.data.recipe import SourceConfig, places_of, read_recipe
 from janus_train.data.shards import find_tars
 from janus_train.data.storage import Location, locate, name_of
 
@@ -32,24 +32,14 @@ class Given:
         return self.config is None or self.config.type == "shards"
 
 
-class _RecipeFile(Recipe):
-    """A recipe of which no source is opened."""
-
-    def __init__(self, path: str):
-        self.path = resolve(path)
-        self.config = self._read()
-
-    def places(self, source: SourceConfig) -> list[Location]:
-        return self._expand(source)
-
-
 def given_data(words: Sequence[str]) -> list[Given]:
     """The sources that recipes and paths stand for. Raises `UserError` for a path where there is nothing."""
     found: list[Given] = []
     for word in words:
         if word.endswith(RECIPE_ENDINGS):
-            recipe = _RecipeFile(word)
-            found += [Given(source.name, recipe.places(source), source) for source in recipe.config.sources]
+            path = resolve(word)
+            sources = read_recipe(path).sources
+            found += [Given(source.name, places_of(source, path), source) for source in sources]
         else:
             place = locate(word, Path.cwd())
             tars = find_tars(place)

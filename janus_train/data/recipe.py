@@ -145,12 +145,43 @@ SOURCE_TYPES: dict[str, Callable[[SourceConfig, list[Location], int], Source]] =
 }
 
 
+def read_recipe(path: Path) -> RecipeConfig:
+    """The file as it is; no source is opened. Raises `UserError` naming what is wrong in it."""
+    if not path.is_file():
+        raise UserError(f"data.recipe: there is no file {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict) or not values.get("sources"):
+        raise UserError(f"{path}: the recipe is empty, it needs at least one entry under sources")
+    try:
+        return RecipeConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def places_of(source: SourceConfig, recipe: Path) -> list[Location]:
+    """The files and folders that the source's paths stand for."""
+    expand = find_tars if source.type in ("shards", "scenes") else find
+    found: list[Location] = []
+    for pattern in source.paths:
+        place = locate(pattern, recipe.parent.absolute())
+        matches = expand(place)
+        if not matches:
+            raise UserError(f"{recipe}: source {source.name!r}: nothing is at {pattern!r} (looked for {place})")
+        found += matches
+    return found
+
+
 class Recipe:
     """A recipe, opened: every source can be drawn from. Raises `UserError` naming what is wrong in which file."""
 
     def __init__(self, path: str, ratio: RatioConfig, image_size: int):
         self.path = resolve(path)
-        self.config = self._read()
+        self.config = read_recipe(self.path)
         self.shares = self._shares(ratio)
         self.sources: dict[str, tuple[SourceConfig, Source]] = {}
         self._places: dict[str, list[Location]] = {}
@@ -161,24 +192,8 @@ class Recipe:
                 raise UserError(
                     f"{self.path}: source {source.name!r} has template {source.template!r}, known are {', '.join(TEMPLATES)}"
                 )
-            places = self._places[source.name] = self._expand(source)
+            places = self._places[source.name] = places_of(source, self.path)
             self.sources[source.name] = (source, SOURCE_TYPES[source.type](source, places, image_size))
-
-    def _read(self) -> RecipeConfig:
-        if not self.path.is_file():
-            raise UserError(f"data.recipe: there is no file {self.path}")
-        try:
-            values = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.path}: no valid YAML ({' '.join(str(error).split())})") from None
-        if not isinstance(values, dict) or not values.get("sources"):
-            raise UserError(f"{self.path}: the recipe is empty, it needs at least one entry under sources")
-        try:
-            return RecipeConfig.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path}: {where}: {first['msg']}, got {first['input']!r}") from None
 
     def _shares(self, ratio: RatioConfig) -> dict[Kind, float]:
         """Share of each kind that is drawn at all; every such kind needs a source."""
@@ -193,18 +208,6 @@ class Recipe:
             if kind in wanted and kind not in have:
                 raise UserError(f"{self.path}: ratio asks for {kind} ({parts[kind]}) but no source is of that kind")
         return wanted
-
-    def _expand(self, source: SourceConfig) -> list[Location]:
-        """The files and folders that the source's paths stand for."""
-        expand = find_tars if source.type in ("shards", "scenes") else find
-        found: list[Location] = []
-        for pattern in source.paths:
-            place = locate(pattern, self.path.parent.absolute())
-            matches = expand(place)
-            if not matches:
-                raise UserError(f"{self.path}: source {source.name!r}: nothing is at {pattern!r} (looked for {place})")
-            found += matches
-        return found
 
     def digests(self) -> dict[str, str]:
         """Digest of the recipe and of each source's data: what a resume must find unchanged."""

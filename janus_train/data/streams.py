@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.data.encode import Encoder, without_last_answer
+from janus_train.data.encode import Encoder, fitted
 from janus_train.data.order import Order, stable_hash
 from janus_train.data.packer import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
@@ -85,16 +85,10 @@ class Drawer:
             return self.encoder.document(sample, reference)
 
         try:
-            whole = document = encode(record)
-            document.can_cut = config.template == "text"
-            kept = record
-            while len(document) > self.row_tokens and not document.can_cut:
-                shorter = without_last_answer(kept) if config.template == "conversation" else None
-                if shorter is None:
-                    raise BadSample(f"{len(whole)} tokens do not fit a row of {self.row_tokens}")
-                document, kept = encode(shorter), shorter
+            document = fitted(record, config.template, self.row_tokens, encode)
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
+        document.can_cut = config.template == "text"
         return document
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.encode import TEMPLATES, Encoder, without_last_answer
+from janus_train.data.encode import TEMPLATES, Encoder, fitted
 from janus_train.data.pictures import to_rgb
 from janus_train.data.recipe import Source
-from janus_train.data.sample import BadSample, Kind, Record, Reference
+from janus_train.data.sample import BadSample, Document, Kind, Record, Reference
 
 FORMS = {
     "conversations": ("conversation",),
@@ -46,22 +46,14 @@ class Lengths:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
 
     def check(self, record: Record, template: str, kind: Kind) -> None:
-        """Raises `BadSample` if the sample fits no row: plain text is cut, a conversation loses whole turns."""
-        if template == "text":
-            return
-        kept: Record | None = Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes)
-        whole = 0
-        while kept is not None:
-            tokens = self._count(kept, template, kind)
-            whole = whole or tokens
-            if tokens <= self.row_tokens:
-                return
-            kept = without_last_answer(kept) if template == "conversation" else None
-        raise BadSample(f"{whole} tokens do not fit a row of {self.row_tokens}", key=record.key)
+        """Raises `BadSample` if the sample fits no row."""
 
-    def _count(self, record: Record, template: str, kind: Kind) -> int:
-        sample = self._encoder.sample(record, template, kind, random.Random(0), 0.0, 0.0)
-        return len(self._encoder.document(sample, Reference("", 0, 0, record.key)))
+        def encode(record: Record) -> Document:
+            sample = self._encoder.sample(record, template, kind, random.Random(0), 0.0, 0.0)
+            return self._encoder.document(sample, Reference("", 0, 0, record.key))
+
+        small = Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes)
+        fitted(small, template, self.row_tokens, encode)
 
 
 def lengths_of(folder: Path, row_tokens: int) -> Lengths:
