@@ -1,4 +1,5 @@
-"""How fast the data path is beside the decoder alone and beside webdataset, and what 100 million samples cost to open.
+"""How fast the data path is beside the decoder alone and beside webdataset, what 100 million samples cost to open, and
+what decoding JPEGs at reduced scale saves.
 
     python benchmarks/data.py [--pictures 200] [--turns 40]
 
@@ -33,6 +34,7 @@ from transformers import PreTrainedTokenizerFast
 from janus_train.config import ROOT
 from janus_train.data.encode import Encoder
 from janus_train.data.order import Order
+from janus_train.data.pictures import understanding_pixels
 from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.sample import Kind, Record, Reference
 from janus_train.data.shard_index import Head, write_heads, write_listing
@@ -63,6 +65,26 @@ def jpegs(number: int) -> list[bytes]:
         Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
         made.append(buffer.getvalue())
     return made
+
+
+def reduced(width: int, height: int, turns: int = 9) -> str:
+    """A row on what ``data.jpeg=reduced`` saves and costs, on a picture with shapes of several sizes and grain."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(128, 6, (height, width, 1)).repeat(3, axis=2)
+    for grid, strength in ((6, 90), (20, 40), (80, 20), (300, 10)):
+        coarse = Image.fromarray(rng.integers(0, 256, (max(2, grid * height // width), grid, 3), np.uint8))
+        levels += (np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float) - 128) * strength / 128
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    used: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(turns):
+        for way, seconds in used.items():
+            start = time.process_time()
+            understanding_pixels(Image.open(buffer), SIZE, reduced=way)
+            seconds.append(time.process_time() - start)
+    exact, quick = (understanding_pixels(Image.open(buffer), SIZE, reduced=way).astype(int) for way in used)
+    off = np.abs(exact - quick)
+    return f"| {width}x{height} | {min(used[False]) / min(used[True]):.1f} | {off.mean():.2f} | {off.max()} |"
 
 
 def write_tars(folder: Path, pictures: list[bytes], a_tar: int = 100) -> None:
@@ -201,6 +223,9 @@ def main() -> None:
             f"\nrecords alone, undecoded: {found['ours']:.0f} a second and core, webdataset {found['webdataset']:.0f}"
         )
     print(open_large())
+    print("\n| JPEG | reduced: times as fast | mean difference, of 255 | largest |\n|---|---|---|---|")
+    for width, height in ((1600, 1200), (1601, 1203), (3000, 2000), (4000, 3000)):
+        print(reduced(width, height))
 
 
 if __name__ == "__main__":

@@ -304,7 +304,7 @@ class Encoder:
     def document(self, sample: Sample, reference: Reference) -> Document:
         """BOS, then the segments; see `Document` for what each array means."""
         P, special = self.tokens_per_picture, self.special
-        runs: list[Sequence[int]] = [[special.bos]]  # of ids that have slot and loss in common
+        runs: list[Sequence[int] | np.ndarray] = [[special.bos]]  # of ids that have slot and loss in common
         slots, losses = [TEXT_SLOT], [False]
         length, drawn_at = 1, []
         understanding: list[np.ndarray] = []
@@ -319,7 +319,7 @@ class Encoder:
                 length += len(runs[-1])
                 continue
             begin, length = length, length + P + 2
-            runs += [[special.begin_of_image], [special.placeholder] * P, [special.end_of_image]]
+            runs += [[special.begin_of_image], np.full(P, special.placeholder), [special.end_of_image]]
             slots += [TEXT_SLOT, FEATURE_SLOT if piece.role == "picture_in" else CODE_SLOT, TEXT_SLOT]
             losses += [False] * 3
             if piece.role == "picture_in":

@@ -20,16 +20,17 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from xxhash import xxh3_64_digest
 
 from janus_train.config import UserError
 from janus_train.data.packed_text import PackedText
 from janus_train.data.storage import MISSING, Location, folder_of, join, name_of, read_whole, retried
 from janus_train.files import file_sha256, write_text
 
-SCHEMA = 2
+SCHEMA = 3
 LISTING = "shards.json"
 DIGEST_BYTES = 8
-"""Members are checked against the first 64 bits of their SHA-256: enough against a bad disk."""
+"""Members have their XXH3-64: enough against a bad disk, and twenty times as fast as a SHA-256. Whole tars have that."""
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 FIELD_ENDINGS = ("json", "txt")
 CODES_ENDING = "codes.npy"
@@ -54,6 +55,11 @@ class Member(NamedTuple):
     offset: int
     size: int
     digest: bytes
+
+
+def member_digest(data: bytes) -> bytes:
+    """What an index keeps of a member's bytes."""
+    return xxh3_64_digest(data)
 
 
 class ShardIndex:

@@ -6,7 +6,6 @@ optionally ``KEY.codes.npy`` (``KEY.0.codes.npy``), in any order. Other members 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tarfile
 from collections import Counter
@@ -17,12 +16,12 @@ from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD, UNKNOWN, origin_in
 from janus_train.data.shard_index import (
     CODES_ENDING,
-    DIGEST_BYTES,
     FIELD_ENDINGS,
     PICTURE_ENDINGS,
     Member,
     ShardIndex,
     index_path,
+    member_digest,
     some_of,
 )
 from janus_train.files import file_sha256, write_bytes
@@ -96,7 +95,7 @@ def _scan_members(tar: Path) -> tuple[list[tuple[str, Member]], Counter[str], st
                 continue
             data = file.extractfile(info)
             assert data is not None
-            digest = hashlib.sha256(data.read()).digest()[:DIGEST_BYTES]
+            digest = member_digest(data.read())
             members.append((match["stem"], Member(match["ending"].lower(), info.offset_data, info.size, digest)))
         end = file.offset
     _check_end(tar, end)

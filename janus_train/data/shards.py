@@ -24,12 +24,12 @@ from janus_train.data.records import SHARD_FORMATS, caption_of, codes_of, fields
 from janus_train.data.sample import BadSample, Record, digest
 from janus_train.data.shard_index import (
     CODES_ENDING,
-    DIGEST_BYTES,
     PICTURE_ENDINGS,
     Head,
     Member,
     ShardIndex,
     index_location,
+    member_digest,
     read_head,
     read_listing,
 )
@@ -194,14 +194,14 @@ class ShardSource:
         found = {}
         for member in members:
             data = near[member.offset - start : member.offset - start + member.size]
-            whole = _digest(data) == member.digest
+            whole = member_digest(data) == member.digest
             found[member.ending] = data if whole else self._checked(shard, key, member, fresh=True)
         return found
 
     def _checked(self, shard: int, key: str, member: Member, fresh: bool = False) -> bytes:
         """A wrong digest is looked at twice, the second time past the cache."""
         data = self._read(shard, member.offset, member.size, fresh)
-        if _digest(data) == member.digest:
+        if member_digest(data) == member.digest:
             return data
         if not fresh:
             return self._checked(shard, key, member, fresh=True)
@@ -219,10 +219,6 @@ class ShardSource:
                 f"shard {self.tars[shard]} is damaged: it ends before byte {offset + size}, its index says {self._heads[shard].size} bytes"
             )
         return data
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
 def _heads(tars: list[Location]) -> list[Head]:

@@ -8,7 +8,6 @@ last member, so that readers which take a tar from front to end find its members
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
@@ -27,7 +26,7 @@ from janus_train.data.cached_codes import RECORD
 from janus_train.data.pictures import generation_pixels, to_float
 from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.sample import BadSample
-from janus_train.data.shard_index import CODES_ENDING, DIGEST_BYTES, PICTURE_ENDINGS, Member, ShardIndex
+from janus_train.data.shard_index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest
 from janus_train.data.shard_scan import scan
 from janus_train.files import sync
 from janus_train.model.code_encoder import CodeEncoder
@@ -183,7 +182,7 @@ def _read(descriptor: int, start: int, size: int, tar: Path) -> bytes:
 
 
 def _check(data: bytes, member: Member, tar: Path, what: str) -> None:
-    if hashlib.sha256(data).digest()[:DIGEST_BYTES] != member.digest:
+    if member_digest(data) != member.digest:
         raise UserError(f"shard {tar} is damaged: the bytes of {what} are not those indexed; nothing is written")
 
 

@@ -96,10 +96,10 @@ def test_a_folders_listing(tmp_path: Path) -> None:
     [
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"schema": 2, "shards": [{"name": "a.tar"}]}', "is damaged"),
+        ('{"schema": 3, "shards": [{"name": "a.tar"}]}', "is damaged"),
         ('{"schema": 7, "shards": []}', "has schema 7, this version reads 2"),
         (
-            json.dumps({"schema": 2, "shards": [{"name": "../a.tar", "size": 1, "sha256": "", "samples": 1}]}),
+            json.dumps({"schema": 3, "shards": [{"name": "../a.tar", "size": 1, "sha256": "", "samples": 1}]}),
             "names '../a.tar', which is no tar of its folder",
         ),
     ],
