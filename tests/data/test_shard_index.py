@@ -66,8 +66,8 @@ def test_a_damaged_index_is_refused_by_name(cut: int, flip: int) -> None:
 
 def test_an_index_of_another_schema_names_both(tmp_path: Path) -> None:
     tar = make_shard(tmp_path / "x.tar", {"a.json": {}})
-    index_path(tar).write_bytes(index_path(tar).read_bytes().replace(b'\\"schema\\": 2', b'\\"schema\\": 9'))
-    with pytest.raises(UserError, match="has schema 9, this version reads 2"):
+    index_path(tar).write_bytes(index_path(tar).read_bytes().replace(b'\\"schema\\": 3', b'\\"schema\\": 9'))
+    with pytest.raises(UserError, match="has schema 9, this version reads 3"):
         read_head(tar)
 
 
@@ -97,7 +97,7 @@ def test_a_folders_listing(tmp_path: Path) -> None:
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"schema": 3, "shards": [{"name": "a.tar"}]}', "is damaged"),
-        ('{"schema": 7, "shards": []}', "has schema 7, this version reads 2"),
+        ('{"schema": 7, "shards": []}', "has schema 7, this version reads 3"),
         (
             json.dumps({"schema": 3, "shards": [{"name": "../a.tar", "size": 1, "sha256": "", "samples": 1}]}),
             "names '../a.tar', which is no tar of its folder",

@@ -269,10 +269,10 @@ def test_100_million_samples_open_in_seconds_and_in_little_memory(tmp_path: Path
             file.truncate(1 << 30)  # no bytes on the disk
     write_heads(tmp_path, heads)
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()  # of this process: others may be at work
     source = ShardSource(find_tars(tmp_path))
     place = Order(0, "s", source.shard_sizes).index(0, 77_777_777)
-    seconds, most = time.monotonic() - start, tracemalloc.get_traced_memory()[1]
+    seconds, most = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(source) == 100_000_000 and 0 <= place < len(source)
     assert seconds < 10 and most < 64 << 20

@@ -293,12 +293,15 @@ def test_a_dead_worker_is_one_line(tmp_path):
     """As when the system is out of memory; the same command then goes on."""
     file = write(tmp_path / "x.jsonl", [{"text": f"text {number} " * 20} for number in range(20_000)])
     words = ["text", file, "--shard-samples", 1000, "--out", tmp_path / "out", "--workers", 2]
-    process = start(*words)
+    process, stopped = start(*words), None
     while process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         working = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
-        if working and list((tmp_path / "out").glob("*.tar")):
-            os.kill(working[0], signal.SIGKILL)
+        if len(working) == 2 and stopped is None:
+            stopped = working[0]
+            os.kill(stopped, signal.SIGSTOP)  # so that it is not done before it dies
+        if stopped and list((tmp_path / "out").glob("*.tar")):
+            os.kill(stopped, signal.SIGKILL)
             break
         time.sleep(0.01)
     printed, error = process.communicate(timeout=300)
