@@ -125,7 +125,10 @@ def _run(tars: list[Path], workers: int) -> tuple[dict[Path, _Done], dict[Path, 
                 note(tar, _now(tar))
         else:
             with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ends_on_interrupt) as pool:
-                jobs = {pool.submit(_index_one, tar): tar for tar in tars}
+                try:
+                    jobs = {pool.submit(_index_one, tar): tar for tar in tars}
+                except BrokenProcessPool:
+                    raise UserError("a worker process has died (out of memory?); try --workers 1") from None
                 for job in as_completed(jobs):
                     note(jobs[job], job)
     return done, dict(sorted(failed.items()))

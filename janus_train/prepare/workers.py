@@ -22,6 +22,10 @@ from janus_train.prepare.samples import Packed, Skipped, convert
 
 _format: Format | None = None
 """A process's own."""
+_DIED = UserError(
+    "a worker process died, perhaps for want of memory: the same command goes on from the last whole shard; "
+    "fewer --workers need less memory"
+)
 
 
 class Workers(Protocol):
@@ -84,7 +88,7 @@ class _Several:
         return self._in_order(_convert, units)
 
     def index(self, tar: Path) -> None:
-        self._indices.append(self._pool.submit(write_index, tar))
+        self._indices.append(self._submit(write_index, tar))
         while len(self._indices) > self._ahead:
             _result(self._indices.pop(0))
 
@@ -95,11 +99,17 @@ class _Several:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+    def _submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
+        try:
+            return self._pool.submit(work, task)
+        except BrokenProcessPool:
+            raise _DIED from None
+
     def _in_order(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of the tasks; few are under way at a time, so that results do not pile up."""
         waiting: deque[Future[Any]] = deque()
         for task in tasks:
-            waiting.append(self._pool.submit(work, task))
+            waiting.append(self._submit(work, task))
             if len(waiting) > self._ahead:
                 yield _result(waiting.popleft())
         while waiting:
@@ -110,10 +120,7 @@ def _result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, perhaps for want of memory: the same command goes on from the last whole shard; "
-            "fewer --workers need less memory"
-        ) from None
+        raise _DIED from None
 
 
 def _begin(options: Options) -> None:

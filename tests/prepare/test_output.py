@@ -305,7 +305,7 @@ def test_a_dead_worker_is_one_line(tmp_path):
             break
         time.sleep(0.01)
     printed, error = process.communicate(timeout=300)
-    assert (process.returncode, printed) == (2, "")
+    assert (process.returncode, printed) == (2, ""), error
     assert error.splitlines()[-1].startswith("error: a worker process died")
     assert "Traceback" not in error
     made = make("text", file, out=tmp_path / "out", shard_samples=1000)
