@@ -37,7 +37,7 @@ HELD_OUT_IN = 10
 
 NUM_SCENE_THINGS = 40
 """Scenes are composed of so many of the objects, taken by a hash of their names: in the minutes that a demo has, a model
-of three million weights can learn the looks of these and not of all. Class pictures and texts show all of them."""
+of a million weights can learn the looks of these and not of all. Class pictures and texts show all of them."""
 
 UNIT = 64
 """Places and sizes of a scene are in units of 1/64 of the picture's side."""

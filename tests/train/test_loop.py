@@ -310,8 +310,8 @@ def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: 
         (["data.recipe=null"], "no recipe is given"),
         (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),
         (
-            ["model.text.num_attention_heads=3", "model.text.num_key_value_heads=3"],
-            "text_config.num_attention_heads is 6, the model's 3",
+            ["model.text.num_attention_heads=2", "model.text.num_key_value_heads=2"],
+            "text_config.num_attention_heads is 4, the model's 2",
         ),
         (["model.vq.num_embeddings=256"], "vq_config.num_embeddings is 512, the model's 256"),
         (["batch.row_tokens=64"], "do not fit a row of 64"),
@@ -335,7 +335,7 @@ def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, t
     with pytest.raises(UserError, match=rf"1 tensors of language_model are missing, the first is {name}"):
         run(small(2, f"init_from={broken}"))
     save_file(weights | {name: torch.zeros(7)}, broken / "model.safetensors")
-    with pytest.raises(UserError, match=rf"{name} is \(7,\), the model takes \(192,\)"):
+    with pytest.raises(UserError, match=rf"{name} is \(7,\), the model takes \(128,\)"):
         run(small(2, f"init_from={broken}"))
     save_file(weights | {"extra": torch.zeros(7)}, broken / "model.safetensors")
     with pytest.raises(UserError, match="it has extra"):
