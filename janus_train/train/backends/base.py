@@ -12,8 +12,7 @@ it runs only where codes are missing, and gathering it there would wait for rank
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +20,7 @@ from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.model.janus import PackedJanus, prepare
+from janus_train.model.janus import prepare
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import set_learning_rate
 
@@ -135,15 +134,3 @@ class Sharded(Backend):
             return None
         copy = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
         return prepare(copy).eval().to(self.distributed.device)
-
-
-@contextmanager
-def without_code_encoder(model: PackedJanus, device: torch.device) -> Iterator[None]:
-    """Inside, ``model`` has no VQ tokenizer to be shared out; afterwards it has it again, whole, on ``device``."""
-    inner = model.janus.model
-    encoder = inner._modules.pop("vqmodel")
-    assert encoder is not None
-    try:
-        yield
-    finally:
-        inner.vqmodel = encoder.to(device)

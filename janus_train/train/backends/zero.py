@@ -20,11 +20,12 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed
 import torch
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config, UserError
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, Piece, Sharded, without_code_encoder
+from janus_train.train.backends.base import MOMENTS, Piece, Sharded
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -39,21 +40,21 @@ class Zero(Sharded):
         self.stage = options["stage"]
         rows_here = config.batch.rows_per_step // distributed.world_size
         model = PackedJanus(janus)
-        with without_code_encoder(model, distributed.device):
-            engine, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=make_optimizer(model, config.optim),
-                config={
-                    "train_micro_batch_size_per_gpu": config.batch.micro_rows,
-                    "gradient_accumulation_steps": rows_here // config.batch.micro_rows,
-                    "gradient_clipping": config.optim.gradient_clip,
-                    "zero_optimization": options,
-                    # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
-                    "zero_force_ds_cpu_optimizer": False,
-                    "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
-                    "steps_per_print": 1 << 60,
-                },
-            )
+        self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model, config.optim),
+            config={
+                "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+                "gradient_accumulation_steps": rows_here // config.batch.micro_rows,
+                "gradient_clipping": config.optim.gradient_clip,
+                "zero_optimization": options,
+                # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
+                "zero_force_ds_cpu_optimizer": False,
+                "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+                "steps_per_print": 1 << 60,
+            },
+        )
         self.model = engine
         self._engine: Any = engine
         self._zero: Any = engine.optimizer
@@ -141,12 +142,21 @@ class Zero(Sharded):
                 if self.distributed.is_main:
                     value = tensor.detach().cpu()
                     whole[name] = value.clone() if shared_out else value
+        whole |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
         return whole if self.distributed.is_main else None
 
     def whole_model(self) -> JanusForConditionalGeneration | None:
         if self.stage == 3:
             return super().whole_model()
         return self.janus if self.distributed.is_main else None
+
+
+def _take_out_code_encoder(janus: JanusForConditionalGeneration) -> nn.Module:
+    """The VQ tokenizer, from now on a plain attribute where it was a submodule: DeepSpeed does not see it."""
+    encoder = janus.model._modules.pop("vqmodel")
+    assert encoder is not None
+    janus.model.__dict__["vqmodel"] = encoder
+    return encoder
 
 
 def zero_options(distributed: Distributed) -> dict[str, Any]:
