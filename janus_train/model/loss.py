@@ -8,15 +8,17 @@ state at i predicts (trap 1; the shift is made in `data.encode`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 
-@dataclass
-class LossSums:
-    """Sums of cross-entropies in nats (fp32 scalars, with gradient), and over how many targets each of them is."""
+class LossSums(NamedTuple):
+    """Sums of cross-entropies in nats (fp32 scalars, with gradient), and over how many targets each of them is.
+
+    A tuple, because DDP, DeepSpeed and FSDP look for the tensors of a forward's output in those.
+    """
 
     text: torch.Tensor
     understanding: torch.Tensor

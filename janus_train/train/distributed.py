@@ -1,34 +1,51 @@
-"""The process group as the trainer needs it: who am I, sums over all ranks, and one mind on what to do next.
+"""The processes as the trainer needs them: who am I, sums over all ranks, and which backend shares the work.
 
-Accelerate starts the group and wraps the model. What it would decide for us (how the loss is divided, who deals the
-data, how the schedule counts) it is not asked for: see facts.md, trap 13.
+Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the
+files in launch/accelerate/ choose the backend. What Accelerate would decide for us (how the loss is divided, who deals
+the data, how the schedule counts) it is not asked for: see facts.md, trap 13.
+
+On a machine without a GPU the same files start the same backends on the CPU, over gloo.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import nn
+from accelerate.utils import InitProcessGroupKwargs
 
-from janus_train.config import Config
+from janus_train.config import Config, UserError
+
+BackendName = Literal["replicated", "zero", "fsdp2"]
 
 
 class Distributed:
-    """Accelerate, narrowed down."""
+    """The process group, narrowed down."""
 
     def __init__(self, config: Config):
+        self.backend = _asked_for()
+        on_gpu = torch.cuda.is_available() and not _is_set("ACCELERATE_USE_CPU")
+        if not on_gpu:  # also where DeepSpeed is not asked for: transformers looks whether it is there
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            if self.backend == "zero":
+                _without_shared_memory()
         trackers = [name for name in ("wandb", "tensorboard") if getattr(config.logging, name)]
         self.accelerator = Accelerator(
-            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            cpu=not on_gpu and self.backend != "zero",  # with cpu=True Accelerate would leave DeepSpeed out
+            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")]
+            if "LOCAL_RANK" in os.environ and not on_gpu
+            else [],
+            mixed_precision="no",  # the backends own the precision
             log_with=trackers or None,
             project_dir=config.output_dir,
         )
+        if self.backend == "zero":
+            # Or transformers would share out each model that it makes, as soon as it makes it.
+            self.accelerator.state.deepspeed_plugin.dschf = None
+        self._bf16 = config.precision == "bf16"
         if self.device.type == "cpu":
             self._use_all_cores(config.run.cpu_threads)
 
@@ -46,11 +63,11 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
-        return self.accelerator.is_main_process
+        return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model on its device, with gradients averaged over ranks on backward if there are several."""
-        return self.accelerator.prepare_model(model.to(self.device))
+    def autocast(self) -> torch.autocast:
+        """Matrix products in bf16 if the run's precision is bf16; weights and sums stay fp32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sums over all ranks."""
@@ -62,21 +79,56 @@ class Distributed:
 
     def gather(self, items: list[Any]) -> list[Any]:
         """All ranks' items, rank after rank."""
-        return list(gather_object(items))
+        if self.world_size == 1:
+            return list(items)
+        found: list[list[Any]] = [[] for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(found, items)
+        return [item for part in found for item in part]
 
     def barrier(self) -> None:
-        self.accelerator.wait_for_everyone()
-
-    @contextmanager
-    def accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Inside, gradients stay on their rank unless this is the step's last micro-batch."""
-        if last:
-            yield
-        else:
-            with self.accelerator.no_sync(model):
-                yield
+        if self.world_size > 1:
+            torch.distributed.barrier()
 
     def _use_all_cores(self, threads: int | None) -> None:
         """``accelerate launch`` sets OMP_NUM_THREADS to 1 where it finds no GPU: take this process's share of the cores."""
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
+
+
+def _asked_for() -> BackendName:
+    """By the variables that ``accelerate launch`` sets. Raises `UserError` for what is not there or not supported."""
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        if find_spec("deepspeed") is None:
+            raise UserError(
+                "the launch configuration asks for DeepSpeed, which is not installed: pip install deepspeed"
+            )
+        if "LOCAL_RANK" not in os.environ:
+            raise UserError("DeepSpeed needs a launcher even for one process: accelerate launch, or torchrun")
+        return "zero"
+    if _is_set("ACCELERATE_USE_FSDP"):
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            raise UserError(
+                "the launch configuration asks for FSDP 1: set fsdp_version: 2 (launch/accelerate/fsdp2.yaml)"
+            )
+        if _is_set("FSDP_OFFLOAD_PARAMS"):
+            raise UserError("fsdp_offload_params is not supported: use launch/accelerate/zero3_offload.yaml")
+        if "LOCAL_RANK" not in os.environ:
+            raise UserError("FSDP needs a launcher even for one process: accelerate launch, or torchrun")
+        return "fsdp2"
+    if _is_set("ACCELERATE_USE_MEGATRON_LM"):
+        raise UserError("Megatron-LM is not supported: choose one of launch/accelerate/*.yaml")
+    return "replicated"
+
+
+def _without_shared_memory() -> None:
+    """Gloo alone between processes on a CPU: DeepSpeed's own way through shared memory is compiled when it starts.
+
+    That would need a C++ compiler, and a start that was killed meanwhile leaves a lock on which the next ones wait.
+    """
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1", "yes")

@@ -18,7 +18,6 @@ import yaml
 
 from janus_train.config import ROOT, Config, Part, UserError
 from janus_train.files import write_json
-from janus_train.train import checkpoint
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
@@ -149,9 +148,6 @@ class RunFolder:
     def close(self, steps: int) -> None:
         """Mark the run as finished."""
         write_json(self.path / "manifest.json", self.manifest() | {"finished": True, "steps": steps})
-
-    def latest_checkpoint(self) -> checkpoint.Checkpoint | None:
-        return checkpoint.newest(self.path)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from janus_train import report
@@ -22,14 +20,15 @@ from janus_train.data.streams import deal_anew
 from janus_train.export import save_model
 from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
-from janus_train.model.janus import PackedJanus
 from janus_train.train import checkpoint
+from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.folder import RunFolder
 from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
-from janus_train.train.optim import learning_rate, make_optimizer, set_learning_rate
+from janus_train.train.optim import learning_rate
 from janus_train.train.preview import draw_previews
 from janus_train.train.quarantine import Quarantine
+from janus_train.train.saver import Saver
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
 
@@ -66,14 +65,14 @@ def run(config: Config) -> Path:
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
-    model = distributed.wrap(PackedJanus(janus))
-    optimizer = make_optimizer(model, config.optim)
+    parts = parts_table(janus, config, new_parts)
+    backend = make_backend(janus, config, distributed)
 
     drawer, packer = open_mixture(config, recipe, encoder)
-    found = folder.latest_checkpoint() if state == "resume" else None
+    found = checkpoint.newest(folder.path, distributed) if state == "resume" else None
     done, stream_states = 0, {}
     if found is not None:
-        stream_states = {int(v): s for v, s in checkpoint.load(found, janus, optimizer).items()}
+        stream_states = {int(v): s for v, s in checkpoint.load(found, backend).items()}
         if folder.forced:
             stream_states = deal_anew(stream_states.values(), config.batch.rows_per_step)
         done = found.step
@@ -83,7 +82,7 @@ def run(config: Config) -> Path:
     if distributed.is_main:
         if state == "next_stage":
             print(f"the earlier stage's files are now in {folder.archive()}")
-        folder.open(start.what, start.recorded, parts_table(janus, config, new_parts), frozen, found is not None)
+        folder.open(start.what, start.recorded, parts, frozen, found is not None)
         cut_back(folder.metrics, done)
         cut_back(folder.quarantine, done)
     distributed.barrier()
@@ -96,12 +95,14 @@ def run(config: Config) -> Path:
     try:
         quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)
         previews = recipe.config.previews
-        trainer = _Trainer(config, distributed, janus, model, optimizer, encoder, folder, log, quarantine, previews)
+        saver = Saver(folder.path, backend, distributed, config.run.keep_checkpoints, recipe.digests(), log.say)
+        trainer = _Trainer(config, distributed, backend, saver, encoder, folder, log, quarantine, previews)
         trainer.train(batches, first_rows, done)
     finally:
         log.close()
-    if distributed.is_main:
-        save_model(janus, encoder, folder.final)
+    weights = backend.whole_state()
+    if weights is not None:
+        save_model(janus, encoder, folder.final, weights)
         folder.close(config.run.steps)
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()
@@ -121,22 +122,15 @@ class _Trainer:
         self,
         config: Config,
         distributed: Distributed,
-        janus: JanusForConditionalGeneration,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        backend: Backend,
+        saver: Saver,
         encoder: Encoder,
         folder: RunFolder,
         log: Log,
         quarantine: Quarantine,
         previews: tuple[str, ...],
     ):
-        self.config, self.distributed, self.janus, self.model, self.optimizer = (
-            config,
-            distributed,
-            janus,
-            model,
-            optimizer,
-        )
+        self.config, self.distributed, self.backend, self.saver = config, distributed, backend, saver
         self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
         self.quarantine = quarantine
         self.bad_steps = 0
@@ -148,17 +142,11 @@ class _Trainer:
         for step in range(done + 1, options.steps + 1):
             began = time.perf_counter()
             metrics = self._step(step, rows)
+            self.saver.poll()
             if (options.checkpoint_every and step % options.checkpoint_every == 0) or step == options.steps:
                 self._save(step, rows)
-            if options.sample_every and step % options.sample_every == 0 and self.distributed.is_main:
-                draw_previews(
-                    self.janus,
-                    self.encoder,
-                    self.previews,
-                    self.folder.path / "samples" / f"step-{step:06d}.png",
-                    guidance=self.config.model.guidance,
-                    temperature=self.config.model.temperature,
-                )
+            if options.sample_every and step % options.sample_every == 0:
+                self._draw(step)
             step_s = time.perf_counter() - began + wait_s
             self.log.step(
                 metrics | {"tokens_per_s": metrics["tokens"] / step_s, "data_wait_s": wait_s, "step_s": step_s}
@@ -167,19 +155,20 @@ class _Trainer:
                 began = time.perf_counter()
                 rows = next(batches)
                 wait_s = time.perf_counter() - began
+        self.saver.close()
 
     def _step(self, step: int, rows: list[Row]) -> dict[str, Any]:
         config = self.config
         quarantined = self.quarantine.take(step, rows)
         planned = config.run.planned_steps or config.run.steps
         rate = learning_rate(step, config.optim, planned)
-        set_learning_rate(self.optimizer, rate)
+        self.backend.set_learning_rate(rate)
         size = config.batch.micro_rows
         micro_batches = [
             collate(rows[i : i + size], config.model.tokens_per_picture, config.model.image_size)
             for i in range(0, len(rows), size)
         ]
-        result = train_step(self.model, self.optimizer, micro_batches, self.distributed, config.optim.gradient_clip)
+        result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)
         row_digests = self.distributed.gather([row.digest for row in rows])
         self._stop_if_bad(result.applied, step, rows)
         return {
@@ -201,14 +190,23 @@ class _Trainer:
             f"step {step}: loss or gradient is not finite, the step is not applied; its samples: {' '.join(keys)}"
         )
         if self.bad_steps == MAX_BAD_STEPS:
+            self.saver.close()  # what was saved before them stays good
             raise UserError(
                 f"step {step}: {MAX_BAD_STEPS} steps in a row had a loss or gradient that is not finite: training stops, nothing of them is saved"
             )
 
     def _save(self, step: int, rows: list[Row]) -> None:
         states = dict(self.distributed.gather([(str(row.stream), row.state) for row in rows]))
-        if self.distributed.is_main:
-            checkpoint.save(
-                self.folder.path, step, self.janus, self.optimizer, states, self.config.run.keep_checkpoints
+        self.saver.begin(step, states)
+
+    def _draw(self, step: int) -> None:
+        janus = self.backend.whole_model() if self.previews else None
+        if janus is not None:
+            draw_previews(
+                janus,
+                self.encoder,
+                self.previews,
+                self.folder.path / "samples" / f"step-{step:06d}.png",
+                guidance=self.config.model.guidance,
+                temperature=self.config.model.temperature,
             )
-        self.distributed.barrier()

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from janus_train.data.sample import Batch
 from janus_train.model.loss import LossSums
+from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
 
 
@@ -27,11 +27,7 @@ class StepResult:
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    micro_batches: Sequence[Batch],
-    distributed: Distributed,
-    gradient_clip: float,
+    backend: Backend, micro_batches: Sequence[Batch], distributed: Distributed, gradient_clip: float
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update with the mean over all loss tokens.
 
@@ -43,21 +39,17 @@ def train_step(
     scale = distributed.world_size / max(1.0, num_loss_tokens)
 
     totals = [0.0] * 6
-    optimizer.zero_grad(set_to_none=True)
+    backend.zero_grad()
     for number, batch in enumerate(micro_batches):
-        with distributed.accumulate(model, last=number == len(micro_batches) - 1), distributed.accelerator.autocast():
-            sums: LossSums = model(batch.to(distributed.device))
-            (sums.total * scale).backward()
+        with backend.accumulate(last=number == len(micro_batches) - 1):
+            with distributed.autocast():
+                sums: LossSums = backend.model(batch.to(distributed.device))
+            backend.backward(sums.total * scale)
         totals = [total + value for total, value in zip(totals, _values(sums), strict=True)]
 
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable, gradient_clip))
     totals = distributed.sum(totals)
     loss = sum(totals[:3]) / max(1.0, num_loss_tokens)
-    # The norm is of averaged gradients, so it is the same on all ranks, as is the summed loss: all agree.
-    applied = math.isfinite(loss) and math.isfinite(grad_norm)
-    if applied:
-        optimizer.step()
+    grad_norm, applied = backend.update(gradient_clip, finite=math.isfinite(loss))
 
     kinds = ("text", "understanding", "generation")
     by_kind = {kind: totals[i] / totals[i + 3] if totals[i + 3] else None for i, kind in enumerate(kinds)}

@@ -43,10 +43,10 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
         assert same == (part_of(name) not in config.train_parts), name
     found = checkpoint.newest(folder)
     assert found is not None
-    moments = load_file(found.folder / "optimizer.safetensors")
-    weights = load_file(found.folder / "weights.safetensors")
-    assert {name.rpartition("/")[0] for name in moments} == set(weights)
-    assert {part_of(name) for name in weights} == set(config.train_parts)
+    stored = [key.split("/") for key in load_file(found.folder / "rank-00000.safetensors")]
+    names = {name for kind, name in stored if kind == "weight"}
+    assert {part_of(name) for name in names} == set(config.train_parts)
+    assert sorted(stored) == sorted([kind, name] for name in names for kind in ("weight", "exp_avg", "exp_avg_sq"))
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {part for part, row in manifest["parts"].items() if row["trains"]} == set(config.train_parts)
 
@@ -127,7 +127,7 @@ def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path
 
 def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
     folder = run(small(2, "run.steps=2", "run.checkpoint_every=1"))
-    weights = folder / "checkpoints/step-000002/weights.safetensors"
+    weights = folder / "checkpoints/step-000002/rank-00000.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))

@@ -19,8 +19,9 @@ from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer, Stream
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus
+from janus_train.train.backends import make_backend
 from janus_train.train.distributed import Distributed
-from janus_train.train.optim import learning_rate, make_optimizer
+from janus_train.train.optim import learning_rate
 from janus_train.train.step import train_step
 
 
@@ -50,11 +51,10 @@ def updated(
     """The weights after some steps over the same rows."""
     janus = copy.deepcopy(janus)
     set_trainable(janus, config.train_parts)
-    model = PackedJanus(janus)
-    optimizer = make_optimizer(model, config.optim)
+    backend = make_backend(janus, config, Distributed(config))
     micro_batches = [collate(rows[i : i + micro_rows], 64, 64) for i in range(0, len(rows), micro_rows)]
     for _ in range(steps):
-        assert train_step(model, optimizer, micro_batches, Distributed(config), config.optim.gradient_clip).applied
+        assert train_step(backend, micro_batches, backend.distributed, config.optim.gradient_clip).applied
     return dict(janus.state_dict())
 
 
@@ -97,19 +97,17 @@ def test_what_is_not_finite_is_not_applied(
         janus.model.language_model.norm.weight[0] = float("inf")
     set_trainable(janus, config.train_parts)
     before = {n: t.clone() for n, t in janus.state_dict().items()}
-    model = PackedJanus(janus)
-    optimizer = make_optimizer(model, config.optim)
-    result = train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1.0)
-    assert not result.applied and not optimizer.state
+    backend = make_backend(janus, config, Distributed(config))
+    result = train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1.0)
+    assert not result.applied and not backend.optimizer.state
     assert all(torch.equal(before[n], t) for n, t in janus.state_dict().items())
 
 
 def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
     set_trainable(janus, config.train_parts)
-    model = PackedJanus(janus)
-    optimizer = make_optimizer(model, config.optim)
-    result = train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1e-3)
-    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    backend = make_backend(janus, config, Distributed(config))
+    result = train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1e-3)
+    norm = torch.stack([p.grad.norm() for p in janus.parameters() if p.grad is not None]).norm()
     assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -117,10 +115,9 @@ def test_optimizer_holds_what_trains_alone(
     janus: JanusForConditionalGeneration, rows: list[Row], config: Config
 ) -> None:
     set_trainable(janus, ["image_head"])
-    model = PackedJanus(janus)
-    optimizer = make_optimizer(model, config.optim)
-    train_step(model, optimizer, [collate(rows[:2], 64, 64)], Distributed(config), 1.0)
-    assert set(optimizer.state) == set(janus.model.generation_head.parameters())
+    backend = make_backend(janus, config, Distributed(config))
+    train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1.0)
+    assert set(backend.optimizer.state) == set(janus.model.generation_head.parameters())
 
 
 @pytest.mark.parametrize(("step", "rate"), [(1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (100, 1.0)])

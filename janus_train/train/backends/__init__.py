@@ -1,0 +1,26 @@
+"""One training code, several ways to share it out. `make_backend` is the only place that knows them all."""
+
+from __future__ import annotations
+
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import Config
+from janus_train.train.backends.base import Backend, Piece
+from janus_train.train.distributed import Distributed
+
+__all__ = ["Backend", "Piece", "make_backend"]
+
+
+def make_backend(janus: JanusForConditionalGeneration, config: Config, distributed: Distributed) -> Backend:
+    """``janus``, with what trains already set (`components.set_trainable`), on this run's devices."""
+    if distributed.backend == "zero":
+        from janus_train.train.backends.zero import Zero  # DeepSpeed takes seconds to import
+
+        return Zero(janus, config, distributed)
+    if distributed.backend == "fsdp2":
+        from janus_train.train.backends.fsdp2 import FSDP2
+
+        return FSDP2(janus, config, distributed)
+    from janus_train.train.backends.replicated import Replicated
+
+    return Replicated(janus, config, distributed)

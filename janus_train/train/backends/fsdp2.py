@@ -1,0 +1,91 @@
+"""FSDP2: every trained and frozen weight, its gradient and its moments shared out by rows (torch's ``fully_shard``).
+
+Accelerate starts the ranks and reads the launch file; the wrapping is ours, because Accelerate leaves it out on a CPU
+and the VQ encoder has to stay whole. A unit is what is gathered at a time: each layer of the language model and of the
+understanding encoder, the text embedding, and both heads; the rest, some small modules, is one more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import Config
+from janus_train.model.janus import PackedJanus
+from janus_train.train.backends.base import MOMENTS, Piece, Sharded
+from janus_train.train.backends.replicated import make_moments
+from janus_train.train.distributed import Distributed
+from janus_train.train.optim import make_optimizer
+
+
+class FSDP2(Sharded):
+    """Gradients are averaged and shared out in every micro-batch: whole ones are never kept."""
+
+    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+        super().__init__(janus, config, distributed)
+        device = distributed.device
+        mesh = init_device_mesh(device.type, (distributed.world_size,))
+        keep_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
+        exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+        # In bf16 runs the layers' weights travel as bf16, as autocast would round them anyway; gradients as fp32.
+        narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        policy = narrow if config.precision == "bf16" else exact
+        model = PackedJanus(janus)
+        encoder = janus.model.vqmodel.to(device)
+        inner = janus.model
+        layers: list[nn.Module] = [*inner.language_model.layers, *inner.vision_model.encoder.layers]
+        for unit in (*layers, janus.lm_head, inner.generation_head):
+            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+        # The embedding makes the residual stream, which stays fp32 under autocast.
+        fully_shard(janus.get_input_embeddings(), mesh=mesh, mp_policy=exact, reshard_after_forward=not keep_gathered)
+        fully_shard(model, mesh=mesh, mp_policy=exact, ignored_params=set(encoder.parameters()))
+        self.model = model
+        self._optimizer = make_optimizer(model, config.optim)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
+
+    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        found = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
+        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        applied = finite and math.isfinite(norm)
+        if applied:
+            self._optimizer.step()
+        return norm, applied
+
+    def held(self) -> list[Piece]:
+        pieces = []
+        for name, shape in self.shapes.items():
+            parameter = self.janus.get_parameter(name)
+            assert isinstance(parameter, DTensor)
+            weight = parameter.to_local().detach().view(-1)
+            if weight.numel():
+                state = self._optimizer.state.get(parameter, {})
+                moments = {key: state[key].to_local().view(-1) for key in MOMENTS if key in state}
+                pieces.append(Piece(name, self._first_row(shape[0]) * math.prod(shape[1:]), weight, moments))
+        return pieces
+
+    def _first_row(self, rows: int) -> int:
+        """Rows are dealt in equal blocks, the last ones smaller or empty."""
+        ranks = self.distributed.world_size
+        return min(rows, self.distributed.rank * -(-rows // ranks))
+
+    def make_moments(self) -> None:
+        make_moments(self._optimizer)
+
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
+        whole = {}
+        for name, tensor in self.janus.state_dict().items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.distributed.is_main:
+                whole[name] = full.cpu()
+        return whole if self.distributed.is_main else None

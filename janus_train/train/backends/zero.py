@@ -1,0 +1,180 @@
+"""DeepSpeed's ZeRO: optimiser state (1), gradients too (2), weights too (3) shared out; states may lie in CPU memory.
+
+Stage and offloading come from the launch file by way of Accelerate; everything else that DeepSpeed would decide is
+ours: the loss is already divided by the step's tokens, so DeepSpeed must not divide it by the accumulation steps
+(facts.md, trap 13), and the optimiser is torch's AdamW like everywhere. In bf16 runs DeepSpeed's own autocast keeps the
+weights in fp32, but sends linear layers' weights (stage 3) and gradients as bf16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+
+import deepspeed
+import torch
+from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+from torch import nn
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import Config, UserError
+from janus_train.model.janus import PackedJanus
+from janus_train.train.backends.base import MOMENTS, Piece, Sharded
+from janus_train.train.distributed import Distributed
+from janus_train.train.optim import make_optimizer
+
+
+class Zero(Sharded):
+    """A DeepSpeed engine, driven step by step."""
+
+    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+        super().__init__(janus, config, distributed)
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        options = zero_options(distributed)
+        self.stage = options["stage"]
+        rows_here = config.batch.rows_per_step // distributed.world_size
+        model = PackedJanus(janus)
+        self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model, config.optim),
+            config={
+                "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+                "gradient_accumulation_steps": rows_here // config.batch.micro_rows,
+                "gradient_clipping": config.optim.gradient_clip,
+                "zero_optimization": options,
+                # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
+                "zero_force_ds_cpu_optimizer": False,
+                "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+                "steps_per_print": 1 << 60,
+            },
+        )
+        self.model = engine
+        self._engine: Any = engine
+        self._zero: Any = engine.optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._zero.optimizer
+
+    def zero_grad(self) -> None:
+        """Done by DeepSpeed after its step."""
+
+    @contextlib.contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
+        assert gradient_clip == self._engine.gradient_clipping()
+        self._engine.step()  # skipped by DeepSpeed itself if the norm is not finite
+        applied = self._engine.was_step_applied()
+        # A loss that is not finite comes from logits that are not, and so do its gradients.
+        assert finite or not applied
+        return float(self._zero._global_grad_norm), applied
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def held(self) -> list[Piece]:
+        return list(self._partitioned() if self.stage == 3 else self._fragments())
+
+    def _fragments(self) -> Iterator[Piece]:
+        """ZeRO 1, 2: all parameters stand in one flat vector, and this rank keeps a stretch of it."""
+        for name in self.shapes:
+            mapping = self.janus.get_parameter(name)._hp_mapping
+            if mapping is not None:
+                flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
+                address = mapping.get_hp_fragment_address()
+                yield self._piece(name, mapping.lp_fragment_address.start, flat, address.start, address.numel)
+
+    def _partitioned(self) -> Iterator[Piece]:
+        """ZeRO 3: each parameter by itself is cut into equal stretches, the last ones padded."""
+        for name, shape in self.shapes.items():
+            parameter: Any = self.janus.get_parameter(name)
+            group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            start = self.distributed.rank * padded
+            count = min(padded, math.prod(shape) - start)
+            if count > 0:
+                yield self._piece(name, start, self._zero.fp32_partitioned_groups_flat[group], offset, count)
+
+    def _piece(self, name: str, start: int, flat: torch.Tensor, offset: int, count: int) -> Piece:
+        state = self.optimizer.state.get(flat, {})
+        moments = {key: state[key].narrow(0, offset, count) for key in MOMENTS if key in state}
+        return Piece(name, start, flat.detach().narrow(0, offset, count), moments)
+
+    def make_moments(self) -> None:
+        flats = (
+            self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
+        )
+        for flat in flats:
+            self.optimizer.state[flat] = {
+                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                **{key: torch.zeros_like(flat) for key in MOMENTS},
+            }
+
+    def publish(self) -> None:
+        zero = self._zero
+        if self.stage < 3:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for group in range(len(zero.fp32_partitioned_groups_flat)):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    # ----------------------------------------------------------------------------------------------------- whole model
+
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
+        whole = {}
+        for name, tensor in self.janus.state_dict(keep_vars=True).items():
+            shared_out = [tensor] if hasattr(tensor, "ds_id") else []
+            with GatheredParameters(shared_out, enabled=bool(shared_out)):
+                if self.distributed.is_main:
+                    value = tensor.detach().cpu()
+                    whole[name] = value.clone() if shared_out else value
+        whole |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
+        return whole if self.distributed.is_main else None
+
+    def whole_model(self) -> JanusForConditionalGeneration | None:
+        if self.stage == 3:
+            return super().whole_model()
+        return self.janus if self.distributed.is_main else None
+
+
+def _take_out_code_encoder(janus: JanusForConditionalGeneration) -> nn.Module:
+    """The VQ tokenizer, from now on a plain attribute where it was a submodule: DeepSpeed does not see it."""
+    encoder = janus.model._modules.pop("vqmodel")
+    assert encoder is not None
+    janus.model.__dict__["vqmodel"] = encoder
+    return encoder
+
+
+def zero_options(distributed: Distributed) -> dict[str, Any]:
+    """DeepSpeed's ``zero_optimization`` as the launch file asks for it. Raises `UserError` for what is not supported."""
+    asked = distributed.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+    options = {key: value for key, value in asked.items() if value != "auto"}
+    for part in ("offload_optimizer", "offload_param"):
+        device = (options.get(part) or {}).get("device", "none")
+        if device == "nvme":
+            raise UserError(f"{part}_device: nvme is not supported: choose cpu or none")
+        if device == "none":
+            options.pop(part, None)
+        else:
+            options[part] = {"device": device, "pin_memory": distributed.device.type == "cuda"}
+    if options.get("stage") not in (1, 2, 3):
+        raise UserError(
+            f"zero_stage: {options.get('stage')} is not supported: choose 1, 2 or 3, or launch/accelerate/ddp.yaml"
+        )
+    if "offload_param" in options and options["stage"] != 3:
+        raise UserError(f"offload_param_device: cpu needs zero_stage: 3, not {options['stage']}")
+    return options
