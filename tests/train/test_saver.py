@@ -116,6 +116,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def fill(disk: Path, free_blocks: int) -> None:
+    """A file named ballast takes all but so many blocks of 4 KB."""
+    room = os.statvfs(disk)
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (room.f_bavail - free_blocks) * room.f_bsize)
+
+
 def test_full_disk(
     plan: tuple[list[str], Path], small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,12 +131,11 @@ def test_full_disk(
 
     overrides, whole = plan
     mine = [*overrides, f"output_dir={small_disk / 'run'}"]
-    ballast, published = small_disk / "ballast", saver.publish
+    published = saver.publish
 
     def publish_and_fill(staging: Path, target: Path) -> None:
         published(staging, target)
-        room = os.statvfs(small_disk)
-        os.posix_fallocate(os.open(ballast, os.O_CREAT | os.O_WRONLY), 0, (room.f_bavail - 64) * room.f_bsize)
+        fill(small_disk, free_blocks=64)
 
     monkeypatch.setattr(saver, "publish", publish_and_fill)
     with pytest.raises(
@@ -138,7 +144,7 @@ def test_full_disk(
         run(config_of(*mine))
     assert capfd.readouterr().err.count("the one before stays, training goes on") == 2
     assert [p.name for p in (small_disk / "run/checkpoints").iterdir()] == ["step-000001"]
-    ballast.unlink()
+    (small_disk / "ballast").unlink()
     monkeypatch.setattr(saver, "publish", published)
     assert_same_run(run(config_of(*mine)), whole)
 
@@ -146,9 +152,7 @@ def test_full_disk(
 def test_a_disk_too_small_for_one_checkpoint_is_refused(plan: tuple[list[str], Path], small_disk: Path) -> None:
     from tests.helpers import config_of
 
-    room = os.statvfs(small_disk)
-    with (small_disk / "ballast").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 256) * room.f_bsize)
+    fill(small_disk, free_blocks=256)
     with pytest.raises(UserError, match=r"one checkpoint .* needs .* MB, .* 1\.\d MB free"):
         run(config_of(*plan[0], f"output_dir={small_disk / 'run'}"))
     assert not (small_disk / "run").exists()
