@@ -6,7 +6,11 @@ accelerate launch train.py +stage=2 model=janus_pro_1b --cfg job      # print th
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -18,12 +22,22 @@ from janus_train.overrides import check_overrides, quote_stage
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def main(values: DictConfig) -> None:
     config = load(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    from janus_train.train.distributed import leave
     from janus_train.train.loop import run  # torch and transformers load only once the configuration is right
 
     try:
         run(config)
     except UserError as error:  # caught inside: Hydra would print a traceback
-        sys.exit(f"error: {error}")
+        fail(error)
+    leave()
+
+
+def fail(error: UserError) -> NoReturn:
+    """One line and a non-zero end. Of several processes rank 0 says it; the others only if it has nothing to say."""
+    if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them once rank 0 has failed
+        time.sleep(30)
+    sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
@@ -32,4 +46,4 @@ if __name__ == "__main__":
         check_overrides(sys.argv[1:])
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        fail(error)

@@ -95,6 +95,12 @@ class Distributed:
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
 
 
+def leave() -> None:
+    """End this process's part in the group: NCCL complains about those who just go."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _asked_for() -> BackendName:
     """By the variables that ``accelerate launch`` sets. Raises `UserError` for what is not there or not supported."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):

@@ -59,9 +59,9 @@ class RunFolder:
 
     def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
+        self._refuse_unwritable()
         before = self.manifest()
         if not before:
-            self._refuse_strangers()
             return "new"
         there, here = before.get("stage"), self._config.stage
         if there != here:
@@ -80,7 +80,7 @@ class RunFolder:
             return "finished"
         return "resume"
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_unwritable(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir {self.path} is a file")
         parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())

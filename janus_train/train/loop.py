@@ -29,6 +29,7 @@ from janus_train.train.optim import learning_rate
 from janus_train.train.preview import draw_previews
 from janus_train.train.quarantine import Quarantine
 from janus_train.train.saver import Saver
+from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
 
@@ -50,6 +51,7 @@ def run(config: Config) -> Path:
     if state == "finished":
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
         return folder.path
+    check_space(config, folder.path)
     start = find_start(config, folder, state)
     janus, tokenizer, new_parts = load_start(config, start)
     check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.image_size))

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,10 @@ from janus_train.model.janus import PackedJanus
 from janus_train.train.backends.base import MOMENTS, Piece, Sharded
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer
+
+warnings.filterwarnings(
+    "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
+)  # DeepSpeed's calls, at each
 
 
 class Zero(Sharded):

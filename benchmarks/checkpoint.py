@@ -1,0 +1,81 @@
+"""How long a save holds the training up, and how long it takes in all, a GB.
+
+    python benchmarks/checkpoint.py --folder /some/disk +stage=2 model.text.hidden_size=1024 ...
+    accelerate launch --config_file launch/accelerate/zero2.yaml --num_processes 2 benchmarks/checkpoint.py ...
+
+The model has random weights; what is saved is what a run of the given configuration would save, by the code that a run
+uses. Between saves the ranks work on matrix products, and look after the save as a run does at the end of each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from janus_train.config import load
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import build
+from janus_train.overrides import compose_values
+from janus_train.train.backends import make_backend
+from janus_train.train.distributed import Distributed
+from janus_train.train.saver import Saver
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk to measure"
+    )
+    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--step-s", type=float, default=0.2, help="seconds of work between two looks after the save")
+    options, overrides = parser.parse_known_args()
+
+    config = load(compose_values(overrides))
+    distributed = Distributed(config)
+    torch.manual_seed(0)
+    janus = build(config.model)
+    set_trainable(janus, config.train_parts)
+    backend = make_backend(janus, config, distributed)
+    backend.make_moments()
+    owned = sum(piece.weight.numel() * (1 + len(piece.moments)) * 4 for piece in backend.owned())
+    [total] = distributed.sum([float(owned)])
+    gigabytes = total / 1e9
+    run = options.folder / "checkpoint-benchmark"
+    if distributed.is_main:
+        shutil.rmtree(run, ignore_errors=True)
+        print(
+            f"{distributed.backend} on {distributed.world_size} x {distributed.device.type}: "
+            f"{total / 12 / 1e6:.0f} M trained parameters, {gigabytes:.2f} GB a checkpoint"
+        )
+    saver = Saver(run, backend, distributed, keep=1, recipe={}, warn=print)
+    for number in range(1, options.saves + 1):
+        saver.held_s = saver.written_s = 0.0
+        saver.begin(number, {})
+        snapshot_s = saver.held_s
+        while saver.poll() is None:
+            work(options.step_s, distributed.device)
+        if distributed.is_main:
+            print(
+                f"save {number}: steps held {saver.held_s:.3f} s (snapshot {snapshot_s:.3f} s), {saver.held_s / gigabytes:.3f} s/GB; "
+                f"written after {saver.written_s:.2f} s, {saver.written_s / gigabytes:.2f} s/GB"
+            )
+    saver.close()
+    if distributed.is_main:
+        shutil.rmtree(run)
+
+
+def work(seconds: float, device: torch.device) -> None:
+    """Matrix products, as a step has."""
+    a = torch.randn(512, 512, device=device)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        a = torch.nn.functional.normalize(a @ a)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""launch/accelerate/*.yaml with the real `accelerate launch`: two processes, on the CPU where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from janus_train.config import ROOT
+
+FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
+QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=1", "data.lookahead=2", "run.cpu_threads=1")
+BACKENDS = {"ddp": "replicated", "fsdp2": "fsdp2"}
+
+
+def launch(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "accelerate", "launch", "--config_file", f"launch/accelerate/{name}.yaml"]
+    return subprocess.run(
+        [*command, "--num_processes", "2", "--main_process_port", "0", "train.py", *words],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_accelerate_reads_it(path: Path) -> None:
+    """Accelerate refuses keys that it does not know. Precision, clipping and accumulation are the recipe's."""
+    config = load_config_from_file(str(path))
+    assert config.num_processes == (1 if path.stem == "cpu" else 8)
+    assert config.mixed_precision == "no"
+    asked = config.deepspeed_config
+    assert not {"gradient_accumulation_steps", "gradient_clipping", "deepspeed_config_file"} & set(asked)
+    if path.stem.startswith("zero"):
+        assert asked["zero_stage"] == int(path.stem[4])
+        offloaded = path.stem.endswith("offload")
+        assert (asked["offload_optimizer_device"] == "cpu") == offloaded
+        assert (asked["offload_param_device"] == "cpu") == (path.stem == "zero3_offload")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["zero3", *(pytest.param(p.stem, marks=pytest.mark.slow) for p in FILES if p.stem not in ("zero3", "cpu"))],
+)
+def test_a_run_by_the_real_command(tmp_path: Path, name: str) -> None:
+    words = ("+stage=2", f"output_dir={tmp_path}/run", "run.steps=2", *QUICK)
+    done = launch(name, *words)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run/checkpoints/step-000002/manifest.json").read_text())
+    assert manifest["world_size"] == 2 and manifest["backend"] == BACKENDS.get(name, "zero")
+    assert (tmp_path / "run/final/model.safetensors").is_file()
+
+
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    done = launch("ddp", "+stage=2", f"output_dir={tmp_path}/run", *QUICK, "batch.rows_per_step=3")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said == ["error: batch.rows_per_step 3 cannot be shared by 2 processes: use 1, 3"]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,135 @@
+"""Measured inside the processes of a backend: memory by purpose, and steps on batches of given kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import Config
+from janus_train.data.collate import collate
+from janus_train.data.encode import Encoder
+from janus_train.data.mixture import open_mixture, open_recipe
+from janus_train.data.sample import Batch, Document, Row
+from janus_train.data.streams import Stream
+from janus_train.model.components import set_trainable
+from janus_train.train.backends import Backend, make_backend
+from janus_train.train.distributed import Distributed
+from janus_train.train.start import load_tokenizer
+from janus_train.train.step import train_step
+
+MICRO_BATCHES = 2
+"""On each rank, of two: an assignment has four letters."""
+
+
+def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]:
+    """The backend on the configuration's base, and some rows of its recipe, the same on all ranks."""
+    assert config.init_from
+    folder = Path(config.init_from)
+    janus = JanusForConditionalGeneration.from_pretrained(folder)
+    set_trainable(janus, config.train_parts)
+    encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_picture, config.model.image_size, "")
+    drawer, packer = open_mixture(config, open_recipe(config), encoder)
+    rows = [next(Stream(v, drawer, packer)) for v in range(config.batch.rows_per_step)]
+    return make_backend(janus, config, distributed), rows
+
+
+def trained_on_assignments(
+    config: Config, distributed: Distributed, assignments: Sequence[str], weights: Path
+) -> list[float]:
+    """A step for each assignment of kinds to this step's four micro-batches; the losses and norms, and the weights at the end.
+
+    ``tugg``: micro-batches of a text, an understanding and two generation documents; the first half are rank 0's.
+    """
+    backend, rows = start(config, distributed)
+    documents = [document for row in rows for document in row.documents]
+    by_kind = {kind[0]: [d for d in documents if d.kind == kind] for kind in ("text", "understanding", "generation")}
+    found = []
+    for number, assignment in enumerate(assignments):
+        batches = [_batch(config, by_kind[kind], 3 * number + i) for i, kind in enumerate(assignment)]
+        share = len(batches) // distributed.world_size
+        mine = batches[distributed.rank * share : (distributed.rank + 1) * share]
+        result = train_step(backend, mine, distributed, config.optim.gradient_clip)
+        assert result.applied
+        found += [result.loss, result.grad_norm]
+    whole = backend.whole_state()
+    if whole is not None:
+        save_file({name: tensor.clone().contiguous() for name, tensor in whole.items()}, weights)
+    return found
+
+
+def _batch(config: Config, documents: Sequence[Document], number: int) -> Batch:
+    chosen = [documents[(number + i) % len(documents)] for i in range(2)]
+    return collate([Row(0, chosen, {})], config.model.tokens_per_picture, config.model.image_size)
+
+
+def memory(config: Config, distributed: Distributed) -> dict[str, int]:
+    """Bytes on this rank after the second step's last backward, and whether frozen parts have any of the last two."""
+    backend, rows = start(config, distributed)
+    mine = rows[distributed.rank :: distributed.world_size]
+    batches = [collate([row], config.model.tokens_per_picture, config.model.image_size) for row in mine]
+    measured: dict[str, int] = {}
+    update = backend.update
+
+    def measure_and_update(*arguments: Any, **named: Any) -> tuple[float, bool]:
+        parameters = list(_parameters(backend))
+        zero = getattr(backend, "_zero", None)
+        masters = [] if zero is None else [*_masters(zero)]
+        measured["parameters"] = _bytes([*map(_local, parameters), *masters])
+        measured["gradients"] = _bytes(_gradients(backend))
+        measured["optimizer"] = _bytes(
+            value for state in backend.optimizer.state.values() for key, value in state.items() if key != "step"
+        )
+        measured["frozen_gradients"] = sum(p.grad is not None for p in parameters if not p.requires_grad)
+        return update(*arguments, **named)
+
+    backend.update = measure_and_update  # type: ignore[method-assign]
+    for _ in range(2):
+        train_step(backend, batches, distributed, config.optim.gradient_clip)
+    measured["owned"] = sum(piece.weight.numel() for piece in backend.owned())
+    measured["pieces_with_moments"] = sum(len(piece.moments) == 2 for piece in backend.owned())
+    measured["pieces"] = len(backend.owned())
+    totals = distributed.sum([float(measured["owned"])])
+    measured["owned_by_all"] = int(totals[0])
+    return measured
+
+
+def _parameters(backend: Backend) -> Iterable[Any]:
+    yield from backend.janus.parameters()
+    if hasattr(backend, "_code_encoder"):
+        yield from backend._code_encoder.parameters()
+
+
+def _masters(zero: Any) -> Iterable[torch.Tensor]:
+    yield from getattr(zero, "single_partition_of_fp32_groups", [])
+    yield from getattr(zero, "fp32_partitioned_groups_flat", [])
+
+
+def _gradients(backend: Backend) -> Iterable[torch.Tensor]:
+    for parameter in _parameters(backend):
+        if parameter.grad is not None:
+            yield _local(parameter.grad)
+    for gradients in getattr(getattr(backend, "_zero", None), "averaged_gradients", {}).values():
+        yield from gradients or []
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    if hasattr(tensor, "ds_tensor"):
+        return tensor.ds_tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of the memory behind the tensors, each piece once."""
+    seen = {}
+    for tensor in tensors:
+        local = _local(tensor)
+        if local.numel():
+            storage = local.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())

@@ -1,0 +1,110 @@
+"""What every process of a launched group does: the runs that a test has listed, one after the other.
+
+    torchrun --nproc_per_node W tests/train/backend_worker.py CASES.json
+
+A group that is started once and runs many configurations is much cheaper than a launch a case.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from janus_train.config import UserError
+from janus_train.train import loop, saver
+from janus_train.train.distributed import Distributed
+from tests.helpers import config_of
+from tests.train.backend_measures import memory, trained_on_assignments
+
+BACKENDS: dict[str, dict[str, str]] = {
+    "one": {},
+    "ddp": {},
+    **{f"zero{n}": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(n)} for n in (1, 2, 3)},
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+}
+"""The variables that ``accelerate launch`` sets for each file in launch/accelerate/."""
+OFFLOAD = {
+    "zero2_offload": ("zero2", {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}),
+    "zero3_offload": (
+        "zero3",
+        {
+            "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu",
+            "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu",
+        },
+    ),
+}
+BACKENDS |= {name: BACKENDS[base] | more for name, (base, more) in OFFLOAD.items()}
+
+
+def choose(backend: str) -> None:
+    """Have the next `Distributed` be of ``backend``."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for variable in {name for variables in BACKENDS.values() for name in variables}:
+        os.environ.pop(variable, None)
+    os.environ.update(BACKENDS[backend])
+
+
+def run_case(case: dict[str, Any]) -> Any:
+    choose(case["backend"])
+    config = config_of(*case["overrides"])
+    if case["kind"] == "run":
+        with failing_at(case.get("fails")):
+            loop.run(config)
+        return None
+    if case["kind"] == "memory":
+        return memory(config, Distributed(config))
+    assert case["kind"] == "assignments"
+    return trained_on_assignments(config, Distributed(config), case["assignments"], Path(case["weights"]))
+
+
+class failing_at:
+    """Inside, the given rank's disk is full at the given steps' saves."""
+
+    def __init__(self, fails: dict[str, Any] | None):
+        self.fails = fails
+
+    def __enter__(self) -> None:
+        self.kept = write = saver.write_files
+
+        def write_or_fail(staging: Path, rank: int, *rest: Any) -> Any:
+            if (
+                self.fails
+                and rank == self.fails["rank"]
+                and any(f"{s:06d}" in staging.name for s in self.fails["steps"])
+            ):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(staging, rank, *rest)
+
+        saver.write_files = write_or_fail  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        saver.write_files = self.kept
+
+
+def main() -> None:
+    """Results go to RESULTS.json beside the cases, by rank 0: a value or an error a case."""
+    path = Path(sys.argv[1])
+    results = {}
+    for case in json.loads(path.read_text()):
+        try:
+            results[case["name"]] = {"value": run_case(case)}
+        except UserError as error:
+            results[case["name"]] = {"error": str(error)}
+        except Exception:
+            results[case["name"]] = {"error": traceback.format_exc()}
+        print(case["name"], results[case["name"]], flush=True)
+        if PartialState().process_index == 0:
+            path.with_suffix(".results.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
