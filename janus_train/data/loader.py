@@ -6,6 +6,7 @@ contiguous blocks of the rank's streams, so the rows of a step are the same, in 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,15 @@ class _Rows(IterableDataset[list[Row] | UserError]):
             yield error
 
 
+def _ignore_signals(worker: int) -> None:
+    """A scheduler signals every process of a job, and a worker that dies takes its trainer along: it stops as told by it.
+
+    (torch has workers die of SIGTERM; one whose trainer is gone ends by itself.)
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def steps(
     drawer: Drawer,
     packer: Packer,
@@ -61,7 +71,15 @@ def steps(
     parts = min(num_workers, len(streams))
     dataset = _Rows(drawer, packer, streams, states)
     # batch_size=None hands items on as they are; the loader takes them from its workers in turn, so `parts` are a step
-    items = iter(DataLoader(dataset, batch_size=None, num_workers=parts, prefetch_factor=2 if parts else None))
+    items = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=parts,
+            prefetch_factor=2 if parts else None,
+            worker_init_fn=_ignore_signals,
+        )
+    )
     while True:
         rows: list[Row] = []
         for _ in range(max(1, parts)):
