@@ -6,7 +6,9 @@ contiguous blocks of the rank's streams, so the rows of a step are the same, in 
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,13 +53,21 @@ class _Rows(IterableDataset[list[Row] | UserError]):
             yield error
 
 
-def _ignore_signals(worker: int) -> None:
-    """A scheduler signals every process of a job, and a worker that dies takes its trainer along: it stops as told by it.
+def _obey_the_trainer_alone(worker: int) -> None:
+    """For worker processes: a scheduler signals all processes of a job, and a worker that dies takes its trainer along.
 
-    (torch has workers die of SIGTERM; one whose trainer is gone ends by itself.)
+    SIGTERM ends a worker if it comes from its trainer, as it does at the trainer's end; a handler could not tell.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait_for_the_end() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 def steps(
@@ -77,7 +87,7 @@ def steps(
             batch_size=None,
             num_workers=parts,
             prefetch_factor=2 if parts else None,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_obey_the_trainer_alone,
         )
     )
     while True:
