@@ -29,7 +29,10 @@ def main() -> None:
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch's launcher keeps its hands off the others
     for number in PASSED_ON:
         signal.signal(number, _pass_on)
-    sys.exit(launch(sys.argv[1:]))
+    code = launch(sys.argv[1:])
+    for number in PASSED_ON:  # on the way out nobody is left to pass them on to
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def launch(arguments: list[str]) -> int:

@@ -33,7 +33,7 @@ class Lost(Exception):
 class StopSignals:
     """While open, signals are noted in ``received`` (0: none) instead of ending the process.
 
-    Only in the main thread, where Python lets signals be handled; elsewhere nothing is ever received.
+    Once one was received all are ignored afterwards. Only in the main thread, where Python lets signals be handled; elsewhere nothing is ever received.
     """
 
     def __init__(self, announce: bool):
@@ -49,7 +49,8 @@ class StopSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # whoever sends two shall not end a process that is on its way out, with another exit code
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
