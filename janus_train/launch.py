@@ -41,8 +41,10 @@ def launch(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its news are in our one line
+    options = launch_command_parser().parse_args(arguments)
+    options.quiet = False  # it would make every code of a single trainer 1
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        launch_command(options)
     except subprocess.CalledProcessError as error:  # a single trainer
         return exit_code(error.returncode)
     except ChildFailedError as error:

@@ -5,6 +5,7 @@ Each process has the environment that a launcher would give it, its own pid to b
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -30,6 +31,14 @@ SMALL = (
     "run.cpu_threads=1",
     "run.log_every=1",
 )
+
+
+@functools.cache
+def _wait_for_server() -> None:
+    """Its imports take seconds, which are nobody's deadline."""
+    first = _SERVER.Process(target=int)
+    first.start()
+    first.join()
 
 
 def free_port() -> int:
@@ -72,6 +81,7 @@ class Job:
         sabotage: Callable[[int], None] | None = None,
         **environment: str,
     ):
+        _wait_for_server()
         shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.logs, self.processes = [], []
         for rank in ranks or range(world_size):

@@ -35,7 +35,7 @@ time.sleep(60)
 
 
 def start(script: Path, *options: str, arguments: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    common = ("--quiet", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    common = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
     command = [sys.executable, "-m", "janus_train.launch", *common, *options, str(script), *arguments]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

