@@ -2,6 +2,9 @@
 
 accelerate launch train.py +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b] [key=value ...]
 accelerate launch train.py +stage=2 model=janus_pro_1b --cfg job      # print the configuration and stop
+
+Exit codes: 0 finished, 1 a mistake or an error, 75 stopped by a signal with a checkpoint, 76 another process is gone or
+hangs. After 75 and 76 the same command goes on (launch/README.md).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from janus_train.config import ROOT, UserError, load
 from janus_train.overrides import check_overrides, quote_stage
+from janus_train.train.stopping import EXIT_LOST, EXIT_STOPPED, Lost, Stopped
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
@@ -29,6 +33,13 @@ def main(values: DictConfig) -> None:
         run(config)
     except UserError as error:  # caught inside: Hydra would print a traceback
         fail(error)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    except Lost as lost:
+        print(f"error: {lost}", file=sys.stderr, flush=True)
+        os._exit(EXIT_LOST)  # nothing that waits for the others on the way out
     leave()
 
 
@@ -47,3 +58,5 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:  # before training began: from then on Ctrl-C saves a checkpoint first
+        sys.exit(130)

@@ -28,6 +28,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -180,6 +181,16 @@ class RunConfig(Options):
     log_every: Positive
     cpu_threads: Positive | None
     """Threads of a process that trains on the CPU; None: its share of the cores."""
+    join_timeout_s: Seconds
+    """Within it all processes have to find each other."""
+    first_step_timeout_s: Seconds
+    """Within it the first step has to be done, loading and compiling included; and the final model written."""
+    timeout_s: Seconds
+    """Within it each later step has to be done, checkpoint and previews included: else the process hangs and ends."""
+    rank_times_every: Positive
+    """Steps after which the ranks' times are averaged, written and compared."""
+    straggler_ratio: Annotated[float, Field(gt=1)]
+    """A rank whose own time is more than so many times the others' median is named."""
 
     @model_validator(mode="after")
     def _stop_within_plan(self) -> RunConfig:

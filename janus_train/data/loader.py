@@ -6,6 +6,9 @@ contiguous blocks of the rank's streams, so the rows of a step are the same, in 
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +53,23 @@ class _Rows(IterableDataset[list[Row] | UserError]):
             yield error
 
 
+def _obey_the_trainer_alone(worker: int) -> None:
+    """For worker processes: a scheduler signals all processes of a job, and a worker that dies takes its trainer along.
+
+    SIGTERM ends a worker if it comes from its trainer, as it does at the trainer's end; a handler could not tell.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait_for_the_end() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
 def steps(
     drawer: Drawer,
     packer: Packer,
@@ -61,7 +81,15 @@ def steps(
     parts = min(num_workers, len(streams))
     dataset = _Rows(drawer, packer, streams, states)
     # batch_size=None hands items on as they are; the loader takes them from its workers in turn, so `parts` are a step
-    items = iter(DataLoader(dataset, batch_size=None, num_workers=parts, prefetch_factor=2 if parts else None))
+    items = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=parts,
+            prefetch_factor=2 if parts else None,
+            worker_init_fn=_obey_the_trainer_alone,
+        )
+    )
     while True:
         rows: list[Row] = []
         for _ in range(max(1, parts)):

@@ -53,6 +53,10 @@ class RunFolder:
     def quarantine(self) -> Path:
         return self.path / "quarantine.jsonl"
 
+    @property
+    def bad_steps(self) -> Path:
+        return self.path / "bad_steps.jsonl"
+
     def manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -105,6 +109,7 @@ class RunFolder:
             "config.yaml",
             "metrics.jsonl",
             "quarantine.jsonl",
+            "bad_steps.jsonl",
             "samples",
             "checkpoints",
             "final",

@@ -20,26 +20,37 @@ from janus_train.data.streams import deal_anew
 from janus_train.export import save_model
 from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
-from janus_train.train import checkpoint
+from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
+from janus_train.train.bad_steps import BadSteps, check_finite
 from janus_train.train.distributed import Distributed
 from janus_train.train.folder import RunFolder
 from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
 from janus_train.train.optim import learning_rate
 from janus_train.train.preview import draw_previews
 from janus_train.train.quarantine import Quarantine
+from janus_train.train.ranks import ForwardTimer, Ranks
 from janus_train.train.saver import Saver
 from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
-
-MAX_BAD_STEPS = 3
-"""Steps in a row whose loss or gradient is not finite before the run stops."""
+from janus_train.train.stopping import Stopped, StopSignals
+from janus_train.train.watchdog import Watchdog
 
 
 def run(config: Config) -> Path:
-    """Train one stage; returns the run's folder. Everything is checked before the first file is written."""
+    """Train one stage; returns the run's folder. Everything is checked before the first file is written.
+
+    Raises `UserError`, `Stopped` (on every rank, after a signal to any) and `Lost` (another rank is gone).
+    """
+    rendezvous.join(config.run)
     distributed = Distributed(config)
+    deadlines = Watchdog(distributed.rank, config.run.first_step_timeout_s, config.run.timeout_s)
+    with rendezvous.naming_lost_peers(), deadlines as watchdog:
+        return _run(config, distributed, watchdog)
+
+
+def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     my_streams = streams_of(distributed.rank, distributed.world_size, config.batch.rows_per_step)
     if len(my_streams) % config.batch.micro_rows:
         raise UserError(
@@ -87,6 +98,7 @@ def run(config: Config) -> Path:
         folder.open(start.what, start.recorded, parts, frozen, found is not None)
         cut_back(folder.metrics, done)
         cut_back(folder.quarantine, done)
+        cut_back(folder.bad_steps, done)
     distributed.barrier()
     log = Log(config, folder.metrics, done + 1, distributed)
     log.say(f"stage {config.stage} starts from " + (f"its checkpoint {found.folder}" if found else start.what))
@@ -98,10 +110,11 @@ def run(config: Config) -> Path:
         quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)
         previews = recipe.config.previews
         saver = Saver(folder.path, backend, distributed, config.run.keep_checkpoints, recipe.digests(), log.say)
-        trainer = _Trainer(config, distributed, backend, saver, encoder, folder, log, quarantine, previews)
+        trainer = _Trainer(config, distributed, backend, saver, encoder, folder, log, quarantine, previews, watchdog)
         trainer.train(batches, first_rows, done)
     finally:
         log.close()
+    watchdog.beat("the last step", long=True)
     weights = backend.whole_state()
     if weights is not None:
         save_model(janus, encoder, folder.final, weights)
@@ -131,35 +144,52 @@ class _Trainer:
         log: Log,
         quarantine: Quarantine,
         previews: tuple[str, ...],
+        watchdog: Watchdog,
     ):
         self.config, self.distributed, self.backend, self.saver = config, distributed, backend, saver
         self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
-        self.quarantine = quarantine
-        self.bad_steps = 0
+        self.quarantine, self.watchdog = quarantine, watchdog
+        self.bad_steps = BadSteps(folder.bad_steps, distributed, log)
+        options, timer = config.run, ForwardTimer(backend.model, distributed.device)
+        self.ranks = Ranks(distributed, timer, options.rank_times_every, options.straggler_ratio, log)
 
     def train(self, batches: Any, first_rows: list[Row], done: int) -> None:
+        with StopSignals(announce=self.distributed.is_main) as signals:
+            self._train(batches, first_rows, done, signals)
+
+    def _train(self, batches: Any, first_rows: list[Row], done: int, signals: StopSignals) -> None:
         options = self.config.run
         rows = first_rows
         wait_s = 0.0
         for step in range(done + 1, options.steps + 1):
             began = time.perf_counter()
-            metrics = self._step(step, rows)
+            metrics, stop = self._step(step, rows, wait_s, signals)
+            stop = stop if step < options.steps else None  # after the last step there is nothing to stop
             self.saver.poll()
-            if (options.checkpoint_every and step % options.checkpoint_every == 0) or step == options.steps:
+            due = options.checkpoint_every and step % options.checkpoint_every == 0
+            if due or stop or step == options.steps:
                 self._save(step, rows)
-            if options.sample_every and step % options.sample_every == 0:
+            if options.sample_every and not stop and step % options.sample_every == 0:
                 self._draw(step)
             step_s = time.perf_counter() - began + wait_s
             self.log.step(
                 metrics | {"tokens_per_s": metrics["tokens"] / step_s, "data_wait_s": wait_s, "step_s": step_s}
             )
+            self.watchdog.beat(f"step {step}")
+            if stop:
+                saved = self.saver.finish()
+                what = f"step {step} is saved" if saved else f"step {step} could not be saved"
+                raise Stopped(f"stopped by {stop}: {what}, the same command goes on from the newest checkpoint")
             if step < options.steps:
                 began = time.perf_counter()
                 rows = next(batches)
                 wait_s = time.perf_counter() - began
         self.saver.close()
 
-    def _step(self, step: int, rows: list[Row]) -> dict[str, Any]:
+    def _step(
+        self, step: int, rows: list[Row], wait_s: float, signals: StopSignals
+    ) -> tuple[dict[str, Any], str | None]:
+        """The step's metrics, and why all ranks are to stop now, if they are."""
         config = self.config
         quarantined = self.quarantine.take(step, rows)
         planned = config.run.planned_steps or config.run.steps
@@ -171,33 +201,23 @@ class _Trainer:
             for i in range(0, len(rows), size)
         ]
         result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)
-        row_digests = self.distributed.gather([row.digest for row in rows])
-        self._stop_if_bad(result.applied, step, rows)
-        return {
+        if not result.applied:
+            self.saver.finish()  # what was saved before stays good, should this be the end
+        self.bad_steps.judge(step, rows, result)
+        agreed = self.ranks.exchange([row.digest for row in rows], signals.received, wait_s)
+        metrics = {
             "step": step,
             **step_metrics(result),
             **batch_metrics(rows, config.batch.row_tokens, self.distributed),
             "quarantined": quarantined,
             "learning_rate": rate,
-            "batch_digest": digest(row_digests),
+            "batch_digest": digest(agreed.row_digests),
+            **self.ranks.times(step),
         }
-
-    def _stop_if_bad(self, applied: bool, step: int, rows: list[Row]) -> None:
-        """All ranks come to the same count, so all stop together."""
-        self.bad_steps = 0 if applied else self.bad_steps + 1
-        if applied:
-            return
-        keys = [document.reference.text() for row in rows for document in row.documents]
-        self.log.say(
-            f"step {step}: loss or gradient is not finite, the step is not applied; its samples: {' '.join(keys)}"
-        )
-        if self.bad_steps == MAX_BAD_STEPS:
-            self.saver.close()  # what was saved before them stays good
-            raise UserError(
-                f"step {step}: {MAX_BAD_STEPS} steps in a row had a loss or gradient that is not finite: training stops, nothing of them is saved"
-            )
+        return metrics, agreed.stop
 
     def _save(self, step: int, rows: list[Row]) -> None:
+        check_finite(self.backend, step, self.distributed)
         states = dict(self.distributed.gather([(str(row.stream), row.state) for row in rows]))
         self.saver.begin(step, states)
 

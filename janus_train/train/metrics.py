@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from janus_train.config import Config
 from janus_train.data.sample import KINDS, Row
 from janus_train.train.distributed import Distributed
 from janus_train.train.step import StepResult
+from janus_train.train.trackers import Trackers
 
 
 def batch_metrics(rows: Sequence[Row], row_tokens: int, distributed: Distributed) -> dict[str, float]:
@@ -63,10 +63,10 @@ class Log:
         self._active = distributed.is_main
         if not self._active:
             return
-        self._config, self._accelerator = config, distributed.accelerator
+        self._config = config
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._trackers = self._start_trackers()
         self._console = Console(stderr=True)
+        self._trackers = Trackers(config.logging, path.parent, lambda line: self.say(f"warning: {line}"))
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(
@@ -87,9 +87,7 @@ class Log:
         if not self._active:
             return
         self._file.write(json.dumps(metrics) + "\n")
-        if self._trackers:
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
-            self._accelerator.log(numbers, step=metrics["step"])
+        self._trackers.log(metrics)
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
         if self._bar is not None:
             self._bar.update(self._task, completed=metrics["step"], losses=f"loss {metrics['loss']:.3f}  {losses}")
@@ -112,16 +110,4 @@ class Log:
         if self._bar is not None:
             self._bar.stop()
         self._file.close()
-        if self._trackers:
-            self._accelerator.end_training()
-
-    def _start_trackers(self) -> bool:
-        """False if none is asked for, or none can be reached: metrics.jsonl is the record either way."""
-        if not (self._config.logging.wandb or self._config.logging.tensorboard):
-            return False
-        try:
-            self._accelerator.init_trackers(self._config.logging.project)
-        except Exception as error:  # whatever a logging service does, training goes on
-            print(f"warning: W&B or TensorBoard could not be started ({error}); metrics.jsonl goes on", file=sys.stderr)
-            return False
-        return True
+        self._trackers.close()

@@ -1,0 +1,77 @@
+"""`accelerate launch`, once a node, as a scheduler needs it: signals reach the trainers, their exit code comes back.
+
+python -m janus_train.launch [accelerate launch's options] train.py +stage=2 ...
+
+Accelerate's launcher answers SIGTERM by killing the trainers after 30 seconds, which may not be enough to save a checkpoint;
+ends at SIGUSR1; and makes every exit code 1. Here the three signals are passed on, and the launcher ends when its trainers
+do, with the code of the first that failed (128 + N for signal N), and one line where it would print a traceback. A trainer
+that dies ends the others on its node as before: SIGTERM, then SIGKILL after 30 seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+import psutil
+
+from janus_train.train.stopping import EXIT_STOPPED
+
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def main() -> None:
+    """Never returns: exits with the trainers' code."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch's launcher keeps its hands off the others
+    for number in PASSED_ON:
+        signal.signal(number, _pass_on)
+    code = launch(sys.argv[1:])
+    for number in PASSED_ON:  # on the way out nobody is left to pass them on to
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def launch(arguments: list[str]) -> int:
+    """Run `accelerate launch` with ``arguments``; the exit code."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its news are in our one line
+    options = launch_command_parser().parse_args(arguments)
+    options.quiet = False  # it would make every code of a single trainer 1
+    try:
+        launch_command(options)
+    except subprocess.CalledProcessError as error:  # a single trainer
+        return exit_code(error.returncode)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = exit_code(failure.exitcode)
+        if code != EXIT_STOPPED:
+            print(f"rank {rank} ended first on this node, with code {code}", file=sys.stderr)
+        return code
+    except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:  # the launcher's own
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        print(f"error: the processes could not be launched: {first}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def exit_code(returncode: int) -> int:
+    """A process's return code as a shell has it: 128 + N for one that signal N ended."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    for child in psutil.Process().children():
+        try:
+            child.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+if __name__ == "__main__":
+    main()

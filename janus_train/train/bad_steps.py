@@ -1,0 +1,109 @@
+"""Steps that went wrong: a loss or gradient that is not finite, or a loss that jumps. Written down with their samples.
+
+In: every step's result and rows. Out: bad_steps.jsonl, a line a step (``step, reason, loss, grad_norm, samples``, the keys of
+all ranks' rows), and the end of the run after three in a row that could not be applied. The loss and the norm are the same
+on all ranks, so all judge alike.
+
+A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones; it
+is judged from the 20th on, anew after a restart. It is logged, not undone: the gradient is clipped, and going back is a
+person's decision (delete the checkpoints after the one to go on from, and start the same command).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from janus_train.config import UserError
+from janus_train.data.sample import Row
+from janus_train.train.backends import Backend
+from janus_train.train.distributed import Distributed
+from janus_train.train.ranks import Says
+from janus_train.train.step import StepResult
+
+MAX_IN_A_ROW = 3
+"""Steps in a row whose loss or gradient is not finite before the run stops."""
+SPIKE_SIGMAS = 6.0
+SPIKE_WINDOW = 100
+SPIKE_FROM = 20
+
+
+class SpikeRule:
+    """Whether a loss stands out from those before it."""
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=SPIKE_WINDOW)
+
+    def limit(self) -> float:
+        """What is above it is a spike; infinite as long as too little is known."""
+        if len(self._losses) < SPIKE_FROM:
+            return math.inf
+        return statistics.fmean(self._losses) + SPIKE_SIGMAS * statistics.pstdev(self._losses)
+
+    def add(self, loss: float) -> None:
+        self._losses.append(loss)
+
+
+class BadSteps:
+    """``path``: where they are written down."""
+
+    def __init__(self, path: Path, distributed: Distributed, log: Says):
+        self._path, self._distributed, self._log = path, distributed, log
+        self._spikes = SpikeRule()
+        self._in_a_row = 0
+
+    def judge(self, step: int, rows: Sequence[Row], result: StepResult) -> None:
+        """Raises `UserError` on every rank when too many steps in a row could not be applied."""
+        if result.applied:
+            self._in_a_row = 0
+            limit = self._spikes.limit()
+            if result.loss > limit:
+                count = self._write(step, rows, result, "spike")
+                self._log.say(
+                    f"step {step}: the loss jumps to {result.loss:.3f}, over {limit:.3f} (mean of the last "
+                    f"{SPIKE_WINDOW} steps and {SPIKE_SIGMAS:.0f} sigma); its {count} samples are in {self._path}"
+                )
+            self._spikes.add(result.loss)
+            return
+        self._in_a_row += 1
+        count = self._write(step, rows, result, "not finite")
+        self._log.say(
+            f"step {step}: loss or gradient is not finite, the step is not applied; its {count} samples are in {self._path}"
+        )
+        if self._in_a_row == MAX_IN_A_ROW:
+            raise UserError(
+                f"step {step}: {MAX_IN_A_ROW} steps in a row had a loss or gradient that is not finite: training stops, "
+                f"nothing of them is saved; their samples are in {self._path}"
+            )
+
+    def _write(self, step: int, rows: Sequence[Row], result: StepResult, reason: Literal["spike", "not finite"]) -> int:
+        """A collective; the number of samples over all ranks."""
+        keys = self._distributed.gather([document.reference.text() for row in rows for document in row.documents])
+        line = {"step": step, "reason": reason, "loss": _or_none(result.loss), "grad_norm": _or_none(result.grad_norm)}
+        if self._distributed.is_main:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line | {"samples": keys}, ensure_ascii=False) + "\n")
+        return len(keys)
+
+
+def check_finite(backend: Backend, step: int, distributed: Distributed) -> None:
+    """Raises `UserError` on every rank if a trained weight of any is not finite: such weights are never saved."""
+    checks = [torch.isfinite(piece.weight).all() for piece in backend.owned()]
+    finite = not checks or bool(torch.stack(checks).all())
+    if distributed.sum([float(not finite)])[0]:
+        raise UserError(
+            f"step {step}: the weights are not finite and are not saved: the last checkpoint is from before; go on from "
+            "it with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
+        )
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

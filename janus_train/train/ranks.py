@@ -1,0 +1,140 @@
+"""What every rank tells all others at a step's end, in one exchange: its rows' digests, a stop signal, its own times.
+
+A rank's own times are what it does not spend waiting for others: ``data_s`` until its rows were there, ``compute_s`` in the
+model's forward passes. The whole step takes equally long on all ranks, so that alone names no culprit. (Where the weights
+are sharded, forward passes wait for other ranks' shards and grow alike; the data times still tell.)
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from janus_train.train.distributed import Distributed
+
+NOTICEABLE_S = 0.01
+"""Differences between ranks below this are never named: nobody waits for them."""
+
+
+class Says(Protocol):
+    def say(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """One rank's word on one step."""
+
+    digests: tuple[str, ...]
+    signal: int  # 0: none
+    data_s: float
+    compute_s: float
+    host: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The same on every rank."""
+
+    row_digests: list[str]
+    stop: str | None
+    """The signal that some rank has received, and where: None to go on."""
+
+
+class ForwardTimer:
+    """Seconds in ``model``'s forward passes since the last `take`; on a GPU by events, which hold up nothing.
+
+    Of a wrapped model it is the one inside: DDP's wrapper may wait for other ranks.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[Any, Any]] = []
+        self._began: Any = None
+        inner = getattr(model, "module", model)
+        inner.register_forward_pre_hook(lambda *_: self._begin())
+        inner.register_forward_hook(lambda *_: self._end())
+
+    def take(self) -> float:
+        """After the step's loss was read, so that the GPU is done with all of them."""
+        spans, self._spans = self._spans, []
+        if self._on_gpu:
+            return sum(a.elapsed_time(b) for a, b in spans) / 1000  # given in ms
+        return sum(b - a for a, b in spans)
+
+    def _begin(self) -> None:
+        if torch.is_grad_enabled():  # previews are no steps
+            self._began = self._now()
+
+    def _end(self) -> None:
+        if self._began is not None:
+            self._spans.append((self._began, self._now()))
+            self._began = None
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class Ranks:
+    """``every``: steps over which times are averaged; ``ratio``: how much slower than the others' median is named."""
+
+    def __init__(self, distributed: Distributed, timer: ForwardTimer, every: int, ratio: float, log: Says):
+        self._distributed, self._timer, self._every, self._ratio, self._log = distributed, timer, every, ratio, log
+        self._host = socket.gethostname()
+        self._window: list[list[RankReport]] = []
+
+    def exchange(self, digests: Sequence[str], received: int, data_s: float) -> Exchange:
+        """A collective: every rank calls it once a step. ``received`` is this rank's stop signal, or 0."""
+        mine = RankReport(tuple(digests), received, data_s, self._timer.take(), self._host)
+        reports: list[RankReport] = self._distributed.gather([mine])
+        self._window.append(reports)
+        stop = next(((rank, report.signal) for rank, report in enumerate(reports) if report.signal), None)
+        return Exchange(
+            [one for report in reports for one in report.digests],
+            f"{signal.Signals(stop[1]).name} (to rank {stop[0]} on {reports[stop[0]].host})" if stop else None,
+        )
+
+    def times(self, step: int) -> dict[str, list[float]]:
+        """``rank_data_s`` and ``rank_compute_s``: means by rank since the last, every so many steps; else nothing."""
+        if step % self._every:
+            return {}
+        window, self._window = self._window, []
+        ranks = range(len(window[-1]))
+        data = [statistics.fmean(reports[r].data_s for reports in window) for r in ranks]
+        compute = [statistics.fmean(reports[r].compute_s for reports in window) for r in ranks]
+        for line in stragglers(data, compute, [report.host for report in window[-1]], self._ratio):
+            self._log.say(f"step {step}: {line}")
+        return {"rank_data_s": [round(s, 4) for s in data], "rank_compute_s": [round(s, 4) for s in compute]}
+
+
+def stragglers(data: Sequence[float], compute: Sequence[float], hosts: Sequence[str], ratio: float) -> list[str]:
+    """A line for the slowest rank, if its data and compute time is over ``ratio`` times the others' median.
+
+    Says how many of its host's ranks are as slow, for then it is the host and not one of its GPUs.
+    """
+    own = [d + c for d, c in zip(data, compute, strict=True)]
+    if len(own) < 2:
+        return []
+    slowest = max(range(len(own)), key=own.__getitem__)
+    usual = statistics.median(own[:slowest] + own[slowest + 1 :])
+    if own[slowest] <= ratio * usual or own[slowest] - usual < NOTICEABLE_S:
+        return []
+    slow = Counter(host for host, s in zip(hosts, own, strict=True) if s > ratio * usual)
+    host = hosts[slowest]
+    return [
+        f"slow host {host}: rank {slowest} needs {data[slowest]:.3f} s for data and {compute[slowest]:.3f} s for the "
+        f"forward pass, {own[slowest] / max(usual, 1e-9):.1f} times the others' median; {slow[host]} of its "
+        f"{list(hosts).count(host)} ranks are that slow"
+    ]

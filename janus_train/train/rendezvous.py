@@ -1,0 +1,149 @@
+"""All processes of a job find each other, or each says in bounded time who is missing.
+
+In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+Out: torch's process group, which Accelerate and DeepSpeed then find ready; its collectives give up after the watchdog
+would have.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from janus_train.config import RunConfig, UserError
+from janus_train.train.stopping import Lost
+
+LOOK_EVERY_S = 5.0
+GRACE_S = 60
+"""So much longer than the watchdog a collective waits: the watchdog says more of where it hangs."""
+
+
+def join(options: RunConfig) -> None:
+    """Start the process group, if the environment says that there are several processes. Raises `UserError`."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 or dist.is_initialized():
+        return
+    rank, address, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = _meeting_point(rank, address, port, options.join_timeout_s)
+    _wait_for_all(store, rank, world_size, options.join_timeout_s, f"{address}:{port}")
+    patience_s = max(options.timeout_s, options.first_step_timeout_s) + GRACE_S
+    try:
+        dist.init_process_group(
+            _backend(),
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=patience_s),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"rank {rank} on {socket.gethostname()}: the processes met at {address}:{port} but cannot reach each other: "
+            f"name the network with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME ({_first_line(error)})"
+        ) from None
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether ``error`` is how torch says that another rank is gone: by type, or by the words of gloo's RuntimeError."""
+    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
+        return True
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "gloo")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """Inside, torch's ways to say that another rank is gone become one `Lost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized() or not is_lost_peer(error):
+            raise
+        raise Lost(
+            f"rank {dist.get_rank()} on {socket.gethostname()}: another process is gone ({_first_line(error)}); the same "
+            "command goes on from the newest checkpoint"
+        ) from error
+
+
+def missing(world_size: int, present: Sequence[int]) -> str:
+    """The ranks that are not there, as ``3, 8-15 (9 of 32)``."""
+    absent = sorted(set(range(world_size)) - set(present))
+    ranges: list[list[int]] = []
+    for rank in absent:
+        if ranges and rank == ranges[-1][1] + 1:
+            ranges[-1][1] = rank
+        else:
+            ranges.append([rank, rank])
+    names = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
+    return f"{names} ({len(absent)} of {world_size})"
+
+
+def _meeting_point(rank: int, address: str, port: int, timeout_s: float) -> dist.Store:
+    """The store at the master's address: the launcher's if it keeps one, else rank 0's."""
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store = dist.TCPStore(
+            address,
+            port,
+            is_master=serves,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        here = f"rank {rank} on {socket.gethostname()}"
+        if "EADDRINUSE" in str(error):
+            what = f"port {port} is taken: choose another MASTER_PORT (accelerate launch --main_process_port)"
+        elif serves:
+            what = f"cannot open {address}:{port}: MASTER_ADDR has to name the host of rank 0 ({_first_line(error)})"
+        else:
+            what = (
+                f"rank 0 cannot be reached at {address}:{port} within {timeout_s:.0f} s: check MASTER_ADDR, MASTER_PORT "
+                f"and the firewall, and that rank 0 runs ({_first_line(error)})"
+            )
+        raise UserError(f"{here}: {what}") from None
+    return dist.PrefixStore(f"janus_train/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, where: str) -> None:
+    """Raises `UserError` with the missing ranks; if rank 0 has given up before, with those of a moment before that."""
+    keys = [f"here/{other}" for other in range(world_size)]
+    present = [rank]
+    deadline = time.monotonic() + timeout_s
+    here, why = f"rank {rank} on {socket.gethostname()}", f"after {timeout_s:.0f} s (run.join_timeout_s)"
+    try:
+        store.set(keys[rank], socket.gethostname())
+        while time.monotonic() < deadline:
+            if _wait(store, keys, min(LOOK_EVERY_S, timeout_s / 4)):
+                return
+            present = [other for other in range(world_size) if store.check([keys[other]])]
+    except (dist.DistError, RuntimeError):
+        why = "rank 0 has given up, and"
+    raise UserError(f"{here}: {why} these ranks have not come to {where}: {missing(world_size, present)}")
+
+
+def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
+    """Whether all ``keys`` are there within ``seconds``."""
+    try:
+        store.wait(keys, timedelta(seconds=seconds))
+    except dist.DistStoreError:  # the time is up
+        return False
+    return True
+
+
+def _backend() -> str:
+    """What Accelerate would choose (`PartialState`): NCCL with GPUs, with gloo beside it if FSDP offloads; else gloo."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
+        return "gloo"
+    whole = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
+    return "cuda:nccl,cpu:gloo" if whole or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true" else "nccl"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,62 @@
+"""Being asked to stop: a signal sets a flag, all ranks agree on it at a step's end, a checkpoint is saved.
+
+In: SIGTERM (`kill`, a scheduler that preempts), SIGUSR1 (Slurm, before the time limit), SIGINT (Ctrl-C). Out: `Stopped`
+on every rank after the same step, and an exit code that tells a scheduler to start the same command again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+EXIT_STOPPED = 75
+"""Stopped as asked, with a checkpoint: the same command goes on (sysexits' EX_TEMPFAIL)."""
+EXIT_LOST = 76
+"""Another process is gone or hangs: the same command goes on from the newest checkpoint."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+FORCE_AFTER_S = 3.0
+"""A second Ctrl-C ends at once, but only so long after the first: terminals and launchers both deliver one."""
+
+
+class Stopped(Exception):
+    """All ranks have agreed to stop, and its message says where the run can go on from."""
+
+
+class Lost(Exception):
+    """Another process of the job is gone, and this one cannot go on without it."""
+
+
+class StopSignals:
+    """While open, signals are noted in ``received`` (0: none) instead of ending the process.
+
+    Once one was received all are ignored afterwards. Only in the main thread, where Python lets signals be handled; elsewhere nothing is ever received.
+    """
+
+    def __init__(self, announce: bool):
+        self.received = 0
+        self._announce, self._since, self._before = announce, 0.0, dict[int, Any]()
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            # whoever sends two shall not end a process that is on its way out, with another exit code
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+            if self._announce:  # os.write: a handler may interrupt a print
+                name = signal.Signals(number).name
+                os.write(2, f"{name}: stopping after this step, with a checkpoint (Ctrl-C again: at once)\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - self._since > FORCE_AFTER_S:
+            os._exit(128 + signal.SIGINT)  # what was being written is in a staging folder, and stays ignored

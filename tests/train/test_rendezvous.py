@@ -1,0 +1,75 @@
+"""Processes that do not find each other: an error in bounded time that names what is missing."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_train.train.rendezvous import is_lost_peer, missing
+from tests.processes import SMALL, free_port, job
+
+WAIT_S = 4
+
+
+@pytest.fixture
+def words(random_base: Path, tmp_path: Path) -> tuple[str, ...]:
+    plan = ("+stage=2", "run.steps=1", f"run.join_timeout_s={WAIT_S}", *SMALL)
+    return (*plan, f"init_from={random_base}", f"output_dir={tmp_path / 'run'}")
+
+
+def ends_with(line: str, words: tuple[str, ...], tmp_path: Path, *arguments: object, **options: object) -> None:
+    """Every process ends with code 1 and a last line that says ``line``; nothing is left in the run's folder."""
+    with job(tmp_path / "log", words, *arguments, **options) as started:
+        began = time.monotonic()
+        codes = started.codes(timeout_s=90)
+    assert codes == [1] * len(codes), started.said()
+    assert time.monotonic() - began < 60
+    for rank in range(len(codes)):
+        said = started.said(rank)
+        assert said.strip().splitlines()[-1].startswith("error: ") and line in said, said
+        assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_ranks_are_named_by_those_that_came(words: tuple[str, ...], tmp_path: Path) -> None:
+    ends_with("ranks have not come to 127.0.0.1", words, tmp_path, 4, ranks=(0, 2))
+    assert ": 1, 3 (2 of 4)" in (tmp_path / "log-0.log").read_text()
+
+
+def test_a_master_that_is_not_there(words: tuple[str, ...], tmp_path: Path) -> None:
+    ends_with("rank 0 cannot be reached at 127.0.0.1:", words, tmp_path, 2, ranks=(1,))
+
+
+def test_a_master_that_no_name_server_knows(words: tuple[str, ...], tmp_path: Path) -> None:
+    ends_with("check MASTER_ADDR", words, tmp_path, 2, ranks=(1,), MASTER_ADDR="no-such-host.invalid")
+
+
+def test_a_port_that_is_taken(words: tuple[str, ...], tmp_path: Path) -> None:
+    port = free_port()
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", port))
+        other.listen()
+        ends_with(f"port {port} is taken", words, tmp_path, 2, ranks=(0,), MASTER_PORT=str(port))
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
+def test_missing_names_exactly_those(case: tuple[int, set[int]]) -> None:
+    world_size, present = case
+    names, _, count = missing(world_size, sorted(present)).rpartition(" (")
+    named = set[int]()
+    for part in names.split(", ") if names else []:
+        first, _, last = part.partition("-")
+        named |= set(range(int(first), int(last or first) + 1))
+    assert named == set(range(world_size)) - present
+    assert count == f"{len(named)} of {world_size})"
+
+
+def test_other_errors_are_not_taken_for_a_lost_peer() -> None:
+    assert is_lost_peer(RuntimeError("[.../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:33000"))
+    assert not is_lost_peer(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    assert not is_lost_peer(ValueError("Connection closed by peer"))
