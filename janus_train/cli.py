@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from janus_train.commands.convert import export, import_model
 from janus_train.commands.index import index
 from janus_train.commands.inspect import inspect
 from janus_train.commands.prepare import prepare
@@ -192,6 +193,8 @@ def report(
     print(build(folder))
 
 
+app.command()(export)
+app.command("import")(import_model)
 app.command()(index)
 app.command()(inspect)
 app.command()(prepare)

@@ -15,7 +15,9 @@ alone runs only when codes are missing: frameworks that shard parameters must le
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -147,6 +149,8 @@ def transformers_config(
     config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
 ) -> JanusConfig:
     """``config`` in transformers' words."""
+    if config.transformers is not None:
+        return _as_given(config.transformers, bos, eos, pad, placeholder)
     text, vision, vq = config.text, config.vision, config.vq
     return JanusConfig(
         text_config=LlamaConfig(
@@ -174,6 +178,18 @@ def transformers_config(
         tie_word_embeddings=False,  # trap 8: the default ties the text head to the embeddings
         **({} if placeholder is None else {"image_token_id": placeholder}),
     )
+
+
+def _as_given(
+    values: dict[str, Any], bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
+) -> JanusConfig:
+    """A configuration that was read from a folder, with these token ids."""
+    config = JanusConfig(**copy.deepcopy(values))
+    config.text_config.bos_token_id, config.text_config.eos_token_id = bos, eos
+    config.text_config.pad_token_id = pad
+    if placeholder is not None:
+        config.image_token_id = placeholder
+    return config
 
 
 def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:

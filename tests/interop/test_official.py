@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from janus_train.interop.official import from_official, is_extra, official_name, to_official, transformers_name
 
 from janus_train.model.janus import build
 from tests.model.model_configs import model_config
-from tests.model.official_names import UNUSED, convert, rename
 
 SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "official_state_dict_shapes.json").read_text())
 
