@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from janus_train.commands.assemble import assemble
 from janus_train.commands.convert import export, import_model
 from janus_train.commands.index import index
 from janus_train.commands.inspect import inspect
@@ -193,6 +194,7 @@ def report(
     print(build(folder))
 
 
+app.command()(assemble)
 app.command()(export)
 app.command("import")(import_model)
 app.command()(index)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import JanusForConditionalGeneration
-from transformers.utils import logging
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
@@ -20,6 +17,7 @@ from janus_train.interop import tensors
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
+from janus_train.interop.write import quiet
 from janus_train.model.codes import picture_out_size
 from janus_train.model.components import part_of
 
@@ -50,7 +48,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = t
     path = folder.path
     tokenizer = folder.tokenizer
     try:
-        with _quiet():
+        with quiet():
             janus, info = _load(folder, dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a Janus model: {' '.join(str(error).split())[:300]}") from None
@@ -90,15 +88,3 @@ def _load(folder: ModelFolder, dtype: torch.dtype) -> tuple[JanusForConditionalG
     )
     janus.generation_config = folder.generation_config
     return janus, info
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its report of missing tensors: what matters of it is said in one line."""
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

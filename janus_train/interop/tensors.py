@@ -39,7 +39,9 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS):
             return found
-    raise UserError(f"{folder} holds no .safetensors or .bin file")
+    raise UserError(
+        f"{folder} is not complete: model.safetensors is missing, and there is no other .safetensors or .bin file"
+    )
 
 
 def has_weights(folder: Path) -> bool:

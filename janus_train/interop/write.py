@@ -57,7 +57,7 @@ def write_transformers(
     card: str | None = None,
 ) -> None:
     """Loads with ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``; ``card``: its README.md."""
-    with staged_folder(target) as folder, _quiet():
+    with staged_folder(target) as folder, quiet():
         dtype = _stream(tensors, folder)
         described = copy.deepcopy(config)
         described.architectures = ["JanusForConditionalGeneration"]
@@ -164,9 +164,11 @@ def check_target(target: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, notes and reports in the midst of ours."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:

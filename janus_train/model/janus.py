@@ -200,6 +200,12 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
         )
+    window = attention.window(janus.config.text_config)
+    if window is not None and window < janus.config.text_config.max_position_embeddings:
+        raise UserError(
+            f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
+            f"and max_position_embeddings to at most {window} in its config.json"
+        )
     # Trap 7: with a padding_idx the pad row never gets a gradient, and guidance drop-out feeds it.
     embedding.padding_idx = None
     janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here

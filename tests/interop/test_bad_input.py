@@ -120,7 +120,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is no JSON object"),
     "no config": (lambda f: (f / "config.json").unlink(), r"no model there \(config\.json is missing\)"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"holds no \.safetensors or \.bin file"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"model\.safetensors is missing, and there is no other",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"has no tokenizer\.json"),
     "a tokenizer no JSON": (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer\.json cannot be read"),
     "truncated safetensors": (lambda f: cut(f / "model.safetensors"), r"model\.safetensors cannot be read"),
