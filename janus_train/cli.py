@@ -38,7 +38,12 @@ app = typer.Typer(
 _UsageError: Any = typer.BadParameter.__bases__[0]
 """click's class; typer brings a click of its own, under a private name."""
 
-Model = Annotated[str, typer.Argument(help="A trained model's folder, for example outputs/demo/stage3/final.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A trained model's folder, for example outputs/demo/stage3/final, an official checkpoint's, or a hub id."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Weight of classifier-free guidance; 1 is none. Left out: the model's own, else 5.")

@@ -57,7 +57,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = t
         raise UserError(f"{path} is not complete, it lacks {', '.join(parts)}: is it a base that was not trained yet?")
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, picture_out_size(janus.config)
-    encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, folder.system_prompt, out_size)
+    encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, folder.system_prompt, picture_out_size=out_size)
     return Loaded(path, janus, encoder)
 
 

@@ -48,7 +48,11 @@ def open_drawn(config: Config) -> Drawn:
     start = start_folder(config)
     model = config.model
     encoder = Encoder(
-        load_tokenizer(start), model.tokens_per_picture, model.image_size, model.system_prompt, model.picture_out_size
+        load_tokenizer(start),
+        model.tokens_per_picture,
+        model.image_size,
+        model.system_prompt,
+        picture_out_size=model.picture_out_size,
     )
     return Drawn(config, recipe, encoder, start)
 

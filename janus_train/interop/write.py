@@ -27,7 +27,11 @@ Extras = Mapping[str, torch.Tensor]
 
 
 def save_model(
-    janus: JanusForConditionalGeneration, encoder: Encoder, target: Path, weights: Mapping[str, torch.Tensor], extras: Extras
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    target: Path,
+    weights: Mapping[str, torch.Tensor],
+    extras: Extras,
 ) -> None:
     """A trained model to transformers' layout.
 
