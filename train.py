@@ -1,6 +1,6 @@
 """Hydra entry: compose the configuration, check it, run one stage.
 
-accelerate launch train.py +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b] [key=value ...]
+accelerate launch train.py +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b|from_folder] [key=value ...]
 accelerate launch train.py +stage=2 model=janus_pro_1b --cfg job      # print the configuration and stop
 
 Exit codes: 0 finished, 1 a mistake or an error, 75 stopped by a signal with a checkpoint, 76 another process is gone or

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from janus_train.commands.assemble import assemble
+from janus_train.commands.convert import export, import_model
 from janus_train.commands.index import index
 from janus_train.commands.inspect import inspect
 from janus_train.commands.prepare import prepare
@@ -36,7 +38,12 @@ app = typer.Typer(
 _UsageError: Any = typer.BadParameter.__bases__[0]
 """click's class; typer brings a click of its own, under a private name."""
 
-Model = Annotated[str, typer.Argument(help="A trained model's folder, for example outputs/demo/stage3/final.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A trained model's folder, for example outputs/demo/stage3/final, an official checkpoint's, or a hub id."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Weight of classifier-free guidance; 1 is none. Left out: the model's own, else 5.")
@@ -192,6 +199,9 @@ def report(
     print(build(folder))
 
 
+app.command()(assemble)
+app.command()(export)
+app.command("import")(import_model)
 app.command()(index)
 app.command()(inspect)
 app.command()(prepare)

@@ -78,6 +78,9 @@ class ModelConfig(Options):
 
     name: str
     image_size: Positive
+    """Side of a picture to look at, in pixels."""
+    generation_size: Positive | None
+    """Side of a picture to draw, None: ``image_size``. Both encoders have to come to the same grid."""
     adaptor_depth: Positive
     system_prompt: str
     """Put before conversations about pictures, as the official code does; may be empty."""
@@ -88,6 +91,9 @@ class ModelConfig(Options):
     text: TextConfig
     vision: VisionConfig
     vq: VQConfig
+    transformers: dict[str, Any] | None
+    """The whole configuration in transformers' words, of a model read from a folder (model=from_folder); None: it is made
+    from the fields above."""
     base: str | None
     """Folder with the pretrained base (VQ tokenizer, vision encoder, LLM, tokenizer); None: ``init_from`` must name one."""
 
@@ -95,13 +101,19 @@ class ModelConfig(Options):
     def tokens_per_picture(self) -> int:
         return (self.image_size // self.vision.patch_size) ** 2
 
+    @property
+    def picture_out_size(self) -> int:
+        return self.generation_size or self.image_size
+
     @model_validator(mode="after")
     def _grids_agree(self) -> ModelConfig:
         vq_stride = 2 ** (len(self.vq.channel_multiplier) - 1)
-        if self.image_size % self.vision.patch_size or vq_stride != self.vision.patch_size:
+        side = self.image_size // self.vision.patch_size  # SigLIP-so400m leaves 6 of 384 pixels to no patch of 14
+        if self.picture_out_size != side * vq_stride:
             raise ValueError(
                 f"one grid for both encoders is needed: image_size {self.image_size}, vision.patch_size "
                 f"{self.vision.patch_size}, VQ stride {vq_stride}"
+                f" with pictures to draw of {self.picture_out_size}, {side * vq_stride} would fit"
             )
         return self
 
@@ -259,6 +271,10 @@ def load(values: dict[str, Any]) -> Config:
         raise UserError(
             "no stage given: add +stage=1 (adaptors and image head), +stage=2 (unified pretraining) or +stage=3 (fine-tuning)"
         )
+    if (values.get("model") or {}).get("name") == "from_folder":
+        from janus_train.interop.from_folder import model_values  # transformers loads only where its words are read
+
+        values = values | {"model": model_values(values["model"], values.get("init_from"))}
     try:
         return Config.model_validate(values)
     except ValidationError as error:

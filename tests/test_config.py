@@ -131,7 +131,7 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         ([], "no stage given: add +stage=1"),
         (["+stage=4"], "stage=4: no such stage, choose 1, 2, 3"),
         (["+stage=one"], "choose 1, 2, 3"),
-        (["+stage=1", "model=janus_pro_3b"], "no such model, choose janus_pro_1b, janus_pro_7b, tiny"),
+        (["+stage=1", "model=janus_pro_3b"], "no such model, choose from_folder, janus_pro_1b, janus_pro_7b, tiny"),
         (["+stage=1", "run.stepz=3"], "run.stepz: no such option; did you mean run.steps?"),
         (["+stage=1", "+run.extra=3"], "run.extra: no such option"),
         (["+stage=1", "run.steps=many"], "run.steps: Input should be a valid integer, got 'many'"),

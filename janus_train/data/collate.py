@@ -11,10 +11,15 @@ from janus_train.data.pictures import to_float
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
 
 
-def collate(rows: Sequence[Row], tokens_per_picture: int, image_size: int) -> Batch:
-    """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no picture."""
+def collate(
+    rows: Sequence[Row], tokens_per_picture: int, image_size: int, picture_out_size: int | None = None
+) -> Batch:
+    """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no picture.
+
+    ``picture_out_size``: S of pictures to draw, if it is another.
+    """
     documents: list[Document] = [document for row in rows for document in row.documents]
-    P, S = tokens_per_picture, image_size
+    P, S, S_out = tokens_per_picture, image_size, picture_out_size or image_size
     lengths = [len(document) for document in documents]
     labels = np.concatenate([document.labels for document in documents])
     slots = np.concatenate([document.slots for document in documents])
@@ -24,7 +29,6 @@ def collate(rows: Sequence[Row], tokens_per_picture: int, image_size: int) -> Ba
     drawn = [pixels for document in documents for pixels in document.generation_pixels]
     cached = [codes for document in documents for codes in document.codes]
     with_loss = [flag for document in documents for flag in document.codes_have_loss]
-    nothing = torch.zeros(0, 3, S, S)
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([document.input_ids for document in documents]))[None],  # (1, L)
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],  # (1, L)
@@ -33,13 +37,15 @@ def collate(rows: Sequence[Row], tokens_per_picture: int, image_size: int) -> Ba
         text_positions=torch.from_numpy(np.flatnonzero(has_text_loss)),
         text_targets=torch.from_numpy(labels[has_text_loss]),
         text_target_is_understanding=torch.from_numpy(understanding[has_text_loss]),
-        understanding_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_in]) if pixels_in else nothing,
+        understanding_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_in])
+        if pixels_in
+        else torch.zeros(0, 3, S, S),
         feature_positions=torch.from_numpy(np.flatnonzero(slots == FEATURE_SLOT)),
         generation_pixels=torch.stack(
-            [torch.zeros(3, S, S) if p is None else torch.from_numpy(to_float(p)) for p in drawn]
+            [torch.zeros(3, S_out, S_out) if p is None else torch.from_numpy(to_float(p)) for p in drawn]
         )
         if drawn
-        else nothing.clone(),
+        else torch.zeros(0, 3, S_out, S_out),
         cached_codes=torch.from_numpy(
             np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])
             if cached

@@ -57,7 +57,8 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
         vocabulary = tokenizer.get_vocab()
-        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+        # Janus-1.3B's template has no tokens for the speakers: <|User|> is then written in several
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary and token not in (USER, ASSISTANT)]
         if missing:
             raise UserError(
                 f"the tokenizer lacks Janus's special tokens {', '.join(missing)}: it is not a Janus tokenizer"
@@ -254,12 +255,14 @@ class Encoder:
         image_size: int,
         system_prompt: str,
         reduced_jpeg: bool = False,
+        picture_out_size: int | None = None,
     ):
         self.reduced_jpeg = reduced_jpeg
         self.tokenizer = tokenizer
         self.special = SpecialTokens.of(tokenizer)
         self.tokens_per_picture = tokens_per_picture
         self.image_size = image_size
+        self.picture_out_size = picture_out_size or image_size
         self.system_prompt = system_prompt
         self._known: dict[str, list[int]] = {}  # the templates' own words, and names, come again and again
 
@@ -329,7 +332,7 @@ class Encoder:
             if piece.codes is None:
                 # trap 3: the generation encoder sees the cropped picture, never the grey-padded one
                 assert piece.picture is not None
-                generation.append(generation_pixels(piece.picture, self.image_size))
+                generation.append(generation_pixels(piece.picture, self.picture_out_size))
             else:
                 if piece.codes.shape != (P,):
                     raise BadSample(f"cached codes have shape {piece.codes.shape}, the model takes ({P},)")

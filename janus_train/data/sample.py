@@ -7,7 +7,8 @@ Shape legend, used in every module of the project:
     B  rows of a micro-batch            T  tokens a row can hold (``row_tokens``)
     L  tokens of a micro-batch, all its rows one after the other, without padding
     D  hidden size of the language model        V  text vocabulary        C  size of the codebook
-    P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro)
+    P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro);
+                                               that of pictures to draw differs if the encoders' patches do
     Nu understanding pictures     Ng generation pictures     No generation pictures with loss (No <= Ng)
     Nt positions with a text loss
 """

@@ -23,10 +23,9 @@ Progress = Callable[[int], None]
 
 
 def tokens_per_picture(janus: JanusForConditionalGeneration) -> int:
-    """P: the side of the VQ encoder's grid, squared."""
-    config = janus.config.vq_config
-    stride = 2 ** (len(config.channel_multiplier) - 1)
-    return (janus.config.vision_config.image_size // stride) ** 2
+    """P: the side of the encoders' grid, squared."""
+    vision = janus.config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2
 
 
 def unconditional(prompt: Sequence[int], pad_id: int) -> list[int]:

@@ -1,31 +1,25 @@
-"""A trained model's folder (a run's ``final/``, or the shipped base) -> the model, its tokenizer and its encoder."""
+"""A trained model (a run's ``final/``, a folder in either layout, a hub id) -> the model, its tokenizer and its encoder."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, JanusForConditionalGeneration
-from transformers.utils import logging
+from transformers import JanusForConditionalGeneration
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.infer.generate import tokens_per_picture
+from janus_train.interop import tensors
+from janus_train.interop.hub import is_hub_id, local_folder
+from janus_train.interop.model_folder import ModelFolder, open_folder
+from janus_train.interop.processor import GUIDANCE, TEMPERATURE
+from janus_train.interop.write import quiet
+from janus_train.model.codes import picture_out_size
 from janus_train.model.components import part_of
-
-SYSTEM_PROMPT = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
-    "provides, and assist the user with a variety of tasks using natural language."
-)
-"""What the official template puts before a conversation with pictures: for folders that do not say (official ones)."""
-
-GUIDANCE, TEMPERATURE = 5.0, 1.0
-"""The official values for drawing (facts: Pro; the official code), for folders whose generation_config.json has none."""
 
 
 @dataclass(frozen=True)
@@ -46,49 +40,51 @@ class Loaded:
         return getattr(self.janus.generation_config, "temperature", None) or TEMPERATURE
 
 
-def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
-    """Reads a folder in transformers' layout. Raises `UserError` naming what is missing in it."""
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UserError(f"there is no folder {folder}: give a trained model's, for example outputs/demo/stage3/final")
-    if not (path / "config.json").is_file():
-        inner = path / "final"
-        hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
-        raise UserError(f"{path} holds no model: config.json is missing{hint}")
-    for name in ("model.safetensors", "tokenizer.json"):
-        if not (path / name).is_file() and not (path / f"{name}.index.json").is_file():
-            raise UserError(f"{path} is not complete: {name} is missing")
+def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+    """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it."""
+    if not is_hub_id(str(model)):
+        _check_folder(Path(model).expanduser(), model)
+    folder = open_folder(local_folder(str(model), ""))
+    path = folder.path
+    tokenizer = folder.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        with _quiet():
-            janus, info = JanusForConditionalGeneration.from_pretrained(
-                path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-            )
+        with quiet():
+            janus, info = _load(folder, dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a Janus model: {' '.join(str(error).split())[:300]}") from None
     if info["missing_keys"]:  # transformers would go on with random values
         parts = sorted({part_of(name) for name in info["missing_keys"]})
         raise UserError(f"{path} is not complete, it lacks {', '.join(parts)}: is it a base that was not trained yet?")
     janus.to(device).eval()
-    image_size = janus.config.vision_config.image_size
-    encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, _system_prompt(path))
+    image_size, out_size = janus.config.vision_config.image_size, picture_out_size(janus.config)
+    encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, folder.system_prompt, picture_out_size=out_size)
     return Loaded(path, janus, encoder)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its report of missing tensors: what matters of it is said in one line."""
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+def _check_folder(path: Path, given: str | Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"there is no folder {given}: give a trained model's, for example outputs/demo/stage3/final")
+    if not (path / "config.json").is_file():
+        inner = path / "final"
+        hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
+        raise UserError(f"{path} holds no model: config.json is missing{hint}")
 
 
-def _system_prompt(folder: Path) -> str:
-    """The one that the model was trained with (export.py writes it), else the official one."""
-    path = folder / "processor_config.json"
-    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return written.get("system_prompt", SYSTEM_PROMPT)
+def _load(folder: ModelFolder, dtype: torch.dtype) -> tuple[JanusForConditionalGeneration, dict[str, Any]]:
+    """The model and transformers' report of what did not fit."""
+    if folder.layout == "transformers":
+        tensors.weight_files(folder.path)  # one line that names a missing shard
+        return JanusForConditionalGeneration.from_pretrained(
+            folder.path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+    folder.check_complete()
+    janus, info = JanusForConditionalGeneration.from_pretrained(
+        None,
+        config=folder.config,
+        state_dict=dict(folder.tensors()),
+        dtype=dtype,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    janus.generation_config = folder.generation_config
+    return janus, info

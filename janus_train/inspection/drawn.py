@@ -15,8 +15,9 @@ from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.recipe import Recipe
 from janus_train.data.sample import Row
+from janus_train.interop.processor import load_tokenizer
 from janus_train.train.folder import RunFolder, State
-from janus_train.train.start import find_start, load_tokenizer
+from janus_train.train.start import find_start
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ def open_drawn(config: Config) -> Drawn:
     recipe = open_recipe(config)
     start = start_folder(config)
     model = config.model
-    encoder = Encoder(load_tokenizer(start), model.tokens_per_picture, model.image_size, model.system_prompt)
+    encoder = Encoder(
+        load_tokenizer(start),
+        model.tokens_per_picture,
+        model.image_size,
+        model.system_prompt,
+        picture_out_size=model.picture_out_size,
+    )
     return Drawn(config, recipe, encoder, start)
 
 

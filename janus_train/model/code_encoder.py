@@ -6,20 +6,17 @@ Only the VQ tokenizer's tensors are read, so that caching the codes of a 7B mode
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers.models.janus import JanusVQVAE
-from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
 from janus_train.config import UserError
 from janus_train.data.cached_codes import CodesOrigin
-from janus_train.model.codes import encode_pictures
+from janus_train.model.codes import encode_pictures, picture_out_size
 
 PREFIX = "model.vqmodel."
 """Of the VQ tokenizer's tensors in transformers' layout."""
@@ -69,42 +66,24 @@ class CodeEncoder:
         return encode_pictures(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
 
 
-def load_code_encoder(folder: Path, device: torch.device) -> CodeEncoder:
-    """Of a folder in transformers' layout. Raises `UserError` naming what is missing in it or does not fit."""
-    if not (folder / "config.json").is_file() and (folder / "final/config.json").is_file():
-        folder = folder / "final"
+def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
+    """Of a model's folder in either layout, or a hub id. Raises `UserError` naming what is missing or does not fit."""
+    from janus_train.interop.hub import local_folder
+    from janus_train.interop.model_folder import open_folder
+
+    folder = open_folder(local_folder(str(model), ""))
+    config = folder.config
+    if config.vq_config.num_embeddings > MAX_CODES:
+        raise UserError(
+            f"{folder.path}: a codebook of {config.vq_config.num_embeddings} codes does not fit the cache's {MAX_CODES}"
+        )
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in folder.tensors(PREFIX)}
+    if not tensors:
+        raise UserError(f"{folder.path} has no VQ tokenizer: no tensor's name begins with {PREFIX}")
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        vq, image_size = values["vq_config"], int(values["vision_config"]["image_size"])
-    except FileNotFoundError:
-        what = "there is no model: config.json is missing" if folder.is_dir() else "there is no such folder"
-        raise UserError(f"{folder}: {what}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'} is no Janus model's configuration ({error})") from None
-    if vq.get("num_embeddings", 0) > MAX_CODES:
-        raise UserError(f"{folder}: a codebook of {vq['num_embeddings']} codes does not fit the cache's {MAX_CODES}")
-    try:
-        vqmodel = JanusVQVAE(JanusVQVAEConfig(**vq))
-        vqmodel.load_state_dict(_tensors(folder))
+        vqmodel = JanusVQVAE(config.vq_config)
+        vqmodel.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{folder}: its VQ tokenizer does not fit its config.json ({said[:300]})") from None
-    return CodeEncoder(vqmodel.float().eval().requires_grad_(False).to(device), image_size)
-
-
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The VQ tokenizer's tensors from the folder's safetensors; no other is read."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no .safetensors file")
-    found: dict[str, torch.Tensor] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
-                found |= {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
-    if not found:
-        raise UserError(f"{folder} has no VQ tokenizer: no tensor's name begins with {PREFIX}")
-    return found
+        raise UserError(f"{folder.path}: its VQ tokenizer does not fit its config.json ({said[:300]})") from None
+    return CodeEncoder(vqmodel.float().eval().requires_grad_(False).to(device), picture_out_size(config))

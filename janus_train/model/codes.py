@@ -16,12 +16,19 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import JanusConfig
 from transformers.models.janus import JanusVQVAE
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
 """Pictures at a time: the first layers of VQ-16 hold 75 MB an activation and picture in fp32."""
 _SCORES_CHUNK = 8192
 """Latents at a time against the codebook: 0.5 GB of similarities for 16,384 codes."""
+
+
+def picture_out_size(config: JanusConfig) -> int:
+    """S of pictures to draw: the side of the encoders' common grid times the pixels of one of its codes."""
+    vision = config.vision_config
+    return (vision.image_size // vision.patch_size) * 2 ** (len(config.vq_config.channel_multiplier) - 1)
 
 
 @torch.no_grad()

@@ -15,7 +15,9 @@ alone runs only when codes are missing: frameworks that shard parameters must le
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -147,6 +149,8 @@ def transformers_config(
     config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
 ) -> JanusConfig:
     """``config`` in transformers' words."""
+    if config.transformers is not None:
+        return _as_given(config.transformers, bos, eos, pad, placeholder)
     text, vision, vq = config.text, config.vision, config.vq
     return JanusConfig(
         text_config=LlamaConfig(
@@ -176,6 +180,18 @@ def transformers_config(
     )
 
 
+def _as_given(
+    values: dict[str, Any], bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
+) -> JanusConfig:
+    """A configuration that was read from a folder, with these token ids."""
+    config = JanusConfig(**copy.deepcopy(values))
+    config.text_config.bos_token_id, config.text_config.eos_token_id = bos, eos
+    config.text_config.pad_token_id = pad
+    if placeholder is not None:
+        config.image_token_id = placeholder
+    return config
+
+
 def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
     """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
     embedding = janus.get_input_embeddings()
@@ -183,6 +199,12 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
         # Trap 8: transformers' default. The checkpoint's own head was not even loaded: nothing to repair here.
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
+        )
+    window = attention.window(janus.config.text_config)
+    if window is not None and window < janus.config.text_config.max_position_embeddings:
+        raise UserError(
+            f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
+            f"and max_position_embeddings to at most {window} in its config.json"
         )
     # Trap 7: with a padding_idx the pad row never gets a gradient, and guidance drop-out feeds it.
     embedding.padding_idx = None

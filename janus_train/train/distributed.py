@@ -10,6 +10,8 @@ On a machine without a GPU the same files start the same backends on the CPU, ov
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -84,6 +86,12 @@ class Distributed:
         found: list[list[Any]] = [[] for _ in range(self.world_size)]
         torch.distributed.all_gather_object(found, items)
         return [item for part in found for item in part]
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Each machine's first process goes through the block before its others: what it fetches, they find."""
+        with self.accelerator.local_main_process_first():
+            yield
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -17,7 +17,9 @@ from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
 from janus_train.data.streams import deal_anew
-from janus_train.export import save_model
+from janus_train.interop.hub import is_hub_id, local_folder
+from janus_train.interop.model_folder import open_folder
+from janus_train.interop.write import save_model
 from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.train import checkpoint, rendezvous
@@ -63,9 +65,13 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
         return folder.path
     check_space(config, folder.path)
+    if config.init_from is not None and is_hub_id(config.init_from):
+        with distributed.main_first():
+            local_folder(config.init_from, "init_from=")
     start = find_start(config, folder, state)
     janus, tokenizer, new_parts = load_start(config, start)
-    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.image_size))
+    extras = open_folder(start.folder).extras() if distributed.is_main else {}
+    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.picture_out_size))
     model_options = config.model
     encoder = Encoder(
         tokenizer,
@@ -73,6 +79,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         model_options.image_size,
         model_options.system_prompt,
         reduced_jpeg=config.data.jpeg == "reduced",
+        picture_out_size=model_options.picture_out_size,
     )
     set_trainable(janus, config.train_parts)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
@@ -117,7 +124,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     watchdog.beat("the last step", long=True)
     weights = backend.whole_state()
     if weights is not None:
-        save_model(janus, encoder, folder.final, weights)
+        save_model(janus, encoder, folder.final, weights, extras)
         folder.close(config.run.steps)
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()
@@ -197,7 +204,12 @@ class _Trainer:
         self.backend.set_learning_rate(rate)
         size = config.batch.micro_rows
         micro_batches = [
-            collate(rows[i : i + size], config.model.tokens_per_picture, config.model.image_size)
+            collate(
+                rows[i : i + size],
+                config.model.tokens_per_picture,
+                config.model.image_size,
+                config.model.picture_out_size,
+            )
             for i in range(0, len(rows), size)
         ]
         result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)

@@ -1,4 +1,4 @@
-"""What a run starts from: a folder of weights in transformers' layout, which has to fit the configured model.
+"""What a run starts from: a folder of weights in either layout, or a hub id, which has to fit the configured model.
 
 Parts that the folder lacks as a whole (the adaptors, the image head and the code embeddings of a base that never was a
 Janus) are initialised by the run's seed; anything else that is missing, left over or of another shape is an error.
@@ -6,16 +6,15 @@ Janus) are initialised by the run's seed; anything else that is missing, left ov
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import Config, ModelConfig, Part, UserError, resolve
-from janus_train.data.encode import SpecialTokens
+from janus_train.interop.hub import is_hub_id, local_folder
+from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.model.components import part_of
 from janus_train.model.janus import build, init_generation_embeddings, transformers_config
 from janus_train.train.folder import RunFolder, State
@@ -49,12 +48,8 @@ def find_start(config: Config, folder: RunFolder, state: State) -> Start:
     if state == "resume" and config.init_from == begun["config"]["init_from"] and Path(begun["start_folder"]).is_dir():
         return Start(Path(begun["start_folder"]), begun["start"])
     if config.init_from is not None:
-        source = resolve(config.init_from)
-        source = source / "final" if (source / "final" / "config.json").is_file() else source
-        if not (source / "config.json").is_file():
-            what = "no model there (config.json is missing)" if source.is_dir() else "there is no such folder"
-            raise UserError(f"init_from={config.init_from}: {what}")
-        return Start(source, f"init_from {source}")
+        source = open_folder(local_folder(config.init_from, "init_from=")).path
+        return Start(source, f"init_from {config.init_from if is_hub_id(config.init_from) else source}")
     before = config.stage - 1
     inside, beside = run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"
     if state == "next_stage" and begun["stage"] == before:
@@ -85,18 +80,19 @@ def load_start(
 ) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
     """The model in fp32, its tokenizer, and the parts that were initialised anew. Raises `UserError` if it does not fit."""
     model = config.model
-    tokenizer = load_tokenizer(start.folder)
-    special = SpecialTokens.of(tokenizer)
+    folder = open_folder(start.folder)
+    tokenizer = folder.tokenizer
+    special = folder.special
     if len(tokenizer) > model.text.vocab_size:
         raise UserError(
             f"{start.folder}: its tokenizer has {len(tokenizer)} tokens, model {model.name} has room for {model.text.vocab_size}"
         )
-    _check_shape(model, start.folder)
+    _check_shape(model, folder)
     torch.manual_seed(config.seed)
     janus = build(model, **vars(special))
     have = dict(janus.state_dict())
     loaded: set[str] = set()
-    for name, tensor in _tensors(start.folder):
+    for name, tensor in folder.tensors():
         if name not in have:
             raise UserError(f"{start.folder} does not fit model {model.name}: it has {name}, which the model has not")
         if tensor.shape != have[name].shape:
@@ -119,43 +115,25 @@ def load_start(
     return janus, tokenizer, new
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder} has no tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def _check_shape(model: ModelConfig, folder: Path) -> None:
+def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:
     """Differences that no tensor's shape shows, such as the number of heads."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
-    except (OSError, ValueError, AssertionError):
-        raise UserError(f"{folder / 'config.json'} is missing or no JSON object") from None
-    wanted = transformers_config(model, None, None, None, None).to_dict()
-    checked = {"text_config": model.text, "vision_config": model.vision, "vq_config": model.vq}
-    for section, options in checked.items():
-        for key in type(options).model_fields:
-            there, here = found.get(section, {}).get(key), wanted[section].get(key)
-            if there is not None and here is not None and _plain(there) != _plain(here):
+    wanted, found = transformers_config(model, None, None, None, None), folder.config
+    checked: dict[str, set[str]] = {
+        "text_config": {*type(model.text).model_fields, "model_type", "rope_parameters", "sliding_window"},
+        "vision_config": {*type(model.vision).model_fields, "image_size", "hidden_act"},
+        "vq_config": {*type(model.vq).model_fields},
+    }
+    for section, keys in checked.items():
+        for key in sorted(keys):
+            there, here = (getattr(getattr(config, section), key, None) for config in (found, wanted))
+            if key == "max_position_embeddings" and there is not None and there >= model.text.max_position_embeddings:
+                continue  # the official models were made for more than they are trained with
+            if _plain(there) != _plain(here):
                 raise UserError(
-                    f"{folder} does not fit model {model.name}: its {section}.{key} is {there}, the model's {here}"
+                    f"{folder.path} does not fit model {model.name}: its {section}.{key} is {there}, the model's {here}; "
+                    "model=from_folder takes a model as its folder describes it"
                 )
 
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _tensors(folder: Path):  # type: ignore[no-untyped-def]
-    """(name, tensor) of every weight in the folder's safetensors, one file at a time."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no .safetensors file")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None

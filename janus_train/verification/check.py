@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
 from janus_train.data.encode import TEMPLATES, Encoder, fitted
 from janus_train.data.pictures import to_rgb
 from janus_train.data.recipe import Source
 from janus_train.data.sample import BadSample, Document, Kind, Record, Reference
+from janus_train.interop.processor import load_tokenizer
 
 FORMS = {
     "conversations": ("conversation",),
@@ -39,8 +38,9 @@ class Lengths:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder)
-        return Encoder(tokenizer, self.tokens_per_picture, 14, self.system_prompt)  # pictures' pixels do not count
+        return Encoder(
+            load_tokenizer(self.folder), self.tokens_per_picture, 14, self.system_prompt
+        )  # pictures' pixels do not count
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
@@ -56,24 +56,17 @@ class Lengths:
         fitted(small, template, self.row_tokens, encode)
 
 
-def lengths_of(folder: Path, row_tokens: int) -> Lengths:
-    """From a model's folder, of which only the small files are read. Raises `UserError` naming what is missing."""
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        vision = values["vision_config"]
-        pictures = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
-        processor = folder / "processor_config.json"
-        written = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
-    except FileNotFoundError:
-        what = "there is no model: config.json is missing" if folder.is_dir() else "there is no such folder"
-        raise UserError(f"--model {folder}: {what}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--model {folder}: its config.json is no Janus model's ({error})") from None
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"--model {folder}: it has no tokenizer.json")
-    from janus_train.infer.load import SYSTEM_PROMPT  # what a folder that does not say takes: the official one
+def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
+    """From a model's folder or a hub id, of which only the small files are read. `UserError` naming what is missing."""
+    from janus_train.interop.hub import local_folder
+    from janus_train.interop.model_folder import open_folder
 
-    return Lengths(folder, row_tokens, pictures, str(written.get("system_prompt", SYSTEM_PROMPT)))
+    folder = open_folder(local_folder(str(model), "--model ", weights=False))
+    vision = folder.config.vision_config
+    pictures = (vision.image_size // vision.patch_size) ** 2
+    if not (folder.path / "tokenizer.json").is_file():
+        raise UserError(f"--model {folder.path}: it has no tokenizer.json")
+    return Lengths(folder.path, row_tokens, pictures, folder.system_prompt)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.interop.official import from_official, is_extra
 from janus_train.model.codes import encode_pictures
 from janus_train.model.janus import PackedJanus, transformers_config
 from janus_train.model.loss import LossSums, cross_entropies
 from tests.model.model_configs import model_config
-from tests.model.official_names import UNUSED, convert
 from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -52,9 +52,9 @@ def rule(name: str, shape: list[int]) -> torch.Tensor:
 def official() -> JanusForConditionalGeneration:
     """1.5 GB, made once and freed with the module."""
     shapes = json.loads((GOLDEN / "official_state_dict_shapes.json").read_text())
-    names = [name for name in shapes if not UNUSED.match(name)]
+    names = [name for name in shapes if not is_extra(name)]
     with ThreadPoolExecutor(2) as pool:
-        weights = dict(convert(zip(names, pool.map(lambda name: rule(name, shapes[name]), names), strict=True)))
+        weights = dict(from_official(zip(names, pool.map(lambda name: rule(name, shapes[name]), names), strict=True)))
     text = {
         "hidden_size": 64,
         "intermediate_size": 128,

@@ -1,0 +1,88 @@
+"""A model card: what the model is and what it was trained on, from its configuration and its run's manifest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from transformers import JanusConfig
+
+_LOAD = {
+    "hf": """```python
+from transformers import JanusForConditionalGeneration, JanusProcessor
+
+model = JanusForConditionalGeneration.from_pretrained(FOLDER)
+processor = JanusProcessor.from_pretrained(FOLDER)
+```""",
+    "official": """```python
+from janus.models import MultiModalityCausalLM, VLChatProcessor  # the official code, deepseek-ai/Janus
+
+model = MultiModalityCausalLM.from_pretrained(FOLDER)
+processor = VLChatProcessor.from_pretrained(FOLDER)
+```""",
+}
+
+
+def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Literal["hf", "official"]) -> str:
+    """README.md; ``manifest``: of the run that trained the model, None if it is not known."""
+    text, vision, vq = config.text_config, config.vision_config, config.vq_config
+    lines = [
+        "---",
+        *(["library_name: transformers"] if layout == "hf" else []),
+        "pipeline_tag: any-to-any",
+        "tags: [janus, multimodal, text-to-image, image-to-text]",
+        "---",
+        "",
+        f"# {_title(manifest)}",
+        "",
+        "A Janus model: one transformer that understands pictures, writes text and draws pictures. Trained and exported "
+        "with janus_train."
+        if manifest
+        else "A Janus model: one transformer that understands pictures, writes text and draws pictures. Converted by "
+        "janus_train; what it was trained on is not recorded here.",
+        "",
+        _LOAD[layout],
+        "",
+        "| part | |",
+        "|---|---|",
+        f"| language model | {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary "
+        f"{text.vocab_size}, context {text.max_position_embeddings} |",
+        f"| understanding encoder | SigLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, pictures of "
+        f"{vision.image_size}, patches of {vision.patch_size} |",
+        f"| generation encoder | VQ, {vq.num_embeddings} codes of dimension {vq.embed_dim} |",
+        f"| tokens a picture | {vision.num_image_tokens} |",
+    ]
+    if manifest:
+        lines += ["", "## Training", "", *_training(manifest)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(manifest: dict[str, Any] | None) -> str:
+    return f"{manifest['config']['model']['name']}, stage {manifest['stage']}" if manifest else "Janus model"
+
+
+def _training(manifest: dict[str, Any]) -> list[str]:
+    config = manifest["config"]
+    ratio, optim, batch = config["ratio"], config["optim"], config["batch"]
+    trained = [name for name, part in manifest["parts"].items() if part["trains"]]
+    steps = manifest.get("steps", config["run"]["steps"])
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| stage | {manifest['stage']} |",
+        f"| steps | {steps}{'' if manifest.get('finished') else ' (not finished)'} |",
+        f"| started from | {manifest['start']} |",
+        f"| trained parts | {', '.join(trained)} |",
+        f"| recipe | {config['data']['recipe']} |",
+        f"| understanding : text : generation | {ratio['understanding']} : {ratio['text']} : {ratio['generation']} |",
+        f"| learning rate | {optim['learning_rate']}, {optim['schedule']}, {optim['warmup_steps']} steps of warm-up |",
+        f"| a step | {batch['rows_per_step']} rows of {batch['row_tokens']} tokens |",
+        f"| seed | {config['seed']} |",
+        f"| code | commit {manifest.get('commit')} |",
+        f"| versions | {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())} |",
+        "",
+        "Digests of what was trained on:",
+        "",
+        "| data | SHA-256 |",
+        "|---|---|",
+    ]
+    return lines + [f"| {name} | `{digest}` |" for name, digest in manifest["data"].items()]

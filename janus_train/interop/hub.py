@@ -1,0 +1,65 @@
+"""Where a model's folder is: a path, or a hub id that huggingface_hub fetches into its own cache.
+
+Its environment counts: HF_HUB_OFFLINE takes what the cache has, HF_HOME says where the cache is, HF_TOKEN opens gated
+models. Only weights, configuration and tokenizer are fetched, ``.bin`` weights only where there are no safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from janus_train.config import UserError, resolve
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SMALL = ["*.json", "*.jinja"]
+
+
+def is_hub_id(given: str) -> bool:
+    """``owner/name``, unless such a path is there."""
+    return _ID.fullmatch(given) is not None and not resolve(given).exists()
+
+
+def local_folder(given: str, what: str, *, weights: bool = True) -> Path:
+    """The folder of ``given``, fetched if it is a hub id; without ``weights`` only the small files.
+
+    ``what``: who asks, such as ``init_from=``, for the error's line. Raises `UserError` if there is no such folder and no such model.
+    """
+    if not is_hub_id(given):
+        path = resolve(given)
+        if not path.is_dir():
+            raise UserError(f"{what}{given}: there is no such folder")
+        return path
+    if not weights:
+        return _fetch(given, what, SMALL)
+    folder = _fetch(given, what, [*SMALL, "*.safetensors"])
+    return folder if any(folder.glob("*.safetensors")) else _fetch(given, what, [*SMALL, "*.bin"])
+
+
+def _fetch(repository: str, what: str, patterns: list[str]) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    where = f"{what}{repository}: there is no such folder, and"
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except GatedRepoError:
+        raise UserError(
+            f"{what}{repository}: the hub wants its terms accepted: accept them on the model's page and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{where} the hub has no such model (or it is private: set HF_TOKEN)") from None
+    except HFValidationError:
+        raise UserError(f"{where} it is no hub id either") from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise UserError(f"{where} {why} and the cache ({constants.HF_HUB_CACHE}) does not have the model") from None
+    except Exception as error:  # whatever else goes wrong on the way to a server and back
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} the hub could not be asked: {said}") from None

@@ -1,0 +1,174 @@
+"""A model's folder in either layout, read as if it were in transformers': configuration, tensors, tokenizer, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
+
+from janus_train.config import UserError
+from janus_train.data.encode import SpecialTokens
+from janus_train.interop import official, official_config, processor, tensors
+from janus_train.model.components import part_of
+
+Layout = Literal["transformers", "official"]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Opened by `open_folder`. Nothing is read before it is asked for; what cannot be read is a `UserError`."""
+
+    path: Path
+    layout: Layout
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return read_config(self.path)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return tensors.weight_files(self.path)
+
+    @cached_property
+    def config(self) -> JanusConfig:
+        try:
+            if self.layout == "official":
+                special = SpecialTokens.of(self.tokenizer) if (self.path / "tokenizer.json").is_file() else None
+                shapes = self._own_shapes if tensors.has_weights(self.path) else None
+                return official_config.from_official(self._values, shapes, special)
+            return JanusConfig(**{k: v for k, v in self._values.items() if k != "model_type"})
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        except Exception as error:  # transformers' configurations check themselves in many ways
+            raise UserError(
+                f"{self.path / 'config.json'} is no Janus model's configuration ({' '.join(str(error).split())[:200]})"
+            ) from None
+
+    @cached_property
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        return tensors.shapes(self._files)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, by transformers' name."""
+        if self.layout == "transformers":
+            return self._own_shapes
+        empty = ((name, torch.empty(shape, device="meta")) for name, shape in self._own_shapes.items())
+        with self._one_line():
+            return {name: tuple(tensor.shape) for name, tensor in official.from_official(empty)}
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) by transformers' names, those that begin with ``prefix``; one at a time."""
+        if self.layout == "transformers":
+            yield from tensors.read(self._files, prefix)
+            return
+        with self._one_line():
+            for name, tensor in official.from_official(tensors.read(self._files)):
+                if name.startswith(prefix):
+                    yield name, tensor
+
+    def extras(self) -> dict[str, torch.Tensor]:
+        """What only the official layout has a place for (`official.is_extra`), by official names; may be nothing."""
+        if self.layout == "official":
+            return {name: tensor.clone() for name, tensor in tensors.read(self._files) if official.is_extra(name)}
+        path = self.path / tensors.EXTRAS
+        return {name: tensor.clone() for name, tensor in tensors.read([path])} if path.is_file() else {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return processor.load_tokenizer(self.path)
+
+    @property
+    def special(self) -> SpecialTokens:
+        return SpecialTokens.of(self.tokenizer)
+
+    @property
+    def system_prompt(self) -> str:
+        return processor.system_prompt(self.path)
+
+    @property
+    def drawing(self) -> dict[str, float]:
+        """``guidance`` and ``temperature``: the folder's own, else the official ones."""
+        path = self.path / "generation_config.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {
+            "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
+            "temperature": float(found.get("temperature") or processor.TEMPERATURE),
+        }
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        return processor.generation_config(self.special, **self.drawing)
+
+    def check_complete(self) -> None:
+        """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
+        with torch.device("meta"):
+            wanted = {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(self.config).state_dict().items()}
+        found = self.shapes
+        if missing := sorted(wanted.keys() - found.keys()):
+            parts = sorted({part_of(name) for name in missing})
+            raise UserError(
+                f"{self.path} is not complete: {len(missing)} tensors are missing ({', '.join(parts)}), "
+                f"the first is {missing[0]}"
+            )
+        if strange := sorted(found.keys() - wanted.keys()):
+            raise UserError(f"{self.path} has {strange[0]}, which the model that its config.json describes has not")
+        for name, shape in found.items():
+            if shape != wanted[name]:
+                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
+
+    def _one_line(self) -> _OneLine:
+        return _OneLine(self.path)
+
+
+class _OneLine:
+    """A name that no table knows is a `UserError` that says in which folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):
+            raise UserError(f"{self._path}: {error}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises `UserError` if it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(values, dict)
+    except FileNotFoundError:
+        what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{folder}: {what}") from None
+    except (OSError, ValueError, AssertionError):
+        raise UserError(f"{path} is no JSON object") from None
+    return values
+
+
+def layout_of(values: Mapping[str, Any]) -> Layout | None:
+    """By config.json's ``model_type``; None for a model that is no Janus."""
+    known: dict[Any, Layout] = {"janus": "transformers", "multi_modality": "official"}
+    return known.get(values.get("model_type"))
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """The model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none."""
+    if not (path / "config.json").is_file() and (path / "final/config.json").is_file():
+        path = path / "final"
+    values = read_config(path)
+    layout = layout_of(values)
+    if layout is None:
+        raise UserError(
+            f"{path}: model_type {values.get('model_type')!r} in its config.json is no Janus model's: known are "
+            "'janus' (transformers) and 'multi_modality' (the official layout)"
+        )
+    return ModelFolder(path, layout)

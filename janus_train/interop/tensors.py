@@ -1,0 +1,171 @@
+"""Tensor files in and out, one tensor at a time: memory holds about one shard, however large the model.
+
+Read are safetensors and, by torch's weights-only unpickler, ``.bin``; one file or several with an index. Written are
+safetensors only. Safetensors and ``.bin`` in torch's zip format are mapped, not read: bytes come when they are written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from janus_train.config import UserError
+from janus_train.files import write_json
+
+EXTRAS = "official_extras.safetensors"
+"""Side file of a folder in transformers' layout: what only the official layout has a place for."""
+
+SHARD_BYTES = 2 * 1024**3
+"""A written file's size at most, if its tensors allow: a conversion holds as much in memory."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's weight files, safetensors before ``.bin``. Raises `UserError` if there are none, or one is missing."""
+    for index, single, pattern in (
+        ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin"),
+    ):
+        if (folder / index).is_file():
+            return _indexed(folder / index)
+        if (folder / single).is_file():
+            return [folder / single]
+        if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS):
+            return found
+    raise UserError(
+        f"{folder} is not complete: model.safetensors is missing, and there is no other .safetensors or .bin file"
+    )
+
+
+def has_weights(folder: Path) -> bool:
+    """False for the small files of a hub's model alone."""
+    return any(path.name != EXTRAS for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        assert names and all(isinstance(name, str) and Path(name).name == name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise UserError(f"{index} is no index of weight files (weight_map: name -> file)") from None
+    missing = sorted(name for name in names if not (index.parent / name).is_file())
+    if missing:
+        raise UserError(f"{index.parent} is not complete: {', '.join(missing)} of {index.name} is missing")
+    return [index.parent / name for name in sorted(names)]
+
+
+def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every (name, tensor) whose name begins with ``prefix``, file by file. Raises `UserError` for a damaged file."""
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118
+                        if name.startswith(prefix):
+                            yield name, file.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path} cannot be read: {error}") from None
+        else:
+            held = _unpickled(path)
+            for name in sorted(held):
+                tensor = held.pop(name)
+                if name.startswith(prefix):
+                    yield name, tensor
+
+
+def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Every tensor's shape, without reading their bytes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="pt") as file:
+                    found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path} cannot be read: {error}") from None
+        else:
+            found |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+    return found
+
+
+def load_pickle(path: Path) -> object:
+    """A file of torch.save, tensors and plain containers only. Raises `UserError` if it is damaged or holds code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+    held = load_pickle(path)
+    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+        raise UserError(f"{path} is no state dict: names and tensors are expected, nothing else")
+    return held
+
+
+class ShardWriter:
+    """Writes tensors into ``folder`` as they come: ``model.safetensors``, or several files and their index.
+
+    Call `close` at the end. ``max_bytes``: a file's size at most, if no single tensor is larger.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
+        self._folder, self._max_bytes = folder, max_bytes or SHARD_BYTES
+        self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = self._total = 0
+        self._shards: list[list[str]] = []
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        size = tensor.nbytes
+        if self._pending and self._pending_bytes + size > self._max_bytes:
+            self._flush()
+        assert name not in self._pending, name
+        self._pending[name] = tensor.detach().to("cpu")
+        self._pending_bytes += size
+        self._total += size
+
+    def close(self) -> None:
+        """The last file, final names, the index."""
+        self._flush()
+        if len(self._shards) == 1:
+            os.replace(self._part(1), self._folder / "model.safetensors")
+            return
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(self._shards, 1):
+            final = f"model-{number:05d}-of-{len(self._shards):05d}.safetensors"
+            os.replace(self._part(number), self._folder / final)
+            weight_map |= dict.fromkeys(names, final)
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(self._folder / "model.safetensors.index.json", index)
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number:05d}.safetensors"
+
+    def _flush(self) -> None:
+        self._shards.append(list(self._pending))
+        save_tensors(self._pending, self._part(len(self._shards)))
+        self._pending.clear()
+        self._pending_bytes = 0
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file; tied tensors are written each for itself. A full disk is an OSError."""
+    apart, seen = {}, set()
+    for name, tensor in tensors.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    try:
+        save_file(apart, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None

@@ -1,0 +1,179 @@
+"""Model folders out, in either layout: staged, tensor by tensor, and whole or not there at all.
+
+transformers' layout is what training keeps in ``final/``: `save_model` is its one writer. Beside the model it holds
+`tensors.EXTRAS`, if there are any: tensors of the official layout that no forward pass uses, which travel along so that
+an export gives them back byte for byte.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from janus_train.config import UserError
+from janus_train.data.encode import Encoder
+from janus_train.files import staged_folder, write_json, write_text
+from janus_train.interop import official, official_config, processor
+from janus_train.interop.official import TOWER
+from janus_train.interop.tensors import EXTRAS, ShardWriter, save_tensors
+
+Extras = Mapping[str, torch.Tensor]
+
+
+def save_model(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    target: Path,
+    weights: Mapping[str, torch.Tensor],
+    extras: Extras,
+) -> None:
+    """A trained model to transformers' layout.
+
+    ``weights``: whole, also where ``janus`` holds but a share of them; ``extras``: what `ModelFolder.extras` of its start
+    gave.
+    """
+    assert janus.generation_config is not None
+    write_transformers(
+        target,
+        janus.config,
+        weights.items(),
+        encoder.tokenizer,
+        encoder.system_prompt,
+        janus.generation_config,
+        extras,
+    )
+
+
+def write_transformers(
+    target: Path,
+    config: JanusConfig,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    tokenizer: PreTrainedTokenizerFast,
+    system_prompt: str,
+    generation_config: GenerationConfig,
+    extras: Extras,
+    card: str | None = None,
+) -> None:
+    """Loads with ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``; ``card``: its README.md."""
+    with staged_folder(target) as folder, quiet():
+        dtype = _stream(tensors, folder)
+        described = copy.deepcopy(config)
+        described.architectures = ["JanusForConditionalGeneration"]
+        described.dtype = dtype
+        described.save_pretrained(folder)
+        generation_config.save_pretrained(folder)
+        processor.save_processor(tokenizer, config, system_prompt, folder)
+        if extras:
+            save_tensors(dict(extras), folder / EXTRAS)
+        if card is not None:
+            write_text(folder / "README.md", card)
+
+
+def write_official(
+    target: Path,
+    config: JanusConfig,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    tokenizer: PreTrainedTokenizerFast,
+    extras: Extras,
+    card: str | None = None,
+) -> None:
+    """Loads with the official ``MultiModalityCausalLM`` and ``VLChatProcessor.from_pretrained``.
+
+    Raises `UserError` if the model has parts that the layout has no place for. Safetensors, not ``.bin``: the official
+    code's transformers (4.38 or later) takes either.
+    """
+    official_config.check_fits_layout(config)
+    with staged_folder(target) as folder:
+        dtype = _stream(_with_extras(official.to_official(tensors), config, extras), folder)
+        write_json(folder / "config.json", official_config.to_official(config, str(dtype).removeprefix("torch.")))
+        processor.save_official_processor(tokenizer, config, folder)
+        if card is not None:
+            write_text(folder / "README.md", card)
+
+
+def _stream(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> torch.dtype:
+    """Writes them all; the type of the language model's tensors (the frozen VQ tokenizer may have its own)."""
+    writer = ShardWriter(folder)
+    dtype: torch.dtype | None = None
+    for name, tensor in tensors:
+        if dtype is None and "language_model." in name:
+            dtype = tensor.dtype
+        writer.add(name, tensor)
+    writer.close()
+    assert dtype is not None
+    return dtype
+
+
+def _with_extras(
+    pairs: Iterable[tuple[str, torch.Tensor]], config: JanusConfig, extras: Extras
+) -> Iterator[tuple[str, torch.Tensor]]:
+    dtype = torch.float32
+    for name, tensor in pairs:
+        if name.startswith(f"{TOWER}."):
+            dtype = tensor.dtype
+        yield name, tensor
+    for name, shape in extra_shapes(config).items():
+        if name not in extras:
+            yield name, _unused(name, shape, dtype)
+    yield from extras.items()
+
+
+def _unused(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """For a model that never had the tensor. No forward pass of the official code uses it, so any value does."""
+    return torch.ones(shape, dtype=dtype) if name.endswith("norm.weight") else torch.zeros(shape, dtype=dtype)
+
+
+def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
+    """What the official model's state dict holds beyond transformers', with its shapes."""
+    width = config.vision_config.hidden_size
+    wide = int(width * config.vision_config.mlp_ratio)
+    pool = {
+        "latent": (1, 1, width),
+        "q.weight": (width, width),
+        "q.bias": (width,),
+        "kv.weight": (2 * width, width),
+        "kv.bias": (2 * width,),
+        "proj.weight": (width, width),
+        "proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "mlp.fc1.weight": (wide, width),
+        "mlp.fc1.bias": (wide,),
+        "mlp.fc2.weight": (width, wide),
+        "mlp.fc2.bias": (width,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {f"{TOWER}.attn_pool.{name}": shape for name, shape in pool.items()}
+    return shapes | {f"{official.VQ}quantize.codebook_used": (official_config.CODEBOOK_USED,)}
+
+
+@contextmanager
+def one_line(target: Path) -> Iterator[None]:
+    """A full disk, or a folder without permission, is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}; nothing of it is left") from None
+
+
+def check_target(target: Path) -> None:
+    """Raises `UserError` if something is there already: an export replaces nothing."""
+    if target.exists():
+        raise UserError(f"--out {target} exists: choose another folder, or remove it first")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, notes and reports in the midst of ours."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
