@@ -31,6 +31,7 @@ from janus_train.train.quarantine import Quarantine
 from janus_train.train.saver import Saver
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
+from janus_train.train.utilisation import Utilisation
 
 MAX_BAD_STEPS = 3
 """Steps in a row whose loss or gradient is not finite before the run stops."""
@@ -133,6 +134,7 @@ class _Trainer:
         self.config, self.distributed, self.backend, self.saver = config, distributed, backend, saver
         self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
         self.quarantine = quarantine
+        self.utilisation = Utilisation(config, distributed)
         self.bad_steps = 0
 
     def train(self, batches: Any, first_rows: list[Row], done: int) -> None:
@@ -148,9 +150,9 @@ class _Trainer:
             if options.sample_every and step % options.sample_every == 0:
                 self._draw(step)
             step_s = time.perf_counter() - began + wait_s
-            self.log.step(
-                metrics | {"tokens_per_s": metrics["tokens"] / step_s, "data_wait_s": wait_s, "step_s": step_s}
-            )
+            shares = self.utilisation.shares(metrics["flops"], metrics["tokens"], step_s)
+            times = {"tokens_per_s": metrics["tokens"] / step_s, **shares, "data_wait_s": wait_s, "step_s": step_s}
+            self.log.step(metrics | times)
             if step < options.steps:
                 began = time.perf_counter()
                 rows = next(batches)
@@ -174,7 +176,7 @@ class _Trainer:
         return {
             "step": step,
             **step_metrics(result),
-            **batch_metrics(rows, config.batch.row_tokens, self.distributed),
+            **batch_metrics(rows, config.batch.row_tokens, self.utilisation.useful_flops(rows), self.distributed),
             "quarantined": quarantined,
             "learning_rate": rate,
             "batch_digest": digest(row_digests),
