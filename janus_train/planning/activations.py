@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
-from janus_train.config import ModelConfig, Part
+from janus_train.config import ActivationCheckpointing, ModelConfig, Part
 from janus_train.planning.content import Content
 from janus_train.planning.flops import gradient_flow
 
-Policy = Literal["none", "selective", "full"]
 FP32 = 4
 """Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
 
@@ -61,12 +59,12 @@ def activations(
     trained: Collection[Part],
     content: Content,
     widths: Widths,
-    policy: Policy = "none",
+    policy: ActivationCheckpointing = "none",
     grouped_attention: bool = False,
 ) -> Activations:
     """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel."""
     flows = gradient_flow(trained)
-    text, vision, P = model.text, model.vision, model.tokens_per_picture
+    text, P = model.text, model.tokens_per_picture
     D, L, s, c = text.hidden_size, content.tokens, widths.stream, widths.compute
     llm = "language_model" in trained
     layers = text.num_hidden_layers * flows["language_model"]

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from janus_train.config import Config
-from janus_train.planning.activations import Activations, Policy, Widths, activations
+from janus_train.config import ActivationCheckpointing, Config
+from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.cards import Card
 from janus_train.planning.communication import bytes_sent, seconds
 from janus_train.planning.content import Content, expected_row
 from janus_train.planning.flops import Piece, Work, gradient_flow, work
 from janus_train.planning.state import SHARINGS, Sharing, Sizes, State, sizes_of, state
 
-POLICIES: tuple[Policy, ...] = get_args(Policy)
+POLICIES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
 RESERVE = 2e9
 """Bytes of a card for CUDA's context, NCCL's and cuBLAS's buffers, and holes between blocks: an assumption."""
 SELECTIVE_TIME = 0.05
@@ -36,7 +36,7 @@ class Option:
     """One way of running a stage, as one GPU sees it. Bytes and seconds."""
 
     sharing: Sharing
-    policy: Policy
+    policy: ActivationCheckpointing
     micro_rows: int
     state: State
     activations: Activations
@@ -104,11 +104,11 @@ class StagePlan:
     def gpu_hours(self) -> float:
         return self.days * 24 * self.gpus
 
-    def option(self, sharing: str, policy: Policy, micro_rows: int) -> Option:
+    def option(self, sharing: str, policy: ActivationCheckpointing, micro_rows: int) -> Option:
         wanted = (sharing, policy, micro_rows)
         return next(o for o in self.options if (o.sharing.name, o.policy, o.micro_rows) == wanted)
 
-    def largest_micro_rows(self, sharing: str, policy: Policy) -> int:
+    def largest_micro_rows(self, sharing: str, policy: ActivationCheckpointing) -> int:
         """0: not even one row fits."""
         return max(
             (o.micro_rows for o in self.options if (o.sharing.name, o.policy) == (sharing, policy) and o.fits),
@@ -126,7 +126,7 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
     per_row_s = useful / (card.peak(_products(config)) * mfu)
     flows = gradient_flow(config.train_parts)["language_model"]
     again = (pieces["language_model"].forward + pieces["attention"].forward) / useful * flows
-    slower: dict[Policy, float] = {"none": 0.0, "selective": SELECTIVE_TIME * flows, "full": again}
+    slower: dict[ActivationCheckpointing, float] = {"none": 0.0, "selective": SELECTIVE_TIME * flows, "full": again}
     options = [
         Option(
             sharing,

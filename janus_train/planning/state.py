@@ -79,9 +79,9 @@ def sizes_of(model: ModelConfig, trained: Collection[Part]) -> Sizes:
     flows, text = gradient_flow(trained), model.text
     D = text.hidden_size
     embedding = text.vocab_size * D
-    copied = set(trained) | ({"language_model"} if flows["hidden"] else set())
-    copied |= {"image_head"} if flows["hidden"] else set()
-    matrices = sum(counts[part] for part in copied) - embedding * ("language_model" in copied)
+    through: set[Part] = {"language_model", "image_head"} if flows["hidden"] else set()
+    copied = through | set(trained)
+    matrices = sum(counts[part] for part in copied) - (embedding if "language_model" in copied else 0)
     head = D // text.num_attention_heads
     layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
     return Sizes(
@@ -93,12 +93,12 @@ def sizes_of(model: ModelConfig, trained: Collection[Part]) -> Sizes:
     )
 
 
-def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str) -> State:
-    """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16."""
+def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str, frozen_bytes: int = FP32) -> State:
+    """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16. ``frozen_bytes``: of a frozen weight."""
     narrow = precision == "bf16"
     share = {True: 1 / gpus, False: 1.0}
     return State(
-        weights=FP32 * (share[sharing.weights] * (sizes.trained + sizes.frozen) + sizes.whole),
+        weights=share[sharing.weights] * (FP32 * sizes.trained + frozen_bytes * sizes.frozen) + FP32 * sizes.whole,
         gradients=FP32 * share[sharing.gradients] * sizes.trained,
         masters=FP32 * share[True] * sizes.trained if sharing.masters else 0.0,
         moments=2 * FP32 * share[sharing.optimizer] * sizes.trained,

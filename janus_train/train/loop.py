@@ -18,6 +18,7 @@ from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.export import save_model
+from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.train import checkpoint
@@ -63,6 +64,7 @@ def run(config: Config) -> Path:
         reduced_jpeg=config.data.jpeg == "reduced",
     )
     set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
