@@ -15,6 +15,7 @@ import typer
 
 from janus_train.commands.index import index
 from janus_train.commands.inspect import inspect
+from janus_train.commands.plan import plan
 from janus_train.commands.prepare import prepare
 from janus_train.commands.tokenize import tokenize
 from janus_train.commands.verify import verify
@@ -194,6 +195,7 @@ def report(
 
 app.command()(index)
 app.command()(inspect)
+app.command()(plan)
 app.command()(prepare)
 app.command()(tokenize)
 app.command()(verify)
