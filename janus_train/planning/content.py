@@ -63,7 +63,7 @@ def content_of_batch(batch: Batch) -> Content:
         image_targets=batch.image_loss_positions.numel(),
         understanding_pictures=len(batch.understanding_pixels),
         generation_pictures=len(batch.cached_codes),
-        uncached_pictures=int((batch.cached_codes < 0).any(dim=1).sum()),
+        uncached_pictures=len(batch.uncached_pictures),
     )
 
 
@@ -96,10 +96,12 @@ def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) ->
 
 
 def expected_row(config: Config, cached_codes: bool) -> Content:
-    """The mean content of a full row of the configured mixture, by assumed lengths."""
+    """The mean content of a row of the configured mixture, by assumed lengths: full, or with ``batch.unit`` samples
+    one sample."""
     samples = expected_samples(config.model, config.batch.row_tokens, cached_codes)
     ratio: dict[Kind, float] = {kind: float(getattr(config.ratio, kind)) for kind in samples}
     if config.ratio.unit == "tokens":
         ratio = {kind: share / samples[kind].tokens for kind, share in ratio.items()}
     mixed = sum((samples[kind] * share for kind, share in ratio.items()), Content())
-    return mixed * (config.batch.row_tokens / mixed.tokens)
+    whole = config.batch.row_tokens / mixed.tokens if config.batch.unit == "rows" else 1 / sum(ratio.values())
+    return mixed * whole
