@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,8 +31,8 @@ MEANS: dict[Kind, float] = {"understanding": 150, "text": 800, "generation": 60}
 SIGMA: dict[Kind, float] = {"understanding": 0.6, "text": 0.8, "generation": 0.6}
 
 
-def documents(config: Config, count: int, seed: int, cached_codes: bool = True) -> list[Document]:
-    """``count`` samples in the stage's ratio, spread evenly."""
+def documents(config: Config, count: int, seed: int) -> list[Document]:
+    """``count`` samples in the stage's ratio, spread evenly; codes are not cached."""
     rng = random.Random(seed)
     shares = {kind: getattr(config.ratio, kind) for kind in KINDS}
     placed: dict[Kind, int] = dict.fromkeys(KINDS, 0)
@@ -39,11 +40,11 @@ def documents(config: Config, count: int, seed: int, cached_codes: bool = True) 
     for number in range(count):
         kind = max(shares, key=lambda k: shares[k] * (number + 1) / sum(shares.values()) - placed[k])
         placed[kind] += 1
-        found.append(_document(config, kind, rng, number, cached_codes))
+        found.append(_document(config, kind, rng, number))
     return found
 
 
-def _document(config: Config, kind: Kind, rng: random.Random, number: int, cached_codes: bool) -> Document:
+def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Document:
     model, T = config.model, config.batch.row_tokens
     P, S = model.tokens_per_picture, model.image_size
     numbers = np.random.default_rng(rng.getrandbits(32))
@@ -73,10 +74,18 @@ def _document(config: Config, kind: Kind, rng: random.Random, number: int, cache
         slots=slots,
         image_targets=image,
         understanding_pixels=[pixels] if kind == "understanding" else [],
-        generation_pixels=[None if cached_codes else pixels] if drawn else [],
-        codes=[numbers.integers(0, model.vq.num_embeddings, P) if cached_codes else None] if drawn else [],
+        generation_pixels=[pixels] if drawn else [],
+        codes=[None] if drawn else [],
         codes_have_loss=[True] if drawn else [],
     )
+
+
+def with_codes(samples: Sequence[Document], codes: np.ndarray) -> list[Document]:
+    """The same samples, ``codes`` (Ng, P) cached in place of their generation pictures."""
+    left = iter(codes)
+    return [
+        replace(sample, generation_pixels=[None], codes=[next(left)]) if sample.codes else sample for sample in samples
+    ]
 
 
 def packed(samples: Sequence[Document], row_tokens: int) -> list[Row]:

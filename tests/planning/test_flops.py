@@ -12,17 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers.models.janus import JanusVQVAE
 
 from janus_train.config import PARTS, Part
 from janus_train.data.collate import collate
 from janus_train.data.sample import Row
 from janus_train.inspection.drawn import open_drawn
 from janus_train.model.attention import Documents as Layout
+from janus_train.model.codes import encode_pictures
 from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
+from janus_train.model.janus import PackedJanus, build, transformers_config
 from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
 from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
 from tests.helpers import config_of
+from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, PictureIn, Text, to_batch
 from tests.train.conftest import SMALL
 
@@ -193,3 +196,12 @@ def test_a_ratio_of_tokens_is_one_of_tokens() -> None:
         assert row.tokens == pytest.approx(4096) and row.uncached_pictures == 0
     assert by_tokens.generation_pictures * 638 / 4096 == pytest.approx(0.5)
     assert by_samples.understanding_pictures / by_samples.generation_pictures == pytest.approx(0.4)
+
+
+def test_a_vq_encoder_with_residual_blocks_costs_what_torch_counts() -> None:
+    """Of growing width and with attention at the last level, as VQ-16; the tiny model's has neither."""
+    model = model_config("tiny", vq={"channel_multiplier": [1, 2, 2, 4], "num_res_blocks": 2, "base_channels": 32})
+    vqmodel = JanusVQVAE(transformers_config(model, None, None, None, None).vq_config).eval()
+    with FlopCounterMode(display=False) as counter:
+        encode_pictures(vqmodel, torch.zeros(1, 3, SIZE, SIZE))
+    assert counter.get_total_flops() == vq_encoder_flops(model)
