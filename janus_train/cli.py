@@ -17,6 +17,7 @@ from janus_train.commands.assemble import assemble
 from janus_train.commands.convert import export, import_model
 from janus_train.commands.index import index
 from janus_train.commands.inspect import inspect
+from janus_train.commands.plan import plan
 from janus_train.commands.prepare import prepare
 from janus_train.commands.tokenize import tokenize
 from janus_train.commands.verify import verify
@@ -204,6 +205,7 @@ app.command()(export)
 app.command("import")(import_model)
 app.command()(index)
 app.command()(inspect)
+app.command()(plan)
 app.command()(prepare)
 app.command()(tokenize)
 app.command()(verify)

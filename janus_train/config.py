@@ -26,6 +26,9 @@ Part = Literal[
 """The seven named parts of a Janus model (facts: Pro, Table 2): the vocabulary for freezing and reports."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
+ActivationCheckpointing = Literal["none", "selective", "full"]
+"""What of a decoder layer is computed again in backward instead of kept (`model.checkpointing`)."""
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -156,6 +159,12 @@ class BatchConfig(Options):
     micro_rows: Positive
 
 
+class MemoryConfig(Options):
+    """What memory is saved at the cost of time; changes no result."""
+
+    activation_checkpointing: ActivationCheckpointing
+
+
 class DataConfig(Options):
     """What is trained on."""
 
@@ -241,6 +250,7 @@ class Config(Options):
     ratio: RatioConfig
     optim: OptimConfig
     batch: BatchConfig
+    memory: MemoryConfig
     data: DataConfig
     run: RunConfig
     logging: LoggingConfig

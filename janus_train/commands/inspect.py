@@ -37,7 +37,7 @@ def inspect(
     from janus_train.overrides import compose_values
 
     if html is not None:
-        _check_target(html)
+        check_target(html)
     config = load(compose_values(overrides or []))
     from janus_train.files import write_text
     from janus_train.inspection.drawn import line, open_drawn
@@ -90,7 +90,7 @@ class _Lines:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
     """Before anything is drawn: can the page be written there?"""
     if path.is_dir():
         raise UserError(f"--html {path} is a folder: name a file, for example {path / 'rows.html'}")

@@ -29,6 +29,8 @@ def collate(
     drawn = [pixels for document in documents for pixels in document.generation_pixels]
     cached = [codes for document in documents for codes in document.codes]
     with_loss = [flag for document in documents for flag in document.codes_have_loss]
+    uncached = [number for number, codes in enumerate(cached) if codes is None]
+    pixels_out = [pixels for pixels, codes in zip(drawn, cached, strict=True) if codes is None]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([document.input_ids for document in documents]))[None],  # (1, L)
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],  # (1, L)
@@ -37,15 +39,15 @@ def collate(
         text_positions=torch.from_numpy(np.flatnonzero(has_text_loss)),
         text_targets=torch.from_numpy(labels[has_text_loss]),
         text_target_is_understanding=torch.from_numpy(understanding[has_text_loss]),
+        num_understanding_targets=int(np.count_nonzero(understanding & has_text_loss)),
         understanding_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_in])
         if pixels_in
         else torch.zeros(0, 3, S, S),
         feature_positions=torch.from_numpy(np.flatnonzero(slots == FEATURE_SLOT)),
-        generation_pixels=torch.stack(
-            [torch.zeros(3, S_out, S_out) if p is None else torch.from_numpy(to_float(p)) for p in drawn]
-        )
-        if drawn
+        generation_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_out])  # type: ignore[arg-type]
+        if pixels_out
         else torch.zeros(0, 3, S_out, S_out),
+        uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.from_numpy(
             np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])
             if cached

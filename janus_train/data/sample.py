@@ -10,6 +10,7 @@ Shape legend, used in every module of the project:
     P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro);
                                                that of pictures to draw differs if the encoders' patches do
     Nu understanding pictures     Ng generation pictures     No generation pictures with loss (No <= Ng)
+    Nv generation pictures whose codes are not cached (Nv <= Ng)
     Nt positions with a text loss
 """
 
@@ -194,9 +195,11 @@ class Batch:
     text_positions: torch.Tensor  # (Nt,) int64
     text_targets: torch.Tensor  # (Nt,) int64
     text_target_is_understanding: torch.Tensor  # (Nt,) bool: which part of the metrics a text target counts for
+    num_understanding_targets: int  # how many of them: known here, so that nobody has to ask the device
     understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
     feature_positions: torch.Tensor  # (Nu * P,) int64
-    generation_pixels: torch.Tensor  # (Ng, 3, S, S) float32 in -1..1; zero where the codes are cached
+    generation_pixels: torch.Tensor  # (Nv, 3, S, S) float32 in -1..1
+    uncached_pictures: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
     cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
     code_positions: torch.Tensor  # (Ng * P,) int64
     image_loss_positions: torch.Tensor  # (No * P,) int64

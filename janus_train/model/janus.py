@@ -46,6 +46,7 @@ class PackedJanus(nn.Module):
             text_logits=_run(self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions), spare=hidden_LD[:1]),
             text_targets=batch.text_targets,
             text_target_is_understanding=batch.text_target_is_understanding,
+            num_understanding=batch.num_understanding_targets,
             image_logits=_run(
                 self.janus.model.generation_head,
                 hidden_LD.index_select(0, batch.image_loss_positions),
@@ -56,11 +57,10 @@ class PackedJanus(nn.Module):
 
     def codes(self, batch: Batch) -> torch.Tensor:
         """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
-        missing = (batch.cached_codes < 0).any(dim=1)  # (Ng,)
-        if not missing.any():
+        if not len(batch.uncached_pictures):
             return batch.cached_codes
-        made = encode_pictures(self.janus.model.vqmodel, batch.generation_pixels[missing])
-        return batch.cached_codes.masked_scatter(missing[:, None], made)
+        made = encode_pictures(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
+        return batch.cached_codes.index_copy(0, batch.uncached_pictures, made)
 
     def embeddings(self, batch: Batch, codes_NP: torch.Tensor) -> torch.Tensor:
         """What the language model reads (L, D): text, with features and codes in their places."""

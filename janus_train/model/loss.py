@@ -46,14 +46,15 @@ def loss_sums(
     text_logits: torch.Tensor,
     text_targets: torch.Tensor,
     text_target_is_understanding: torch.Tensor,
+    num_understanding: int,
     image_logits: torch.Tensor,
     image_targets: torch.Tensor,
 ) -> LossSums:
     """text_logits (Nt, V), text_targets and text_target_is_understanding (Nt,), image_logits (No * P, C), image_targets
-    (No * P,) -> sums. A text target counts as text or as understanding by the kind of its sample."""
+    (No * P,) -> sums. A text target counts as text or as understanding by the kind of its sample; ``num_understanding`` of
+    them do."""
     text_losses = cross_entropies(text_logits, text_targets)
     image_losses = cross_entropies(image_logits, image_targets)
-    num_understanding = int(text_target_is_understanding.sum())
     return LossSums(
         text=text_losses.masked_fill(text_target_is_understanding, 0.0).sum(),
         understanding=text_losses.masked_fill(~text_target_is_understanding, 0.0).sum(),

@@ -19,7 +19,7 @@ import yaml
 from janus_train.config import ROOT, Config, Part, UserError
 from janus_train.files import write_json
 
-_MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows")
+_MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
 
 

@@ -20,6 +20,7 @@ from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.write import save_model
+from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import parameters_by_part, part_digests, set_trainable
 from janus_train.train import checkpoint, rendezvous
@@ -37,6 +38,7 @@ from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import train_step
 from janus_train.train.stopping import Stopped, StopSignals
+from janus_train.train.utilisation import Utilisation
 from janus_train.train.watchdog import Watchdog
 
 
@@ -82,6 +84,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         picture_out_size=model_options.picture_out_size,
     )
     set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
@@ -159,6 +162,7 @@ class _Trainer:
         self.bad_steps = BadSteps(folder.bad_steps, distributed, log)
         options, timer = config.run, ForwardTimer(backend.model, distributed.device)
         self.ranks = Ranks(distributed, timer, options.rank_times_every, options.straggler_ratio, log)
+        self.utilisation = Utilisation(config, distributed)
 
     def train(self, batches: Any, first_rows: list[Row], done: int) -> None:
         with StopSignals(announce=self.distributed.is_main) as signals:
@@ -179,9 +183,9 @@ class _Trainer:
             if options.sample_every and not stop and step % options.sample_every == 0:
                 self._draw(step)
             step_s = time.perf_counter() - began + wait_s
-            self.log.step(
-                metrics | {"tokens_per_s": metrics["tokens"] / step_s, "data_wait_s": wait_s, "step_s": step_s}
-            )
+            shares = self.utilisation.shares(metrics["flops"], metrics["tokens"], step_s)
+            times = {"tokens_per_s": metrics["tokens"] / step_s, **shares, "data_wait_s": wait_s, "step_s": step_s}
+            self.log.step(metrics | times)
             self.watchdog.beat(f"step {step}")
             if stop:
                 saved = self.saver.finish()
@@ -220,7 +224,7 @@ class _Trainer:
         metrics = {
             "step": step,
             **step_metrics(result),
-            **batch_metrics(rows, config.batch.row_tokens, self.distributed),
+            **batch_metrics(rows, config.batch.row_tokens, self.utilisation.useful_flops(rows), self.distributed),
             "quarantined": quarantined,
             "learning_rate": rate,
             "batch_digest": digest(agreed.row_digests),

@@ -17,19 +17,20 @@ from janus_train.train.step import StepResult
 from janus_train.train.trackers import Trackers
 
 
-def batch_metrics(rows: Sequence[Row], row_tokens: int, distributed: Distributed) -> dict[str, float]:
-    """Counts over all ranks: ``samples/<kind>``, ``tokens/<kind>``, ``tokens`` and ``fill`` (share of the rows used)."""
+def batch_metrics(rows: Sequence[Row], row_tokens: int, flops: float, distributed: Distributed) -> dict[str, float]:
+    """Counts over all ranks: ``samples/<kind>``, ``tokens/<kind>``, ``tokens``, ``fill`` (share of the rows used), and
+    ``flops``, the sum of the ranks' useful ones."""
     samples, tokens = [0.0] * len(KINDS), [0.0] * len(KINDS)
     for row in rows:
         for document in row.documents:
             samples[KINDS.index(document.kind)] += document.share
             tokens[KINDS.index(document.kind)] += len(document)
-    *sums, num_rows = distributed.sum([*samples, *tokens, float(len(rows))])
+    *sums, num_rows, flops = distributed.sum([*samples, *tokens, float(len(rows)), flops])
     total = sum(sums[len(KINDS) :])
     # a text that was cut over rows counts in each by its share
     found: dict[str, float] = {f"samples/{kind}": round(sums[i], 4) for i, kind in enumerate(KINDS)}
     found |= {f"tokens/{kind}": int(sums[i + len(KINDS)]) for i, kind in enumerate(KINDS)}
-    return found | {"tokens": int(total), "fill": total / (num_rows * row_tokens)}
+    return found | {"tokens": int(total), "fill": total / (num_rows * row_tokens), "flops": flops}
 
 
 def step_metrics(result: StepResult) -> dict[str, Any]:

@@ -38,16 +38,16 @@ def train_step(
     # Gradients are averaged over ranks on the way back: times world_size makes that the sum it has to be.
     scale = distributed.world_size / max(1.0, num_loss_tokens)
 
-    totals = [0.0] * 6
+    values: list[tuple[torch.Tensor, list[float]]] = []
     backend.zero_grad()
     for number, batch in enumerate(micro_batches):
         with backend.accumulate(last=number == len(micro_batches) - 1):
             with distributed.autocast():
                 sums: LossSums = backend.model(batch.to(distributed.device))
             backend.backward(sums.total * scale)
-        totals = [total + value for total, value in zip(totals, _values(sums), strict=True)]
+        values.append(_values(sums))
 
-    totals = distributed.sum(totals)
+    totals = distributed.sum(_added(values))
     loss = sum(totals[:3]) / max(1.0, num_loss_tokens)
     grad_norm, applied = backend.update(gradient_clip, finite=math.isfinite(loss))
 
@@ -56,6 +56,14 @@ def train_step(
     return StepResult(loss, by_kind, int(num_loss_tokens), grad_norm, applied)
 
 
-def _values(sums: LossSums) -> list[float]:
-    losses = torch.stack([sums.text, sums.understanding, sums.generation]).detach().tolist()
-    return [*losses, float(sums.num_text), float(sums.num_understanding), float(sums.num_generation)]
+def _values(sums: LossSums) -> tuple[torch.Tensor, list[float]]:
+    """Losses (3,), left on the device so that the next micro-batch need not wait for this one; and their counts."""
+    losses = torch.stack([sums.text, sums.understanding, sums.generation]).detach()
+    return losses, [float(sums.num_text), float(sums.num_understanding), float(sums.num_generation)]
+
+
+def _added(values: Sequence[tuple[torch.Tensor, list[float]]]) -> list[float]:
+    """Three losses and three counts over the micro-batches; waits for the device, once a step."""
+    losses = torch.stack([losses for losses, _ in values]).tolist()
+    each = [[*three, *counts] for three, (_, counts) in zip(losses, values, strict=True)]
+    return [sum(column) for column in zip(*each, strict=True)]

@@ -108,6 +108,7 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
     is_understanding: list[bool] = []
     pixels_in, feature_positions = [], []
     pixels_out, cached, code_positions = [], [], []
+    uncached: list[int] = []
     image_positions: list[int] = []
     pictures_with_loss: list[int] = []
     for kind, document in documents:
@@ -129,7 +130,9 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
             if piece.loss:
                 image_positions += [p - 1 for p in there]
                 pictures_with_loss.append(len(cached))
-            pixels_out.append(torch.zeros(3, size, size) if piece.pixels is None else piece.pixels)
+            if piece.pixels is not None:
+                pixels_out.append(piece.pixels)
+                uncached.append(len(cached))
             cached.append(torch.full_like(piece.ids, -1) if piece.pixels is not None else piece.ids)
             code_positions += there
         positions += range(len(ids) - bounds[-1])
@@ -142,9 +145,11 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
         text_positions=torch.tensor(text_positions, dtype=torch.int64),
         text_targets=torch.tensor(text_targets, dtype=torch.int64),
         text_target_is_understanding=torch.tensor(is_understanding, dtype=torch.bool),
+        num_understanding_targets=sum(is_understanding),
         understanding_pixels=torch.stack(pixels_in) if pixels_in else torch.zeros(0, 3, size, size),
         feature_positions=torch.tensor(feature_positions, dtype=torch.int64),
         generation_pixels=torch.stack(pixels_out) if pixels_out else torch.zeros(0, 3, size, size),
+        uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.stack(cached) if cached else torch.zeros(0, num_picture_tokens, dtype=torch.int64),
         code_positions=torch.tensor(code_positions, dtype=torch.int64),
         image_loss_positions=torch.tensor(image_positions, dtype=torch.int64),

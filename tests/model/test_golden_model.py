@@ -136,6 +136,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
     batch.text_positions = torch.arange(5 + TOKENS, 12 + TOKENS)
     batch.text_targets = (torch.tensor(words[5:]) + 1) % 1000
     batch.text_target_is_understanding = torch.ones(7, dtype=torch.bool)
+    batch.num_understanding_targets = 7
     with torch.no_grad():
         sums = PackedJanus(janus)(batch)
     for handle in handles:

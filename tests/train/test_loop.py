@@ -21,7 +21,7 @@ from janus_train.train.loop import run
 from tests.helpers import encoded, make_shard, picture
 
 Small = Callable[..., Config]
-TIMES = {"tokens_per_s", "data_wait_s", "step_s"}
+TIMES = {"tokens_per_s", "mfu", "mfu_6n", "data_wait_s", "step_s"}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -72,6 +72,9 @@ def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
         "learning_rate",
         "grad_norm",
         "tokens_per_s",
+        "flops",
+        "mfu",
+        "mfu_6n",
         "data_wait_s",
         "step_s",
         "batch_digest",

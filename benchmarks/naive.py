@@ -1,0 +1,80 @@
+"""What published Janus fine-tuning scripts do, for comparison: samples padded to the longest of their batch, transformers'
+own forward with a mask, both heads at every position in fp32, codes made from the pictures in every step. The same model,
+the same samples, the same loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import JanusForConditionalGeneration
+
+from janus_train.data.pictures import to_float
+from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Document
+from janus_train.model.codes import encode_pictures
+
+
+@dataclass
+class Padded:
+    """B samples, padded on the right to T tokens."""
+
+    input_ids: torch.Tensor  # (B, T)
+    attention_mask: torch.Tensor  # (B, T)
+    text_labels: torch.Tensor  # (B, T), of the position that predicts
+    image_mask: torch.Tensor  # (B, T) bool: positions that predict a code
+    feature_mask: torch.Tensor  # (B, T) bool
+    code_mask: torch.Tensor  # (B, T) bool
+    pixels: torch.Tensor  # (Nu, 3, S, S)
+    drawn: torch.Tensor  # (Ng, 3, S, S)
+
+    def to(self, device: torch.device) -> Padded:
+        return Padded(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def padded(samples: Sequence[Document], image_size: int) -> Padded:
+    """One batch, of samples without cached codes."""
+    T = max(len(sample) for sample in samples)
+
+    def filled(arrays: Sequence[np.ndarray], value: int) -> torch.Tensor:
+        rows = [np.pad(array.astype(np.int64), (0, T - len(array)), constant_values=value) for array in arrays]
+        return torch.from_numpy(np.stack(rows))
+
+    def stacked(pictures: list[np.ndarray]) -> torch.Tensor:
+        tensors = [torch.from_numpy(to_float(picture)) for picture in pictures]
+        return torch.stack(tensors) if tensors else torch.zeros(0, 3, image_size, image_size)
+
+    return Padded(
+        input_ids=filled([s.input_ids for s in samples], 0),
+        attention_mask=filled([np.ones(len(s)) for s in samples], 0),
+        text_labels=filled([s.labels for s in samples], IGNORE),
+        image_mask=filled([s.image_targets for s in samples], 0).bool(),
+        feature_mask=filled([s.slots == FEATURE_SLOT for s in samples], 0).bool(),
+        code_mask=filled([s.slots == CODE_SLOT for s in samples], 0).bool(),
+        pixels=stacked([p for s in samples for p in s.understanding_pixels]),
+        drawn=stacked([p for s in samples for p in s.generation_pixels if p is not None]),
+    )
+
+
+def naive_loss(janus: JanusForConditionalGeneration, batch: Padded) -> torch.Tensor:
+    """The sum of all cross-entropies."""
+    embeds = janus.get_input_embeddings()(batch.input_ids)  # (B, T, D)
+    if len(batch.pixels):
+        features = janus.model.aligner(janus.model.vision_model(batch.pixels).last_hidden_state)
+        embeds = embeds.masked_scatter(batch.feature_mask[..., None], features.flatten(0, 1).to(embeds.dtype))
+    image_labels = torch.full_like(batch.text_labels, IGNORE)
+    if len(batch.drawn):
+        codes = encode_pictures(janus.model.vqmodel, batch.drawn)  # (Ng, P)
+        image_labels = image_labels.masked_scatter(batch.image_mask, codes)
+        drawn = janus.prepare_embeddings_for_image_generation(codes)
+        embeds = embeds.masked_scatter(batch.code_mask[..., None], drawn.flatten(0, 1).to(embeds.dtype))
+    hidden = janus.model.language_model(
+        inputs_embeds=embeds, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    text, image = janus.lm_head(hidden).float(), janus.model.generation_head(hidden).float()
+    return F.cross_entropy(text.flatten(0, 1), batch.text_labels.flatten(), reduction="sum") + F.cross_entropy(
+        image.flatten(0, 1), image_labels.flatten(), reduction="sum"
+    )

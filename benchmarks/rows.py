@@ -1,0 +1,100 @@
+"""Synthetic samples shaped like the paper's mixes, for benchmarks: real shapes, random contents.
+
+Lengths are those of benchmarks/packing.py (a picture is P + 2 tokens; understanding adds text of mean 150, generation of
+mean 60, pure text has mean 800, log-normal), for rows of 4096; for smaller rows they shrink with the row.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from janus_train.config import Config
+from janus_train.data.sample import (
+    CODE_SLOT,
+    FEATURE_SLOT,
+    IGNORE,
+    KINDS,
+    TEXT_SLOT,
+    Document,
+    Kind,
+    Reference,
+    Row,
+)
+
+PAPER_ROW = 4096
+MEANS: dict[Kind, float] = {"understanding": 150, "text": 800, "generation": 60}
+SIGMA: dict[Kind, float] = {"understanding": 0.6, "text": 0.8, "generation": 0.6}
+
+
+def documents(config: Config, count: int, seed: int) -> list[Document]:
+    """``count`` samples in the stage's ratio, spread evenly; codes are not cached."""
+    rng = random.Random(seed)
+    shares = {kind: getattr(config.ratio, kind) for kind in KINDS}
+    placed: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+    found = []
+    for number in range(count):
+        kind = max(shares, key=lambda k: shares[k] * (number + 1) / sum(shares.values()) - placed[k])
+        placed[kind] += 1
+        found.append(_document(config, kind, rng, number))
+    return found
+
+
+def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Document:
+    model, T = config.model, config.batch.row_tokens
+    P, S = model.tokens_per_picture, model.image_size
+    numbers = np.random.default_rng(rng.getrandbits(32))
+    mean, sigma = MEANS[kind] * T / PAPER_ROW, SIGMA[kind]
+    most = T if kind == "text" else T - P - 2
+    words = max(3, min(most, int(rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
+    picture = 0 if kind == "text" else P + 2
+    n = words + picture
+    ids = numbers.integers(0, model.text.vocab_size, n)
+    labels, slots, image = np.full(n, IGNORE), np.full(n, TEXT_SLOT, np.uint8), np.zeros(n, bool)
+    pixels = numbers.integers(0, 256, (S, S, 3), dtype=np.uint8)
+    if kind == "understanding":  # a picture, then text; three quarters of it with loss
+        slots[1 : P + 1] = FEATURE_SLOT
+        learnt = max(1, 3 * words // 4)
+        labels[n - 1 - learnt : n - 1] = ids[n - learnt :]
+    elif kind == "generation":  # text, the picture's begin, its codes, its end
+        slots[words + 1 : words + 1 + P] = CODE_SLOT
+        image[words : words + P] = True
+    else:
+        labels[:-1] = ids[1:]
+    drawn = kind == "generation"
+    return Document(
+        reference=Reference("synthetic", 0, number, str(number)),
+        kind=kind,
+        input_ids=ids,
+        labels=labels,
+        slots=slots,
+        image_targets=image,
+        understanding_pixels=[pixels] if kind == "understanding" else [],
+        generation_pixels=[pixels] if drawn else [],
+        codes=[None] if drawn else [],
+        codes_have_loss=[True] if drawn else [],
+    )
+
+
+def with_codes(samples: Sequence[Document], codes: np.ndarray) -> list[Document]:
+    """The same samples, ``codes`` (Ng, P) cached in place of their generation pictures."""
+    left = iter(codes)
+    return [
+        replace(sample, generation_pixels=[None], codes=[next(left)]) if sample.codes else sample for sample in samples
+    ]
+
+
+def packed(samples: Sequence[Document], row_tokens: int) -> list[Row]:
+    """Into rows, the longest first, each into the fullest row that has room."""
+    rows: list[Row] = []
+    for sample in sorted(samples, key=len, reverse=True):
+        room = [row for row in rows if row.num_tokens + len(sample) <= row_tokens]
+        if not room:
+            room = [Row(len(rows), [], {})]
+            rows += room
+        max(room, key=lambda row: row.num_tokens).documents.append(sample)
+    return rows

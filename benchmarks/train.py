@@ -1,0 +1,291 @@
+"""Training speed on synthetic rows: ours, what a user would write today, and ours with one thing off at a time.
+
+    python benchmarks/train.py --model small --stage 2 [--samples 16] [--steps 3] [--modes ours,naive,...] [--out FILE]
+
+Models: janus_pro_1b and janus_pro_7b (a GPU), small (about 100 M, rows of 512) and tiny (a CPU). Weights are random; the model,
+the packed forward and the train step are the real ones. All modes get the same samples; naive ones must come to the
+same loss, or the benchmark stops. Every step is timed: on a GPU by the clock, on a CPU, one thread, by the process's own
+CPU time, so that what else the machine does counts little. One JSON line a mode on standard output, or added to ``--out``; a
+table on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.naive import naive_loss, padded
+from benchmarks.rows import documents, packed, with_codes
+from janus_train.config import ROOT, Config, load
+from janus_train.data.collate import collate
+from janus_train.data.pictures import to_float
+from janus_train.data.sample import Batch, Document
+from janus_train.model.checkpointing import checkpoint_layers
+from janus_train.model.codes import encode_pictures
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import PackedJanus, build
+from janus_train.model.loss import LossSums, loss_sums
+from janus_train.overrides import compose_values
+from janus_train.planning.cards import card_of, peak_flops
+from janus_train.planning.content import content_of
+from janus_train.planning.flops import total_flops
+from janus_train.train.distributed import Distributed
+from janus_train.train.optim import make_optimizer
+from janus_train.train.step import train_step
+
+SMALL = (
+    "model=tiny",
+    "model.name=small",
+    "model.image_size=128",
+    "model.text={hidden_size: 768, num_hidden_layers: 12, num_attention_heads: 12, num_key_value_heads: 12, "
+    "intermediate_size: 2048, vocab_size: 16384, max_position_embeddings: 512}",
+    "model.vision={hidden_size: 384, num_hidden_layers: 6, num_attention_heads: 6, mlp_ratio: 4.0, patch_size: 16}",
+    "model.vq={num_embeddings: 2048, base_channels: 32, channel_multiplier: [1, 1, 2, 2, 4], num_res_blocks: 2, latent_channels: 128}",
+    "batch.row_tokens=512",
+    "batch.micro_rows=1",
+)
+"""About 110 M parameters. A row of 512 with pictures of 64 tokens is an eighth of the paper's in both."""
+NAIVE_BATCH, TRAINER_BATCH = 8, 2
+"""Samples padded together; Trainer's accumulates over small batches, each padded for itself."""
+
+
+def config_of(model: str, stage: int) -> Config:
+    overrides = SMALL if model == "small" else (f"model={model}",)
+    return load(compose_values([f"+stage={stage}", *overrides]))
+
+
+class HeadsEverywhere(PackedJanus):
+    """Ours, but both heads at every position; the losses are taken where they belong."""
+
+    def forward(self, batch: Batch) -> LossSums:
+        codes = self.codes(batch)
+        hidden = self.hidden_states(self.embeddings(batch, codes), batch)
+        return loss_sums(
+            text_logits=self.janus.lm_head(hidden).float().index_select(0, batch.text_positions),
+            text_targets=batch.text_targets,
+            text_target_is_understanding=batch.text_target_is_understanding,
+            num_understanding=batch.num_understanding_targets,
+            image_logits=self.janus.model.generation_head(hidden).float().index_select(0, batch.image_loss_positions),
+            image_targets=codes[batch.image_loss_pictures].flatten(),
+        )
+
+
+def one_document(batch: Batch) -> Batch:
+    """Attention across the whole micro-batch: wrong, and what packing without boundaries costs."""
+    length = batch.input_ids.shape[1]
+    return dataclasses.replace(batch, cu_seqlens=torch.tensor([0, length], dtype=torch.int32), max_seqlen=length)
+
+
+class Bench:
+    """A fresh model of the same weights for every mode, and the same samples."""
+
+    def __init__(self, config: Config, samples: list[Document], micro_tokens: int, device: torch.device):
+        self.config, self.device, self.uncached = config, device, samples
+        self.micro_tokens = micro_tokens
+        self.distributed = Distributed(config)
+        self.num_targets = sum(int((s.labels != -100).sum()) + int(s.image_targets.sum()) for s in samples)
+        torch.manual_seed(0)
+        with device:
+            self.janus = build(config.model)
+        pictures = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
+        made = encode_pictures(self.janus.model.vqmodel, torch.stack(pictures).to(device))
+        self.samples = with_codes(samples, made.cpu().numpy())
+        self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
+
+    def reset(self, policy: Any = "none") -> None:
+        self.janus.load_state_dict(self.weights)
+        for layer in self.janus.model.language_model.layers:
+            layer.__dict__.pop("forward", None)
+        set_trainable(self.janus, self.config.train_parts)
+        checkpoint_layers(self.janus, policy)
+
+    def batches(self, samples: list[Document], flat: bool = True) -> list[Batch]:
+        """Rows of the configured length, as many at a time as ``micro_tokens`` hold, or one at a time."""
+        model, T = self.config.model, self.config.batch.row_tokens
+        rows = packed(samples, T)
+        size = max(1, self.micro_tokens // T) if flat else 1
+        return [
+            collate(rows[i : i + size], model.tokens_per_picture, model.image_size) for i in range(0, len(rows), size)
+        ]
+
+    def ours(
+        self,
+        policy: str = "none",
+        flat: bool = True,
+        model: type[PackedJanus] = PackedJanus,
+        change: Callable[[Batch], Batch] = lambda batch: batch,
+        samples: list[Document] | None = None,
+        extra_gradients: tuple[Any, ...] = (),
+        fused: bool = True,
+    ) -> Callable[[], float]:
+        """A step through `train_step`, as a run does it; gives the loss. The options switch one thing each."""
+        self.reset(policy)
+        wrapped = model(self.janus)
+        optimizer = make_optimizer(wrapped, self.config.optim)
+        if not fused:
+            options = {"foreach": False, "fused": False}
+            optimizer = torch.optim.AdamW(optimizer.param_groups[0]["params"], lr=1e-4, **options)  # type: ignore[arg-type]
+        if extra_gradients:
+            set_trainable(self.janus, (*self.config.train_parts, *extra_gradients))
+        batches = [change(batch) for batch in self.batches(samples or self.samples, flat)]
+
+        def step() -> float:
+            for part in self.janus.parameters():
+                part.grad = None
+            return train_step(wrapped, optimizer, batches, self.distributed, 1.0).loss
+
+        return step
+
+    def naive(self, size: int) -> Callable[[], float]:
+        """A step over padded batches of ``size`` samples, accumulated."""
+        self.reset()
+        optimizer = make_optimizer(self.janus, self.config.optim)
+        groups = [self.uncached[i : i + size] for i in range(0, len(self.uncached), size)]
+        batches = [padded(group, self.config.model.image_size) for group in groups]
+
+        def step() -> float:
+            optimizer.zero_grad(set_to_none=True)
+            total = 0.0
+            for batch in batches:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                    loss = naive_loss(self.janus, batch.to(self.device)) / self.num_targets
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+            optimizer.step()
+            return total
+
+        return step
+
+    def modes(self) -> dict[str, Callable[[], Callable[[], float]]]:
+        modes: dict[str, Callable[[], Callable[[], float]]] = {
+            "ours": self.ours,
+            "naive": lambda: self.naive(NAIVE_BATCH),
+            "trainer": lambda: self.naive(TRAINER_BATCH),
+            "ours, heads at every position": lambda: self.ours(model=HeadsEverywhere),
+            "ours, attention across samples": lambda: self.ours(change=one_document),
+            "ours, a row at a time": lambda: self.ours(flat=False),
+            "ours, codes made in the step": lambda: self.ours(samples=self.uncached),
+            "ours, selective checkpointing": lambda: self.ours("selective"),
+            "ours, full checkpointing": lambda: self.ours("full"),
+            "ours, AdamW not fused": lambda: self.ours(fused=False),
+        }
+        if "language_model" not in self.config.train_parts:
+            modes["ours, weight gradients of the frozen language model"] = lambda: self.ours(
+                extra_gradients=("language_model",)
+            )
+        return modes
+
+    def measure(self, make: Callable[[], Callable[[], float]], steps: int) -> dict[str, Any]:
+        """One step that is not counted, then ``steps``; the first one's loss; seconds a step; peak memory on a GPU."""
+        step = make()
+        loss = step()
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        clock = time.perf_counter if on_gpu else time.process_time
+        seconds = []
+        for _ in range(steps):
+            began = clock()
+            step()
+            if on_gpu:
+                torch.cuda.synchronize()
+            seconds.append(clock() - began)
+        peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
+        return {"loss": loss, "step_s": statistics.median(seconds), "step_s_range": [min(seconds), max(seconds)]} | (
+            {"peak_gb": peak} if on_gpu else {}
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", choices=("tiny", "small", "janus_pro_1b", "janus_pro_7b"))
+    parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3))
+    parser.add_argument("--samples", type=int, default=16, help="a step's; all modes get the same")
+    parser.add_argument("--steps", type=int, default=3, help="timed ones")
+    parser.add_argument("--micro-tokens", type=int, default=16384, help="ours: a micro-batch's flat budget")
+    parser.add_argument("--modes", default="", help="names, separated by semicolons; left out: all")
+    parser.add_argument("--out", type=Path, help="JSON lines are added here")
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = config_of(given.model, given.stage)
+    if device.type == "cpu":
+        config = config.model_copy(update={"run": config.run.model_copy(update={"cpu_threads": 1})})
+    samples = documents(config, given.samples, seed=0)
+    bench = Bench(config, samples, given.micro_tokens, device)
+    modes = bench.modes()
+    unknown = [name for name in filter(None, given.modes.split(";")) if name not in modes]
+    if unknown:
+        parser.error(f"no such mode: {unknown[0]}; there are {'; '.join(modes)}")
+    chosen = list(filter(None, given.modes.split(";"))) or list(modes)
+    tokens, useful = sum(map(len, samples)), total_flops(config.model, config.train_parts, content_of(bench.samples))
+    peak = peak_flops(device, config.precision)
+    card = card_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    found: dict[str, dict[str, Any]] = {}
+    for mode in chosen:
+        result = bench.measure(modes[mode], given.steps)
+        if mode in ("naive", "trainer") and "ours" in found:
+            apart = abs(result["loss"] - found["ours"]["loss"]) / found["ours"]["loss"]
+            if apart > (1e-4 if config.precision == "fp32" else 1e-2):
+                sys.exit(
+                    f"error: {mode} comes to loss {result['loss']}, ours to {found['ours']['loss']}: not the same work"
+                )
+        found[mode] = {
+            "card": card.name if card else device.type,
+            "model": given.model,
+            "stage": given.stage,
+            "mode": mode,
+            "samples": given.samples,
+            "tokens": tokens,
+            "tokens_per_s": tokens / result["step_s"],
+            "mfu": useful / (result["step_s"] * peak) if peak else None,
+            **result,
+            "precision": config.precision,
+            "torch": torch.__version__,
+            "commit": commit.strip(),
+        }
+        line = json.dumps(found[mode])
+        if given.out:
+            with given.out.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        else:
+            print(line, flush=True)
+    _print_table(found)
+
+
+def _print_table(found: dict[str, dict[str, Any]]) -> None:
+    ours = found.get("ours")
+    memory = any("peak_gb" in entry for entry in found.values())
+    print(
+        f"| mode | useful tokens/s | MFU | s a step (least to most) | of ours' time |{' peak GB |' if memory else ''}",
+        file=sys.stderr,
+    )
+    print(f"|---|---|---|---|---|{'---|' if memory else ''}", file=sys.stderr)
+    for mode, entry in found.items():
+        share = f"{100 * entry['mfu']:.1f} %" if entry["mfu"] is not None else "unknown"
+        ratio = f"{entry['step_s'] / ours['step_s']:.2f}" if ours else ""
+        low, high = entry["step_s_range"]
+        extra = f" {entry['peak_gb']:.1f} |" if memory else ""
+        print(
+            f"| {mode} | {entry['tokens_per_s']:.0f} | {share} | {entry['step_s']:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {ratio} |{extra}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()

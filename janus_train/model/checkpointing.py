@@ -1,0 +1,70 @@
+"""Activation checkpointing of the decoder layers: memory for time, results unchanged.
+
+    none        everything is kept between forward and backward
+    selective   a layer's input and the outputs of its matrix products and of attention are kept; norms, rotary embeddings
+                and SwiGLU are computed again: half the memory for some percent of the time
+    full        a layer's input is kept, the layer is computed again: least memory, up to a third more time
+
+Not transformers' own switch: it recomputes only layers in train mode, and stage 1's frozen language model is in eval
+mode though gradients flow through it. To compile a layer, do it after this (``layer.compile()``): the compiler then sees
+the checkpoint and keeps to it; the other way round it could not choose what to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.attention.varlen  # registers its operator
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import ActivationCheckpointing
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.linear.default}
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+}
+
+
+def checkpoint_layers(janus: JanusForConditionalGeneration, policy: ActivationCheckpointing) -> None:
+    """Every decoder layer of ``janus`` by ``policy`` from now on; parameters keep their names. Call it once."""
+    if policy == "none":
+        return
+    for layer in janus.model.language_model.layers:
+        layer.forward = _Checkpointed(layer, policy)
+
+
+class _Checkpointed:
+    """A layer's forward that leaves less behind. Without gradients, as in drawing, the layer's own."""
+
+    def __init__(self, layer: Any, policy: ActivationCheckpointing):
+        self._layer, self._forward = layer, type(layer).forward
+        self._options: dict[str, Any] = {}
+        if policy == "selective":
+            # not down's output: nothing needs it in backward, and recomputing stops before it
+            down = layer.mlp.down_proj.in_features
+            self._options = {"context_fn": partial(create_selective_checkpoint_contexts, partial(_keep, down))}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        forward: Callable[..., torch.Tensor] = partial(self._forward, self._layer)
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # nothing in a layer is random: packed attention refuses drop-out
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **self._options, **kwargs)
+
+
+def _keep(down: int, context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    if op in _ATTENTION:
+        return CheckpointPolicy.MUST_SAVE
+    if op in _PRODUCTS:
+        matrix = args[1] if op is _aten.addmm.default else args[0]
+        return CheckpointPolicy.PREFER_RECOMPUTE if matrix.shape[-1] == down else CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,132 @@
+"""Bytes that autograd keeps between forward and backward, by arithmetic on what each operation saves.
+
+In: `ModelConfig`, the trained parts, the `Content` of a micro-batch, how wide numbers are, the checkpointing policy.
+Out: `Activations`. Counted are transformers' eager modules as they are (a norm keeps its input in fp32, its normalised
+input and its output) with packed attention; what `torch.compile` fuses away comes off this. A linear layer keeps its
+input only if its weight trains, so stage 1 keeps far less than stage 2.
+
+Checkpointing (`model.checkpointing`): ``none`` keeps all of a decoder layer; ``selective`` its input and the outputs of its matrix
+products and of attention; ``full`` its input alone. With either of them one layer at a time is whole again in backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from janus_train.config import ActivationCheckpointing, ModelConfig, Part
+from janus_train.planning.content import Content
+from janus_train.planning.flops import gradient_flow
+
+FP32 = 4
+"""Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of a number: in the residual stream, and as a matrix product takes it."""
+
+    stream: int
+    compute: int
+
+    @property
+    def casts(self) -> bool:
+        """Autocast: every product keeps its own narrow copy of its input."""
+        return self.stream != self.compute
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes. ``kept`` is alive when the forward ends; ``working`` comes on top while backward goes through it."""
+
+    language_model: float
+    encoder: float
+    adaptors_and_heads: float
+    logits: float
+    working: float
+
+    @property
+    def kept(self) -> float:
+        return self.language_model + self.encoder + self.adaptors_and_heads + self.logits
+
+    @property
+    def peak(self) -> float:
+        return self.kept + self.working
+
+
+def activations(
+    model: ModelConfig,
+    trained: Collection[Part],
+    content: Content,
+    widths: Widths,
+    policy: ActivationCheckpointing = "none",
+    grouped_attention: bool = False,
+) -> Activations:
+    """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel."""
+    flows = gradient_flow(trained)
+    text, P = model.text, model.tokens_per_picture
+    D, L, s, c = text.hidden_size, content.tokens, widths.stream, widths.compute
+    llm = "language_model" in trained
+    layers = text.num_hidden_layers * flows["language_model"]
+    whole = _decoder_layer(model, widths, llm, grouped_attention) * L
+    kept = {"none": whole, "selective": _kept_selectively(model, widths) * L, "full": s * D * L}[policy]
+    rotary = 2 * s * (D // text.num_attention_heads) * L * bool(layers)
+    final_norm = (FP32 + s * llm) * D * L * flows["hidden"]
+
+    # A head's logits: the log-probabilities stay; backward holds two more of that size beside them, a head at a time.
+    text_logits = FP32 * text.vocab_size * content.text_targets * flows["hidden"]
+    image_logits = FP32 * model.vq.num_embeddings * content.image_targets * (flows["hidden"] or "image_head" in trained)
+    recomputed = whole if layers and policy != "none" else 0.0
+    return Activations(
+        language_model=layers * kept + rotary + final_norm,
+        encoder=_encoder(model, widths) * content.understanding_pictures * P * ("understanding_encoder" in trained),
+        adaptors_and_heads=_adaptors(model, trained, content, widths)
+        + c * D * content.text_targets * llm
+        + c * D * content.image_targets * (2 * ("image_head" in trained) + flows["hidden"]),
+        logits=text_logits + image_logits,
+        working=max(2 * text_logits, 2 * image_logits, recomputed),
+    )
+
+
+def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, grouped: bool) -> float:
+    """Bytes a token of a layer of which nothing is recomputed."""
+    text, s, c = model.text, widths.stream, widths.compute
+    D, heads = text.hidden_size, text.num_attention_heads
+    key_value = D // heads * text.num_key_value_heads
+    inputs = (5 * c if widths.casts else 2 * c) if trains else 0  # of q, k, v and of gate, up
+    norms = 2 * (FP32 + s * trains) * D + inputs * D
+    attention = c * (2 * D + 2 * key_value) + FP32 * heads + c * D * (grouped and trains)
+    return norms + attention + c * text.intermediate_size * (4 if trains else 3)
+
+
+def _kept_selectively(model: ModelConfig, widths: Widths) -> float:
+    """Bytes a token: the layer's input, the outputs of q, k, v, attention, o, gate and up; not down's, which nothing needs."""
+    text = model.text
+    D, heads = text.hidden_size, text.num_attention_heads
+    key_value = D // heads * text.num_key_value_heads
+    products = 3 * D + 2 * key_value + 2 * text.intermediate_size
+    return widths.stream * D + widths.compute * products + FP32 * heads
+
+
+def _encoder(model: ModelConfig, widths: Widths) -> float:
+    """Bytes a token of a picture in the whole understanding encoder, if it trains."""
+    vision, s, c = model.vision, widths.stream, widths.compute
+    width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
+    inputs = 4 * c if widths.casts else 2 * c  # of q, k, v and of the first MLP layer
+    layer = (2 * s + inputs + 4 * c) * width + 2 * c * inner + FP32 * vision.num_attention_heads
+    return vision.num_hidden_layers * layer + s * width
+
+
+def _adaptors(model: ModelConfig, trained: Collection[Part], content: Content, widths: Widths) -> float:
+    """Inputs of the layers that train, inputs of their activations, and the rows put into the sequence."""
+    P, D, c = model.tokens_per_picture, model.text.hidden_size, widths.compute
+    hidden = model.adaptor_depth - 1
+    total = 0.0
+    for part, pictures, width, before in (
+        ("understanding_adaptor", content.understanding_pictures, model.vision.hidden_size, "understanding_encoder"),
+        ("generation_adaptor", content.generation_pictures, model.vq.embed_dim, "generation_embedding"),
+    ):
+        trains, flows = part in trained, part in trained or before in trained
+        a_token = c * width * trains + hidden * c * D * (flows + trains) + widths.stream * D * flows
+        total += pictures * P * a_token
+    return total

@@ -1,0 +1,179 @@
+"""Useful FLOPs of training, exactly, by part: from the model's configuration, what trains, and what the rows hold.
+
+In: `ModelConfig`, the trained parts, `Content`. Out: a `Work` for each `Piece`. What counts as useful:
+
+- matrix products and convolutions alone, 2 FLOPs a multiply-add; norms, activations and softmax do not count;
+- the forward of every piece once; no padding, no dummy inputs, no recomputation;
+- gradients of weights only where the part trains; gradients of inputs only where something before them trains
+  (stage 1's frozen language model has the latter and not the former; a frozen encoder has neither);
+- attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in a picture.
+  Forward two products a pair, backward four (flash attention's fifth is a recomputation);
+- heads at loss positions only, the VQ encoder for pictures without cached codes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from janus_train.config import ModelConfig, Part
+from janus_train.planning.content import Content
+
+Piece = Literal[
+    "language_model",
+    "attention",
+    "text_head",
+    "image_head",
+    "understanding_encoder",
+    "understanding_adaptor",
+    "generation_adaptor",
+    "generation_encoder",
+]
+"""The seven parts, but the language model in three, and without the code embeddings: looking up is no product."""
+PIECES: tuple[Piece, ...] = get_args(Piece)
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs."""
+
+    forward: float
+    input_gradients: float
+    weight_gradients: float
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.input_gradients + self.weight_gradients
+
+
+def work(model: ModelConfig, trained: Collection[Part], content: Content) -> dict[Piece, Work]:
+    """Forward and backward of ``content``, piece by piece."""
+    flows = gradient_flow(trained)
+    forward = _forward(model, content)
+    found: dict[Piece, Work] = {}
+    for piece, products in forward.items():
+        part: Part = "language_model" if piece in ("attention", "text_head") else piece  # type: ignore[assignment]
+        trains = part in trained
+        into_piece = flows["hidden"] if piece in ("text_head", "image_head") else flows[part]
+        inputs = weights = 0.0
+        before = into_piece  # does what enters this product require a gradient?
+        for product in products:
+            inputs += before * product.flops * (2 if product.without_weight else 1)
+            weights += trains and not product.without_weight and product.flops
+            before = before or trains
+        found[piece] = Work(sum(product.flops for product in products), inputs, weights)
+    return found
+
+
+def total_flops(model: ModelConfig, trained: Collection[Part], content: Content) -> float:
+    """All of `work`."""
+    return sum(piece.total for piece in work(model, trained, content).values())
+
+
+def gradient_flow(trained: Collection[Part]) -> dict[str, bool]:
+    """Whether a part's input requires a gradient, and whether the last hidden state (``hidden``) does."""
+    embeds = bool(
+        set(trained)
+        & {
+            "language_model",
+            "understanding_encoder",
+            "understanding_adaptor",
+            "generation_embedding",
+            "generation_adaptor",
+        }
+    )
+    return {
+        "understanding_encoder": False,
+        "understanding_adaptor": "understanding_encoder" in trained,
+        "generation_encoder": False,
+        "generation_adaptor": "generation_embedding" in trained,
+        "language_model": embeds,
+        "hidden": embeds,
+    }
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A matrix product of a piece, in the order in which data meets them."""
+
+    flops: float
+    without_weight: bool = False  # of two activations, as in attention
+
+
+def _forward(model: ModelConfig, content: Content) -> dict[Piece, list[_Product]]:
+    text, vision, P = model.text, model.vision, model.tokens_per_picture
+    D, width = text.hidden_size, vision.hidden_size
+    head = D // text.num_attention_heads
+    layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
+    Nu, Ng = content.understanding_pictures, content.generation_pictures
+    return {
+        "language_model": [_Product(2 * content.tokens * text.num_hidden_layers * layer)],
+        "attention": [_Product(4 * D * content.causal_pairs * text.num_hidden_layers, without_weight=True)],
+        "text_head": [_Product(2 * content.text_targets * D * text.vocab_size)],
+        "image_head": _mlp(content.image_targets, [D, D, model.vq.num_embeddings]),
+        "understanding_encoder": [
+            _Product(2 * Nu * P * 3 * vision.patch_size**2 * width),
+            *_vision_layers(model, Nu),
+        ],
+        "understanding_adaptor": _mlp(Nu * P, [width, *[D] * model.adaptor_depth]),
+        "generation_adaptor": _mlp(Ng * P, [model.vq.embed_dim, *[D] * model.adaptor_depth]),
+        "generation_encoder": [_Product(content.uncached_pictures * vq_encoder_flops(model))],
+    }
+
+
+def _mlp(rows: float, widths: Sequence[int]) -> list[_Product]:
+    return [_Product(2 * rows * a * b) for a, b in pairwise(widths)]
+
+
+def _vision_layers(model: ModelConfig, pictures: float) -> list[_Product]:
+    """Each picture's tokens see all of them, so attention is whole, not causal."""
+    vision, P = model.vision, model.tokens_per_picture
+    width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
+    linear = 2 * P * (4 * width * width + 2 * width * inner)
+    layers = pictures * vision.num_hidden_layers
+    return [_Product(layers * linear), _Product(layers * 4 * width * P * P, without_weight=True)]
+
+
+def vq_encoder_flops(model: ModelConfig) -> float:
+    """One picture to codes: LlamaGen's VQ encoder, its last convolution, and the latents against the codebook."""
+    vq, side = model.vq, model.image_size
+    total = 0.0
+
+    def convolve(a: int, b: int, kernel: int, pixels: int) -> None:
+        nonlocal total
+        total += 2 * a * b * kernel * kernel * pixels
+
+    def residual(a: int, b: int, pixels: int) -> None:
+        convolve(a, b, 3, pixels)
+        convolve(b, b, 3, pixels)
+        if a != b:
+            convolve(a, b, 1, pixels)
+
+    def attend(channels: int, pixels: int) -> None:
+        nonlocal total
+        for _ in range(4):
+            convolve(channels, channels, 1, pixels)
+        total += 4 * channels * pixels * pixels
+
+    channels, last = vq.base_channels, len(vq.channel_multiplier) - 1
+    convolve(3, channels, 3, side * side)
+    for level, multiplier in enumerate(vq.channel_multiplier):
+        # without residual blocks the width only changes between them, so it stays that of the level before
+        for _ in range(vq.num_res_blocks):
+            wider = vq.base_channels * multiplier
+            residual(channels, wider, side * side)
+            channels = wider
+            if level == last:
+                attend(channels, side * side)
+        if level != last:
+            side //= 2
+            convolve(channels, channels, 3, side * side)
+    pixels = side * side
+    residual(channels, channels, pixels)
+    attend(channels, pixels)
+    residual(channels, channels, pixels)
+    convolve(channels, vq.latent_channels, 3, pixels)
+    convolve(vq.latent_channels, vq.embed_dim, 1, pixels)
+    return total + 2 * pixels * vq.embed_dim * vq.num_embeddings

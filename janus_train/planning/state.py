@@ -1,0 +1,108 @@
+"""Bytes of weights, gradients and optimiser on one GPU, under each way of sharing them out.
+
+In: how many parameters train and how many are frozen (so that LoRA is asked about like everything else), the number of
+GPUs, the precision. Out: `State`. It follows what the trainer keeps: fp32 weights and moments for what trains; in bf16 runs
+autocast adds a narrow copy of each matrix between forward and backward, but where weights are gathered as bf16 anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from janus_train.config import ModelConfig, Part
+from janus_train.planning.flops import gradient_flow
+from janus_train.planning.parameters import parameter_counts
+
+FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What of the trained parts' state is shared out over the GPUs, in the field's names."""
+
+    name: str
+    optimizer: bool = False
+    gradients: bool = False
+    weights: bool = False
+    masters: bool = False  # a second fp32 copy of the weights, shared out: DeepSpeed updates that one
+
+    @property
+    def gathers_narrow(self) -> bool:
+        """Whole weights exist as bf16 only, a few layers at a time."""
+        return self.weights
+
+
+SHARINGS: dict[str, Sharing] = {
+    sharing.name: sharing
+    for sharing in (
+        Sharing("ddp"),
+        Sharing("zero1", optimizer=True, masters=True),
+        Sharing("zero2", optimizer=True, gradients=True, masters=True),
+        Sharing("zero3", optimizer=True, gradients=True, weights=True, masters=True),
+        Sharing("fsdp2", optimizer=True, gradients=True, weights=True),
+    )
+}
+"""ddp is ZeRO's stage 0. The names are those of launch/accelerate/."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters that matter to memory and to what GPUs send each other."""
+
+    trained: float
+    frozen: float  # without the VQ tokenizer
+    whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is shared out
+    matrices: float  # those of which autocast keeps a narrow copy until backward has passed
+    unit: float  # the largest that is gathered at a time: a layer, the embedding or a head
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes on one GPU."""
+
+    weights: float
+    gradients: float
+    masters: float
+    moments: float
+    copies: float  # autocast's narrow ones
+    gathered: float  # weights of other GPUs, while they are needed
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.masters + self.moments + self.copies + self.gathered
+
+
+def sizes_of(model: ModelConfig, trained: Collection[Part]) -> Sizes:
+    """Of a run that trains whole parts."""
+    counts = parameter_counts(model)
+    flows, text = gradient_flow(trained), model.text
+    D = text.hidden_size
+    embedding = text.vocab_size * D
+    through: set[Part] = {"language_model", "image_head"} if flows["hidden"] else set()
+    copied = through | set(trained)
+    matrices = sum(counts[part] for part in copied) - (embedding if "language_model" in copied else 0)
+    head = D // text.num_attention_heads
+    layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
+    return Sizes(
+        trained=sum(counts[part] for part in trained),
+        frozen=sum(n for part, n in counts.items() if part not in trained and part != "generation_encoder"),
+        whole=counts["generation_encoder"],
+        matrices=matrices,
+        unit=max(layer, embedding),
+    )
+
+
+def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str, frozen_bytes: int = FP32) -> State:
+    """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16. ``frozen_bytes``: of a frozen weight."""
+    narrow = precision == "bf16"
+    share = {True: 1 / gpus, False: 1.0}
+    return State(
+        weights=share[sharing.weights] * (FP32 * sizes.trained + frozen_bytes * sizes.frozen) + FP32 * sizes.whole,
+        gradients=FP32 * share[sharing.gradients] * sizes.trained,
+        masters=FP32 * share[True] * sizes.trained if sharing.masters else 0.0,
+        moments=2 * FP32 * share[sharing.optimizer] * sizes.trained,
+        copies=BF16 * sizes.matrices if narrow and not sharing.gathers_narrow else 0.0,
+        # the unit at work and the one fetched ahead
+        gathered=2 * (BF16 if narrow else FP32) * sizes.unit if sharing.weights and gpus > 1 else 0.0,
+    )

@@ -1,0 +1,44 @@
+"""How much of what the devices could do went into useful work: ``mfu``, and ``mfu_6n`` by the common rule beside it.
+
+``mfu`` counts the useful FLOPs of `planning.flops` and nothing else: no padding, no recomputation, frozen parts without
+weight gradients, attention inside documents, heads at loss positions. ``mfu_6n`` is 6 x parameters of the language model
+(with embeddings and text head) x tokens: comparable with others, though blind to what is frozen, to both encoders and to
+attention. Both are shares of the devices' peak over the whole step, waiting and saving included.
+
+All of it comes from the rows on the host: nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from janus_train.config import Config
+from janus_train.data.sample import Row
+from janus_train.planning.cards import peak_flops
+from janus_train.planning.content import content_of
+from janus_train.planning.flops import total_flops
+from janus_train.planning.parameters import parameter_counts
+from janus_train.train.distributed import Distributed
+
+
+class Utilisation:
+    """Made once a run, on every process at the same time: the processes measure what they have."""
+
+    def __init__(self, config: Config, distributed: Distributed):
+        self._model, self._trained = config.model, config.train_parts
+        self._flops_a_token = 6 * parameter_counts(config.model)["language_model"]
+        mine = peak_flops(distributed.device, config.precision)
+        peak, unknown = distributed.sum([mine or 0.0, float(mine is None)])
+        self.peak: float | None = None if unknown else peak
+        """FLOP/s of all processes together; None if a device's peak is not known, and then there is no share of it."""
+
+    def useful_flops(self, rows: Sequence[Row]) -> float:
+        """Of these rows' forward and backward."""
+        return total_flops(self._model, self._trained, content_of(d for row in rows for d in row.documents))
+
+    def shares(self, flops: float, tokens: int, step_s: float) -> dict[str, float | None]:
+        """``mfu`` and ``mfu_6n`` of a step over all processes."""
+        if self.peak is None:
+            return {"mfu": None, "mfu_6n": None}
+        most = self.peak * step_s
+        return {"mfu": flops / most, "mfu_6n": self._flops_a_token * tokens / most}

@@ -1,0 +1,77 @@
+"""The training benchmark measures the same work in every mode, and says so in lines that a plan can read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import train
+from benchmarks.naive import padded
+from benchmarks.rows import documents, packed, with_codes
+from janus_train.data.sample import IGNORE
+from janus_train.planning.content import content_of, expected_row
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--model", "tiny", "--samples", "3", "--steps", "1", *words])
+    train.main()
+
+
+def test_all_modes_do_the_same_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage 1: ours, both naive ones and every ablation; those that change no result come to the same loss."""
+    out = tmp_path / "train.jsonl"
+    run(monkeypatch, "--stage", "1", "--out", str(out))
+    lines = {line["mode"]: line for line in map(json.loads, out.read_text().splitlines())}
+    ours = lines["ours"]
+    same = [mode for mode in lines if mode != "ours, attention across samples"]
+    assert len(same) == 10 and all(lines[mode]["loss"] == pytest.approx(ours["loss"], rel=1e-4) for mode in same)
+    assert lines["ours, attention across samples"]["loss"] != pytest.approx(ours["loss"], rel=1e-4)
+    assert (ours["card"], ours["model"], ours["stage"]) == ("cpu", "tiny", 1)
+    assert all(line["tokens"] == ours["tokens"] and line["mfu"] > 0 for line in lines.values())
+    assert "| ours |" in capsys.readouterr().err
+
+
+def test_other_work_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    naive = train.naive_loss
+    monkeypatch.setattr(train, "naive_loss", lambda *given: 1.01 * naive(*given))
+    with pytest.raises(SystemExit, match="not the same work"):
+        run(monkeypatch, "--modes", "ours;naive")
+
+
+def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--modes", "theirs")
+    assert "no such mode: theirs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_samples_are_shaped_like_the_papers(stage: int) -> None:
+    """Of the 1B: per token within a quarter of what a plan expects; pairs apart, which a spread of lengths raises."""
+    config = train.config_of("janus_pro_1b", stage)
+    samples = documents(config, 200, seed=0)
+    found, expected = content_of(samples), expected_row(config, cached_codes=False)
+    for name, value in vars(expected).items():
+        if name == "causal_pairs":
+            assert found.causal_pairs / found.tokens > value / expected.tokens
+            continue
+        assert getattr(found, name) / found.tokens == pytest.approx(value / expected.tokens, rel=0.25, abs=1e-4), name
+    assert sum(len(row.documents) for row in packed(samples, 4096)) == 200
+    assert all(row.num_tokens <= 4096 for row in packed(samples, 4096))
+
+
+def test_padding_changes_no_target() -> None:
+    config = train.config_of("tiny", 2)
+    samples = documents(config, 5, seed=1)
+    batch = padded(samples, 64)
+    for i, sample in enumerate(samples):
+        n = len(sample)
+        assert batch.input_ids[i, :n].tolist() == sample.input_ids.tolist() and not batch.attention_mask[i, n:].any()
+        assert (batch.text_labels[i, n:] == IGNORE).all() and not batch.image_mask[i, n:].any()
+    codes = np.zeros((sum(len(s.codes) for s in samples), 64), int)
+    assert sum(c is not None for s in with_codes(samples, codes) for c in s.codes) == len(codes)

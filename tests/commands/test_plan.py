@@ -1,0 +1,104 @@
+"""``janus-train plan``: tables, a page, and a line for each mistake."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from janus_train import cli
+from tests.test_report import Page as Parsed
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the entry point: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["janus-train", "plan", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return left.value.code, captured.out, captured.err
+
+    return call
+
+
+SEVEN = ("+stage=2", "model=janus_pro_7b", "--gpus", 256, "--gpu", "a100-40gb")
+
+
+def test_it_says_what_it_takes(run: Run, tmp_path: Path) -> None:
+    html = tmp_path / "plan.html"
+    code, out, err = run(*SEVEN, "--html", html)
+    assert code == 0 and f"page: {html}" in err
+    assert "janus_pro_7b, stage 2: 512 rows of 4096 tokens a step, 270000 steps, on 256 x a100-40gb" in out
+    assert "40 % of peak while computing (assumed, not measured)" in out
+    for words in ("language model", "zero2, selective", "GPU-hours", "24 % of peak", "sending / computing"):
+        assert words in out
+    assert re.search(r"^zero3, none +.* yes +1$", out, re.M) and re.search(r"^ddp, full +.* no +none$", out, re.M)
+    command = next(line.strip() for line in out.splitlines() if "accelerate launch" in line)
+    assert command == (
+        "accelerate launch --config_file launch/accelerate/zero3.yaml train.py +stage=2 model=janus_pro_7b "
+        "batch.micro_rows=2 memory.activation_checkpointing=selective"
+    )
+    page = Parsed(html.read_text(encoding="utf-8"))
+    assert command in page.text and "24 % of peak" in page.text and "128 of the 256 GPUs" in page.text
+    assert sum(tag == "span" and a.get("class") == "stack" for tag, a in page.tags) == 15 + 1 + 8
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe")]
+    assert "http" not in html.read_text(encoding="utf-8")
+
+
+def test_asked_shares_and_cached_codes_are_taken(run: Run) -> None:
+    code, out, _ = run(*SEVEN, "--mfu", 0.5, "--cached-codes")
+    assert code == 0 and "50 % of peak while computing (as asked)" in out and "codes cached" in out
+    assert re.search(r"^generation encoder +0.000", out, re.M)
+
+
+def test_what_does_not_fit_is_a_warning_not_a_failure(run: Run) -> None:
+    code, out, _ = run("+stage=2", "model=janus_pro_1b", "--gpu", "rtx4090")
+    assert code == 0 and "warning: stage 2 does not fit" in out and "accelerate launch" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no stage given"),
+        (("+stage=2", "model=janus_pro_2b"), "model=janus_pro_2b: no such model, choose"),
+        (("+stage=2", "--gpu", "a1000"), "--gpu a1000: no such card, choose a100-40gb"),
+        (("+stage=2", "--gpus", 0), "Invalid value for '--gpus'"),
+        (("+stage=2", "--mfu", 40), "Invalid value for '--mfu'"),
+        (("+stage=2", "batch.micro=1"), "batch.micro: no such option"),
+        (("+stage=2", "--html", "nowhere/plan.html"), "there is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, words: tuple[object, ...], said: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a headless Chromium")
+def test_in_chromium_the_page_fits_a_phone(run: Run, tmp_path: Path) -> None:
+    html = tmp_path / "plan.html"
+    run(*SEVEN, "--html", html)
+    probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ')</script>"
+    html.write_text(html.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = subprocess.run(
+        [str(CHROMIUM), *words, "--window-size=390,1600", "--dump-dom", html.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    found = re.search(r"<title>(\d+) (\d+)</title>", shown)
+    assert found and int(found[2]) <= int(found[1]), f"wider than the screen: {found and found[0]}"

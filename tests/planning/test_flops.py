@@ -1,0 +1,207 @@
+"""FLOPs by arithmetic are those that torch counts, part by part, forward and backward, in every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers.models.janus import JanusVQVAE
+
+from janus_train.config import PARTS, Part
+from janus_train.data.collate import collate
+from janus_train.data.sample import Row
+from janus_train.inspection.drawn import open_drawn
+from janus_train.model.attention import Documents as Layout
+from janus_train.model.codes import encode_pictures
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import PackedJanus, build, transformers_config
+from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
+from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
+from tests.helpers import config_of
+from tests.model.model_configs import model_config
+from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, PictureIn, Text, to_batch
+from tests.train.conftest import SMALL
+
+SIZE, TOKENS = 64, 64
+STAGES = {stage: config_of(f"+stage={stage}") for stage in (1, 2, 3)}
+MODEL = STAGES[2].model
+ODD: dict[str, tuple[Part, ...]] = {
+    "image head alone": ("image_head",),
+    "encoder and its adaptor": ("understanding_encoder", "understanding_adaptor"),
+    "code embeddings and language model": ("generation_embedding", "language_model"),
+    "language model alone": ("language_model",),
+}
+TRAINED: dict[str, tuple[Part, ...]] = {f"stage {n}": c.train_parts for n, c in STAGES.items()} | ODD
+
+WHERE: dict[Piece, tuple[str, ...]] = {
+    "language_model": ("PackedJanus.janus.model.language_model",),
+    "text_head": ("PackedJanus.janus.lm_head",),
+    "image_head": ("PackedJanus.janus.model.generation_head",),
+    "understanding_encoder": ("PackedJanus.janus.model.vision_model",),
+    "understanding_adaptor": ("PackedJanus.janus.model.aligner",),
+    "generation_adaptor": ("PackedJanus.janus.model.generation_aligner",),
+    "generation_encoder": ("PackedJanus.janus.model.vqmodel.encoder", "PackedJanus.janus.model.vqmodel.quant_conv"),
+}
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+ATTENTION_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+KERNELS = {
+    ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATTENTION_BACK: lambda grad, q, k, v, *_, **__: 2 * sdpa_flop_count(q, k, v),
+}
+"""torch's counter does not know the CPU's kernel. Of the whole square, as its others; backward as we define it."""
+
+
+def some_documents() -> Documents:
+    g = torch.Generator().manual_seed(0)
+
+    def words(count: int) -> list[int]:
+        return torch.randint(6, 1024, (count,), generator=g).tolist()
+
+    def picture() -> PictureIn:
+        return PictureIn(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
+
+    def codes(encoded: bool) -> Codes:
+        pixels = torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1 if encoded else None
+        return Codes(torch.randint(0, 512, (TOKENS,), generator=g), True, pixels)
+
+    return [
+        (UNDERSTANDING, [Text(words(3)), picture(), Text(words(4)), Text(words(29), loss=True)]),
+        (GENERATION, [Text(words(11)), codes(encoded=True)]),
+        (TEXT, [Text(words(1)), Text(words(140), loss=True)]),
+        (GENERATION, [Text(words(5)), codes(encoded=False)]),
+    ]
+
+
+class Counted:
+    """What torch counts in one forward and backward of the tiny model."""
+
+    def __init__(self, trained: Iterable[Part]):
+        torch.manual_seed(0)
+        janus = build(MODEL)
+        set_trainable(janus, tuple(trained))
+        self.batch = to_batch(some_documents(), TOKENS, SIZE)
+        with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
+            loss = PackedJanus(janus)(self.batch).total
+        counts = counter.get_flop_counts()
+        self.forward: dict[str, int] = {p: sum(_sum(counts.get(w, {})) for w in where) for p, where in WHERE.items()}
+        self.forward["attention"] = counts["PackedJanus.janus.model.language_model"].get(ATTENTION, 0)
+        self.forward["language_model"] -= self.forward["attention"]
+        # the search in the codebook is in no module: what is in none is its
+        self.forward["generation_encoder"] += _sum(counts["Global"]) - sum(self.forward.values())
+        with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
+            loss.backward()
+        back = counter.get_flop_counts()["Global"]
+        self.back_of_attention = back.pop(ATTENTION_BACK, 0)
+        self.back_of_weights = _sum(back)
+        groups, _ = Layout(self.batch.cu_seqlens, self.batch.max_seqlen).groups
+        self.squares = sum(group.num_documents * (len(group.index) // group.num_documents) ** 2 for group in groups)
+
+
+def _sum(counts: dict[Any, int]) -> int:
+    return sum(counts.values())
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def case(request: pytest.FixtureRequest) -> tuple[tuple[Part, ...], Counted, Content, dict[Piece, Work]]:
+    trained = TRAINED[request.param]
+    counted = Counted(trained)
+    content = content_of_batch(counted.batch)
+    return trained, counted, content, work(MODEL, trained, content)
+
+
+def test_forward_is_what_torch_counts_piece_by_piece(case: Any) -> None:
+    _, counted, content, expected = case
+    for piece in PIECES:
+        if piece == "attention":  # the kernels' squares, with their groups' padding, for our pairs
+            assert counted.forward[piece] == expected[piece].forward * counted.squares / content.causal_pairs
+        else:
+            assert counted.forward[piece] == expected[piece].forward, piece
+        assert expected[piece].forward > 0
+
+
+def test_backward_is_what_torch_counts(case: Any) -> None:
+    """To the last FLOP, for seven choices of what trains: so no gradient is computed that nothing needs."""
+    trained, counted, content, expected = case
+    language_model = expected["attention"].input_gradients * counted.squares / content.causal_pairs
+    vision, P = MODEL.vision, MODEL.tokens_per_picture
+    encoder = (
+        8 * vision.num_hidden_layers * vision.hidden_size * P * P * content.understanding_pictures
+        if "understanding_encoder" in trained
+        else 0
+    )
+    assert counted.back_of_attention == language_model + encoder
+    rest = {piece: found for piece, found in expected.items() if piece != "attention"}
+    assert counted.back_of_weights == sum(w.input_gradients + w.weight_gradients for w in rest.values()) - encoder
+
+
+def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> None:
+    """The text head and every layer: input gradients as in stage 2, and nothing more, by torch's count."""
+    frozen, trained = Counted(STAGES[1].train_parts), Counted(STAGES[2].train_parts)
+    content = content_of_batch(frozen.batch)
+    weights = sum(work(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
+    assert trained.back_of_weights - frozen.back_of_weights == weights > 0
+    assert frozen.back_of_attention == trained.back_of_attention > 0
+
+
+def test_content_of_documents_is_content_of_their_batch(small_rows: list[Row]) -> None:
+    batch = collate(small_rows, TOKENS, SIZE)
+    assert content_of(d for row in small_rows for d in row.documents) == content_of_batch(batch)
+
+
+@pytest.fixture
+def small_rows(random_base: Path) -> list[Row]:
+    config = config_of("+stage=2", f"init_from={random_base}", *SMALL)
+    return next(open_drawn(config).steps(1, 1))[1]
+
+
+def test_a_picture_costs_what_the_official_sizes_cost() -> None:
+    """performance: SigLIP-L 381 GFLOP, VQ-16's encoder 313, at 384 pixels."""
+    model = config_of("+stage=2", "model=janus_pro_1b").model
+    assert work(model, (), Content(understanding_pictures=1))["understanding_encoder"].forward / 1e9 == pytest.approx(
+        381.4, abs=0.1
+    )
+    assert vq_encoder_flops(model) / 1e9 == pytest.approx(312.7, abs=0.1)
+
+
+COUNTS = st.builds(Content, *[st.floats(0, 1e6) for _ in fields(Content)])
+SOME_PARTS = st.sets(st.sampled_from([part for part in PARTS if part != "generation_encoder"]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(COUNTS, COUNTS, SOME_PARTS)
+def test_work_adds_up_over_rows_and_grows_with_what_trains(one: Content, other: Content, trained: set[Part]) -> None:
+    both = total_flops(MODEL, trained, one + other)
+    assert both == pytest.approx(total_flops(MODEL, trained, one) + total_flops(MODEL, trained, other), rel=1e-9)
+    for part in PARTS[:2]:
+        assert total_flops(MODEL, trained | {part}, one) >= total_flops(MODEL, trained, one)
+    for piece, found in work(MODEL, trained, one).items():
+        assert found.weight_gradients <= found.forward and (found.weight_gradients == 0 or piece != "attention")
+        assert 0 <= found.input_gradients <= 2 * found.forward
+
+
+def test_a_ratio_of_tokens_is_one_of_tokens() -> None:
+    """Stage 2 by samples has more picture tokens than by tokens: texts are the longer samples, half of the tokens else."""
+    by_samples, by_tokens = (
+        expected_row(config_of("+stage=2", "model=janus_pro_1b", f"ratio.unit={unit}"), True)
+        for unit in ("samples", "tokens")
+    )
+    for row in (by_samples, by_tokens):
+        assert row.tokens == pytest.approx(4096) and row.uncached_pictures == 0
+    assert by_tokens.generation_pictures * 638 / 4096 == pytest.approx(0.5)
+    assert by_samples.understanding_pictures / by_samples.generation_pictures == pytest.approx(0.4)
+
+
+def test_a_vq_encoder_with_residual_blocks_costs_what_torch_counts() -> None:
+    """Of growing width and with attention at the last level, as VQ-16; the tiny model's has neither."""
+    model = model_config("tiny", vq={"channel_multiplier": [1, 2, 2, 4], "num_res_blocks": 2, "base_channels": 32})
+    vqmodel = JanusVQVAE(transformers_config(model, None, None, None, None).vq_config).eval()
+    with FlopCounterMode(display=False) as counter:
+        encode_pictures(vqmodel, torch.zeros(1, 3, SIZE, SIZE))
+    assert counter.get_total_flops() == vq_encoder_flops(model)

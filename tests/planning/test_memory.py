@@ -1,0 +1,176 @@
+"""Memory by arithmetic against what the tiny model takes on a CPU: state to the byte, activations within 10 %."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import ActivationCheckpointing, Part
+from janus_train.data.sample import Batch
+from janus_train.model.checkpointing import checkpoint_layers
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import PackedJanus, build
+from janus_train.planning.activations import Activations, Widths, activations
+from janus_train.planning.cards import CARDS
+from janus_train.planning.content import Content, content_of_batch, expected_row
+from janus_train.planning.plan import POLICIES, RESERVE
+from janus_train.planning.state import BF16, SHARINGS, Sizes, sizes_of, state
+from janus_train.train.optim import make_optimizer
+from tests.helpers import config_of
+from tests.model.reference import to_batch
+from tests.planning.test_flops import MODEL, SIZE, STAGES, TOKENS, TRAINED, some_documents
+
+WIDTHS = {"fp32": Widths(4, 4), "autocast": Widths(4, 2), "bf16": Widths(2, 2)}
+CASES = [
+    *((f"stage {stage}", "fp32", policy) for stage in STAGES for policy in POLICIES),
+    *(("stage 2", "bf16", policy) for policy in POLICIES),
+    *((f"stage {stage}", "autocast", "none") for stage in (1, 3)),
+    ("encoder and its adaptor", "fp32", "none"),
+    ("code embeddings and language model", "fp32", "none"),
+]
+
+
+class Allocated(TorchDispatchMode):
+    """Every storage that an operation makes, for as long as it lives; and the most that lived at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in given:
+                storage = leaf.untyped_storage()
+                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                if storage.nbytes() > 1 << 18:  # small ones are counted at the next large one
+                    self.peak = max(self.peak, self.alive)
+        return result
+
+    @property
+    def alive(self) -> int:
+        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
+        return sum(size for _, size in self._made.values())
+
+
+def tiny(trained: tuple[Part, ...], policy: ActivationCheckpointing = "none") -> JanusForConditionalGeneration:
+    torch.manual_seed(0)
+    janus = build(MODEL)
+    set_trainable(janus, trained)
+    checkpoint_layers(janus, policy)
+    return janus
+
+
+def a_batch() -> Batch:
+    return to_batch(some_documents() * 2, TOKENS, SIZE)
+
+
+def expected(content: Content, trained: tuple[Part, ...], kind: str, policy: ActivationCheckpointing) -> Activations:
+    return activations(MODEL, trained, content, WIDTHS[kind], policy, grouped_attention=True)
+
+
+@pytest.mark.parametrize(("name", "kind", "policy"), CASES)
+def test_activations_are_what_is_alive_after_the_forward(name: str, kind: str, policy: ActivationCheckpointing) -> None:
+    trained, batch = TRAINED[name], a_batch()
+    janus = tiny(trained, policy)
+    if kind == "bf16":
+        janus.to(torch.bfloat16).model.vqmodel.float()
+    model = PackedJanus(janus)
+    with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        sums = model(batch)
+    assert sums.total.requires_grad
+    planned = expected(content_of_batch(batch), trained, kind, policy).kept
+    if kind == "autocast":
+        planned += state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "bf16").copies
+    assert planned == pytest.approx(allocated.alive, rel=0.1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpointing) -> None:
+    """The most that is alive at a time in a step that adds to gradients, as all but a step's first micro-batch do."""
+    trained, batch = STAGES[stage].train_parts, a_batch()
+    janus = tiny(trained, policy)
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, STAGES[stage].optim)
+    with Allocated() as allocated:
+        for _ in range(2):
+            loss = model(batch).total
+            loss.backward()
+            optimizer.step()
+    own = sum(p.numel() * p.element_size() for p in janus.parameters())
+    planned = state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "fp32").total
+    planned += expected(content_of_batch(batch), trained, "fp32", policy).peak
+    assert planned == pytest.approx(allocated.peak + own, rel=0.1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_state_is_the_tensors_bytes(stage: int) -> None:
+    trained = STAGES[stage].train_parts
+    janus = tiny(trained)
+    model = PackedJanus(janus)
+    optimizer = make_optimizer(model, STAGES[stage].optim)
+    model(a_batch()).total.backward()
+    optimizer.step()
+    planned = state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "fp32")
+    assert planned.weights == sum(p.nbytes for p in janus.parameters())
+    assert planned.gradients == sum(p.grad.nbytes for p in janus.parameters() if p.grad is not None)
+    moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert planned.moments == sum(moment.nbytes for moment in moments)
+    assert planned.masters == planned.copies == planned.gathered == 0
+
+
+def pro(name: str, stage: int) -> tuple[Sizes, Content, tuple[Part, ...]]:
+    config = config_of(f"+stage={stage}", f"model={name}")
+    return sizes_of(config.model, config.train_parts), expected_row(config, cached_codes=True), config.train_parts
+
+
+def lora_sizes(rank: int) -> Sizes:
+    """Of the 7B: adapters beside the seven matrices of each decoder layer, everything else frozen."""
+    text = config_of("+stage=3", "model=janus_pro_7b").model.text
+    D, inner = text.hidden_size, text.intermediate_size
+    adapters = text.num_hidden_layers * rank * (4 * 2 * D + 3 * (D + inner))
+    whole = sizes_of(config_of("+stage=3", "model=janus_pro_7b").model, ())
+    return Sizes(adapters, whole.frozen, whole.whole, adapters, whole.unit)
+
+
+def test_lora_of_the_7b_fits_a_24_gb_card_if_frozen_weights_are_bf16() -> None:
+    """Rank 64, one row of 4096, full checkpointing. The language model's activations count as trained: not fewer."""
+    config = config_of("+stage=3", "model=janus_pro_7b")
+    parts: tuple[Part, ...] = ("language_model",)
+    kept = activations(config.model, parts, expected_row(config, cached_codes=True), Widths(4, 2), "full").peak
+    totals = {n: state(lora_sizes(64), SHARINGS["ddp"], 1, "bf16", n).total + kept + RESERVE for n in (BF16, 4)}
+    assert totals[BF16] < CARDS["rtx4090"].memory < totals[4]
+
+
+def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
+    config = config_of("+stage=3", "model=janus_pro_1b")
+    sizes, row, trained = pro("janus_pro_1b", 3)
+    total = state(sizes, SHARINGS["ddp"], 1, "bf16").total + RESERVE
+    total += activations(config.model, trained, row, Widths(4, 2)).peak
+    assert CARDS["a100-40gb"].memory < total < CARDS["a100-80gb"].memory
+
+
+@pytest.mark.parametrize("name", ["janus_pro_1b", "janus_pro_7b"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_sharing_out_more_takes_less(name: str, stage: int) -> None:
+    sizes, _, _ = pro(name, stage)
+    for gpus in (8, 128):
+        totals = [state(sizes, SHARINGS[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
+        assert totals == sorted(totals, reverse=True)
+        assert state(sizes, SHARINGS["zero3"], 2 * gpus, "bf16").total < totals[-1]
+        assert totals[0] < state(sizes, SHARINGS["ddp"], gpus, "bf16").total
+
+
+def test_trained_parameters_are_16_bytes_each() -> None:
+    """Weights, gradients and two moments in fp32: the 2.0 B of stage 3's 1B, and the VQ tokenizer's 4 bytes."""
+    sizes, _, _ = pro("janus_pro_1b", 3)
+    whole = state(sizes, SHARINGS["ddp"], 1, "fp32")
+    assert whole.total == 16 * sizes.trained + 4 * (sizes.frozen + sizes.whole)
+    assert whole.total / 1e9 == pytest.approx(32.4, abs=0.1)
