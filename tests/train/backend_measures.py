@@ -69,28 +69,27 @@ def _batch(config: Config, documents: Sequence[Document], number: int) -> Batch:
 
 
 def memory(config: Config, distributed: Distributed) -> dict[str, int]:
-    """Bytes on this rank after the second step's last backward, and whether frozen parts have any of the last two."""
+    """Bytes on this rank after two steps (gradients: after any of their backwards), and frozen parts' gradients."""
     backend, rows = start(config, distributed)
     mine = rows[distributed.rank :: distributed.world_size]
     batches = [collate([row], config.model.tokens_per_picture, config.model.image_size) for row in mine]
-    measured: dict[str, int] = {}
-    update = backend.update
+    parameters = list(_parameters(backend))
+    measured = {"gradients": 0, "frozen_gradients": 0}
+    backward = backend.backward
 
-    def measure_and_update(*arguments: Any, **named: Any) -> tuple[float, bool]:
-        parameters = list(_parameters(backend))
-        zero = getattr(backend, "_zero", None)
-        masters = [] if zero is None else [*_masters(zero)]
-        measured["parameters"] = _bytes([*map(_local, parameters), *masters])
-        measured["gradients"] = _bytes(_gradients(backend))
-        measured["optimizer"] = _bytes(
-            value for state in backend.optimizer.state.values() for key, value in state.items() if key != "step"
-        )
-        measured["frozen_gradients"] = sum(p.grad is not None for p in parameters if not p.requires_grad)
-        return update(*arguments, **named)
+    def backward_and_measure(loss: torch.Tensor) -> None:
+        backward(loss)
+        measured["gradients"] = max(measured["gradients"], _bytes(_gradients(backend)))
+        measured["frozen_gradients"] += sum(p.grad is not None for p in parameters if not p.requires_grad)
 
-    backend.update = measure_and_update  # type: ignore[method-assign]
+    backend.backward = backward_and_measure  # type: ignore[method-assign]
     for _ in range(2):
         train_step(backend, batches, distributed, config.optim.gradient_clip)
+    zero = getattr(backend, "_zero", None)
+    measured["parameters"] = _bytes([*map(_local, parameters), *([] if zero is None else _masters(zero))])
+    measured["optimizer"] = _bytes(
+        value for state in backend.optimizer.state.values() for key, value in state.items() if key != "step"
+    )
     measured["owned"] = sum(piece.weight.numel() for piece in backend.owned())
     measured["pieces_with_moments"] = sum(len(piece.moments) == 2 for piece in backend.owned())
     measured["pieces"] = len(backend.owned())
