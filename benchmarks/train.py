@@ -41,6 +41,7 @@ from janus_train.overrides import compose_values
 from janus_train.planning.cards import card_of, peak_flops
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
+from janus_train.train.backends import make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer
 from janus_train.train.step import train_step
@@ -132,11 +133,12 @@ class Bench:
     ) -> Callable[[], float]:
         """A step through `train_step`, as a run does it; gives the loss. The options switch one thing each."""
         self.reset(policy)
-        wrapped = model(self.janus)
-        optimizer = make_optimizer(wrapped, self.config.optim)
+        backend = make_backend(self.janus, self.config, self.distributed)
+        backend.model = model(self.janus)
         if not fused:
             options = {"foreach": False, "fused": False}
-            optimizer = torch.optim.AdamW(optimizer.param_groups[0]["params"], lr=1e-4, **options)  # type: ignore[arg-type]
+            trained = backend.optimizer.param_groups[0]["params"]
+            backend._optimizer = torch.optim.AdamW(trained, lr=1e-4, **options)  # type: ignore[attr-defined]
         if extra_gradients:
             set_trainable(self.janus, (*self.config.train_parts, *extra_gradients))
         batches = [change(batch) for batch in self.batches(samples or self.samples, flat)]
@@ -144,7 +146,7 @@ class Bench:
         def step() -> float:
             for part in self.janus.parameters():
                 part.grad = None
-            return train_step(wrapped, optimizer, batches, self.distributed, 1.0).loss
+            return train_step(backend, batches, self.distributed, 1.0).loss
 
         return step
 
