@@ -133,7 +133,7 @@ def poison(rank: int) -> None:
         sums = forward(self, batch)
         calls[0] += 1
         if rank == 1 and calls[0] >= 3:
-            return type(sums)(**(vars(sums) | {"generation": sums.generation * float("nan")}))
+            return sums._replace(generation=sums.generation * float("nan"))
         return sums
 
     PackedJanus.forward = poisoned  # type: ignore[method-assign]
