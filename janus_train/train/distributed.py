@@ -34,15 +34,12 @@ class Distributed:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             if self.backend == "zero":
                 _without_shared_memory()
-        trackers = [name for name in ("wandb", "tensorboard") if getattr(config.logging, name)]
         self.accelerator = Accelerator(
             cpu=not on_gpu and self.backend != "zero",  # with cpu=True Accelerate would leave DeepSpeed out
             kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")]
             if "LOCAL_RANK" in os.environ and not on_gpu
             else [],
             mixed_precision="no",  # the backends own the precision
-            log_with=trackers or None,
-            project_dir=config.output_dir,
         )
         if self.backend == "zero":
             # Or transformers would share out each model that it makes, as soon as it makes it.

@@ -114,7 +114,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     log.say(f"stage {config.stage} starts from " + (f"its checkpoint {found.folder}" if found else start.what))
     if folder.forced and found:
         log.say(f"  resume=force goes on with other settings: {'; '.join(folder.forced)}; its streams are dealt anew")
-    for part in new_parts:
+    for part in [] if found else new_parts:
         log.say(f"  {part} is new, initialised by seed {config.seed}")
     try:
         quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)

@@ -25,7 +25,7 @@ class Replicated(Backend):
         model: nn.Module = PackedJanus(janus).to(distributed.device)
         if distributed.world_size > 1:
             # Buffers never change; gradients as views into the buckets save a copy of all of them.
-            model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.model = model
         self._optimizer = make_optimizer(model, config.optim)
 
