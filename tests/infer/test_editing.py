@@ -26,7 +26,7 @@ def training_logits(janus, encoder, prompt, picture, codes, dropped):
     turns = [{"role": USER, "content": f"{PLACEHOLDER}\n{prompt}"}, {"role": ASSISTANT, "content": PLACEHOLDER}]
     record = Record("k", {"conversations": turns}, [picture, picture], [None, codes.numpy()])
     sample = encoder.sample(record, "conversation", "generation", random.Random(0), float(dropped), 0.0)
-    document = encoder.document(sample, Reference("edits", 0, 0))
+    document = encoder.document(sample, Reference("edits", 0, 0, "k"))
     batch = collate([Row(0, [document], {}, [])], encoder.tokens_per_picture, SIZE)
     model = PackedJanus(janus)
     with torch.no_grad():
