@@ -83,6 +83,10 @@ def _root() -> None:
 def generate(
     model: Model,
     prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture to draw from, with every prompt (editing); may be given several times."),
+    ] = None,
     num_images: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 4,
     guidance: Guidance = None,
     temperature: Temperature = None,
@@ -90,23 +94,28 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("outputs/generated"),
     device: Device = "auto",
 ) -> None:
-    """Draw pictures from prompts."""
+    """Draw pictures from prompts, or from prompts and pictures."""
     if any(not text.strip() for text in prompt):
         raise UserError("--prompt is empty: say what to draw")
     _check_writable(out)
+    given = [_open_picture(path) for path in image or []]
     loaded = _load(model, device)
+    from janus_train.infer.editing import edit_prompt
     from janus_train.infer.generate import generate_pictures
 
+    context = loaded.janus.config.text_config.max_position_embeddings
+    edits = [edit_prompt(loaded.encoder, text, given, context) for text in prompt] if given else []
+    ids = [ids for ids, _ in edits] or [loaded.encoder.generation_prompt_ids(text) for text in prompt]
     temperature = loaded.temperature if temperature is None else temperature
-    texts = [text for text in prompt for _ in range(num_images)]
     pictures = generate_pictures(
         loaded.janus,
-        [loaded.encoder.generation_prompt_ids(text) for text in texts],
+        [one for one in ids for _ in range(num_images)],
         pad_id=loaded.encoder.special.pad,
         guidance=loaded.guidance if guidance is None else guidance,
         temperature=temperature,
-        seeds=[seed + number for number in range(len(texts))],
+        seeds=[seed + number for number in range(len(ids) * num_images)],
         greedy=temperature == 0,
+        seen=[seen for _, seen in edits for _ in range(num_images)] or None,
     )
     out.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):

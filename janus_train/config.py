@@ -220,6 +220,25 @@ class RunConfig(Options):
         return self
 
 
+class PeftConfig(Options):
+    """LoRA (`model.lora`): what trains of parts that are frozen else."""
+
+    rank: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    """An adapter's output is multiplied by ``alpha / rank``."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Of an adapter's input."""
+    parts: tuple[Part, ...] = Field(strict=False, min_length=1)
+    """The parts whose linear layers get adapters, the text head excepted."""
+
+    @model_validator(mode="after")
+    def _parts_can(self) -> PeftConfig:
+        for part in ("generation_encoder", "generation_embedding"):
+            if part in self.parts:
+                raise ValueError(f"parts: {part} takes no adapters, it has no linear layers to train")
+        return self
+
+
 class LoggingConfig(Options):
     """Where metrics go besides metrics.jsonl, which is always written."""
 
@@ -244,8 +263,10 @@ class Config(Options):
     resume: Annotated[bool | Literal["force"], BeforeValidator(_resume)]
     """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since."""
     precision: Literal["fp32", "bf16"]
-    train_parts: tuple[Part, ...] = Field(strict=False, min_length=1)
-    """The parts that train; every other is frozen."""
+    train_parts: tuple[Part, ...] = Field(strict=False)
+    """The parts that train in full; every other is frozen."""
+    peft: PeftConfig | None
+    """Adapters beside frozen parts (+peft=lora); None: none."""
     model: ModelConfig
     ratio: RatioConfig
     optim: OptimConfig
@@ -255,10 +276,20 @@ class Config(Options):
     run: RunConfig
     logging: LoggingConfig
 
+    @property
+    def touched_parts(self) -> tuple[Part, ...]:
+        """The parts of which anything trains, all of it or adapters."""
+        return (*self.train_parts, *(self.peft.parts if self.peft else ()))
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if "generation_encoder" in self.train_parts:
             raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
+        if self.peft is None and not self.train_parts:
+            raise ValueError("train_parts: nothing trains, name at least one part or add +peft=lora")
+        both = [part for part in self.train_parts if self.peft is not None and part in self.peft.parts]
+        if both:
+            raise ValueError(f"peft.parts and train_parts both name {both[0]}: a part trains by LoRA or in full")
         if self.batch.unit == "samples" and self.ratio.unit == "tokens":
             raise ValueError(
                 "batch.unit samples keeps the ratio of samples in every step: ratio.unit tokens needs rows"

@@ -28,7 +28,7 @@ def compose_values(overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             values = compose("train", overrides=quote_stage(overrides))
             return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group with a value
         raise UserError(_one_line(error, overrides)) from None
 
 
@@ -50,6 +50,8 @@ def _one_line(error: Exception, overrides: list[str]) -> str:
     key = re.search(r"Could not override '(?P<key>[^']+)'|Key '(?P<other>[^']+)' is not in struct", message)
     if key:
         wrong = key["key"] or key["other"]
+        if wrong.split(".")[0] == "peft":
+            return f"{wrong}: there is no LoRA to set up yet; did you mean +peft=lora?"
         near = difflib.get_close_matches(wrong, _known_keys(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; --cfg job prints every key"
         return f"{wrong}: no such option{hint}"

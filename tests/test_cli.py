@@ -55,6 +55,15 @@ def test_generate_writes_pictures(run, random_base, tmp_path):
     )
 
 
+def test_generate_from_a_picture_and_words(run, random_base, tmp_path):
+    Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
+    words = ("generate", random_base, "--prompt", "make it red", "--num-images", 1, "--out", tmp_path / "out")
+    code, printed, _ = run(*words, "--image", tmp_path / "blue.png")
+    assert code == 0 and Image.open(printed.strip()).size == (64, 64)
+    code, _, said = run(*words, "--image", tmp_path / "none.png")
+    assert code == 2 and "none.png: there is no such file" in said
+
+
 def test_generate_with_temperature_0_needs_no_luck(run, random_base, tmp_path):
     code, printed, _ = run(
         "generate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -139,6 +139,11 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         (["+stage=1", "resume=maybe"], "resume: true, false or force, got 'maybe'"),
         (["+stage=1", "optim.learning_rate=-1"], "optim.learning_rate"),
         (["+stage=1", "train_parts=[head]"], "train_parts.0"),
+        (["+stage=1", "train_parts=[]"], "train_parts: nothing trains"),
+        (["+stage=3", "peft=lora"], "did you mean +peft=lora?"),
+        (["+stage=3", "peft.rank=8"], "did you mean +peft=lora?"),
+        (["+stage=3", "+peft=nothing"], "no such peft, choose lora"),
+        (["+stage=3", "+peft=lora", "peft=null"], "peft"),
         (["+stage=1", "train_parts=[generation_encoder]"], "generation_encoder makes the targets"),
         (["+stage=1", "ratio={understanding:0,text:0,generation:0}"], "at least one kind"),
         (["+stage=1", "batch.row_tokens=5000"], "more than the model's context 1024"),
@@ -174,7 +179,9 @@ def test_every_key_is_read_by_something() -> None:
     def names(model: type[Any]) -> list[str]:
         found = []
         for name, field in model.model_fields.items():
-            inner = field.annotation
+            inner = next(
+                (kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), field.annotation
+            )
             if inner not in (TextConfig, VisionConfig, VQConfig):  # handed to transformers whole: the next test
                 found += names(inner) if hasattr(inner, "model_fields") else [name]
         return found

@@ -283,7 +283,8 @@ class Encoder:
         """Apply the template and the recipe's randomness. Raises `BadSample` with the reason.
 
         ``cut_caption``: probability that a text-to-image caption keeps only its first sentence (Janus: 25 %).
-        ``guidance_dropout``: probability that a drawn picture's text becomes pad tokens (Janus: 10 %).
+        ``guidance_dropout``: probability that a drawn picture's prompt becomes pad tokens (Janus: 10 %), the pictures in
+        it too.
         """
         drop, cut = rng.random() < guidance_dropout, rng.random() < cut_caption
         segments = TEMPLATES[template](record)
@@ -292,17 +293,14 @@ class Encoder:
         if template == "conversation" and kind == "understanding" and self.system_prompt:
             segments = [Segment("text", self.system_prompt + "\n\n"), *segments]
         if drop and _is_prompt_and_picture(segments):
-            segments = [Segment("text", "".join(PAD for _ in self._joined_ids(segments))), *_from_picture(segments)]
+            drawn = [segment.role for segment in segments].index("picture_out")
+            segments = [Segment("text", PAD * self._length(segments[:drawn])), *segments[drawn:]]
         return Sample(record.key, kind, tuple(segments))
 
-    def _joined_ids(self, segments: Sequence[Segment]) -> list[int]:
-        """The ids of the text before the first picture."""
-        before = []
-        for segment in segments:
-            if segment.role != "text":
-                break
-            before.append(segment)
-        return [i for piece, _ in _merge(before) for i in self.ids(piece)]
+    def _length(self, segments: Sequence[Segment]) -> int:
+        """Their number of tokens."""
+        pieces = _pieces(segments)
+        return sum(len(self.ids(p[0])) if isinstance(p, tuple) else self.tokens_per_picture + 2 for p in pieces)
 
     def document(self, sample: Sample, reference: Reference) -> Document:
         """BOS, then the segments; see `Document` for what each array means."""
@@ -425,13 +423,10 @@ def _pieces(segments: Sequence[Segment]) -> list[tuple[str, bool] | Segment]:
 
 
 def _is_prompt_and_picture(segments: Sequence[Segment]) -> bool:
-    """One prompt and the picture drawn from it: the only form in which guidance drop-out has a meaning."""
+    """One prompt, of words or of words and pictures, and the picture drawn from it: what guidance drop-out is for."""
     roles = [segment.role for segment in segments]
     first = roles.index("picture_out") if "picture_out" in roles else 0
     lossless = not any(segment.loss for segment in segments)
-    return first > 0 and set(roles[:first]) == {"text"} and set(roles[first + 1 :]) <= {"text"} and lossless
-
-
-def _from_picture(segments: Sequence[Segment]) -> list[Segment]:
-    first = next(i for i, segment in enumerate(segments) if segment.role == "picture_out")
-    return list(segments[first:])
+    return (
+        first > 0 and set(roles[:first]) <= {"text", "picture_in"} and set(roles[first + 1 :]) <= {"text"} and lossless
+    )

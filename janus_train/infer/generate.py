@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.infer.decoding import Decoder, inference, left_pad
+from janus_train.infer.editing import Seen, put_pictures
 from janus_train.model.codes import decode_codes
 
 Progress = Callable[[int], None]
@@ -65,6 +66,7 @@ def generate_codes(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
+    seen: Sequence[Seen] | None = None,
 ) -> torch.Tensor:
     """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
 
@@ -74,6 +76,7 @@ def generate_codes(
         temperature: above 0; what logits are divided by.
         seeds: one a picture: the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
+        seen: the pictures in the prompts, one `Seen` a prompt (`editing.edit_prompt`); None: there are none.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
@@ -89,7 +92,10 @@ def generate_codes(
     model = janus.model
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
-        hidden = decoder.prefill(model.language_model.embed_tokens(ids), mask)  # (N or 2N, D)
+        embeds = model.language_model.embed_tokens(ids)
+        if seen is not None:
+            embeds = put_pictures(janus, embeds, [len(p) for p in prompts], seen)
+        hidden = decoder.prefill(embeds, mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()
             if twice:
@@ -122,6 +128,7 @@ def generate_pictures(
     greedy: bool = False,
     batch_size: int = 64,
     progress: Progress | None = None,
+    seen: Sequence[Seen] | None = None,
 ) -> list[Image.Image]:
     """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together."""
     _check(prompts, seeds, temperature, greedy)
@@ -137,6 +144,7 @@ def generate_pictures(
             temperature=temperature,
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
+            seen=None if seen is None else [seen[n] for n in chunk],
         )
         with inference(janus):
             pixels = decode_codes(janus.model.vqmodel, codes).cpu().numpy()  # (N, S, S, 3) uint8

@@ -64,6 +64,9 @@ def _training(manifest: dict[str, Any]) -> list[str]:
     config = manifest["config"]
     ratio, optim, batch = config["ratio"], config["optim"], config["batch"]
     trained = [name for name, part in manifest["parts"].items() if part["trains"]]
+    adapted = [name for name, part in manifest["parts"].items() if part.get("adapter")]
+    if adapted:
+        trained.append(f"{', '.join(adapted)} by LoRA of rank {config['peft']['rank']}, merged")
     steps = manifest.get("steps", config["run"]["steps"])
     lines = [
         "| | |",

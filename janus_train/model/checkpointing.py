@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.attention.varlen  # registers its operator
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import JanusForConditionalGeneration
 
@@ -47,18 +48,19 @@ class _Checkpointed:
 
     def __init__(self, layer: Any, policy: ActivationCheckpointing):
         self._layer, self._forward = layer, type(layer).forward
-        self._options: dict[str, Any] = {}
+        # packed attention refuses drop-out: what is random in a layer is LoRA's
+        random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in layer.modules())
+        self._options: dict[str, Any] = {"preserve_rng_state": random}
         if policy == "selective":
             # not down's output: nothing needs it in backward, and recomputing stops before it
             down = layer.mlp.down_proj.in_features
-            self._options = {"context_fn": partial(create_selective_checkpoint_contexts, partial(_keep, down))}
+            self._options["context_fn"] = partial(create_selective_checkpoint_contexts, partial(_keep, down))
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         forward: Callable[..., torch.Tensor] = partial(self._forward, self._layer)
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        # nothing in a layer is random: packed attention refuses drop-out
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **self._options, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **self._options, **kwargs)
 
 
 def _keep(down: int, context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -37,6 +37,11 @@ def part_of(name: str) -> Part:
     raise ValueError(f"{name} belongs to no part of a Janus model; known modules: {sum(MODULES.values(), ())}")
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter is LoRA's (`model.lora`). It belongs to the part beside whose layer it stands."""
+    return ".lora_" in name
+
+
 def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parameter]]]:
     """All parameters with their names, under their parts, in the model's order."""
     parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {part: [] for part in MODULES}
@@ -57,17 +62,20 @@ def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
 
 
 def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Exactly ``parts`` get gradients, the rest is frozen; modes are set too. ValueError for an unknown part."""
+    """Exactly ``parts`` and all adapters get gradients, the rest is frozen; modes are set too.
+
+    ValueError for an unknown part.
+    """
     set_modes(janus, parts)
     for part, parameters in parameters_by_part(janus).items():
-        for _, parameter in parameters:
-            parameter.requires_grad_(part in parts)
-            if part not in parts:
+        for name, parameter in parameters:
+            parameter.requires_grad_(part in parts or is_adapter(name))
+            if not parameter.requires_grad:
                 parameter.grad = None
 
 
 def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Train mode for ``parts``, eval mode for every other module (a frozen part must not even drop out)."""
+    """Train mode for ``parts`` and adapters, eval mode for every other module (a frozen part must not even drop out)."""
     unknown = sorted(set(parts) - set(MODULES))
     if unknown:
         raise ValueError(f"unknown part {unknown[0]}: the parts are {', '.join(MODULES)}")
@@ -75,3 +83,6 @@ def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
     for part in parts:
         for module in MODULES[part]:
             janus.get_submodule(module).train()
+    for name, module_ in janus.named_modules():
+        if is_adapter(name):
+            module_.train()

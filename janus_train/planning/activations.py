@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from janus_train.config import ActivationCheckpointing, ModelConfig, Part
+from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
 from janus_train.planning.content import Content
 from janus_train.planning.flops import gradient_flow
 
@@ -61,17 +61,29 @@ def activations(
     widths: Widths,
     policy: ActivationCheckpointing = "none",
     grouped_attention: bool = False,
+    peft: PeftConfig | None = None,
 ) -> Activations:
-    """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel."""
+    """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
+
+    A part with adapters keeps its linear layers' inputs as if it trained, and what lies between each pair of adapters.
+    """
+    norms_train = "language_model" in trained  # and the text head
+    trained = (*trained, *(peft.parts if peft else ()))
     flows = gradient_flow(trained)
     text, P = model.text, model.tokens_per_picture
     D, L, s, c = text.hidden_size, content.tokens, widths.stream, widths.compute
     llm = "language_model" in trained
     layers = text.num_hidden_layers * flows["language_model"]
-    whole = _decoder_layer(model, widths, llm, grouped_attention) * L
-    kept = {"none": whole, "selective": _kept_selectively(model, widths) * L, "full": s * D * L}[policy]
+    between = c * 7 * peft.rank if peft and "language_model" in peft.parts else 0.0
+    if between and widths.casts and not grouped_attention:
+        between += (
+            c * D
+        )  # o's input, which peft widens and autocast narrows again; the copy of grouped attention is that
+    whole = (_decoder_layer(model, widths, llm, norms_train, grouped_attention) + between) * L
+    selected = _kept_selectively(model, widths) + between
+    kept = {"none": whole, "selective": selected * L, "full": s * D * L}[policy]
     rotary = 2 * s * (D // text.num_attention_heads) * L * bool(layers)
-    final_norm = (FP32 + s * llm) * D * L * flows["hidden"]
+    final_norm = (FP32 + s * norms_train) * D * L * flows["hidden"]
 
     # A head's logits: the log-probabilities stay; backward holds two more of that size beside them, a head at a time.
     text_logits = FP32 * text.vocab_size * content.text_targets * flows["hidden"]
@@ -81,20 +93,20 @@ def activations(
         language_model=layers * kept + rotary + final_norm,
         encoder=_encoder(model, widths) * content.understanding_pictures * P * ("understanding_encoder" in trained),
         adaptors_and_heads=_adaptors(model, trained, content, widths)
-        + c * D * content.text_targets * llm
+        + c * D * content.text_targets * norms_train
         + c * D * content.image_targets * (2 * ("image_head" in trained) + flows["hidden"]),
         logits=text_logits + image_logits,
         working=max(2 * text_logits, 2 * image_logits, recomputed),
     )
 
 
-def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, grouped: bool) -> float:
+def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, norms_train: bool, grouped: bool) -> float:
     """Bytes a token of a layer of which nothing is recomputed."""
     text, s, c = model.text, widths.stream, widths.compute
     D, heads = text.hidden_size, text.num_attention_heads
     key_value = D // heads * text.num_key_value_heads
     inputs = (5 * c if widths.casts else 2 * c) if trains else 0  # of q, k, v and of gate, up
-    norms = 2 * (FP32 + s * trains) * D + inputs * D
+    norms = 2 * (FP32 + s * norms_train) * D + inputs * D
     attention = c * (2 * D + 2 * key_value) + FP32 * heads + c * D * (grouped and trains)
     return norms + attention + c * text.intermediate_size * (4 if trains else 3)
 

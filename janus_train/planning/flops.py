@@ -8,6 +8,8 @@ In: `ModelConfig`, the trained parts, `Content`. Out: a `Work` for each `Piece`.
   (stage 1's frozen language model has the latter and not the former; a frozen encoder has neither);
 - attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in a picture.
   Forward two products a pair, backward four (flash attention's fifth is a recomputation);
+- LoRA's adapters, forward and both gradients; the frozen matrices beside them have input gradients alone. (Those of the
+  first layer's q, k and v count too, though nothing needs them where nothing in front trains: under 1 %.)
 - heads at loss positions only, the VQ encoder for pictures without cached codes only.
 """
 
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from janus_train.config import ModelConfig, Part
+from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.planning.content import Content
+from janus_train.planning.parameters import adapter_counts
 
 Piece = Literal[
     "language_model",
@@ -48,9 +51,12 @@ class Work:
         return self.forward + self.input_gradients + self.weight_gradients
 
 
-def work(model: ModelConfig, trained: Collection[Part], content: Content) -> dict[Piece, Work]:
+def work(
+    model: ModelConfig, trained: Collection[Part], content: Content, peft: PeftConfig | None = None
+) -> dict[Piece, Work]:
     """Forward and backward of ``content``, piece by piece."""
-    flows = gradient_flow(trained)
+    adapters = adapter_counts(model, peft)
+    flows = gradient_flow((*trained, *adapters))
     forward = _forward(model, content)
     found: dict[Piece, Work] = {}
     for piece, products in forward.items():
@@ -62,14 +68,32 @@ def work(model: ModelConfig, trained: Collection[Part], content: Content) -> dic
         for product in products:
             inputs += before * product.flops * (2 if product.without_weight else 1)
             weights += trains and not product.without_weight and product.flops
-            before = before or trains
+            before = before or trains or part in adapters
         found[piece] = Work(sum(product.flops for product in products), inputs, weights)
+    for part, count in adapters.items():
+        own = 2 * count * _vectors(model, content)[part]  # type: ignore[index]
+        base = found[part]  # type: ignore[index]
+        found[part] = Work(base.forward + own, base.input_gradients + own, base.weight_gradients + own)  # type: ignore[index]
     return found
 
 
-def total_flops(model: ModelConfig, trained: Collection[Part], content: Content) -> float:
+def _vectors(model: ModelConfig, content: Content) -> dict[Piece, float]:
+    """How many a part's linear layers meet: tokens, loss positions, or the tokens of pictures."""
+    P = model.tokens_per_picture
+    return {
+        "language_model": content.tokens,
+        "image_head": content.image_targets,
+        "understanding_encoder": content.understanding_pictures * P,
+        "understanding_adaptor": content.understanding_pictures * P,
+        "generation_adaptor": content.generation_pictures * P,
+    }
+
+
+def total_flops(
+    model: ModelConfig, trained: Collection[Part], content: Content, peft: PeftConfig | None = None
+) -> float:
     """All of `work`."""
-    return sum(piece.total for piece in work(model, trained, content).values())
+    return sum(piece.total for piece in work(model, trained, content, peft).values())
 
 
 def gradient_flow(trained: Collection[Part]) -> dict[str, bool]:

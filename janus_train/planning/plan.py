@@ -120,11 +120,12 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
     """``mfu``: useful FLOPs over peak while computing; ``mfu_from``: the words that say where it comes from."""
     busy = max(w for w in range(1, min(gpus, config.batch.rows_per_step) + 1) if config.batch.rows_per_step % w == 0)
     row = expected_row(config, cached_codes)
-    pieces, sizes = work(config.model, config.train_parts, row), sizes_of(config.model, config.train_parts)
+    model, parts, peft = config.model, config.train_parts, config.peft
+    pieces, sizes = work(model, parts, row, peft), sizes_of(model, parts, peft)
     rows = config.batch.rows_per_step // busy
     useful = sum(piece.total for piece in pieces.values())
     per_row_s = useful / (card.peak(_products(config)) * mfu)
-    flows = gradient_flow(config.train_parts)["language_model"]
+    flows = gradient_flow(config.touched_parts)["language_model"]
     again = (pieces["language_model"].forward + pieces["attention"].forward) / useful * flows
     slower: dict[ActivationCheckpointing, float] = {"none": 0.0, "selective": SELECTIVE_TIME * flows, "full": again}
     options = [
@@ -133,7 +134,7 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
             policy,
             micro_rows,
             state(sizes, sharing, busy, config.precision),
-            activations(config.model, config.train_parts, row * micro_rows, _widths(config), policy),
+            activations(model, parts, row * micro_rows, _widths(config), policy, peft=peft),
             rows * per_row_s * (1 + slower[policy]),
             seconds(bytes_sent(sizes, sharing, busy, rows // micro_rows, config.precision), card, busy),
             card.memory,

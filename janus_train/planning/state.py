@@ -1,8 +1,9 @@
 """Bytes of weights, gradients and optimiser on one GPU, under each way of sharing them out.
 
-In: how many parameters train and how many are frozen (so that LoRA is asked about like everything else), the number of
-GPUs, the precision. Out: `State`. It follows what the trainer keeps: fp32 weights and moments for what trains; in bf16 runs
-autocast adds a narrow copy of each matrix between forward and backward, but where weights are gathered as bf16 anyway.
+In: how many parameters train and how many are frozen (LoRA's adapters among the former), the number of GPUs, the
+precision. Out: `State`. It follows what the trainer keeps: fp32 weights and moments for what trains; in bf16 runs autocast adds
+a narrow copy of each matrix between forward and backward, but where weights are gathered as bf16 anyway. Under ddp in bf16
+runs frozen matrices are there as bf16 alone (`model.precision`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from janus_train.config import ModelConfig, Part
+from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.planning.flops import gradient_flow
-from janus_train.planning.parameters import parameter_counts
+from janus_train.planning.parameters import adapter_counts, parameter_counts, rounded_counts
 
 FP32, BF16 = 4, 2
 
@@ -25,6 +26,7 @@ class Sharing:
     optimizer: bool = False
     gradients: bool = False
     weights: bool = False
+    narrow_frozen: bool = False  # in bf16 runs frozen matrices are kept as bf16 alone
     masters: bool = False  # a second fp32 copy of the weights, shared out: DeepSpeed updates that one
 
     @property
@@ -36,7 +38,7 @@ class Sharing:
 SHARINGS: dict[str, Sharing] = {
     sharing.name: sharing
     for sharing in (
-        Sharing("ddp"),
+        Sharing("ddp", narrow_frozen=True),
         Sharing("zero1", optimizer=True, masters=True),
         Sharing("zero2", optimizer=True, gradients=True, masters=True),
         Sharing("zero3", optimizer=True, gradients=True, weights=True, masters=True),
@@ -53,8 +55,10 @@ class Sizes:
     trained: float
     frozen: float  # without the VQ tokenizer
     whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is shared out
-    matrices: float  # those of which autocast keeps a narrow copy until backward has passed
+    matrices: float  # of the trained ones: autocast keeps a narrow copy of these until backward has passed
     unit: float  # the largest that is gathered at a time: a layer, the embedding or a head
+    frozen_matrices: float = 0.0  # of the frozen ones
+    passed_matrices: float = 0.0  # of these, those through which gradients flow: copied too where they are fp32
 
 
 @dataclass(frozen=True)
@@ -73,36 +77,41 @@ class State:
         return self.weights + self.gradients + self.masters + self.moments + self.copies + self.gathered
 
 
-def sizes_of(model: ModelConfig, trained: Collection[Part]) -> Sizes:
-    """Of a run that trains whole parts."""
-    counts = parameter_counts(model)
-    flows, text = gradient_flow(trained), model.text
+def sizes_of(model: ModelConfig, trained: Collection[Part], peft: PeftConfig | None = None) -> Sizes:
+    """Of a run that trains whole parts, and by ``peft`` adapters beside others."""
+    counts, rounded = parameter_counts(model), rounded_counts(model)
+    adapters = adapter_counts(model, peft)
+    flows, text = gradient_flow((*trained, *adapters)), model.text
     D = text.hidden_size
     embedding = text.vocab_size * D
     through: set[Part] = {"language_model", "image_head"} if flows["hidden"] else set()
-    copied = through | set(trained)
-    matrices = sum(counts[part] for part in copied) - (embedding if "language_model" in copied else 0)
+    frozen = [part for part in counts if part not in trained and part != "generation_encoder"]
     head = D // text.num_attention_heads
     layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
     return Sizes(
-        trained=sum(counts[part] for part in trained),
-        frozen=sum(n for part, n in counts.items() if part not in trained and part != "generation_encoder"),
+        trained=sum(counts[part] for part in trained) + sum(adapters.values()),
+        frozen=sum(counts[part] for part in frozen),
         whole=counts["generation_encoder"],
-        matrices=matrices,
+        matrices=sum(rounded[part] for part in trained) + sum(adapters.values()),
         unit=max(layer, embedding),
+        frozen_matrices=sum(rounded[part] for part in frozen),
+        passed_matrices=sum(rounded[part] for part in frozen if part in through | set(adapters)),
     )
 
 
-def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str, frozen_bytes: int = FP32) -> State:
-    """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16. ``frozen_bytes``: of a frozen weight."""
+def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str) -> State:
+    """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16."""
     narrow = precision == "bf16"
+    narrow_frozen = sharing.narrow_frozen and narrow
+    frozen = FP32 * sizes.frozen - ((FP32 - BF16) * sizes.frozen_matrices if narrow_frozen else 0.0)
+    copied = sizes.matrices + (0.0 if narrow_frozen else sizes.passed_matrices)
     share = {True: 1 / gpus, False: 1.0}
     return State(
-        weights=share[sharing.weights] * (FP32 * sizes.trained + frozen_bytes * sizes.frozen) + FP32 * sizes.whole,
+        weights=share[sharing.weights] * (FP32 * sizes.trained + frozen) + FP32 * sizes.whole,
         gradients=FP32 * share[sharing.gradients] * sizes.trained,
         masters=FP32 * share[True] * sizes.trained if sharing.masters else 0.0,
         moments=2 * FP32 * share[sharing.optimizer] * sizes.trained,
-        copies=BF16 * sizes.matrices if narrow and not sharing.gathers_narrow else 0.0,
+        copies=BF16 * copied if narrow and not sharing.gathers_narrow else 0.0,
         # the unit at work and the one fetched ahead
         gathered=2 * (BF16 if narrow else FP32) * sizes.unit if sharing.weights and gpus > 1 else 0.0,
     )

@@ -44,8 +44,10 @@ def launch_command(plan: RunPlan, option: Option) -> str:
     stage = plan.stage
     several = stage.busy_gpus > 1
     file = f"--config_file launch/accelerate/{option.sharing.name}.yaml " if several else ""
+    peft = stage.config.peft
+    lora = f"+peft=lora peft.rank={peft.rank} " if peft else ""
     return (
-        f"accelerate launch {file}train.py +stage={plan.asked} model={stage.config.model.name} "
+        f"accelerate launch {file}train.py +stage={plan.asked} model={stage.config.model.name} {lora}"
         f"batch.micro_rows={option.micro_rows} memory.activation_checkpointing={option.policy}"
     )
 
@@ -111,7 +113,7 @@ def memory_table(stage: StagePlan) -> Table:
     sizes = stage.sizes
     title = (
         f"GB on a GPU with one row a micro-batch, of {stage.card.memory / GB:.1f}; "
-        f"{sizes.trained / GB:.2f} B parameters train, {(sizes.frozen + sizes.whole) / GB:.2f} B are frozen"
+        f"{sizes.trained / GB:.3g} B parameters train, {(sizes.frozen + sizes.whole) / GB:.2f} B are frozen"
     )
     names = ("weights", "gradients", "masters", "moments", "copies", "gathered", "activations", "logits", "all")
     table = _table(title, "shared out, checkpointing", *names, "fits", "most rows")

@@ -51,6 +51,8 @@ def _state(run: Run, part: str) -> str:
     new = " <small>new</small>" if run.parts.get(part, {}).get("new") else ""
     if part in (run.config.get("train_parts") or []):
         return f'<span class="chip yes">trained</span>{new}'
+    if run.parts.get(part, {}).get("adapter"):
+        return f'<span class="chip yes">LoRA</span>{new}'
     return f'<span class="chip">frozen</span>{new}'
 
 

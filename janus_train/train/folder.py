@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def adapter(self) -> Path:
+        """LoRA's adapters alone, in peft's format."""
+        return self.path / "adapter"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -113,6 +118,7 @@ class RunFolder:
             "samples",
             "checkpoints",
             "final",
+            "adapter",
             "report.html",
             "manifest.json",
         )

@@ -19,10 +19,11 @@ from janus_train.data.sample import Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.interop.write import save_model
+from janus_train.model import lora
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
-from janus_train.model.components import parameters_by_part, part_digests, set_trainable
+from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
+from janus_train.model.precision import narrow_frozen
 from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.bad_steps import BadSteps, check_finite
@@ -33,6 +34,7 @@ from janus_train.train.optim import learning_rate
 from janus_train.train.preview import draw_previews
 from janus_train.train.quarantine import Quarantine
 from janus_train.train.ranks import ForwardTimer, Ranks
+from janus_train.train.result import with_start_weights, write_result
 from janus_train.train.saver import Saver
 from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
@@ -66,6 +68,8 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     if state == "finished":
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
         return folder.path
+    if config.peft is not None:
+        lora.check_usable(distributed.backend)
     check_space(config, folder.path)
     if config.init_from is not None and is_hub_id(config.init_from):
         with distributed.main_first():
@@ -83,12 +87,17 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         reduced_jpeg=config.data.jpeg == "reduced",
         picture_out_size=model_options.picture_out_size,
     )
-    set_trainable(janus, config.train_parts)
-    checkpoint_layers(janus, config.memory.activation_checkpointing)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
+    if config.peft is not None:
+        lora.attach(janus, config.peft)
+    set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
     parts = parts_table(janus, config, new_parts)
+    narrowed: list[str] = []
+    if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32
+        narrowed = narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
     backend = make_backend(janus, config, distributed)
 
     drawer, packer = open_mixture(config, recipe, encoder)
@@ -127,7 +136,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     watchdog.beat("the last step", long=True)
     weights = backend.whole_state()
     if weights is not None:
-        save_model(janus, encoder, folder.final, weights, extras)
+        write_result(janus, encoder, folder, with_start_weights(weights, narrowed, start.folder), config, start, extras)
         folder.close(config.run.steps)
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()
@@ -135,9 +144,14 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
 
 
 def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts: list[Any]) -> dict[str, Any]:
-    """For the manifest: each part's parameters, whether it trains and whether it was initialised anew."""
-    sizes = {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(janus).items()}
-    return {p: {"parameters": sizes[p], "trains": p in config.train_parts, "new": p in new_parts} for p in PARTS}
+    """For the manifest: each part's parameters, whether they train, whether they are new, and those of its adapters."""
+    table: dict[str, Any] = {}
+    for part, named in parameters_by_part(janus).items():
+        adapter = sum(p.numel() for name, p in named if is_adapter(name))
+        parameters = sum(p.numel() for _, p in named) - adapter
+        table[part] = {"parameters": parameters, "trains": part in config.train_parts, "new": part in new_parts}
+        table[part] |= {"adapter": adapter} if adapter else {}
+    return table
 
 
 class _Trainer:
@@ -240,11 +254,12 @@ class _Trainer:
     def _draw(self, step: int) -> None:
         janus = self.backend.whole_model() if self.previews else None
         if janus is not None:
-            draw_previews(
-                janus,
-                self.encoder,
-                self.previews,
-                self.folder.path / "samples" / f"step-{step:06d}.png",
-                guidance=self.config.model.guidance,
-                temperature=self.config.model.temperature,
-            )
+            with self.distributed.autocast():  # as it trains: what is frozen may be there as bf16 alone
+                draw_previews(
+                    janus,
+                    self.encoder,
+                    self.previews,
+                    self.folder.path / "samples" / f"step-{step:06d}.png",
+                    guidance=self.config.model.guidance,
+                    temperature=self.config.model.temperature,
+                )

@@ -5,12 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import JanusForConditionalGeneration
-
 from janus_train.config import Config, UserError
-from janus_train.model.components import part_of
-from janus_train.model.janus import transformers_config
+from janus_train.planning.parameters import adapter_counts, parameter_counts
 
 BYTES_A_PARAMETER = 4 + 8
 """In a checkpoint: the fp32 weight and AdamW's two moments."""
@@ -20,12 +16,12 @@ def check_space(config: Config, folder: Path) -> None:
     """Raises `UserError` if the disk of ``folder``, which need not exist yet, has no room for one checkpoint."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    with torch.device("meta"):
-        model = JanusForConditionalGeneration(transformers_config(config.model, None, None, None, None))
-    trained = sum(p.numel() for name, p in model.named_parameters() if part_of(name) in config.train_parts)
+    counts = parameter_counts(config.model)
+    trained = sum(counts[part] for part in config.train_parts)
+    trained += sum(adapter_counts(config.model, config.peft).values())
     one = trained * BYTES_A_PARAMETER
     if free < one:
-        final = 4 * sum(p.numel() for p in model.parameters())
+        final = 4 * sum(counts.values())
         most = (config.run.keep_checkpoints + 1) * one + final
         raise UserError(
             f"output_dir {folder}: one checkpoint of {trained / 1e6:.1f} M trained parameters needs {_size(one)}, its disk "

@@ -25,7 +25,7 @@ class Utilisation:
     """Made once a run, on every process at the same time: the processes measure what they have."""
 
     def __init__(self, config: Config, distributed: Distributed):
-        self._model, self._trained = config.model, config.train_parts
+        self._model, self._trained, self._peft = config.model, config.train_parts, config.peft
         self._flops_a_token = 6 * parameter_counts(config.model)["language_model"]
         mine = peak_flops(distributed.device, config.precision)
         peak, unknown = distributed.sum([mine or 0.0, float(mine is None)])
@@ -34,7 +34,8 @@ class Utilisation:
 
     def useful_flops(self, rows: Sequence[Row]) -> float:
         """Of these rows' forward and backward."""
-        return total_flops(self._model, self._trained, content_of(d for row in rows for d in row.documents))
+        content = content_of(d for row in rows for d in row.documents)
+        return total_flops(self._model, self._trained, content, self._peft)
 
     def shares(self, flops: float, tokens: int, step_s: float) -> dict[str, float | None]:
         """``mfu`` and ``mfu_6n`` of a step over all processes."""

@@ -209,7 +209,7 @@ def test_guidance_dropout_keeps_bos_and_begin_of_image_and_the_length(
         ("text", "text", {"text": "A dog."}, 0),
         ("image_caption", "understanding", {"caption": "a dog"}, 1),
         ("conversation", "understanding", conversation(f"{PLACEHOLDER}What?", "A dog."), 1),
-        ("conversation", "generation", conversation(f"{PLACEHOLDER}Make it red.", PLACEHOLDER), 2),
+        ("conversation", "generation", conversation("Draw a dog.", f"Here: {PLACEHOLDER}"), 1),
     ],
 )
 def test_guidance_dropout_touches_nothing_but_prompts_of_pictures(
@@ -218,6 +218,20 @@ def test_guidance_dropout_touches_nothing_but_prompts_of_pictures(
     whole = encode(encoder, template, kind, fields, pictures)
     dropped = encode(encoder, template, kind, fields, pictures, dropout=1.0)
     assert (whole.input_ids == dropped.input_ids).all() and encoder.special.pad not in dropped.input_ids
+
+
+def test_guidance_dropout_of_an_editing_sample_takes_words_and_picture(encoder: Encoder) -> None:
+    """As generation compares with: the same length, pad between the first token and the drawn picture's begin."""
+    fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
+    whole = encode(encoder, "conversation", "generation", fields, 2)
+    dropped = encode(encoder, "conversation", "generation", fields, 2, dropout=1.0)
+    begin = int(np.flatnonzero(whole.image_targets)[0])
+    assert whole.input_ids[begin] == encoder.special.begin_of_image and len(dropped) == len(whole)
+    assert set(dropped.input_ids[1:begin].tolist()) == {encoder.special.pad}
+    assert (dropped.input_ids[begin:] == whole.input_ids[begin:]).all() and dropped.input_ids[0] == whole.input_ids[0]
+    assert len(whole.understanding_pixels) == 1 and not dropped.understanding_pixels
+    assert (dropped.image_targets == whole.image_targets).all() and whole.image_targets.sum() == 64
+    assert not (whole.labels != IGNORE).any(), "the drawn picture alone has loss"
 
 
 def test_guidance_dropout_and_first_sentence_come_as_often_as_asked(encoder: Encoder) -> None:

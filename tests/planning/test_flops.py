@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers.models.janus import JanusVQVAE
 
-from janus_train.config import PARTS, Part
+from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.collate import collate
 from janus_train.data.sample import Row
 from janus_train.inspection.drawn import open_drawn
@@ -22,6 +22,7 @@ from janus_train.model.attention import Documents as Layout
 from janus_train.model.codes import encode_pictures
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build, transformers_config
+from janus_train.model.lora import attach
 from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
 from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
 from tests.helpers import config_of
@@ -82,9 +83,11 @@ def some_documents() -> Documents:
 class Counted:
     """What torch counts in one forward and backward of the tiny model."""
 
-    def __init__(self, trained: Iterable[Part]):
+    def __init__(self, trained: Iterable[Part], peft: PeftConfig | None = None):
         torch.manual_seed(0)
         janus = build(MODEL)
+        if peft is not None:
+            attach(janus, peft)
         set_trainable(janus, tuple(trained))
         self.batch = to_batch(some_documents(), TOKENS, SIZE)
         with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
@@ -148,6 +151,20 @@ def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> 
     weights = sum(work(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
     assert trained.back_of_weights - frozen.back_of_weights == weights > 0
     assert frozen.back_of_attention == trained.back_of_attention > 0
+
+
+def test_lora_costs_what_torch_counts() -> None:
+    """Beside adaptors that train in full: input gradients of the frozen matrices, and the adapters' own products."""
+    trained: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
+    peft = PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model", "image_head"))
+    counted = Counted(trained, peft)
+    content = content_of_batch(counted.batch)
+    expected = work(MODEL, trained, content, peft)
+    for piece in PIECES:
+        if piece != "attention":
+            assert counted.forward[piece] == expected[piece].forward, piece
+    rest = [found for piece, found in expected.items() if piece != "attention"]
+    assert counted.back_of_weights == sum(found.input_gradients + found.weight_gradients for found in rest)
 
 
 def test_content_of_documents_is_content_of_their_batch(small_rows: list[Row]) -> None:

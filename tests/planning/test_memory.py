@@ -14,11 +14,13 @@ from janus_train.data.sample import Batch
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build
+from janus_train.model.lora import attach
+from janus_train.model.precision import narrow_frozen
 from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.cards import CARDS
 from janus_train.planning.content import Content, content_of_batch, expected_row
 from janus_train.planning.plan import POLICIES, RESERVE
-from janus_train.planning.state import BF16, SHARINGS, Sizes, sizes_of, state
+from janus_train.planning.state import SHARINGS, Sizes, sizes_of, state
 from janus_train.train.optim import make_optimizer
 from tests.helpers import config_of
 from tests.model.reference import to_batch
@@ -81,6 +83,8 @@ def test_activations_are_what_is_alive_after_the_forward(name: str, kind: str, p
     janus = tiny(trained, policy)
     if kind == "bf16":
         janus.to(torch.bfloat16).model.vqmodel.float()
+    if kind == "autocast":
+        narrow_frozen(janus, keep=())
     model = PackedJanus(janus)
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
@@ -131,22 +135,40 @@ def pro(name: str, stage: int) -> tuple[Sizes, Content, tuple[Part, ...]]:
     return sizes_of(config.model, config.train_parts), expected_row(config, cached_codes=True), config.train_parts
 
 
-def lora_sizes(rank: int) -> Sizes:
-    """Of the 7B: adapters beside the seven matrices of each decoder layer, everything else frozen."""
-    text = config_of("+stage=3", "model=janus_pro_7b").model.text
+def test_lora_of_the_7b_fits_a_24_gb_card_because_frozen_weights_are_bf16() -> None:
+    """Rank 64, one row of 4096, full checkpointing; under zero1, which keeps fp32, it would not."""
+    config = config_of("+stage=3", "model=janus_pro_7b", "+peft=lora", "peft.rank=64")
+    sizes = sizes_of(config.model, config.train_parts, config.peft)
+    text = config.model.text
     D, inner = text.hidden_size, text.intermediate_size
-    adapters = text.num_hidden_layers * rank * (4 * 2 * D + 3 * (D + inner))
-    whole = sizes_of(config_of("+stage=3", "model=janus_pro_7b").model, ())
-    return Sizes(adapters, whole.frozen, whole.whole, adapters, whole.unit)
+    assert sizes.trained == text.num_hidden_layers * 64 * (4 * 2 * D + 3 * (D + inner))
+    row = expected_row(config, cached_codes=True)
+    kept = activations(config.model, (), row, Widths(4, 2), "full", peft=config.peft).peak + RESERVE
+    ddp, zero1 = (state(sizes, SHARINGS[name], 1, "bf16").total + kept for name in ("ddp", "zero1"))
+    assert ddp < CARDS["rtx4090"].memory < zero1
 
 
-def test_lora_of_the_7b_fits_a_24_gb_card_if_frozen_weights_are_bf16() -> None:
-    """Rank 64, one row of 4096, full checkpointing. The language model's activations count as trained: not fewer."""
-    config = config_of("+stage=3", "model=janus_pro_7b")
-    parts: tuple[Part, ...] = ("language_model",)
-    kept = activations(config.model, parts, expected_row(config, cached_codes=True), Widths(4, 2), "full").peak
-    totals = {n: state(lora_sizes(64), SHARINGS["ddp"], 1, "bf16", n).total + kept + RESERVE for n in (BF16, 4)}
-    assert totals[BF16] < CARDS["rtx4090"].memory < totals[4]
+@pytest.mark.parametrize("kind", ["fp32", "autocast"])
+def test_lora_keeps_what_is_planned(kind: str) -> None:
+    """Activations, weights and copies, beside adaptors that train in full; within 10 % as the others."""
+    peft = config_of("+stage=3", "+peft=lora", "peft.rank=8").peft
+    assert peft
+    parts: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
+    janus, batch = build(MODEL), a_batch()
+    attach(janus, peft)
+    set_trainable(janus, parts)
+    if kind == "autocast":
+        narrow_frozen(janus, keep=())
+    planned = state(sizes_of(MODEL, parts, peft), SHARINGS["ddp"], 1, "bf16" if kind == "autocast" else "fp32")
+    assert planned.weights == sum(p.nbytes for p in janus.parameters())
+    model = PackedJanus(janus)
+    with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        sums = model(batch)
+    assert sums.total.requires_grad
+    kept = activations(
+        MODEL, parts, content_of_batch(batch), WIDTHS[kind], grouped_attention=True, peft=peft
+    ).kept  # fmt: skip
+    assert kept + planned.copies == pytest.approx(allocated.alive, rel=0.1)
 
 
 def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
@@ -165,7 +187,8 @@ def test_sharing_out_more_takes_less(name: str, stage: int) -> None:
         totals = [state(sizes, SHARINGS[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
         assert totals == sorted(totals, reverse=True)
         assert state(sizes, SHARINGS["zero3"], 2 * gpus, "bf16").total < totals[-1]
-        assert totals[0] < state(sizes, SHARINGS["ddp"], gpus, "bf16").total
+        plain, first = (state(sizes, SHARINGS[s], gpus, "fp32").total for s in ("ddp", "zero1"))
+        assert first < plain, "in bf16 runs ddp alone keeps what is frozen as bf16"
 
 
 def test_trained_parameters_are_16_bytes_each() -> None:

@@ -1,0 +1,35 @@
+"""What is frozen in bf16 alone: half the memory, and not a bit of the results changes.
+
+Autocast rounds the weights of linear layers and convolutions to bf16 before each use anyway; those that train need
+their fp32 beside it, those that are frozen do not. Norms and embeddings stay in fp32: autocast does not touch them and
+they make the residual stream. So does the VQ tokenizer (trap 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from janus_train.config import Part
+from janus_train.model.components import is_adapter, part_of
+
+ROUNDED = (nn.Linear, nn.Conv2d)
+"""Layers whose weights autocast rounds."""
+
+
+def narrow_frozen(janus: nn.Module, keep: Collection[Part]) -> list[str]:
+    """Frozen weights of such layers become bf16; returns their names. Parts in ``keep`` stay as they are."""
+    narrowed = []
+    for name, module in janus.named_modules():
+        if not isinstance(module, ROUNDED) or is_adapter(name):
+            continue
+        part = part_of(f"{name}.weight")
+        parameters = dict(module.named_parameters(recurse=False))
+        if part == "generation_encoder" or part in keep or any(p.requires_grad for p in parameters.values()):
+            continue
+        for which, parameter in parameters.items():
+            parameter.data = parameter.data.to(torch.bfloat16)
+            narrowed.append(f"{name}.{which}")
+    return narrowed
