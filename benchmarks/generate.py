@@ -35,11 +35,11 @@ SMALL = (
     "model=tiny",
     "model.name=small",
     "model.image_size=128",
-    "model.text={hidden_size: 512, num_hidden_layers: 8, num_attention_heads: 8, num_key_value_heads: 8, "
-    "intermediate_size: 1408, vocab_size: 1024, max_position_embeddings: 1024}",
+    "model.text={hidden_size: 384, num_hidden_layers: 6, num_attention_heads: 6, num_key_value_heads: 6, "
+    "intermediate_size: 1056, vocab_size: 1024, max_position_embeddings: 1024}",
     "model.vq={num_embeddings: 2048}",
 )
-"""About 28 M parameters in the language model; pictures of 256 codes."""
+"""About 11 M parameters in the language model; pictures of 256 codes."""
 
 
 def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGeneration:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--model", default="small", choices=["small", "tiny", "janus_pro_1b", "janus_pro_7b"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompt-tokens", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bandwidth", type=float, help="Of the GPU's memory, GB/s (an H100: 3350): for the floor.")
     given = parser.parse_args()

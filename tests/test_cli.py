@@ -172,7 +172,7 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompts-file", "EMPTY"), "cannot be read as UTF-8 text"),
         (("generate", "EMPTY", "--prompts-file", "/dev/null"), "holds no prompt"),
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "0.5"), "'--guidance'"),
-        (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "--guidance nan"),
+        (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
         (("generate", "EMPTY", "--prompt", "x", "--out", "."), "holds files already"),

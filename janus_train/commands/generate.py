@@ -97,6 +97,8 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import MofNCompleteColumn, Progress
 
     console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as bars:
-        task = bars.add_task("draw", total=total, visible=console.is_terminal)
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task("draw", total=total)
         yield lambda more: bars.advance(task, more)

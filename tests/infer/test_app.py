@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from janus_train.config import UserError
@@ -37,7 +38,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def loaded(random_base: Path) -> Loaded:
-    return load_model(random_base)
+    """A random model that answers in letters."""
+    model = load_model(random_base)
+    letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
+    with torch.no_grad():
+        kept = model.janus.lm_head.weight[letters].clone()
+        model.janus.lm_head.weight.zero_()
+        model.janus.lm_head.weight[letters] = kept
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: Loaded, tmp_p
     page.get_by_role("button", name="Ask").click()
     asked = [{"role": "user", "content": "<image_placeholder>\nWhat colour is it?"}]
     expected = "".join(loaded.chat(asked, [blue], 8))
-    assert expected
+    assert expected.isalpha()
     sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value(expected, timeout=WAIT)
 
     page.get_by_label("Prompt").fill("a dog")
