@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import subprocess
 import sys
 
@@ -48,19 +50,51 @@ def test_generate_writes_pictures(run, random_base, tmp_path):
     assert printed.split() == [str(out / name) for name in ("000-7.png", "000-8.png", "001-9.png", "001-10.png")]
     pictures = [np.asarray(Image.open(path), int) for path in printed.split()]
     assert all(abs(pictures[n] - pictures[m]).max() > 9 for n in range(4) for m in range(n))
-    run("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--seed", 8, "--out", tmp_path / "again")
-    again = np.asarray(Image.open(tmp_path / "again/000-8.png"), int)
-    assert abs(again - pictures[1]).max() <= 1, (
-        "a picture depends on prompt and seed alone, but for the decoder's rounding"
+    with Image.open(out / "grid.png") as grid:
+        assert grid.size == (128, 128)  # a row a prompt
+        assert np.array_equal(np.asarray(grid, int)[64:, :64], pictures[2])
+    told = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert told[2] == {
+        "prompt": "a red apple",
+        "seed": 9,
+        "guidance": 2.0,
+        "temperature": 0.7,
+        "model": str(random_base),
+        "file": "001-9.png",
+    }
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*(line["file"] for line in told), "grid.png", "metadata.jsonl"]
     )
+    (tmp_path / "prompts.txt").write_text("\na dog\n", encoding="utf-8")
+    words = ("generate", random_base, "--prompts-file", tmp_path / "prompts.txt", "--num-images", 1, "--seed", 8)
+    assert run(*words, "--out", tmp_path / "again")[0] == 0
+    with Image.open(tmp_path / "again/000-8.png") as again:
+        assert np.array_equal(np.asarray(again, int), pictures[1]), "a picture depends on prompt and seed alone"
+    code, _, told = run(*words, "--out", out)
+    assert code == 2 and told.count("\n") == 1 and "holds files already" in told
+    code, _, told = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
+    assert code == 2 and told.count("\n") == 1 and "do not fit the context of 1024" in told
+    assert not (tmp_path / "long").exists()
+
+
+def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("janus_train.infer.album.write_text", full)  # the last file
+    words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
+    code, printed, told = run(*words, "--out", tmp_path / "new")
+    assert (code, printed) == (2, "")
+    assert told.count("\n") == 1 and "cannot be written: No space left on device" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_generate_from_a_picture_and_words(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     words = ("generate", random_base, "--prompt", "make it red", "--num-images", 1, "--out", tmp_path / "out")
-    code, printed, _ = run(*words, "--image", tmp_path / "blue.png")
+    code, printed, _ = run(*words, "--image", tmp_path / "blue.png", "--guidance", 2)
     assert code == 0 and Image.open(printed.strip()).size == (64, 64)
-    code, _, said = run(*words, "--image", tmp_path / "none.png")
+    code, _, said = run(*words[:-1], tmp_path / "other", "--image", tmp_path / "none.png")
     assert code == 2 and "none.png: there is no such file" in said
 
 
@@ -81,7 +115,7 @@ def test_generate_with_temperature_0_needs_no_luck(run, random_base, tmp_path):
     )
     assert code == 0
     first, second = (np.asarray(Image.open(path), int) for path in printed.split())
-    assert abs(first - second).max() <= 1
+    assert np.array_equal(first, second)
 
 
 def test_chat_answers(run, random_base, tmp_path):
@@ -94,22 +128,30 @@ def test_chat_answers(run, random_base, tmp_path):
     assert code == 0
 
 
-def test_chat_keeps_a_conversation(run, random_base, monkeypatch):
-    asked = iter(["Hello", "", "And now?"])
+@pytest.mark.parametrize("end", ["", EOFError()])
+def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end):
+    Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
+    typed = iter(["Hello", "And now?", end, "never read"])
 
     def read(_):
-        try:
-            return next(asked)
-        except StopIteration:
-            raise EOFError from None
+        line = next(typed)
+        if isinstance(line, EOFError):
+            raise line
+        return line
 
     monkeypatch.setattr("builtins.input", read)
     seen = []
-    monkeypatch.setattr(
-        "janus_train.infer.chat.answer", lambda j, e, requests, n: [seen.append(len(requests[0][0])) or "Yes."]
-    )
-    code, printed, _ = run("chat", random_base)
-    assert (code, printed, seen) == (0, "Yes.\nYes.\n", [1, 3])
+
+    def answering(_, __, messages, pictures, ___):
+        seen.append(([m["content"] for m in messages], len(pictures)))
+        yield from ("Ye", "s.")
+
+    monkeypatch.setattr("janus_train.infer.load.stream_answer", answering)
+    code, printed, _ = run("chat", random_base, "--image", tmp_path / "blue.png", "--image", tmp_path / "blue.png")
+    first = "<image_placeholder>\n<image_placeholder>\nHello"
+    assert (code, printed) == (0, "Yes.\nYes.\n")
+    assert seen == [([first], 2), ([first, "Yes.", "And now?"], 2)]
+    assert next(typed) == "never read"
 
 
 def test_evaluate_prints_the_table(run, random_base, tmp_path):
@@ -134,7 +176,17 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "NOWHERE", "--prompt", "x"), "there is no folder NOWHERE"),
         (("generate", "EMPTY", "--prompt", "x"), "config.json is missing"),
         (("generate", "EMPTY", "--prompt", " "), "--prompt is empty"),
-        (("generate", "EMPTY"), "Missing option '--prompt'"),
+        (("generate", "EMPTY"), "nothing to draw: give --prompt"),
+        (("generate", "EMPTY", "--prompts-file", "NONE.txt"), "NONE.txt: there is no such file"),
+        (("generate", "EMPTY", "--prompts-file", "EMPTY"), "cannot be read as UTF-8 text"),
+        (("generate", "EMPTY", "--prompts-file", "/dev/null"), "holds no prompt"),
+        (("generate", "EMPTY", "--prompt", "x", "--guidance", "0.5"), "'--guidance'"),
+        (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
+        (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
+        (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
+        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "holds files already"),
+        (("app", "NOWHERE"), "there is no folder NOWHERE"),
+        (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),
         (("generate", "EMPTY", "--prompt", "x", "--num-images", "0"), "'--num-images'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "-1"), "'--temperature'"),
@@ -174,6 +226,6 @@ def test_help_is_quick_and_names_the_commands():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("generate", "chat", "evaluate", "report"):
+    for command in ("generate", "chat", "app", "evaluate", "report"):
         assert command in done.stdout
     assert "HEAVY []" in done.stdout

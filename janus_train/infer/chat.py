@@ -6,17 +6,16 @@ the placeholders -> tokens until EOS -> text
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import UserError
 from janus_train.data.encode import ASSISTANT, ROLES, Encoder
 from janus_train.data.pictures import to_float, understanding_pixels
-from janus_train.infer.decoding import Decoder, inference, left_pad
+from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
 
 Messages = list[dict[str, str]]
 """Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
@@ -48,12 +47,7 @@ def answer(
         UserError: a request's placeholders and pictures are not equally many, or it does not fit the model's context.
     """
     prompts = [encoder.chat_prompt_ids(open_turn(messages), len(pictures)) for messages, pictures in requests]
-    context = janus.config.text_config.max_position_embeddings
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest + max_new_tokens > context:
-        raise UserError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the context of {context}"
-        )
+    check_fits(janus, max((len(prompt) for prompt in prompts), default=0), max_new_tokens, "new ones")
     order = sorted(range(len(requests)), key=lambda n: len(prompts[n]))
     answers: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
@@ -67,6 +61,36 @@ def answer(
     return [answers[n] for n in range(len(requests))]
 
 
+def stream_answer(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    messages: Messages,
+    pictures: Sequence[Image.Image],
+    max_new_tokens: int,
+) -> Iterator[str]:
+    """One request's answer in pieces, each as soon as it is known; together they are what `answer` gives.
+
+    Raises, at the first piece:
+        UserError: as `answer`.
+    """
+    prompt = encoder.chat_prompt_ids(open_turn(messages), len(pictures))
+    check_fits(janus, len(prompt), max_new_tokens, "new ones")
+    ids: list[int] = []
+    told = ""
+    for token in answer_tokens(janus, encoder, [prompt], pictures, max_new_tokens):
+        ids.append(int(token))
+        # Spaces at the end may be the answer's end; half a character decodes to the replacement character.
+        text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if len(text) > len(told) and text.startswith(told) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(told) :]
+            told = text
+        if ids[-1] == encoder.special.eos:
+            break
+    rest = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(told) :]
+    if rest:
+        yield rest
+
+
 def answer_ids(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
@@ -75,23 +99,35 @@ def answer_ids(
     max_new_tokens: int,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, without EOS; ``pictures`` in the order of the prompts' placeholders."""
+    columns = list(answer_tokens(janus, encoder, prompts, pictures, max_new_tokens))
+    rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
+    return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
+
+
+@torch.no_grad()  # as a decorator: while the generator runs, not while its caller does
+def answer_tokens(
+    janus: JanusForConditionalGeneration,
+    encoder: Encoder,
+    prompts: Sequence[list[int]],
+    pictures: Sequence[Image.Image],
+    max_new_tokens: int,
+) -> Iterator[torch.Tensor]:
+    """The likeliest next tokens (N,), a step at a time until all rows have ended; EOS from where a row has."""
     device = janus.lm_head.weight.device
     ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
-    with inference(janus):
+    with evaluation_mode(janus):
         decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
         hidden = decoder.prefill(prompt_embeds(janus, encoder, ids, pictures), mask)  # (N, D)
         done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        columns: list[torch.Tensor] = []
-        for _ in range(max_new_tokens):
+        for number in range(max_new_tokens):
             token = janus.lm_head(hidden).argmax(-1)  # (N,)
             token = torch.where(done, encoder.special.eos, token)
-            columns.append(token)
+            yield token
             done |= token == encoder.special.eos
             if done.all():
-                break
-            hidden = decoder.step(janus.model.language_model.embed_tokens(token))
-    rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
-    return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
+                return
+            if number + 1 < max_new_tokens:
+                hidden = decoder.step(janus.model.language_model.embed_tokens(token))
 
 
 def prompt_embeds(

@@ -7,18 +7,27 @@ the batch that it is in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import Cache, JanusForConditionalGeneration
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from janus_train.config import UserError
 
 
 @contextmanager
 def inference(janus: JanusForConditionalGeneration) -> Iterator[None]:
-    """Eval mode, no gradients, and plain masked attention in the language model; puts back what it found.
+    """`evaluation_mode` without gradients."""
+    with evaluation_mode(janus), torch.no_grad():
+        yield
+
+
+@contextmanager
+def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
+    """Eval mode, and plain masked attention in the language model; puts back what it found.
 
     Training sets the language model to an attention that needs the documents' cumulative lengths: with a cache and one
     token a step there are none.
@@ -29,12 +38,18 @@ def inference(janus: JanusForConditionalGeneration) -> Iterator[None]:
     janus.eval()
     text_config._attn_implementation = "sdpa"
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         text_config._attn_implementation = attention
         for module in training:
             module.training = True  # one by one: .train() would reach the frozen parts below it
+
+
+def check_fits(janus: JanusForConditionalGeneration, prompt: int, more: int, what: str) -> None:
+    """Raises `UserError` if ``prompt`` tokens and ``more`` of ``what`` are longer than the model's context."""
+    context = janus.config.text_config.max_position_embeddings
+    if prompt + more > context:
+        raise UserError(f"a prompt of {prompt} tokens and {more} {what} do not fit the context of {context}")
 
 
 def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,8 +70,8 @@ def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, to
 class RoomyLayer(DynamicLayer):
     """A layer's keys and values (N, heads, tokens, head size) in memory that is taken once for all tokens to come.
 
-    transformers' growing layer copies everything at each step, its static one attends to the empty room too. A fifth of
-    the time of drawing 64 pictures with the tiny model goes with the copies.
+    transformers' growing layer copies everything at each step, its static one attends to the empty room too: on a CPU
+    both cost more (benchmarks/generate.md), so the static one serves only where its fixed addresses are needed.
     """
 
     def __init__(self, room: int):
@@ -83,30 +98,60 @@ class RoomyLayer(DynamicLayer):
 
 
 class Decoder:
-    """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` by `step`."""
+    """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` by `step`.
 
-    def __init__(self, janus: JanusForConditionalGeneration, room: int):
-        """``room``: tokens that the longest row will have in the end, its prompt's included."""
+    Two caches with the same results. On a CPU a step attends to the tokens so far (`RoomyLayer`). On a GPU every step has
+    the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA graph and replayed:
+    one launch a step instead of some hundreds.
+    """
+
+    def __init__(self, janus: JanusForConditionalGeneration, room: int, fixed: bool | None = None):
+        """``room``: tokens that the longest row will have in the end. ``fixed``: a GPU's way; None: by the device."""
         self.language_model = janus.model.language_model
-        self.cache = Cache(layers=[RoomyLayer(room) for _ in range(self.language_model.config.num_hidden_layers)])
-        self.mask: torch.Tensor  # (N, tokens so far) bool
+        device = janus.lm_head.weight.device
+        self.room, self.fixed = room, device.type == "cuda" if fixed is None else fixed
+        layer = StaticLayer if self.fixed else RoomyLayer
+        self.cache = Cache(layers=[layer(room) for _ in range(self.language_model.config.num_hidden_layers)])
+        self.mask: torch.Tensor  # (N, room) bool, true at the own tokens and at all that are still to come
+        self.tokens: int  # in the cache
         self.position: torch.Tensor  # (N, 1) int64, of the newest token
+        self.count: torch.Tensor  # (1, 1) int64, tokens in the cache, where the fixed step finds it
+        self.columns = torch.arange(room, device=device)
+        self.graph: Graph | None = None
 
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Reads the prompts: embeddings (N, T, D), mask (N, T) -> hidden states of the last tokens (N, D)."""
-        width = mask.shape[1]
+        rows, width = mask.shape
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
-        self.mask, self.position = mask, position_ids[:, -1:]
+        self.mask = torch.cat([mask, mask.new_ones(rows, self.room - width)], dim=1)
+        self.position, self.tokens = position_ids[:, -1:].clone(), width
+        self.count = torch.full((1, 1), width, device=mask.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
         itself = torch.eye(width, dtype=torch.bool, device=mask.device)  # a padding's own row must not be empty: NaN
         allowed = (causal & mask[:, None, :]) | itself  # (N, T, T)
+        if self.fixed:  # the cache gives the empty room to the attention too
+            allowed = torch.nn.functional.pad(allowed, (0, self.room - width))
         return self._run(embeds, allowed[:, None], position_ids)
 
     def step(self, embeds: torch.Tensor) -> torch.Tensor:
         """Reads one token a row: embeddings (N, D) -> hidden states (N, D)."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        if self.fixed:
+            if embeds.device.type != "cuda":
+                return self._fixed_step(embeds)
+            if self.graph is None:
+                state = [self.position, self.count, *(layer.cumulative_length for layer in self.cache.layers)]
+                self.graph = Graph(self._fixed_step, embeds, state)
+            return self.graph(embeds)
+        self.tokens += 1
         self.position = self.position + 1
-        return self._run(embeds[:, None], self.mask[:, None, None, :], self.position)
+        return self._run(embeds[:, None], self.mask[:, None, None, : self.tokens], self.position)
+
+    def _fixed_step(self, embeds: torch.Tensor) -> torch.Tensor:
+        """A step that changes its state in place and never asks a tensor for its value, as a CUDA graph needs it."""
+        self.position.add_(1)
+        self.count.add_(1)
+        allowed = self.mask & (self.columns < self.count)  # (N, room)
+        return self._run(embeds[:, None], allowed[:, None, None, :], self.position)
 
     def _run(self, embeds: torch.Tensor, allowed: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """``allowed`` (N, 1, queries, keys) bool goes to the attention as it is."""
@@ -118,3 +163,30 @@ class Decoder:
             use_cache=True,
         )
         return out.last_hidden_state[:, -1]
+
+
+class Graph:
+    """A function of one tensor as a CUDA graph. Written for a GPU, and not run on one by its authors."""
+
+    def __init__(
+        self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, state: Sequence[torch.Tensor]
+    ):
+        """``state``: tensors that the function changes in place; trying it out and capturing leave them as they were."""
+        kept = [tensor.clone() for tensor in state]
+        self.input = example.clone()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries set themselves up at the first calls, which no graph may hold
+            for _ in range(2):
+                function(self.input)
+                for tensor, value in zip(state, kept, strict=True):
+                    tensor.copy_(value)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = function(self.input)
+
+    def __call__(self, value: torch.Tensor) -> torch.Tensor:
+        self.input.copy_(value)
+        self.graph.replay()
+        return self.output.clone()

@@ -1,4 +1,4 @@
-"""Pictures from prompts: the one sampling loop of training previews, the command line, and the evaluation.
+"""Pictures from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
 
     prompt ids (end with <begin_of_image>) -> P codes, one a step -> VQ decoder -> picture
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.infer.decoding import Decoder, inference, left_pad
+from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
 from janus_train.infer.editing import Seen, put_pictures
 from janus_train.model.codes import decode_codes
 
@@ -80,8 +80,9 @@ def generate_codes(
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
+        UserError: a prompt and its picture are longer than the model's context.
     """
-    _check(prompts, seeds, temperature, greedy)
+    _check(janus, prompts, seeds, temperature, greedy)
     device = janus.lm_head.weight.device
     twice = guidance != 1.0
     rows = [list(p) for p in prompts] + ([unconditional(p, pad_id) for p in prompts] if twice else [])
@@ -108,13 +109,20 @@ def generate_codes(
     return codes
 
 
-def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], temperature: float, greedy: bool) -> None:
+def _check(
+    janus: JanusForConditionalGeneration,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    temperature: float,
+    greedy: bool,
+) -> None:
     if not prompts or min(len(p) for p in prompts) < 2:
         raise ValueError("a prompt needs at least its first token and <begin_of_image>")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed a picture")
     if not greedy and temperature <= 0:
         raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
+    check_fits(janus, max(map(len, prompts)), tokens_per_picture(janus), "of a picture")
 
 
 def generate_pictures(
@@ -130,8 +138,12 @@ def generate_pictures(
     progress: Progress | None = None,
     seen: Sequence[Seen] | None = None,
 ) -> list[Image.Image]:
-    """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together."""
-    _check(prompts, seeds, temperature, greedy)
+    """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together.
+
+    On a CPU a picture is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
+    depends on how many it decodes at once, gets one at a time. (On a GPU the language model's rounding depends on them too.)
+    """
+    _check(janus, prompts, seeds, temperature, greedy)
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     pictures: dict[int, Image.Image] = {}
     for start in range(0, len(order), batch_size):
@@ -147,8 +159,9 @@ def generate_pictures(
             seen=None if seen is None else [seen[n] for n in chunk],
         )
         with inference(janus):
-            pixels = decode_codes(janus.model.vqmodel, codes).cpu().numpy()  # (N, S, S, 3) uint8
-        pictures.update({n: Image.fromarray(p) for n, p in zip(chunk, pixels, strict=True)})
+            for n, own in zip(chunk, codes, strict=True):
+                pixels = decode_codes(janus.model.vqmodel, own[None])  # (1, S, S, 3) uint8
+                pictures[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:
             progress(len(chunk))
     return [pictures[n] for n in range(len(prompts))]

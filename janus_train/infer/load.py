@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
-from janus_train.infer.generate import tokens_per_picture
+from janus_train.infer.chat import Messages, stream_answer
+from janus_train.infer.editing import edit_prompt
+from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
 from janus_train.interop import tensors
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
@@ -38,6 +42,46 @@ class Loaded:
     @property
     def temperature(self) -> float:
         return getattr(self.janus.generation_config, "temperature", None) or TEMPERATURE
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        temperature: float | None = None,
+        pictures: Sequence[Image.Image] = (),
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> list[Image.Image]:
+        """A picture a prompt, each by its own seed; guidance and temperature (0: the likeliest codes) else the folder's.
+
+        ``pictures``: what every prompt speaks of (editing).
+        """
+        temperature = self.temperature if temperature is None else temperature
+        context = self.janus.config.text_config.max_position_embeddings
+        edits = [edit_prompt(self.encoder, prompt, pictures, context) for prompt in prompts] if pictures else []
+        return generate_pictures(
+            self.janus,
+            [ids for ids, _ in edits] or [self.encoder.generation_prompt_ids(prompt) for prompt in prompts],
+            seen=[seen for _, seen in edits] or None,
+            pad_id=self.encoder.special.pad,
+            guidance=self.guidance if guidance is None else guidance,
+            temperature=temperature,
+            seeds=seeds,
+            greedy=temperature == 0,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def chat(
+        self, messages: Messages, pictures: Sequence[Image.Image] = (), max_new_tokens: int = 256
+    ) -> Iterator[str]:
+        """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
+
+        Messages are ``{"role": "user" or "assistant", "content": text}``, with an <image_placeholder> a picture.
+        """
+        return stream_answer(self.janus, self.encoder, messages, pictures, max_new_tokens)
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:

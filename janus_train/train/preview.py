@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
+from janus_train.infer.album import grid
 from janus_train.infer.generate import generate_pictures
 
 
@@ -28,9 +28,5 @@ def draw_previews(
     pictures = generate_pictures(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
-    side = pictures[0].width
-    grid = Image.new("RGB", (each * side, len(prompts) * side))
-    for number, picture in enumerate(pictures):
-        grid.paste(picture, (number % each * side, number // each * side))
     path.parent.mkdir(exist_ok=True)
-    grid.save(path)
+    grid([pictures[row : row + each] for row in range(0, len(pictures), each)]).save(path)

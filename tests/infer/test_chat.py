@@ -9,7 +9,8 @@ from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.pictures import to_float, understanding_pixels
-from janus_train.infer.chat import answer, answer_ids, open_turn, prompt_embeds
+from janus_train.infer import chat
+from janus_train.infer.chat import answer, answer_ids, open_turn, prompt_embeds, stream_answer
 
 LOOK = "<image_placeholder>\n"
 
@@ -83,6 +84,29 @@ def test_answer_ends_at_eos(janus, encoder):
     ended = answer_ids(janus, encoder, [prompt, other], [], 8)
     assert ended[0] == free[:2]
     assert ended[1] == answer_ids(janus, encoder, [other], [], 8)[0]
+
+
+@pytest.mark.parametrize("number", range(len(REQUESTS)))
+def test_a_streamed_answer_is_the_whole_one(janus, encoder, number):
+    messages, pictures = REQUESTS[number]
+    pieces = list(stream_answer(janus, encoder, messages, pictures, 12))
+    assert "".join(pieces) == answer(janus, encoder, [REQUESTS[number]], 12)[0]
+    assert len(pieces) > 1 and all(pieces)
+
+
+def test_streaming_never_shows_half_a_character(janus, encoder, monkeypatch):
+    ids = [*encoder.ids(" 红 苹 "), encoder.special.eos]
+    monkeypatch.setattr(chat, "answer_tokens", lambda *_: (torch.tensor([i]) for i in ids))
+    assert len(ids) > 5, "no character of several tokens: the test would prove nothing"
+    assert list(stream_answer(janus, encoder, REQUESTS[1][0], [], 12)) == ["红", " 苹"]
+
+
+def test_streaming_leaves_its_caller_its_gradients(janus, encoder):
+    pieces = stream_answer(janus, encoder, REQUESTS[1][0], [], 12)
+    next(pieces)
+    assert torch.is_grad_enabled()
+    pieces.close()
+    assert torch.is_grad_enabled()
 
 
 def test_modes_are_put_back(janus, encoder):

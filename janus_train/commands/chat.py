@@ -1,0 +1,62 @@
+"""``janus-train chat``: questions about pictures, or about nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_train.commands.model_options import Device, Model, load, open_picture
+from janus_train.config import UserError
+
+
+def chat(
+    model: Model,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture to ask about; may be given several times.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A question; several are the turns of one conversation. Left out: asks for turn after turn."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    device: Device = "auto",
+) -> None:
+    """Ask about pictures, or without any; answers appear while they are made.
+
+    The pictures come before the first question, or where it says <image_placeholder>. Without --prompt it asks for the next
+    turn, until an empty line or the end of the input.
+    """
+    if any(not text.strip() for text in prompt or []):
+        raise UserError("--prompt is empty: ask something")
+    pictures = [open_picture(path) for path in image or []]
+    loaded = load(model, device)
+    from janus_train.data.encode import PLACEHOLDER
+
+    messages: list[dict[str, str]] = []
+    for text in prompt or iter(_ask, ""):
+        missing = len(pictures) - text.count(PLACEHOLDER) if not messages else 0
+        messages.append({"role": "user", "content": f"{PLACEHOLDER}\n" * missing + text})
+        said = _say(loaded.chat(messages, pictures, max_new_tokens))
+        messages.append({"role": "assistant", "content": said or " "})  # an empty one would be an open turn
+
+
+def _say(pieces: Iterable[str]) -> str:
+    """Prints the pieces as they come, and gives them joined."""
+    said = ""
+    for piece in pieces:
+        said += piece
+        print(piece, end="", flush=True)
+    print(flush=True)
+    return said
+
+
+def _ask() -> str:
+    """The next turn; empty at the input's end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,123 @@
+"""Both directions in a browser, as in the official demo: ask about pictures, draw a prompt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+# Before gradio is there: it asks at import, and would tell its makers and look for newer versions.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio
+from PIL import Image, UnidentifiedImageError
+
+from janus_train.config import UserError
+from janus_train.data.encode import PLACEHOLDER
+from janus_train.infer.load import Loaded
+
+MOST_PICTURES, MOST_TOKENS = 16, 512
+
+
+def build(loaded: Loaded) -> gradio.Blocks:
+    """The page over one model. One question or drawing at a time runs, the others wait in a queue."""
+
+    def ask(paths: list[str] | None, question: str, max_new_tokens: float) -> Iterator[str]:
+        if not question.strip():
+            raise gradio.Error("Write a question first.")
+        pictures = [_picture(path) for path in paths or []]
+        missing = max(0, len(pictures) - question.count(PLACEHOLDER))
+        messages = [{"role": "user", "content": f"{PLACEHOLDER}\n" * missing + question}]
+        said = ""
+        try:
+            for piece in loaded.chat(messages, pictures, int(max_new_tokens)):
+                said += piece
+                yield said
+        except UserError as error:
+            raise gradio.Error(str(error)) from None
+        if not said:
+            yield "(The model answered nothing.)"
+
+    def draw(prompt: str, number: float, seed: float | None, guidance: float, temperature: float) -> list[Any]:
+        if not prompt.strip():
+            raise gradio.Error("Write what to draw first.")
+        first = int(seed or 0)
+        if not 0 <= first <= 2**53:  # what a browser counts exactly
+            raise gradio.Error("The seed must be a whole number from 0.")
+        seeds = [first + n for n in range(int(number))]
+        try:
+            pictures = loaded.generate([prompt] * len(seeds), seeds=seeds, guidance=guidance, temperature=temperature)
+        except UserError as error:
+            raise gradio.Error(str(error)) from None
+        return [(picture, f"seed {own}") for picture, own in zip(pictures, seeds, strict=True)]
+
+    one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    with gradio.Blocks(title="Janus", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gradio.Markdown(f"# Janus\n`{loaded.folder.name}`: ask about pictures, or have one drawn.")
+        with gradio.Row():
+            with gradio.Column():
+                gradio.Markdown("## Ask")
+                files = gradio.File(label="Pictures", file_count="multiple", file_types=["image"], height=120)
+                shown = gradio.Gallery(
+                    label="What it looks at", columns=4, height=180, object_fit="contain", interactive=False
+                )
+                question = gradio.Textbox(label="Question", lines=2)
+                tokens = gradio.Slider(1, MOST_TOKENS, value=128, step=1, label="Longest answer, in tokens")
+                ask_button = gradio.Button("Ask", variant="primary")
+                answer = gradio.Textbox(label="Answer", lines=4, interactive=False)
+            with gradio.Column():
+                gradio.Markdown("## Draw")
+                prompt = gradio.Textbox(label="Prompt", lines=2)
+                with gradio.Row():
+                    number = gradio.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
+                    seed = gradio.Number(label="Seed of the first", value=0, precision=0, minimum=0)
+                with gradio.Row():
+                    guidance = gradio.Slider(1, 10, value=loaded.guidance, step=0.5, label="Guidance")
+                    temperature = gradio.Slider(0, 2, value=loaded.temperature, step=0.05, label="Temperature")
+                draw_button = gradio.Button("Draw", variant="primary")
+                drawn = gradio.Gallery(label="Pictures drawn", columns=4, format="png", interactive=False)
+        files.change(lambda paths: [_picture(path) for path in paths or []], files, shown)
+        for event in (ask_button.click, question.submit):
+            event(ask, [files, question, tokens], answer, **one_at_a_time)
+        for event in (draw_button.click, prompt.submit):
+            event(draw, [prompt, number, seed, guidance, temperature], drawn, **one_at_a_time)
+    return page
+
+
+def serve(loaded: Loaded, host: str, port: int, *, wait: bool = True) -> gradio.Blocks:
+    """Serves the page; with ``wait`` until Ctrl-C. No sharing, no accounts, and fonts that the browser has.
+
+    Raises:
+        UserError: the port is taken, or the host is none of this machine's.
+    """
+    page = build(loaded)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=False,
+            ssr_mode=False,
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            footer_links=[],
+            prevent_thread_lock=True,
+        )
+    except OSError:
+        raise UserError(
+            f"http://{host}:{port} cannot be served: the port is taken, or the host is no address of this machine; "
+            "give another --port or --host"
+        ) from None
+    if wait:
+        print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+    return page
+
+
+def _picture(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        raise gradio.Error("That file cannot be read as a picture.") from None

@@ -1,0 +1,117 @@
+"""The app in a real browser: a picture is asked about, one is drawn, and nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from janus_train.config import UserError
+from janus_train.infer.load import Loaded, load_model
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
+]
+gradio = pytest.importorskip("gradio", reason="the extra gradio is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+WAIT = 120_000
+"""Milliseconds for an answer or a drawing on a loaded machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def loaded(random_base: Path) -> Loaded:
+    """A random model that answers in letters."""
+    model = load_model(random_base)
+    letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
+    with torch.no_grad():
+        kept = model.janus.lm_head.weight[letters].clone()
+        model.janus.lm_head.weight.zero_()
+        model.janus.lm_head.weight[letters] = kept
+    return model
+
+
+@pytest.fixture(scope="module")
+def address(loaded: Loaded) -> Iterator[tuple[str, int]]:
+    from janus_train.infer.app import serve
+
+    port = free_port()
+    page = serve(loaded, "127.0.0.1", port, wait=False)
+    yield f"http://127.0.0.1:{port}", port
+    page.close()
+
+
+@pytest.fixture
+def browser(address: tuple[str, int]) -> Iterator[tuple[Any, set[str]]]:
+    """The page, opened, and the hosts that it asked for anything."""
+    hosts: set[str] = set()
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(WAIT)
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or "127.0.0.1"))
+        page.goto(address[0])
+        page.get_by_role("button", name="Draw").wait_for()
+        yield page, hosts
+        chromium.close()
+
+
+def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: Loaded, tmp_path: Path) -> None:
+    page, hosts = browser
+    blue = Image.new("RGB", (40, 30), (0, 90, 200))
+    blue.save(tmp_path / "blue.png")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "blue.png")
+    page.locator(".grid-wrap img").first.wait_for()  # the preview: the upload has come through
+    page.get_by_label("Question").fill("What colour is it?")
+    page.get_by_label("number input for Longest answer, in tokens").fill("8")
+    page.get_by_role("button", name="Ask").click()
+    asked = [{"role": "user", "content": "<image_placeholder>\nWhat colour is it?"}]
+    expected = "".join(loaded.chat(asked, [blue], 8))
+    assert expected.isalpha()
+    sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value(expected, timeout=WAIT)
+
+    page.get_by_label("Prompt").fill("a dog")
+    page.get_by_label("number input for Pictures").fill("2")
+    page.get_by_label("Seed of the first").fill("7")
+    page.get_by_role("button", name="Draw").click()
+    sync_api.expect(page.locator(".caption-label")).to_have_text(["seed 7", "seed 8"], timeout=WAIT)
+    page.screenshot(path=tmp_path / "page.png")
+    sources = [image.get_attribute("src") for image in page.locator(".grid-wrap").last.locator("img").all()]
+    pictures = [Image.open(io.BytesIO(page.request.get(source).body())) for source in sources]
+    wanted = loaded.generate(["a dog"] * 2, seeds=[7, 8])
+    assert len(pictures) == 2
+    assert all(np.array_equal(got, want) for got, want in zip(pictures, wanted, strict=True))
+    assert hosts == {"127.0.0.1"}, "the page needs no network"
+
+
+def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path) -> None:
+    page, _ = browser
+    page.get_by_role("button", name="Draw").click()
+    page.get_by_text("Write what to draw first.").wait_for()
+    page.get_by_label("Question").fill("word " * 3000)
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("do not fit the context of 1024").wait_for()
+
+
+def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: Loaded) -> None:
+    from janus_train.infer.app import serve
+
+    with pytest.raises(UserError, match="the port is taken"):
+        serve(loaded, "127.0.0.1", address[1], wait=False)

@@ -1,0 +1,54 @@
+"""The cached steps: a CPU's way and a GPU's come to the same, and a CUDA graph to what it was captured from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import UserError
+from janus_train.infer.decoding import Decoder, Graph, check_fits, inference, left_pad
+
+ROWS = ([5, 6, 7], [8], [9, 10, 11, 12, 13])
+
+
+def states(janus: JanusForConditionalGeneration, device: str, fixed: bool | None, room: int = 12) -> torch.Tensor:
+    """(3, 6, D): of the last prompt token and of five more."""
+    ids, mask = (t.to(device) for t in left_pad(ROWS, 0))
+    more = torch.arange(20, 35, device=device).view(5, 3)
+    embed = janus.get_input_embeddings()
+    with inference(janus):
+        decoder = Decoder(janus, room=room, fixed=fixed)
+        found = [decoder.prefill(embed(ids), mask)]
+        found += [decoder.step(embed(tokens)) for tokens in more]
+    return torch.stack(found, 1)
+
+
+def test_both_caches_give_the_same(janus: JanusForConditionalGeneration) -> None:
+    growing = states(janus, "cpu", False)
+    assert (states(janus, "cpu", True) - growing).abs().max() < 1e-5
+    assert (states(janus, "cpu", True, room=40) - growing).abs().max() < 1e-5  # empty room is never attended to
+    assert (growing[:, 1:] - growing[:, :-1]).abs().max() > 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_graph_gives_the_same(janus: JanusForConditionalGeneration) -> None:
+    expected = states(janus, "cpu", False)
+    janus.to("cuda")
+    assert (states(janus, "cuda", None).cpu() - expected).abs().max() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_capturing_leaves_the_state() -> None:
+    total = torch.zeros(2, device="cuda")
+    graph = Graph(lambda value: total.add_(value) * 2, torch.ones(2, device="cuda"), [total])
+    assert total.tolist() == [0, 0]
+    assert [graph(torch.full((2,), v, device="cuda")).tolist() for v in (1.0, 2.0)] == [[2, 2], [6, 6]]
+
+
+def test_what_does_not_fit_is_told(janus: JanusForConditionalGeneration) -> None:
+    check_fits(janus, 1000, 24, "new ones")
+    with pytest.raises(UserError, match="1000 tokens and 25 new ones do not fit the context of 1024"):
+        check_fits(janus, 1000, 25, "new ones")
