@@ -136,7 +136,9 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     watchdog.beat("the last step", long=True)
     weights = backend.whole_state()
     if weights is not None:
-        write_result(janus, encoder, folder, with_start_weights(weights, narrowed, start.folder), config, start, extras)
+        write_result(
+            janus, encoder, folder, with_start_weights(weights, narrowed, Path(start.recorded)), config, start, extras
+        )
         folder.close(config.run.steps)
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()

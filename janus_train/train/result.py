@@ -21,6 +21,8 @@ def with_start_weights(
     weights: dict[str, torch.Tensor], narrowed: Collection[str], start: Path
 ) -> dict[str, torch.Tensor]:
     """``weights`` with those named in ``narrowed``, which were frozen as bf16 alone, as the start folder has them."""
+    if not narrowed:
+        return weights
     wanted = {lora.plain_name(name): name for name in narrowed}
     found = {wanted[name]: tensor.float() for name, tensor in open_folder(start).tensors() if name in wanted}
     assert found.keys() == set(narrowed)
