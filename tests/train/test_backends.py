@@ -57,7 +57,9 @@ class Case:
 
     def overrides(self, base: Path, folder: Path) -> list[str]:
         own = [f"batch.rows_per_step={self.rows}", f"batch.micro_rows={self.micro_rows}", f"precision={self.precision}"]
-        own += [f"run.steps={self.steps}", f"output_dir={folder}", "run.log_every=99"]
+        # AdamW divides a gradient by its own size: with a smaller eps an element whose gradient is rounding alone moves by
+        # a whole learning rate, either way.
+        own += [f"run.steps={self.steps}", f"output_dir={folder}", "run.log_every=99", "optim.eps=1e-6"]
         return [f"+stage={self.stage}", f"init_from={base}", *SMALL, *own]
 
 

@@ -34,17 +34,18 @@ class FSDP2(Sharded):
         mesh = init_device_mesh(device.type, (distributed.world_size,))
         keep_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
         exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-        # In bf16 runs the layers' weights travel as bf16, as autocast would round them anyway; gradients as fp32.
+        # In bf16 runs the language model's layers and the heads travel as bf16, as autocast would round them anyway;
+        # gradients as fp32. The embedding makes the residual stream, and LayerNorm wants its weights in its input's type.
         narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         policy = narrow if config.precision == "bf16" else exact
         model = PackedJanus(janus)
         encoder = janus.model.vqmodel.to(device)
         inner = janus.model
-        layers: list[nn.Module] = [*inner.language_model.layers, *inner.vision_model.encoder.layers]
-        for unit in (*layers, janus.lm_head, inner.generation_head):
-            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
-        # The embedding makes the residual stream, which stays fp32 under autocast.
-        fully_shard(janus.get_input_embeddings(), mesh=mesh, mp_policy=exact, reshard_after_forward=not keep_gathered)
+        narrow_units: list[nn.Module] = [*inner.language_model.layers, janus.lm_head, inner.generation_head]
+        exact_units: list[nn.Module] = [*inner.vision_model.encoder.layers, janus.get_input_embeddings()]
+        for units, units_policy in ((narrow_units, policy), (exact_units, exact)):
+            for unit in units:
+                fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_gathered)
         fully_shard(model, mesh=mesh, mp_policy=exact, ignored_params=set(encoder.parameters()))
         self.model = model
         self._optimizer = make_optimizer(model, config.optim)
