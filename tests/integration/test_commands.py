@@ -39,13 +39,13 @@ def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
     drawn = run(
         "janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn"
     )
-    assert drawn.returncode == 0 and len(list((tmp_path / "drawn").glob("*.png"))) == 1, drawn.stderr
+    assert drawn.returncode == 0 and len(list((tmp_path / "drawn").glob("000-*.png"))) == 1, drawn.stderr
     asked = run(
         "janus-train",
         "chat",
         final,
         "--image",
-        next((tmp_path / "drawn").glob("*.png")),
+        next((tmp_path / "drawn").glob("000-*.png")),
         "--prompt",
         "What is this?",
         "--max-new-tokens",

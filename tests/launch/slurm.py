@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ def absent() -> str | None:
 
 class Slurm:
     def __init__(self, folder: Path):
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+        active = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs take `python` from there
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": active}
 
     def __call__(self, *words: str, **environment: str) -> str:
         """A Slurm command's output."""
