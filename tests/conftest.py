@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import ROOT
-from janus_train.data.encode import BOS, EOS, PAD, SPECIAL_TOKENS, Encoder, SpecialTokens
+from janus_train.data.encode import Encoder
+from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
 from janus_train.model.janus import build
 from tests.helpers import config_of
 

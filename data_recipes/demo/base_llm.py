@@ -15,8 +15,8 @@ from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from torch import nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.data.encode import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.data.scenes import SceneSource, caption
+from janus_train.data.special_tokens import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 
 VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
 """The order in which documents are drawn."""

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from janus_train.config import ROOT, ModelConfig, UserError
-from janus_train.data.encode import SpecialTokens
+from janus_train.data.special_tokens import SpecialTokens
 from janus_train.files import staged_folder
 from janus_train.model.janus import build
 

@@ -34,12 +34,11 @@ def chat(
         raise UserError("--prompt is empty: ask something")
     pictures = [open_picture(path) for path in image or []]
     loaded = load(model, device)
-    from janus_train.data.encode import PLACEHOLDER
+    from janus_train.data.encode import with_places
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):
-        missing = len(pictures) - text.count(PLACEHOLDER) if not messages else 0
-        messages.append({"role": "user", "content": f"{PLACEHOLDER}\n" * missing + text})
+        messages.append({"role": "user", "content": text if messages else with_places(text, len(pictures))})
         said = _say(loaded.chat(messages, pictures, max_new_tokens))
         messages.append({"role": "assistant", "content": said or " "})  # an empty one would be an open turn
 

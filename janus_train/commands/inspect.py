@@ -10,16 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.commands.run_options import Overrides, check_target
 
 
 def inspect(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="What train.py takes: +stage=N and key=value.", metavar="+stage=N KEY=VALUE", show_default=False
-        ),
-    ] = None,
+    overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 1,
     from_step: Annotated[
         int, typer.Option(min=1, help="The first of them; those before it are drawn and not shown.")
@@ -88,13 +83,3 @@ class _Lines:
             self.closed = True
             # what is still in the buffer would fail again when the interpreter flushes it at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def check_target(path: Path) -> None:
-    """Before anything is drawn: can the page be written there?"""
-    if path.is_dir():
-        raise UserError(f"--html {path} is a folder: name a file, for example {path / 'rows.html'}")
-    if not path.parent.is_dir():
-        raise UserError(f"--html {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--html {path} cannot be written: no permission in {path.parent}")

@@ -8,16 +8,11 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.inspect import check_target
+from janus_train.commands.run_options import Overrides, check_target
 
 
 def plan(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="What train.py takes: +stage=N and key=value.", metavar="+stage=N KEY=VALUE", show_default=False
-        ),
-    ] = None,
+    overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
     gpu: Annotated[
         str, typer.Option(help="Which: a100-40gb, a100-80gb, h100, h100-pcie, h200, rtx4090, rtx3090.")

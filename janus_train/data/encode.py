@@ -1,20 +1,14 @@
-"""Samples to documents: the project's only templates, and the only place where text becomes tokens.
+"""Samples to documents: the only place where text becomes tokens.
 
-    Record --TEMPLATES[name]--> Sample --Encoder.document--> Document
-
-Formats: facts.md "Sequence formats" (the official code) and Pro, section 3.1 for the stages' templates.
+Record --TEMPLATES[name]--> Sample --Encoder.document--> Document
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
@@ -32,199 +26,8 @@ from janus_train.data.sample import (
     Sample,
     Segment,
 )
-
-BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
-PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
-USER, ASSISTANT = "<|User|>", "<|Assistant|>"
-SPECIAL_TOKENS = (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
-_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
-_FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)
-
-ROLES = {USER: USER, ASSISTANT: ASSISTANT, "user": USER, "assistant": ASSISTANT, "User": USER, "Assistant": ASSISTANT}
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids looked up by string: they differ between the 1B and the 7B (facts.md)."""
-
-    bos: int
-    eos: int
-    pad: int
-    placeholder: int
-    begin_of_image: int
-    end_of_image: int
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
-        vocabulary = tokenizer.get_vocab()
-        # Janus-1.3B's template has no tokens for the speakers: <|User|> is then written in several
-        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary and token not in (USER, ASSISTANT)]
-        if missing:
-            raise UserError(
-                f"the tokenizer lacks Janus's special tokens {', '.join(missing)}: it is not a Janus tokenizer"
-            )
-        return cls(*(vocabulary[t] for t in (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE)))
-
-
-# ---------------------------------------------------------------------------------------------------------- templates
-
-
-def _text(record: Record, name: str, *, clean: bool = True) -> str:
-    value = record.fields.get(name)
-    if not isinstance(value, str):
-        raise BadSample(f"field {name!r} is missing or no text")
-    if not value.strip():
-        raise BadSample(f"field {name!r} is empty")
-    found = _SPECIAL.search(value) if clean else None
-    if found:
-        raise BadSample(f"field {name!r} holds the special token {found[0]}")
-    return value
-
-
-def _picture(record: Record) -> tuple[Image.Image, np.ndarray | None]:
-    if len(record.pictures) != 1:
-        raise BadSample(f"{len(record.pictures)} pictures where the template takes 1")
-    return record.pictures[0], (record.codes[0] if record.codes else None)
-
-
-def _picture_in(record: Record) -> Segment:
-    return Segment("picture_in", picture=_picture(record)[0])
-
-
-def _picture_out(record: Record) -> Segment:
-    picture, codes = _picture(record)
-    return Segment("picture_out", picture=picture, codes=codes)
-
-
-def text(record: Record) -> list[Segment]:
-    """Plain text, all of it with loss."""
-    return [Segment("text", _text(record, "text") + EOS, loss=True)]
-
-
-def image_caption(record: Record) -> list[Segment]:
-    """Stage 1: ``<image><text>``."""
-    return [_picture_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
-
-
-def image_describe(record: Record) -> list[Segment]:
-    """Stage 2: ``<image>Describe the image in detail.<caption>``."""
-    caption = _text(record, "caption")
-    return [
-        _picture_in(record),
-        Segment("text", "Describe the image in detail."),
-        Segment("text", caption + EOS, loss=True),
-    ]
-
-
-def question_answer(record: Record) -> list[Segment]:
-    """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
-    question, answer = _text(record, "question"), _text(record, "answer")
-    return [_picture_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
-
-
-def class_to_image(record: Record) -> list[Segment]:
-    """Stage 1: ``<category_name><image>``."""
-    return [Segment("text", _text(record, "class_name")), _picture_out(record)]
-
-
-def text_to_image(record: Record) -> list[Segment]:
-    """Stage 2: ``<caption><image>``."""
-    return [Segment("text", _text(record, "caption")), _picture_out(record)]
-
-
-def request_to_image(record: Record) -> list[Segment]:
-    """Stage 3: a caption as the user's request and the picture as the answer, in the official generation prompt."""
-    prompt = f"{USER}: {_text(record, 'caption')}\n\n{ASSISTANT}:"
-    return [Segment("text", prompt), _picture_out(record), Segment("text", EOS)]
-
-
-def conversation(record: Record) -> list[Segment]:
-    """Stage 3: the official chat template; loss on the assistant's words and on the pictures it draws.
-
-    A placeholder in a user's turn is a picture to look at, one in the assistant's turn a picture to draw.
-    """
-    turns = record.fields.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise BadSample("field 'conversations' is missing, empty or no list")
-    pictures = iter(zip(record.pictures, record.codes or [None] * len(record.pictures), strict=True))
-    wanted = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
-    if wanted != len(record.pictures):
-        raise BadSample(f"{wanted} placeholders but {len(record.pictures)} pictures")
-    segments: list[Segment] = []
-    for number, turn in enumerate(turns):
-        role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
-        if role != (USER, ASSISTANT)[number % 2]:
-            raise BadSample(
-                f"turn {number} is not the {'user' if number % 2 == 0 else 'assistant'}'s: turns must alternate"
-            )
-        content = turn.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise BadSample(f"turn {number} is empty or no text")
-        found = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
-        if found:
-            raise BadSample(f"turn {number} holds the special token {found[0]}")
-        segments += _user_turn(content, pictures) if role == USER else _assistant_turn(content, pictures)
-    if len(turns) % 2:
-        raise BadSample("the last turn is the user's: there is nothing to learn from it")
-    return segments
-
-
-def _user_turn(content: str, pictures: Any) -> list[Segment]:
-    first, *rest = f"{USER}: {content}\n\n".split(PLACEHOLDER)
-    segments = [Segment("text", first)]
-    for piece in rest:
-        segments += [Segment("picture_in", picture=next(pictures)[0]), Segment("text", piece)]
-    return segments
-
-
-def _assistant_turn(content: str, pictures: Any) -> list[Segment]:
-    """`` {words}<EOS>`` with loss; no space before a picture that comes first, and no loss on the EOS after a picture."""
-    first, *rest = content.split(PLACEHOLDER)
-    segments = [Segment("text", f"{ASSISTANT}:")]
-    if first.strip():
-        segments.append(Segment("text", " " + first + ("" if rest else EOS), loss=True))
-    for number, piece in enumerate(rest):
-        picture, codes = next(pictures)
-        segments.append(Segment("picture_out", picture=picture, codes=codes))
-        last = number == len(rest) - 1
-        if piece.strip():
-            segments.append(Segment("text", piece + (EOS if last else ""), loss=True))
-        elif last:
-            segments.append(Segment("text", EOS))
-    return segments
-
-
-def without_last_answer(record: Record) -> Record | None:
-    """A conversation without its last question and answer and their pictures; None if it would be empty."""
-    turns = record.fields["conversations"][:-2]
-    if not turns:
-        return None
-    kept = sum(turn["content"].count(PLACEHOLDER) for turn in turns)
-    return Record(record.key, record.fields | {"conversations": turns}, record.pictures[:kept], record.codes[:kept])
-
-
-TEMPLATES: dict[str, Callable[[Record], list[Segment]]] = {
-    f.__name__: f
-    for f in (
-        text,
-        image_caption,
-        image_describe,
-        question_answer,
-        class_to_image,
-        text_to_image,
-        request_to_image,
-        conversation,
-    )
-}
-
-
-def first_sentence(caption: str) -> str:
-    """The caption up to its first full stop; the whole of it if it has none."""
-    match = _FIRST_SENTENCE.match(caption)
-    return match[0] if match else caption
-
-
-# ------------------------------------------------------------------------------------------------------------ encoder
+from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens
+from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
 
 
 def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:
@@ -367,22 +170,30 @@ class Encoder:
         """The official text-to-image prompt; ``<begin_of_image>`` follows without a space."""
         return f"{USER}: {prompt}\n\n{ASSISTANT}:"
 
-    def generation_prompt_ids(self, prompt: str) -> list[int]:
-        """BOS, prompt, ``<begin_of_image>``: the last hidden state predicts code 0."""
-        return [self.special.bos, *self.ids(self.generation_prompt(prompt)), self.special.begin_of_image]
+    def generation_prompt_ids(self, prompt: str, num_pictures: int = 0) -> list[int]:
+        """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
+        return [*self._prompt_ids(self.generation_prompt(prompt), num_pictures), self.special.begin_of_image]
 
     def chat_prompt_ids(self, messages: list[dict[str, str]], num_pictures: int) -> list[int]:
         """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
         looks = any(PLACEHOLDER in message["content"] for message in messages)
-        prompt = chat_prompt(messages, self.system_prompt if looks else "")
-        pieces = prompt.split(PLACEHOLDER)
-        if len(pieces) - 1 != num_pictures:
-            raise UserError(f"the messages have {len(pieces) - 1} {PLACEHOLDER} but {num_pictures} pictures are given")
+        return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_pictures)
+
+    def _prompt_ids(self, prompt: str, num_pictures: int) -> list[int]:
+        """BOS and the prompt, each placeholder in it grown to P between a picture's marks."""
+        first, *rest = prompt.split(PLACEHOLDER)
+        if len(rest) != num_pictures:
+            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_pictures} pictures are given")
         special, picture = self.special, [self.special.placeholder] * self.tokens_per_picture
-        ids = [special.bos, *self.ids(pieces[0])]
-        for piece in pieces[1:]:
+        ids = [special.bos, *self.ids(first)]
+        for piece in rest:
             ids += [special.begin_of_image, *picture, special.end_of_image, *self.ids(piece)]
         return ids
+
+
+def with_places(text: str, num_pictures: int) -> str:
+    """The text with placeholders for pictures that it gives no place: before it, a line each."""
+    return f"{PLACEHOLDER}\n" * (num_pictures - text.count(PLACEHOLDER)) + text
 
 
 def chat_prompt(messages: list[dict[str, str]], system: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedTokenizerFast
+
 from janus_train.config import Config, UserError
 from janus_train.data.encode import Encoder
 from janus_train.data.packer import Packer, RowPacker
@@ -17,6 +19,19 @@ def open_recipe(config: Config) -> Recipe:
             "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
         )
     return Recipe(config.data.recipe, config.ratio, config.model.image_size)
+
+
+def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """What turns the run's samples into documents."""
+    model = config.model
+    return Encoder(
+        tokenizer,
+        model.tokens_per_picture,
+        model.image_size,
+        model.system_prompt,
+        reduced_jpeg=config.data.jpeg == "reduced",
+        picture_out_size=model.picture_out_size,
+    )
 
 
 def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, Packer]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_train.data.encode import PLACEHOLDER
 from janus_train.data.sample import IGNORE, Reference
 from janus_train.data.scene_text import questions
 from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.evaluate.common import Options, Progress, counter, write_lines
 from janus_train.evaluate.measures import commonest, measure
 from janus_train.infer.chat import answer

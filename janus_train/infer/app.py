@@ -14,7 +14,7 @@ import gradio
 from PIL import Image, UnidentifiedImageError
 
 from janus_train.config import UserError
-from janus_train.data.encode import PLACEHOLDER
+from janus_train.data.encode import with_places
 from janus_train.infer.load import Loaded
 
 MOST_PICTURES, MOST_TOKENS = 16, 512
@@ -27,8 +27,7 @@ def build(loaded: Loaded) -> gradio.Blocks:
         if not question.strip():
             raise gradio.Error("Write a question first.")
         pictures = [_picture(path) for path in paths or []]
-        missing = max(0, len(pictures) - question.count(PLACEHOLDER))
-        messages = [{"role": "user", "content": f"{PLACEHOLDER}\n" * missing + question}]
+        messages = [{"role": "user", "content": with_places(question, len(pictures))}]
         said = ""
         try:
             for piece in loaded.chat(messages, pictures, int(max_new_tokens)):

@@ -7,15 +7,15 @@ the placeholders -> tokens until EOS -> text
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.encode import ASSISTANT, ROLES, Encoder
-from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.data.encode import Encoder
+from janus_train.data.special_tokens import ASSISTANT, ROLES
 from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
+from janus_train.infer.seeing import picture_features, prompt_embeds
 
 Messages = list[dict[str, str]]
 """Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
@@ -117,7 +117,8 @@ def answer_tokens(
     ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
     with evaluation_mode(janus):
         decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
-        hidden = decoder.prefill(prompt_embeds(janus, encoder, ids, pictures), mask)  # (N, D)
+        features = [picture_features(janus, encoder, pictures)] if pictures else []
+        hidden = decoder.prefill(prompt_embeds(janus, ids, features), mask)  # (N, D)
         done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for number in range(max_new_tokens):
             token = janus.lm_head(hidden).argmax(-1)  # (N,)
@@ -128,21 +129,3 @@ def answer_tokens(
                 return
             if number + 1 < max_new_tokens:
                 hidden = decoder.step(janus.model.language_model.embed_tokens(token))
-
-
-def prompt_embeds(
-    janus: JanusForConditionalGeneration, encoder: Encoder, ids: torch.Tensor, pictures: Sequence[Image.Image]
-) -> torch.Tensor:
-    """(N, T) ids -> (N, T, D) embeddings with the pictures' features over the placeholders."""
-    embeds = janus.model.language_model.embed_tokens(ids)
-    if not pictures:
-        return embeds
-    parameter: Any = next(janus.model.vision_model.parameters())
-    pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in pictures])
-    features = janus.model.get_image_features(pixels.to(parameter)).pooler_output  # (Nu, P, D)
-    places = ids == encoder.special.placeholder  # (N, T); placeholders stand for nothing else
-    if int(places.sum()) != features.shape[0] * features.shape[1]:
-        raise ValueError(f"{int(places.sum())} placeholders but {len(pictures)} pictures of {features.shape[1]} tokens")
-    embeds = embeds.clone()
-    embeds[places] = features.flatten(0, 1).to(embeds.dtype)
-    return embeds

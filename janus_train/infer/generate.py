@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
-from janus_train.infer.editing import Seen, put_pictures
+from janus_train.infer.seeing import prompt_embeds
 from janus_train.model.codes import decode_codes
 
 Progress = Callable[[int], None]
@@ -66,7 +66,7 @@ def generate_codes(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
-    seen: Sequence[Seen] | None = None,
+    seen: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
 
@@ -76,7 +76,7 @@ def generate_codes(
         temperature: above 0; what logits are divided by.
         seeds: one a picture: the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
-        seen: the pictures in the prompts, one `Seen` a prompt (`editing.edit_prompt`); None: there are none.
+        seen: features of the pictures in each prompt (`seeing.picture_features`); empty: there are no pictures.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
@@ -93,10 +93,7 @@ def generate_codes(
     model = janus.model
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
-        embeds = model.language_model.embed_tokens(ids)
-        if seen is not None:
-            embeds = put_pictures(janus, embeds, [len(p) for p in prompts], seen)
-        hidden = decoder.prefill(embeds, mask)  # (N or 2N, D)
+        hidden = decoder.prefill(prompt_embeds(janus, ids, seen), mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()
             if twice:
@@ -136,7 +133,7 @@ def generate_pictures(
     greedy: bool = False,
     batch_size: int = 64,
     progress: Progress | None = None,
-    seen: Sequence[Seen] | None = None,
+    seen: Sequence[torch.Tensor] = (),
 ) -> list[Image.Image]:
     """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together.
 
@@ -156,7 +153,7 @@ def generate_pictures(
             temperature=temperature,
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
-            seen=None if seen is None else [seen[n] for n in chunk],
+            seen=[seen[n] for n in chunk] if seen else (),
         )
         with inference(janus):
             for n, own in zip(chunk, codes, strict=True):

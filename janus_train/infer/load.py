@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import UserError
-from janus_train.data.encode import Encoder
+from janus_train.data.encode import Encoder, with_places
 from janus_train.infer.chat import Messages, stream_answer
-from janus_train.infer.editing import edit_prompt
 from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
+from janus_train.infer.seeing import picture_features
 from janus_train.interop import tensors
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
@@ -56,15 +56,16 @@ class Loaded:
     ) -> list[Image.Image]:
         """A picture a prompt, each by its own seed; guidance and temperature (0: the likeliest codes) else the folder's.
 
-        ``pictures``: what every prompt speaks of (editing).
+        ``pictures``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
+        `UserError` for more placeholders than pictures.
         """
         temperature = self.temperature if temperature is None else temperature
-        context = self.janus.config.text_config.max_position_embeddings
-        edits = [edit_prompt(self.encoder, prompt, pictures, context) for prompt in prompts] if pictures else []
+        number = len(pictures)
+        ids = [self.encoder.generation_prompt_ids(with_places(prompt, number), number) for prompt in prompts]
         return generate_pictures(
             self.janus,
-            [ids for ids, _ in edits] or [self.encoder.generation_prompt_ids(prompt) for prompt in prompts],
-            seen=[seen for _, seen in edits] or None,
+            ids,
+            seen=[picture_features(self.janus, self.encoder, pictures)] * len(prompts) if pictures else (),
             pad_id=self.encoder.special.pad,
             guidance=self.guidance if guidance is None else guidance,
             temperature=temperature,

@@ -12,7 +12,7 @@ from typing import Any
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
-from janus_train.data.mixture import open_mixture, open_recipe
+from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.recipe import Recipe
 from janus_train.data.sample import Row
 from janus_train.interop.processor import load_tokenizer
@@ -46,15 +46,7 @@ def open_drawn(config: Config) -> Drawn:
     """Open what ``config``'s run would read. Raises `UserError` naming what is missing or damaged; writes nothing."""
     recipe = open_recipe(config)
     start = start_folder(config)
-    model = config.model
-    encoder = Encoder(
-        load_tokenizer(start),
-        model.tokens_per_picture,
-        model.image_size,
-        model.system_prompt,
-        picture_out_size=model.picture_out_size,
-    )
-    return Drawn(config, recipe, encoder, start)
+    return Drawn(config, recipe, make_encoder(config, load_tokenizer(start)), start)
 
 
 def start_folder(config: Config) -> Path:

@@ -15,7 +15,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.config import UserError
-from janus_train.data.encode import SpecialTokens
+from janus_train.data.special_tokens import SpecialTokens
 from janus_train.interop import processor
 from janus_train.interop.hub import local_folder
 from janus_train.interop.language import Language, load_language

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.encode import BOS, EOS, SPECIAL_TOKENS
+from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
 from janus_train.interop.write import quiet
 from janus_train.model import attention
 

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.encode import SpecialTokens
+from janus_train.data.special_tokens import SpecialTokens
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.model.components import part_of
 

@@ -15,7 +15,7 @@ from transformers import JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.config import UserError
-from janus_train.data.encode import SpecialTokens
+from janus_train.data.special_tokens import SpecialTokens
 from janus_train.interop.official import TOWER, VQ
 
 Shapes = Mapping[str, tuple[int, ...]]

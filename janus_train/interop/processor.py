@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.encode import (
+from janus_train.data.special_tokens import (
     ASSISTANT,
     BEGIN_OF_IMAGE,
     BOS,

@@ -14,7 +14,7 @@ from janus_train.data.cached_codes import CodesOrigin, check_codes
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
-from janus_train.data.mixture import open_mixture, open_recipe
+from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.sample import Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
@@ -63,7 +63,8 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
             f"batch.micro_rows {config.batch.micro_rows} does not divide the {len(my_streams)} rows a process has in a step"
         )
     recipe = open_recipe(config)
-    folder = RunFolder(config, recipe.digests())
+    data_digests = recipe.digests()
+    folder = RunFolder(config, data_digests)
     state = folder.state()
     if state == "finished":
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
@@ -78,15 +79,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     janus, tokenizer, new_parts = load_start(config, start)
     extras = open_folder(start.folder).extras() if distributed.is_main else {}
     check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.picture_out_size))
-    model_options = config.model
-    encoder = Encoder(
-        tokenizer,
-        model_options.tokens_per_picture,
-        model_options.image_size,
-        model_options.system_prompt,
-        reduced_jpeg=config.data.jpeg == "reduced",
-        picture_out_size=model_options.picture_out_size,
-    )
+    encoder = make_encoder(config, tokenizer)
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
@@ -128,7 +121,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     try:
         quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)
         previews = recipe.config.previews
-        saver = Saver(folder.path, backend, distributed, config.run.keep_checkpoints, recipe.digests(), log.say)
+        saver = Saver(folder.path, backend, distributed, config.run.keep_checkpoints, data_digests, log.say)
         trainer = _Trainer(config, distributed, backend, saver, encoder, folder, log, quarantine, previews, watchdog)
         trainer.train(batches, first_rows, done)
     finally:

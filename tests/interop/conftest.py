@@ -21,7 +21,7 @@ SIZE, PATCH = 32, 8
 
 def small_model(tokenizer: PreTrainedTokenizerFast, **text: object):
     """All seven parts, random; other shapes than any test of a converter would guess."""
-    from janus_train.data.encode import SpecialTokens
+    from janus_train.data.special_tokens import SpecialTokens
 
     config = model_config(
         "tiny",

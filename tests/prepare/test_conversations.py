@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.data.encode import ASSISTANT, PLACEHOLDER, TEMPLATES, USER
 from janus_train.data.shards import ShardSource
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.templates import TEMPLATES
 from tests.prepare.making import fields, make, picture_bytes, samples, skipped, write
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_train.data.encode import PLACEHOLDER
 from janus_train.data.pictures import MOST_PIXELS as LIMIT_OF_TRAINING
 from janus_train.data.pictures import to_rgb
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.prepare import turns
 from janus_train.prepare.items import Skip
 from janus_train.prepare.pictures import MOST_PIXELS, keep

@@ -178,7 +178,7 @@ def backend_of(tensors: dict[str, torch.Tensor], rank: int, ranks: int) -> Repli
     backend.janus, backend.model = model, model  # type: ignore[assignment]
     backend.distributed = SimpleNamespace(rank=rank, world_size=ranks)  # type: ignore[assignment]
     backend.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    backend._optimizer = torch.optim.AdamW(model.parameters())
+    backend.optimizer = torch.optim.AdamW(model.parameters())
     return backend
 
 

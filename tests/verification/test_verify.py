@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 
 from janus_train import cli
-from janus_train.data.encode import EOS
 from janus_train.data.shard_index import index_path, write_listing
+from janus_train.data.special_tokens import EOS
 from tests.helpers import encoded, make_shard, picture
 
 Run = Callable[..., tuple[int, str, str]]

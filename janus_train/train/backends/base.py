@@ -11,12 +11,14 @@ it runs only where codes are missing, and gathering it there would wait for rank
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
@@ -49,10 +51,12 @@ class Piece:
 
 
 class Backend(ABC):
-    """A model that is ready to be trained by all ranks together."""
+    """A model that is ready to be trained by all ranks together; where nothing else is said, by plain torch."""
 
     model: nn.Module
     """What is called with a `Batch`."""
+    optimizer: torch.optim.Optimizer
+    """Torch's AdamW over what this rank updates."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         self.janus, self.config, self.distributed = janus, config, distributed
@@ -73,17 +77,21 @@ class Backend(ABC):
         """Add the gradients of ``loss``, averaged over ranks when the step is complete."""
         loss.backward()
 
-    @abstractmethod
     def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
         """Clip by the norm over all parameters and ranks, and take one AdamW step if loss (``finite``) and norm are finite.
 
         Returns the norm before clipping, and whether the step was taken; the same on all ranks.
         """
+        found = torch.nn.utils.clip_grad_norm_(self._updated(), gradient_clip)
+        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        # The norm is of averaged gradients, so it is the same on all ranks, as is the loss: all agree.
+        applied = finite and math.isfinite(norm)
+        if applied:
+            self.optimizer.step()
+        return norm, applied
 
-    @property
-    @abstractmethod
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Torch's AdamW over what this rank updates."""
+    def _updated(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def set_learning_rate(self, rate: float) -> None:
         set_learning_rate(self.optimizer, rate)
@@ -98,9 +106,15 @@ class Backend(ABC):
         """What this rank writes into a checkpoint: over all ranks, each element of each trained parameter once."""
         return self.held()
 
-    @abstractmethod
     def make_moments(self) -> None:
-        """Give the optimiser its state before its first step, zeros, so that `held` has moments to fill."""
+        """Give AdamW its state as its first step would make it, zeros, so that `held` has moments to fill."""
+        for parameter in self._updated():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros(
+                    (), dtype=torch.float32, device=parameter.device
+                ),  # fused: on the parameter's device
+                **{key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS},
+            }
 
     def publish(self) -> None:  # noqa: B027
         """After `held` was filled: bring the weights that are computed with into line with it, if they are others."""

@@ -20,7 +20,6 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
 from janus_train.train.backends.base import MOMENTS, Piece, Sharded
-from janus_train.train.backends.replicated import make_moments
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -48,20 +47,7 @@ class FSDP2(Sharded):
                 fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_gathered)
         fully_shard(model, mesh=mesh, mp_policy=exact, ignored_params=set(encoder.parameters()))
         self.model = model
-        self._optimizer = make_optimizer(model, config.optim)
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self._optimizer
-
-    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        found = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
-        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
-        applied = finite and math.isfinite(norm)
-        if applied:
-            self._optimizer.step()
-        return norm, applied
+        self.optimizer = make_optimizer(model, config.optim)
 
     def held(self) -> list[Piece]:
         pieces = []
@@ -70,7 +56,7 @@ class FSDP2(Sharded):
             assert isinstance(parameter, DTensor)
             weight = parameter.to_local().detach().view(-1)
             if weight.numel():
-                state = self._optimizer.state.get(parameter, {})
+                state = self.optimizer.state.get(parameter, {})
                 moments = {key: state[key].to_local().view(-1) for key in MOMENTS if key in state}
                 pieces.append(Piece(name, self._first_row(shape[0]) * math.prod(shape[1:]), weight, moments))
         return pieces
@@ -79,9 +65,6 @@ class FSDP2(Sharded):
         """Rows are dealt in equal blocks, the last ones smaller or empty."""
         ranks = self.distributed.world_size
         return min(rows, self.distributed.rank * -(-rows // ranks))
-
-    def make_moments(self) -> None:
-        make_moments(self._optimizer)
 
     def whole_state(self) -> dict[str, torch.Tensor] | None:
         whole = {}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import JanusForConditionalGeneration
@@ -27,30 +25,18 @@ class Replicated(Backend):
             # Buffers never change; gradients as views into the buckets save a copy of all of them.
             model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.model = model
-        self._optimizer = make_optimizer(model, config.optim)
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self._optimizer
+        self.optimizer = make_optimizer(model, config.optim)
 
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
-    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
-        norm = float(torch.nn.utils.clip_grad_norm_(_trained(self._optimizer), gradient_clip))
-        # The norm is of averaged gradients, so it is the same on all ranks, as is the loss: all agree.
-        applied = finite and math.isfinite(norm)
-        if applied:
-            self._optimizer.step()
-        return norm, applied
-
     def held(self) -> list[Piece]:
         pieces = []
         for name in self.shapes:
             parameter = self.janus.get_parameter(name)
-            state = self._optimizer.state.get(parameter, {})
+            state = self.optimizer.state.get(parameter, {})
             moments = {key: state[key].view(-1) for key in MOMENTS if key in state}
             pieces.append(Piece(name, 0, parameter.detach().view(-1), moments))
         return pieces
@@ -68,19 +54,3 @@ class Replicated(Backend):
                 mine.append(piece.narrow(start, stop))
             offset += piece.stop
         return mine
-
-    def make_moments(self) -> None:
-        make_moments(self._optimizer)
-
-
-def make_moments(optimizer: torch.optim.Optimizer) -> None:
-    """AdamW's state as its first step would make it."""
-    for parameter in _trained(optimizer):
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),  # fused: on the parameter's device
-            **{key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS},
-        }
-
-
-def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -63,10 +63,7 @@ class Zero(Sharded):
         self.model = engine
         self._engine: Any = engine
         self._zero: Any = engine.optimizer
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self._zero.optimizer
+        self.optimizer = self._zero.optimizer
 
     def zero_grad(self) -> None:
         """Done by DeepSpeed after its step."""

@@ -10,15 +10,20 @@ from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.collate import collate
-from janus_train.data.encode import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.encode import with_places
 from janus_train.data.sample import Record, Reference, Row
-from janus_train.infer.editing import edit_prompt
-from janus_train.infer.generate import generate_codes
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.infer.generate import generate_codes, generate_pictures
+from janus_train.infer.seeing import picture_features
 from janus_train.model.janus import PackedJanus, prepare
 from tests.infer.conftest import SIZE
 
 RED, BLUE = Image.new("RGB", (20, 16), (250, 10, 10)), Image.new("RGB", (16, 16), (0, 0, 250))
 WORDS = ("Make it red.", "Turn it round, and then draw it on a blue background.")
+
+
+def prompt_ids(encoder, words):
+    return encoder.generation_prompt_ids(with_places(words, 1), 1)
 
 
 def training_logits(janus, encoder, prompt, picture, codes, dropped):
@@ -36,18 +41,16 @@ def training_logits(janus, encoder, prompt, picture, codes, dropped):
 
 def test_drawing_goes_on_where_the_training_sequence_stops(janus, encoder):
     """With guidance, two prompts of different lengths and pictures in one batch; greedy, so that codes show logits."""
-    context = janus.config.text_config.max_position_embeddings
-    edits = [edit_prompt(encoder, words, [picture], context) for words, picture in zip(WORDS, (RED, BLUE), strict=True)]
     prepare(janus).eval()
     codes = generate_codes(
         janus,
-        [ids for ids, _ in edits],
+        [prompt_ids(encoder, words) for words in WORDS],
         pad_id=encoder.special.pad,
         guidance=3.0,
         temperature=1.0,
         seeds=[0, 0],
         greedy=True,
-        seen=[seen for _, seen in edits],
+        seen=[picture_features(janus, encoder, [picture]) for picture in (RED, BLUE)],
     )
     for n, (words, picture) in enumerate(zip(WORDS, (RED, BLUE), strict=True)):
         given, without = (training_logits(janus, encoder, words, picture, codes[n], drop) for drop in (False, True))
@@ -59,18 +62,34 @@ def test_the_picture_makes_a_difference(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 1.0, "temperature": 1.0, "seeds": [0], "greedy": True}
     drawn = []
     for picture in (RED, BLUE):
-        ids, seen = edit_prompt(encoder, WORDS[0], [picture], 1024)
-        drawn.append(generate_codes(janus, [ids], seen=[seen], **options)[0].tolist())
+        seen = [picture_features(janus, encoder, [picture])]
+        drawn.append(generate_codes(janus, [prompt_ids(encoder, WORDS[0])], seen=seen, **options)[0].tolist())
     assert drawn[0] != drawn[1]
 
 
-def test_prompts_say_where_their_pictures_stand(encoder):
+def test_features_belong_to_their_own_prompt_in_any_batch(janus, encoder):
+    """Of prompts of different lengths, drawn together in another order, and alone."""
+    options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
+    prompts = [prompt_ids(encoder, words) for words in reversed(WORDS)]
+    seen = [picture_features(janus, encoder, [picture]) for picture in (RED, BLUE)]
+    together = generate_pictures(janus, prompts, seen=seen, seeds=[3, 4], **options)
+    for n in range(2):
+        alone = generate_pictures(janus, prompts[n : n + 1], seen=seen[n : n + 1], seeds=[3 + n], **options)
+        assert alone[0].tobytes() == together[n].tobytes()
+
+
+def test_prompts_say_where_their_pictures_stand(janus, encoder):
     P, special = encoder.tokens_per_picture, encoder.special
-    ids, seen = edit_prompt(encoder, f"Put {PLACEHOLDER} beside {PLACEHOLDER}.", [RED, BLUE], 1024)
-    assert len(seen.places) == 2 * P and seen.pixels.shape == (2, 3, SIZE, SIZE)
-    assert [n for n, i in enumerate(ids) if i == special.placeholder] == list(seen.places)
+    ids = encoder.generation_prompt_ids(with_places(f"Put {PLACEHOLDER} beside {PLACEHOLDER}.", 2), 2)
+    assert ids.count(special.placeholder) == 2 * P and ids.count(special.begin_of_image) == 3
     assert ids[0] == special.bos and ids[-1] == special.begin_of_image
+    assert with_places("Red.", 2) == f"{PLACEHOLDER}\n{PLACEHOLDER}\nRed."
     with pytest.raises(UserError, match=r"the prompt has 2 .* but 1 pictures"):
-        edit_prompt(encoder, f"{PLACEHOLDER}{PLACEHOLDER}", [RED], 1024)
+        encoder.generation_prompt_ids(with_places(PLACEHOLDER * 2, 1), 1)
+    with pytest.raises(UserError, match=r"the prompt has 1 .* but 0 pictures"):
+        encoder.generation_prompt_ids(f"What is {PLACEHOLDER}?")
+    janus.config.text_config.max_position_embeddings = 40
     with pytest.raises(UserError, match=r"do not fit the context of 40"):
-        edit_prompt(encoder, "Red.", [RED], 40)
+        generate_codes(
+            janus, [prompt_ids(encoder, "Red.")], pad_id=special.pad, guidance=1.0, temperature=1.0, seeds=[0]
+        )
