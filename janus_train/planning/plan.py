@@ -94,7 +94,7 @@ class StagePlan:
 
     @property
     def _compute_s(self) -> float:
-        return self.rows_a_gpu * self.flops_a_row / (self.card.peak(_products(self.config)) * self.mfu)
+        return self.rows_a_gpu * self.flops_a_row / (self.card.peak(self.config.precision) * self.mfu)
 
     @property
     def days(self) -> float:
@@ -124,7 +124,7 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
     pieces, sizes = work(model, parts, row, peft), sizes_of(model, parts, peft)
     rows = config.batch.rows_per_step // busy
     useful = sum(piece.total for piece in pieces.values())
-    per_row_s = useful / (card.peak(_products(config)) * mfu)
+    per_row_s = useful / (card.peak(config.precision) * mfu)
     flows = gradient_flow(config.touched_parts)["language_model"]
     again = (pieces["language_model"].forward + pieces["attention"].forward) / useful * flows
     slower: dict[ActivationCheckpointing, float] = {"none": 0.0, "selective": SELECTIVE_TIME * flows, "full": again}
@@ -167,7 +167,3 @@ def implied_mfu(flops: float, card: Card, gpus: int, days: float) -> float:
 
 def _widths(config: Config) -> Widths:
     return Widths(4, 2) if config.precision == "bf16" else Widths(4, 4)
-
-
-def _products(config: Config) -> str:
-    return config.precision
