@@ -129,7 +129,7 @@ def build(
 ) -> JanusForConditionalGeneration:
     """A model of ``config``'s shape with random weights, fp32, prepared for training.
 
-    The token ids (`data.encode.SpecialTokens`) are only recorded, for those who generate with transformers alone.
+    The token ids (`data.special_tokens.SpecialTokens`) are only recorded, for those who generate with transformers alone.
     """
     # The pad id comes after the weights: transformers would start its row at zero, where the norm's slope is 1000.
     janus = JanusForConditionalGeneration(transformers_config(config, bos, eos, None, placeholder))
