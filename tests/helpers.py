@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from PIL import Image
 from janus_train.config import Config, load
 from janus_train.data.shard_scan import write_index
 from janus_train.overrides import compose_values
+
+Run = Callable[..., tuple[int, str, str]]
+"""The `run` fixture: a command's words -> (exit code, standard output, standard error)."""
 
 
 def config_of(*overrides: str) -> Config:

@@ -11,22 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_train import cli
 from tests.test_report import make_run
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Calls the entry point: (exit code, standard output, standard error)."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["janus-train", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return left.value.code, captured.out, captured.err
-
-    return call
 
 
 def test_generate_writes_pictures(run, random_base, tmp_path):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from janus_train.commands.model_options import (
     load,
     open_picture,
 )
+from janus_train.commands.terminal import count_bar
 from janus_train.config import UserError
 
 
@@ -62,7 +62,8 @@ def generate(
     temperature = loaded.temperature if temperature is None else temperature
     texts = [text for text in prompts for _ in range(num_images)]
     seeds = [seed + number for number in range(len(texts))]
-    with _progress(len(texts)) as advance:
+    with count_bar("pictures") as bar:
+        task = bar.add_task("", total=len(texts))
         pictures = loaded.generate(
             texts,
             seeds=seeds,
@@ -70,7 +71,7 @@ def generate(
             temperature=temperature,
             pictures=given,
             batch_size=batch_size,
-            progress=advance,
+            progress=partial(bar.advance, task),
         )
     drawn = [
         Drawn(picture, text, own, f"{number // num_images:03d}-{own}.png")
@@ -100,17 +101,3 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     if not given and not lines:
         raise UserError("nothing to draw: give --prompt TEXT, or --prompts-file FILE with a prompt a line")
     return [*given, *lines]
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Takes how many more are done; a bar on a terminal, nothing in a log."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    console = Console(stderr=True)
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-    ) as bars:
-        task = bars.add_task("draw", total=total)
-        yield lambda more: bars.advance(task, more)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.run_options import Overrides, check_target
+from janus_train.commands.terminal import table_console
 
 
 def plan(
@@ -33,8 +34,6 @@ def plan(
     By arithmetic on the configuration; needs neither a GPU nor data nor weights. The other two stages are planned along
     for the days and GPU-hours of the whole run.
     """
-    from rich.console import Console
-
     from janus_train.planning.cards import card_named
 
     card = card_named(gpu)
@@ -44,8 +43,7 @@ def plan(
     from janus_train.planning.text import WIDTH, show
 
     found = plan_run(overrides or [], card, gpus, mfu, cached_codes)
-    console = Console()
-    show(found, console if console.is_terminal else Console(width=WIDTH))
+    show(found, table_console(WIDTH))
     if html is not None:
         from janus_train.files import write_text
         from janus_train.planning.page import page

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from janus_train.commands.terminal import count_bar
 from janus_train.config import UserError
 
 
@@ -54,8 +55,14 @@ def tokenize(
     from janus_train.tokenization.run import tokenize as run
 
     cores = threads or len(os.sched_getaffinity(0))
-    with _Bar() as bar:
-        done = run(mine, encoder, replace=replace, threads=cores, told=Told(bar.start, bar.advance, bar.line))
+    with count_bar("samples") as bar:
+        task = bar.add_task("", total=None)
+        told = Told(
+            start=lambda total: bar.update(task, total=total),
+            sample=lambda number: bar.advance(task, number),
+            line=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
+        )
+        done = run(mine, encoder, replace=replace, threads=cores, told=told)
     parts = [f"{done.tokenized} of {len(mine)} tars tokenized ({done.pictures} pictures)"]
     parts += [f"{done.nothing_to_do} had nothing to do"] if done.nothing_to_do else []
     parts += [f"{done.without} pictures without codes: janus-train verify lists them"] if done.without else []
@@ -88,45 +95,3 @@ def _device(device: str, index: int) -> Any:
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())
-
-
-class _Bar:
-    """A bar on a terminal; elsewhere a line a tar."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console) if console.is_terminal else None
-
-    def __enter__(self) -> _Bar:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def start(self, total: int) -> None:
-        if self.bar:
-            self.task = self.bar.add_task("", total=total)
-
-    def advance(self, number: int) -> None:
-        if self.bar:
-            self.bar.advance(self.task, number)
-
-    def line(self, text: str) -> None:
-        if self.bar:
-            self.bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from janus_train.commands.terminal import count_bar, table_console
 from janus_train.config import UserError
 
 FEW = 1000
@@ -56,7 +57,8 @@ def verify(
     plan = make_plan(given, lengths)
     summary = Summary(plan, max_bad)
     cores = workers or (1 if plan.samples < FEW else len(os.sched_getaffinity(0)))
-    with _listing(out) as note, _bar(plan.samples) as advance:
+    with _listing(out) as note, count_bar("samples") as bar:
+        task = bar.add_task("", total=plan.samples)
 
         def tell(problems: list[Problem]) -> None:
             for problem in problems:
@@ -65,8 +67,8 @@ def verify(
         tell(summary.add_unopened(plan))
         for looked in done(plan, cores):
             tell(summary.add(looked))
-            advance(looked.piece.stop - looked.piece.start)
-    _print(summary.table())
+            bar.advance(task, looked.piece.stop - looked.piece.start)
+    table_console(100).print(summary.table())
     fit, verdict = summary.verdict
     print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))
     if not fit:
@@ -109,32 +111,3 @@ def _listing(path: Path | None) -> Iterator[Any]:
         sync(path.parent)
     finally:
         staging.unlink(missing_ok=True)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda number: bar.advance(task, number)
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
-    console.print(table)

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from janus_train import cli
 from janus_train.data.shard_index import index_path, read_listing
 from janus_train.data.shards import ShardSource, find_tars
-from tests.helpers import encoded, make_shard, picture
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers import Run, encoded, make_shard, picture
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the entry point: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["janus-train", "index", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return left.value.code, captured.out, captured.err
-
-    return call
+def run(run: Run) -> Run:
+    return partial(run, "index")
 
 
 def shard(path: Path, number: int = 2) -> Path:

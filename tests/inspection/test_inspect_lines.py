@@ -6,34 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from janus_train import cli
 from janus_train.config import ROOT
 from janus_train.data.sample import digest
 from janus_train.inspection.drawn import start_folder
 from janus_train.train.loop import run as train
-from tests.helpers import config_of
+from tests.helpers import Run, config_of
 from tests.train.conftest import SMALL
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the entry point: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["janus-train", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_lines_are_what_a_real_run_trains_on(

@@ -14,7 +14,7 @@ import pytest
 from janus_train.config import ROOT
 from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shards import ShardSource
-from tests.tokenization.conftest import Run
+from tests.helpers import Run
 
 
 def start(*words: object) -> subprocess.Popen[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from janus_train import cli
 from janus_train.data.shard_index import index_path, write_listing
 from janus_train.data.special_tokens import EOS
-from tests.helpers import encoded, make_shard, picture
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the entry point: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["janus-train", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return call
+from tests.helpers import Run, encoded, make_shard, picture
 
 
 def good(number: int, start: int = 0) -> dict[str, Any]:
