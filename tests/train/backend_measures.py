@@ -17,6 +17,7 @@ from janus_train.data.mixture import open_mixture, open_recipe
 from janus_train.data.sample import KINDS, Kind, Row
 from janus_train.data.streams import Stream
 from janus_train.interop.processor import load_tokenizer
+from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed import Distributed
@@ -32,6 +33,7 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     folder = Path(config.init_from)
     janus = JanusForConditionalGeneration.from_pretrained(folder)
     set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
     encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_picture, config.model.image_size, "")
     drawer, packer = open_mixture(config, open_recipe(config), encoder)
     rows = [next(Stream(v, drawer, packer)) for v in range(config.batch.rows_per_step)]
@@ -84,8 +86,14 @@ def memory(config: Config, distributed: Distributed) -> dict[str, int]:
     mine = rows[distributed.rank :: distributed.world_size]
     batches = [collate([row], config.model.tokens_per_picture, config.model.image_size) for row in mine]
     parameters = list(_parameters(backend))
-    measured = {"gradients": 0, "frozen_gradients": 0}
+    measured = {"gradients": 0, "frozen_gradients": 0, "layer_passes": 0}
     backward = backend.backward
+
+    def count(*_: Any) -> None:
+        measured["layer_passes"] += 1
+
+    for layer in backend.janus.model.language_model.layers:
+        layer.mlp.register_forward_pre_hook(count)
 
     def backward_and_measure(loss: torch.Tensor) -> None:
         backward(loss)

@@ -32,6 +32,8 @@ TOLERANCE = 1e-5
 BF16_TOLERANCE = 2e-3
 """Of weights after three steps at rates of 1e-4: AdamW's first steps are as long as the rate, whatever the gradient's size."""
 
+LORA = ("+peft=lora", "peft.rank=4", "peft.parts=[language_model,understanding_encoder]", "train_parts=[image_head]")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,20 +46,27 @@ class Case:
     rows: int = 4
     precision: str = "fp32"
     steps: int = 3
+    checkpointing: str = "none"
+    lora: bool = False
 
     @property
     def reference(self) -> Case:
-        return Case("one", 1, self.stage, self.rows, self.rows, self.precision, self.steps)
+        """Without checkpointing of activations, which changes no result."""
+        return Case("one", 1, self.stage, self.rows, self.rows, self.precision, self.steps, lora=self.lora)
 
     @property
     def name(self) -> str:
-        return f"{self.backend}x{self.world_size}-stage{self.stage}-{self.rows}by{self.micro_rows}-{self.precision}"
+        name = f"{self.backend}x{self.world_size}-stage{self.stage}-{self.rows}by{self.micro_rows}-{self.precision}"
+        return (
+            name + ("" if self.checkpointing == "none" else f"-{self.checkpointing}") + ("-lora" if self.lora else "")
+        )
 
     def overrides(self, base: Path, folder: Path) -> list[str]:
         own = [f"batch.rows_per_step={self.rows}", f"batch.micro_rows={self.micro_rows}", f"precision={self.precision}"]
         # AdamW divides a gradient by its own size: with a smaller eps an element whose gradient is rounding alone moves by
         # a whole learning rate, either way.
         own += [f"run.steps={self.steps}", f"output_dir={folder}", "run.log_every=99", "optim.eps=1e-6"]
+        own += [f"memory.activation_checkpointing={self.checkpointing}", *(LORA if self.lora else ())]
         return [f"+stage={self.stage}", f"init_from={base}", *SMALL, *own]
 
 
@@ -71,6 +80,11 @@ def _cases() -> list[Any]:
     quick += [Case("zero3_offload", 2, 2, 1), Case("zero2", 2, 2, 1, precision="bf16")]
     slow += [Case("zero2_offload", 2, 2, 1), *(Case(b, 4, 2, 1) for b in SHARDED)]
     slow += [Case(b, 2, 2, 1, precision="bf16") for b in ("ddp", "zero1", "zero3", "fsdp2")]
+    quick += [Case("zero3", 2, 2, 1, checkpointing="full"), Case("fsdp2", 2, 2, 1, checkpointing="selective")]
+    slow += [Case(b, 2, s, 1, checkpointing="selective") for b, s in (("ddp", 2), ("zero2", 2), ("zero3", 2), ("zero3", 1))]  # fmt: skip
+    slow += [Case(b, 2, s, 1, checkpointing="full") for b, s in (("ddp", 2), ("zero2", 2), ("fsdp2", 2), ("fsdp2", 1))]
+    slow += [Case("zero3_offload", 2, 2, 1, checkpointing="full")]
+    slow += [Case(b, 2, 2, 1, precision="bf16", checkpointing="full") for b in ("zero3", "fsdp2")]
     return [pytest.param(c, id=c.name) for c in quick] + [
         pytest.param(c, id=c.name, marks=pytest.mark.slow) for c in slow
     ]
@@ -120,7 +134,7 @@ class Group:
         if world_size == 2:
             run(config_of(*self.chain_overrides(0)))
             for backend in SEVERAL:
-                case = Case(backend, 2, 2, 1)
+                case = Case(backend, 2, 2, 1, checkpointing="full")
                 cases.append({"name": f"memory-{backend}", "kind": "memory", "backend": backend, "overrides": case.overrides(self.base, self.folder / "unused")})  # fmt: skip
             fails = [
                 *Case("zero2", 2, 1, 2, steps=4).overrides(self.base, self.folder / "fails"),
@@ -137,9 +151,9 @@ class Group:
             {"name": f"chain-{i}", "kind": "run", "backend": CHAIN[i][0], "overrides": self.chain_overrides(i)}
             for i in chain
         ]
-        for case in sorted(
-            (c for c in self._cases if c.world_size == world_size), key=lambda c: c.precision, reverse=True
-        ):
+        mine = [c for c in self._cases if c.world_size == world_size]
+        mine += [Case("ddp", 2, 3, 1, lora=True)] if world_size == 2 else []
+        for case in sorted(mine, key=lambda c: c.precision, reverse=True):
             cases.append({"name": case.name, "kind": "run", "backend": case.backend, "overrides": case.overrides(self.base, self.folder / case.name)})  # fmt: skip
         listed = self.folder / f"cases-{world_size}.json"
         listed.write_text(json.dumps(cases))
@@ -198,6 +212,17 @@ def test_as_one_process(group: Group, case: Case) -> None:
     assert manifest["world_size"] == case.world_size
 
 
+def test_adapters_as_one_process(group: Group) -> None:
+    """LoRA under DDP: of encoder and language model, beside a part that trains in full."""
+    case = Case("ddp", 2, 3, 1, lora=True)
+    folder, reference = group.path(case), group.path(case.reference)
+    assert_same_training(folder, reference, TOLERANCE, TOLERANCE)
+    here, there = (load_file(run / "adapter/adapter_model.safetensors") for run in (folder, reference))
+    assert here.keys() == there.keys() and len(here) > 20
+    assert max((here[name] - there[name]).abs().max().item() for name in here) < TOLERANCE
+    assert all(tensor.any() for name, tensor in here.items() if ".lora_B." in name)  # they were zero
+
+
 def test_any_backend_goes_on_from_any_other(group: Group) -> None:
     """A step each, saved by one and gone on with by the next, with other numbers of processes too."""
     group.result(4, f"chain-{len(CHAIN) - 2}")
@@ -228,6 +253,8 @@ def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: st
     print(f"{backend}: measured {measured}, by arithmetic {expected} (parameters, gradients, optimizer)")
     assert measured == pytest.approx(expected, rel=0.05)  # padding, small tensors that ZeRO-3 keeps whole, buckets
     assert found["frozen_gradients"] == 0
+    # two steps of two micro-batches, every layer forward and once more on the way back: checkpointing is at work there
+    assert found["layer_passes"] == 2 * 2 * config.model.text.num_hidden_layers * 2
     assert found["owned_by_all"] == trained and found["pieces_with_moments"] == found["pieces"]
 
 
