@@ -49,10 +49,10 @@ def run(config: Config) -> Path:
 
     Raises `UserError`, `Stopped` (on every rank, after a signal to any) and `Lost` (another rank is gone).
     """
-    rendezvous.join(config.run)
+    store = rendezvous.join(config.run)
     distributed = Distributed(config)
     deadlines = Watchdog(distributed.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with rendezvous.naming_lost_peers(), deadlines as watchdog:
+    with rendezvous.sharing_errors(store), deadlines as watchdog:
         return _run(config, distributed, watchdog)
 
 

@@ -71,6 +71,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 MpiDefault=none
 ReturnToService=2
+SlurmdTimeout=15
 NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP
@@ -86,6 +87,8 @@ PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP
         wait_for(lambda: slurm("sinfo", "--noheader", "--format=%D %t") == "2 idle", 30, "two idle nodes")
         yield slurm
     finally:
+        slurm("scancel", "--full", "--quiet", f"--user={os.environ.get('USER', 'root')}")  # of a test that failed
+        wait_for(lambda: not slurm("squeue", "--noheader"), 90, "the jobs' end")
         slurm("scontrol", "shutdown")
         daemons = [folder / f"{name}.pid" for name in ("slurmctld", "slurmd-a", "slurmd-b")]
         wait_for(lambda: not any(path.exists() for path in daemons), 60, "Slurm's end")
