@@ -79,21 +79,20 @@ def sharing_errors(store: dist.Store | None) -> Iterator[None]:
         cause = _told(store)
         if cause.get("mistake"):
             raise UserError(f"{cause['where']}: {cause['what']}") from error
-        why = f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({_first_line(error)})"
+        why = (
+            f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({_first_line(error)})"
+        )
         raise Lost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
 
 
 def _tell(store: dist.Store | None, here: str, error: Exception) -> None:
-    """The first one's word stays. Then this rank's connections close, so that the others need not wait for its end."""
+    """The first one's word stays."""
     if store is None or isinstance(error, Stopped):
         return
     mistake = isinstance(error, UserError)
     what = str(error) if mistake else f"{type(error).__name__}: {_first_line(error)}"
     with suppress(RuntimeError):  # the store may be gone with its host
         store.compare_set(FAILED, "", json.dumps({"where": here, "mistake": mistake, "what": what}))
-    if dist.get_backend() == "gloo":  # NCCL might wait here for the others
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
 
 
 def _told(store: dist.Store | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from janus_train.config import UserError
 from tests.processes import SMALL, digests, job, metrics
 
 STEPS = 8
@@ -152,6 +153,49 @@ def test_one_ranks_bad_loss_is_applied_by_none(words: tuple[str, ...], tmp_path:
     saved = [load_file(path) for path in (tmp_path / "run/checkpoints").glob("step-*/*.safetensors")]
     assert saved and all(torch.isfinite(tensor).all() for weights in saved for tensor in weights.values())
     assert not (tmp_path / "run/final").exists()
+
+
+def mistake(rank: int) -> None:
+    """In its third step rank 1 finds something that a person has to mend."""
+    _fail_in_third_step(rank, UserError("shard a.tar cannot be read: Input/output error"))
+
+
+def defect(rank: int) -> None:
+    """In its third step rank 1 meets an error that nobody thought of."""
+    _fail_in_third_step(rank, KeyError("weight"))
+
+
+def _fail_in_third_step(rank: int, error: Exception) -> None:
+    from janus_train.model.janus import PackedJanus
+
+    forward, calls = PackedJanus.forward, [0]
+
+    def failing(self, batch):  # type: ignore[no-untyped-def]
+        calls[0] += rank
+        if calls[0] == 3:
+            raise error
+        return forward(self, batch)
+
+    PackedJanus.forward = failing  # type: ignore[method-assign]
+
+
+def test_one_ranks_mistake_ends_all_as_a_mistake(words: tuple[str, ...], tmp_path: Path) -> None:
+    """So that no scheduler tries again: whichever rank's code it takes, and whoever's log one reads first."""
+    with job(tmp_path / "log", words, 2, sabotage=mistake) as failed:
+        assert failed.codes() == [1, 1], failed.said()
+    what = "shard a.tar cannot be read: Input/output error"
+    assert failed.said(0).strip().splitlines()[-1] == f"error: rank 1 on {os.uname().nodename}: {what}"
+    assert failed.said(1).strip().splitlines()[-1] == f"error: {what}"
+    assert "Traceback" not in failed.said()
+
+
+def test_one_ranks_defect_is_named_by_the_others(words: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    """With its trace in its own log; the same command may go on."""
+    with job(tmp_path / "log", words, 2, sabotage=defect) as failed:
+        assert failed.codes(timeout_s=60) == [76, 1], failed.said()
+    last, host = failed.said(0).strip().splitlines()[-1], os.uname().nodename
+    assert last == f"error: rank 0 on {host}: rank 1 on {host} failed: KeyError: 'weight'; the same command goes on from the newest checkpoint"  # fmt: skip
+    assert "Traceback" not in failed.said(0) and "in failing" in failed.said(1)
 
 
 def slow(rank: int) -> None:
