@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from janus_train.config import UserError
 from tests.processes import SMALL, digests, job, metrics
+from tests.train.backend_worker import BACKENDS
 
 STEPS = 8
 PLAN = ("+stage=2", f"run.steps={STEPS}", "run.checkpoint_every=3", *SMALL)
@@ -34,11 +35,11 @@ def words(random_base: Path, tmp_path: Path) -> tuple[str, ...]:
     return (*PLAN, f"init_from={random_base}", f"output_dir={tmp_path / 'run'}")
 
 
-def finish(words: tuple[str, ...], whole: Path, world_size: int) -> Path:
+def finish(words: tuple[str, ...], whole: Path, world_size: int, **environment: str) -> Path:
     """Start the same command again: it goes on from what was committed, and ends well, with the undisturbed run's batches."""
     folder = whole_folder(words)
     committed = list(folder.glob("checkpoints/step-*/manifest.json"))
-    with job(folder.parent / "again", words, world_size) as again:
+    with job(folder.parent / "again", words, world_size, **environment) as again:
         assert again.codes() == [0] * world_size, again.said()
         assert ("starts from its checkpoint" in again.said(0)) == bool(committed)
     assert digests(folder) == digests(whole)
@@ -49,14 +50,22 @@ def whole_folder(words: tuple[str, ...]) -> Path:
     return Path(next(word for word in words if word.startswith("output_dir=")).removeprefix("output_dir="))
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("backend", "world_size"),
+    [
+        ("one", 1),
+        ("ddp", 2),
+        *(pytest.param(b, 2, marks=pytest.mark.slow) for b in ("zero1", "zero2", "zero3", "fsdp2")),
+    ],
+)
 def test_kill_at_any_step_then_the_same_batches(
-    words: tuple[str, ...], whole: Path, tmp_path: Path, world_size: int
+    words: tuple[str, ...], whole: Path, tmp_path: Path, backend: str, world_size: int
 ) -> None:
     """kill -9 of the last rank at a random step past the first checkpoint; the others end by themselves, with a line."""
     step, within_s = random.randint(4, STEPS - 2), random.random() * 0.3
     print(f"killed {within_s:.3f} s after step {step}")
-    with job(tmp_path / "log", words, world_size) as cut:
+    environment = BACKENDS[backend]
+    with job(tmp_path / "log", words, world_size, **environment) as cut:
         cut.wait_for_step(tmp_path / "run", step)
         time.sleep(within_s)
         os.kill(cut.pid(world_size - 1), signal.SIGKILL)
@@ -69,7 +78,7 @@ def test_kill_at_any_step_then_the_same_batches(
         assert last.startswith("error: rank 0 on ") and "another process is gone" in last
         assert "Traceback" not in cut.said(0)
     assert not (tmp_path / "run/final").exists()
-    folder = finish(words, whole, world_size)
+    folder = finish(words, whole, world_size, **environment)
     if world_size == 1:
         a, b = (load_file(run / "final/model.safetensors") for run in (whole, folder))
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
