@@ -47,7 +47,7 @@ def fail(error: UserError) -> NoReturn:
     """One line and a non-zero end. Of several processes rank 0 says it; the others only if it has nothing to say."""
     if os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them once rank 0 has failed
-        time.sleep(30)
+        time.sleep(10)
     sys.exit(f"error: {error}")
 
 

@@ -197,6 +197,8 @@ class RunConfig(Options):
     checkpoint_every: NonNegative
     """0: only the last step."""
     keep_checkpoints: Positive
+    skip_steps: tuple[Positive, ...] = Field(strict=False)
+    """Steps whose batches are drawn but not trained on: those of a loss spike that one has gone back before."""
     sample_every: NonNegative
     """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive

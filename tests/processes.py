@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,10 @@ class Job:
         **environment: str,
     ):
         _wait_for_server()
-        shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared = {"ACCELERATE_USE_CPU": "true", **_meeting_place()}
         self.logs, self.processes = [], []
         for rank in ranks or range(world_size):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            given = {k: str(v) for k, v in place.items()} if world_size > 1 else {}
+            given = _place(rank, world_size) if world_size > 1 else {}
             self.logs.append(log.with_name(f"{log.name}-{rank}.log"))
             arguments = (words, shared | given | environment, self.logs[-1], sabotage, rank)
             self.processes.append(_SERVER.Process(target=_train, args=arguments))
@@ -134,15 +134,63 @@ def job(*arguments: Any, **options: Any) -> Iterator[Job]:
             process.join()
 
 
-def _train(
-    words: tuple[str, ...], environment: dict[str, str], log: Path, sabotage: Callable[[int], None] | None, rank: int
+@contextmanager
+def serving(
+    work: Callable[..., None], *arguments: Any, world_size: int, log: Path, **environment: str
+) -> Iterator[list[Connection]]:
+    """Processes that each do ``work(connection, *arguments)`` as one rank; yields this side's ends. They outlive no block."""
+    _wait_for_server()
+    shared, processes, ends = _meeting_place() | environment, [], []
+    for rank in range(world_size):
+        here, there = _SERVER.Pipe()
+        given = shared | _place(rank, world_size)
+        words = (work, there, arguments, given, log.with_name(f"{log.name}-{rank}.log"))
+        processes.append(_SERVER.Process(target=_serve, args=words, daemon=True))
+        processes[-1].start()
+        there.close()  # so that its end is noticed here
+        ends.append(here)
+    try:
+        yield ends
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _meeting_place() -> dict[str, str]:
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+
+
+def _place(rank: int, world_size: int) -> dict[str, str]:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    return {name: str(value) for name, value in place.items()}
+
+
+def _serve(
+    work: Callable[..., None],
+    connection: Connection,
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    log: Path,
 ) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # for loader workers: what a process of its own has
+    _become(environment, log)
+    work(connection, *arguments)
+
+
+def _become(environment: dict[str, str], log: Path) -> None:
+    """A process of its own: its output, its environment."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(environment)
     os.chdir(ROOT)
+
+
+def _train(
+    words: tuple[str, ...], environment: dict[str, str], log: Path, sabotage: Callable[[int], None] | None, rank: int
+) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers: what a process of its own has
+    _become(environment, log)
     if sabotage is not None:
         sabotage(rank)
     sys.argv = ["train.py", *words]

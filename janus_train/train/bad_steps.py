@@ -6,7 +6,7 @@ on all ranks, so all judge alike.
 
 A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones; it
 is judged from the 20th on, anew after a restart. It is logged, not undone: the gradient is clipped, and going back is a
-person's decision (delete the checkpoints after the one to go on from, and start the same command).
+person's decision (delete the checkpoints after the one to go on from, and start the same command with ``run.skip_steps``).
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ class Distributed:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             if self.backend == "zero":
                 _without_shared_memory()
+                os.environ.pop("ACCELERATE_USE_CPU", None)  # `use_cpu: true`: Accelerate would leave DeepSpeed out
         self.accelerator = Accelerator(
-            cpu=not on_gpu and self.backend != "zero",  # with cpu=True Accelerate would leave DeepSpeed out
+            cpu=not on_gpu and self.backend != "zero",  # likewise
             kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")]
             if "LOCAL_RANK" in os.environ and not on_gpu
             else [],

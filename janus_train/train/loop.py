@@ -38,7 +38,7 @@ from janus_train.train.result import with_start_weights, write_result
 from janus_train.train.saver import Saver
 from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
-from janus_train.train.step import train_step
+from janus_train.train.step import SKIPPED, train_step
 from janus_train.train.stopping import Stopped, StopSignals
 from janus_train.train.utilisation import Utilisation
 from janus_train.train.watchdog import Watchdog
@@ -49,10 +49,10 @@ def run(config: Config) -> Path:
 
     Raises `UserError`, `Stopped` (on every rank, after a signal to any) and `Lost` (another rank is gone).
     """
-    rendezvous.join(config.run)
+    store = rendezvous.join(config.run)
     distributed = Distributed(config)
     deadlines = Watchdog(distributed.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with rendezvous.naming_lost_peers(), deadlines as watchdog:
+    with rendezvous.sharing_errors(store), deadlines as watchdog:
         return _run(config, distributed, watchdog)
 
 
@@ -225,10 +225,14 @@ class _Trainer:
             )
             for i in range(0, len(rows), size)
         ]
-        result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)
-        if not result.applied:
-            self.saver.finish()  # what was saved before stays good, should this be the end
-        self.bad_steps.judge(step, rows, result)
+        if step in config.run.skip_steps:
+            result = SKIPPED
+            self.log.say(f"step {step}: its batch is not trained on (run.skip_steps)")
+        else:
+            result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)
+            if not result.applied:
+                self.saver.finish()  # what was saved before stays good, should this be the end
+            self.bad_steps.judge(step, rows, result)
         agreed = self.ranks.exchange([row.digest for row in rows], signals.received, wait_s)
         metrics = {
             "step": step,

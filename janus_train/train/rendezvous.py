@@ -2,34 +2,37 @@
 
 In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 Out: torch's process group, which Accelerate and DeepSpeed then find ready; its collectives give up after the watchdog
-would have.
+would have. And the store where they met, by which a rank that fails tells the others why (`sharing_errors`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from janus_train.config import RunConfig, UserError
-from janus_train.train.stopping import Lost
+from janus_train.train.stopping import Lost, Stopped
 
+FAILED = "failed"
 LOOK_EVERY_S = 5.0
 GRACE_S = 60
 """So much longer than the watchdog a collective waits: the watchdog says more of where it hangs."""
 
 
-def join(options: RunConfig) -> None:
+def join(options: RunConfig) -> dist.Store | None:
     """Start the process group, if the environment says that there are several processes. Raises `UserError`."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or dist.is_initialized():
-        return
+        return None
     rank, address, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = _meeting_point(rank, address, port, options.join_timeout_s)
     _wait_for_all(store, rank, world_size, options.join_timeout_s, f"{address}:{port}")
@@ -47,6 +50,7 @@ def join(options: RunConfig) -> None:
             f"rank {rank} on {socket.gethostname()}: the processes met at {address}:{port} but cannot reach each other: "
             f"name the network with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME ({_first_line(error)})"
         ) from None
+    return store
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -58,17 +62,47 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 @contextmanager
-def naming_lost_peers() -> Iterator[None]:
-    """Inside, torch's ways to say that another rank is gone become one `Lost`."""
+def sharing_errors(store: dist.Store | None) -> Iterator[None]:
+    """Inside, an error of this rank is written into ``store``, where the others look when they find this one gone.
+
+    For them torch's ways to say so become the other's `UserError`, or one `Lost` that names what is known.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not dist.is_initialized() or not is_lost_peer(error):
+    except Exception as error:
+        if not dist.is_initialized():
             raise
-        raise Lost(
-            f"rank {dist.get_rank()} on {socket.gethostname()}: another process is gone ({_first_line(error)}); the same "
-            "command goes on from the newest checkpoint"
-        ) from error
+        here = f"rank {dist.get_rank()} on {socket.gethostname()}"
+        if not is_lost_peer(error):
+            _tell(store, here, error)
+            raise
+        cause = _told(store)
+        if cause.get("mistake"):
+            raise UserError(f"{cause['where']}: {cause['what']}") from error
+        why = (
+            f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({_first_line(error)})"
+        )
+        raise Lost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
+
+
+def _tell(store: dist.Store | None, here: str, error: Exception) -> None:
+    """The first one's word stays."""
+    if store is None or isinstance(error, Stopped):
+        return
+    mistake = isinstance(error, UserError)
+    what = str(error) if mistake else f"{type(error).__name__}: {_first_line(error)}"
+    with suppress(RuntimeError):  # the store may be gone with its host
+        store.compare_set(FAILED, "", json.dumps({"where": here, "mistake": mistake, "what": what}))
+
+
+def _told(store: dist.Store | None) -> dict[str, Any]:
+    """What the first rank that failed has written; nothing if none has."""
+    if store is None:
+        return {}
+    try:
+        return json.loads(store.get(FAILED)) if store.check([FAILED]) else {}
+    except RuntimeError:
+        return {}
 
 
 def missing(world_size: int, present: Sequence[int]) -> str:

@@ -26,6 +26,10 @@ class StepResult:
     """False: loss or gradient was not finite, the weights are as before."""
 
 
+SKIPPED = StepResult(math.nan, dict.fromkeys(("text", "understanding", "generation")), 0, math.nan, applied=False)
+"""Of a step that was not computed at all (``run.skip_steps``)."""
+
+
 def train_step(
     backend: Backend, micro_batches: Sequence[Batch], distributed: Distributed, gradient_clip: float
 ) -> StepResult:

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from tests.processes import free_port, wait_for
 
@@ -26,7 +28,10 @@ def absent() -> str | None:
 
 
 class Slurm:
+    """Commands of the Slurm in ``folder``, and its nodes' misfortunes."""
+
     def __init__(self, folder: Path):
+        self._folder = folder
         active = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs take `python` from there
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": active}
 
@@ -37,6 +42,21 @@ class Slurm:
         )
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
+
+    def start_node(self, name: str) -> None:
+        self("slurmd", "-N", name)
+
+    def kill_node(self, name: str, job: str) -> None:
+        """As a power cut would: its daemon, and all that runs there of the job, with kill -9."""
+        doomed = {psutil.Process(int((self._folder / f"slurmd-{name}.pid").read_text()))}
+        wanted = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURMD_NODENAME": name, "SLURM_JOB_ID": job}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if wanted.items() <= process.environ().items():
+                    doomed |= {process, *(p for p in process.parents() if p.name() == "slurmstepd")}
+        assert len(doomed) > 2
+        for process in doomed:
+            process.kill()
 
 
 @contextmanager
@@ -71,6 +91,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 MpiDefault=none
 ReturnToService=2
+SlurmdTimeout=15
 NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP
@@ -82,10 +103,12 @@ PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP
     try:
         slurm("slurmctld", "-i")
         for node in "ab":
-            slurm("slurmd", "-N", node)
+            slurm.start_node(node)
         wait_for(lambda: slurm("sinfo", "--noheader", "--format=%D %t") == "2 idle", 30, "two idle nodes")
         yield slurm
     finally:
+        slurm("scancel", "--full", "--quiet", f"--user={os.environ.get('USER', 'root')}")  # of a test that failed
+        wait_for(lambda: not slurm("squeue", "--noheader"), 90, "the jobs' end")
         slurm("scontrol", "shutdown")
         daemons = [folder / f"{name}.pid" for name in ("slurmctld", "slurmd-a", "slurmd-b")]
         wait_for(lambda: not any(path.exists() for path in daemons), 60, "Slurm's end")

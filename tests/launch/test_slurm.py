@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,60 +14,139 @@ from janus_train.config import ROOT
 from janus_train.train.loop import run
 from tests.helpers import config_of
 from tests.launch.slurm import Slurm, absent, two_nodes
-from tests.processes import SMALL, digests, metrics, wait_for
+from tests.processes import SMALL, digests, free_port, metrics, wait_for
 
 CPU_CONFIG = (
     "{distributed_type: MULTI_GPU, compute_environment: LOCAL_MACHINE, mixed_precision: 'no', num_processes: 2}\n"
 )
 
 
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[Slurm]:
+ENDED = ("FAILED", "COMPLETED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     reason = absent()
     if reason:
         pytest.skip(reason)
-    with two_nodes(tmp_path / "slurm") as started:
+    with two_nodes(tmp_path_factory.mktemp("slurm") / "slurm") as started:
         yield started
 
 
+class Job:
+    """launch/slurm/train.sbatch on two nodes of one process, with the words of train.py and sbatch's options."""
+
+    def __init__(self, slurm: Slurm, folder: Path, words: tuple[str, ...], *options: str):
+        self._slurm, self._folder, self._words = slurm, folder, words
+        self.run = folder / "run"
+        (folder / "cpu.yaml").write_text(CPU_CONFIG)
+        environment = {
+            "ACCELERATE_CONFIG": str(folder / "cpu.yaml"),
+            "ACCELERATE_USE_CPU": "true",
+            "PROCESSES_PER_NODE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "LOGS": str(folder / "logs"),
+        }
+        always = ("--parsable", "--nodes=2", "--gpus-per-node=0", f"--chdir={ROOT}", f"--output={folder}/job.log")
+        script = ("launch/slurm/train.sbatch", *words, f"output_dir={self.run}")
+        self.id = slurm("sbatch", *always, *options, *script, **environment)
+
+    def state(self) -> str:
+        return self._slurm("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={self.id}")
+
+    def log(self) -> str:
+        """The job's own lines."""
+        path = self._folder / "job.log"
+        return path.read_text() if path.is_file() else ""
+
+    def said(self) -> str:
+        return "\n".join([self.log(), *(path.read_text() for path in (self._folder / "logs").glob("*"))])
+
+    def wait_for_step(self, step: int, start: int) -> None:
+        """Of the job's so-manieth start."""
+
+        def reached_or_ended() -> bool:
+            there = (
+                f"start {start}: 2 nodes" in self.log() and metrics(self.run) and metrics(self.run)[-1]["step"] >= step
+            )
+            return bool(there) or self.state() in ENDED
+
+        wait_for(reached_or_ended, 180, f"step {step}")
+        assert self.state() not in ENDED, self.said()
+
+    def wait_for_end(self) -> str:
+        wait_for(lambda: self.state() in ENDED, 240, "the job's end")
+        return self.state()
+
+    def assert_same_batches(self) -> None:
+        """As one process has that nothing disturbs."""
+        last = metrics(self.run)[-1]["step"]
+        whole = run(config_of(*self._words, f"run.steps={last}", f"output_dir={self._folder / 'whole'}"))
+        assert digests(self.run) == digests(whole)
+
+
 @pytest.mark.slurm
-def test_a_preempted_job_is_requeued_and_ends_with_the_same_batches(
+def test_a_job_is_requeued_after_a_signal_and_a_lost_node_and_ends_with_the_same_batches(
     slurm: Slurm, random_base: Path, tmp_path: Path
 ) -> None:
-    """Two nodes of one process; SIGTERM to the job's processes in a step; nobody tells the second start anything."""
-    words = ("+stage=2", "run.steps=14", "run.checkpoint_every=0", *SMALL, f"init_from={random_base}")
-    folder, logs = tmp_path / "run", tmp_path / "logs"
-    (tmp_path / "cpu.yaml").write_text(CPU_CONFIG)
-    environment = {
-        "ACCELERATE_CONFIG": str(tmp_path / "cpu.yaml"),
-        "ACCELERATE_USE_CPU": "true",
-        "PROCESSES_PER_NODE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "LOGS": str(logs),
-    }
-    options = ("--parsable", "--nodes=2", "--gpus-per-node=0", f"--chdir={ROOT}", f"--output={tmp_path}/job.log")
-    job = slurm("sbatch", *options, "launch/slurm/train.sbatch", *words, f"output_dir={folder}", **environment)
+    """SIGTERM to the job's processes in a step; a node set down in a later one; nobody tells the next start anything."""
+    words = ("+stage=2", "run.steps=24", "run.checkpoint_every=0", *SMALL, f"init_from={random_base}")
+    job = Job(slurm, tmp_path, words)
+    job.wait_for_step(2, start=1)
+    slurm("scancel", "--signal=TERM", job.id)
+    wait_for(lambda: "starts from its checkpoint" in job.said() or job.state() in ENDED, 180, "the second start")
+    job.wait_for_step(metrics(job.run)[-1]["step"] + 1, start=2)
+    slurm("scontrol", "update", "NodeName=b", "State=DOWN", "Reason=test")
+    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert "start 1: stopped with a checkpoint: requeued" in job.log()
+    assert "DUE TO NODE FAILURE" in job.log() and "start 3: ended with code 0" in job.log()
+    assert "stopped by SIGTERM" in job.said() and "starts from its checkpoint" in job.said()
+    assert len(list((tmp_path / "logs").glob(f"janus-{job.id}-*.log"))) == 1  # one a node, and both are this host
+    assert (job.run / "final/config.json").is_file()
+    job.assert_same_batches()
 
-    def said() -> str:
-        return "\n".join(path.read_text() for path in [*tmp_path.glob("job.log"), *logs.glob("*")])
 
-    def state() -> str:
-        return slurm("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}")
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_a_node_that_dies_is_waited_for(slurm: Slurm, random_base: Path, tmp_path: Path, node: str) -> None:
+    """kill -9 of all that runs on it: the job's script too if it is the first. The job starts once the node is back."""
+    words = ("+stage=2", "run.steps=24", "run.checkpoint_every=3", *SMALL, f"init_from={random_base}")
+    job = Job(slurm, tmp_path, words)
+    job.wait_for_step(4, start=1)
+    slurm.kill_node(node, job.id)
+    wait_for(lambda: job.state() == "PENDING", 120, "the job's return to the queue")
+    assert not (job.run / "final").exists(), job.said()
+    slurm.start_node(node)
+    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert "another process is gone" in job.said() and "starts from its checkpoint" in job.said()
+    assert "start 2: ended with code 0" in job.log()
+    job.assert_same_batches()
 
-    def reached_or_ended() -> bool:
-        return len(metrics(folder)) >= 2 or state() in ("FAILED", "COMPLETED")
 
-    wait_for(reached_or_ended, 180, "step 2")
-    slurm("scancel", "--signal=TERM", job)
-    wait_for(lambda: state() in ("FAILED", "COMPLETED", "CANCELLED"), 240, "the job's end")
-    assert state() == "COMPLETED", said()
-    log = (tmp_path / "job.log").read_text()
-    assert "start 1: stopped with a checkpoint: requeued" in log and "start 2: ended with code 0" in log
-    assert "stopped by SIGTERM" in said() and "starts from its checkpoint" in said()
-    assert len(list(logs.glob(f"janus-{job}-*.log"))) == 1  # one a node, and both are this host
-    assert (folder / "final/config.json").is_file()
-    whole = run(config_of(*words, f"output_dir={tmp_path / 'whole'}"))
-    assert digests(folder) == digests(whole)
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_before_its_time_limit_a_job_saves_and_is_requeued_and_scancel_ends_it(
+    slurm: Slurm, random_base: Path, tmp_path: Path
+) -> None:
+    """A limit of a minute (Slurm looks twice a minute). Cancelled, it saves too and does not come back."""
+    words = ("+stage=2", "run.steps=5000", "run.checkpoint_every=0", *SMALL, f"init_from={random_base}")
+    job = Job(slurm, tmp_path, words, "--time=1", "--signal=B:USR1@5")
+    wait_for(lambda: "start 2: 2 nodes" in job.log() or job.state() in ENDED, 180, "the second start")
+    assert job.log().count("start 1: asked to stop") == 1, job.said()
+    assert "start 1: stopped with a checkpoint: requeued" in job.log(), job.said()
+    saved = metrics(job.run)[-1]["step"]
+    assert (job.run / f"checkpoints/step-{saved:06d}/manifest.json").is_file()
+    job.wait_for_step(saved + 2, start=2)
+    slurm("scancel", job.id)
+    assert job.wait_for_end() == "CANCELLED", job.said()
+    assert "start 2: stopped with a checkpoint: what follows is up to Slurm" in job.log()
+    last = metrics(job.run)[-1]["step"]
+    assert last > saved and (job.run / f"checkpoints/step-{last:06d}/manifest.json").is_file()
+    time.sleep(10)  # in which a requeued job would have begun again
+    assert job.state() == "CANCELLED" and "start 3" not in job.log()
+    job.assert_same_batches()
 
 
 def test_three_stages_wait_for_one_another(tmp_path: Path) -> None:

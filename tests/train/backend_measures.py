@@ -1,13 +1,12 @@
-"""Measured inside the processes of a backend: memory by purpose, and steps on batches of given kinds."""
+"""Measured inside the processes of a backend: memory by purpose, and a step on micro-batches of given kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
@@ -15,16 +14,17 @@ from janus_train.config import Config
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.mixture import open_mixture, open_recipe
-from janus_train.data.sample import Batch, Document, Row
+from janus_train.data.sample import KINDS, Kind, Row
 from janus_train.data.streams import Stream
 from janus_train.interop.processor import load_tokenizer
+from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.step import train_step
 
-MICRO_BATCHES = 2
-"""On each rank, of two: an assignment has four letters."""
+Assignment = list[list[Kind]]
+"""The kinds of each micro-batch's documents, rank 0's micro-batches first."""
 
 
 def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]:
@@ -33,39 +33,51 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     folder = Path(config.init_from)
     janus = JanusForConditionalGeneration.from_pretrained(folder)
     set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
     encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_picture, config.model.image_size, "")
     drawer, packer = open_mixture(config, open_recipe(config), encoder)
     rows = [next(Stream(v, drawer, packer)) for v in range(config.batch.rows_per_step)]
     return make_backend(janus, config, distributed), rows
 
 
-def trained_on_assignments(
-    config: Config, distributed: Distributed, assignments: Sequence[str], weights: Path
-) -> list[float]:
-    """A step for each assignment of kinds to this step's four micro-batches; the losses and norms, and the weights at the end.
+class OneStep:
+    """A backend that is set back to the base before each step, so that no step knows of another."""
 
-    ``tugg``: micro-batches of a text, an understanding and two generation documents; the first half are rank 0's.
-    """
-    backend, rows = start(config, distributed)
-    documents = [document for row in rows for document in row.documents]
-    by_kind = {kind[0]: [d for d in documents if d.kind == kind] for kind in ("text", "understanding", "generation")}
-    found = []
-    for number, assignment in enumerate(assignments):
-        batches = [_batch(config, by_kind[kind], 3 * number + i) for i, kind in enumerate(assignment)]
-        share = len(batches) // distributed.world_size
-        mine = batches[distributed.rank * share : (distributed.rank + 1) * share]
-        result = train_step(backend, mine, distributed, config.optim.gradient_clip)
+    def __init__(self, config: Config, distributed: Distributed):
+        self._config, self._distributed = config, distributed
+        self._backend, rows = start(config, distributed)
+        documents = [document for row in rows for document in row.documents]
+        self._documents = {kind: [d for d in documents if d.kind == kind] for kind in KINDS}
+        self._backend.make_moments()
+        self._begin = [piece.weight.clone() for piece in self._backend.held()]
+
+    @torch.no_grad()
+    def _set_back(self) -> None:
+        for piece, weight in zip(self._backend.held(), self._begin, strict=True):
+            piece.weight.copy_(weight)
+            for moment in piece.moments.values():
+                moment.zero_()
+        self._backend.set_optimizer_steps(0)
+        self._backend.publish()
+
+    def on(self, assignment: Assignment) -> tuple[float, float, dict[str, torch.Tensor] | None]:
+        """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, shared out in order."""
+        self._set_back()
+        config, used = self._config, dict.fromkeys(KINDS, 0)
+        batches = []
+        for kinds in assignment:
+            chosen = []
+            for kind in kinds:
+                there = self._documents[kind]
+                chosen.append(there[used[kind] % len(there)])
+                used[kind] += 1
+            batches.append(collate([Row(0, chosen, {})], config.model.tokens_per_picture, config.model.image_size))
+        share = len(batches) // self._distributed.world_size
+        mine = batches[self._distributed.rank * share :][:share]
+        result = train_step(self._backend, mine, self._distributed, config.optim.gradient_clip)
         assert result.applied
-        found += [result.loss, result.grad_norm]
-    whole = backend.whole_state()
-    if whole is not None:
-        save_file({name: tensor.clone().contiguous() for name, tensor in whole.items()}, weights)
-    return found
-
-
-def _batch(config: Config, documents: Sequence[Document], number: int) -> Batch:
-    chosen = [documents[(number + i) % len(documents)] for i in range(2)]
-    return collate([Row(0, chosen, {})], config.model.tokens_per_picture, config.model.image_size)
+        whole = self._backend.whole_state()
+        return result.loss, result.grad_norm, whole and {name: tensor.clone() for name, tensor in whole.items()}
 
 
 def memory(config: Config, distributed: Distributed) -> dict[str, int]:
@@ -74,8 +86,14 @@ def memory(config: Config, distributed: Distributed) -> dict[str, int]:
     mine = rows[distributed.rank :: distributed.world_size]
     batches = [collate([row], config.model.tokens_per_picture, config.model.image_size) for row in mine]
     parameters = list(_parameters(backend))
-    measured = {"gradients": 0, "frozen_gradients": 0}
+    measured = {"gradients": 0, "frozen_gradients": 0, "layer_passes": 0}
     backward = backend.backward
+
+    def count(*_: Any) -> None:
+        measured["layer_passes"] += 1
+
+    for layer in backend.janus.model.language_model.layers:
+        layer.mlp.register_forward_pre_hook(count)
 
     def backward_and_measure(loss: torch.Tensor) -> None:
         backward(loss)

@@ -22,7 +22,7 @@ from janus_train.config import UserError
 from janus_train.train import loop, saver
 from janus_train.train.distributed import Distributed
 from tests.helpers import config_of
-from tests.train.backend_measures import memory, trained_on_assignments
+from tests.train.backend_measures import memory
 
 BACKENDS: dict[str, dict[str, str]] = {
     "one": {},
@@ -59,10 +59,8 @@ def run_case(case: dict[str, Any]) -> Any:
         with failing_at(case.get("fails")):
             loop.run(config)
         return None
-    if case["kind"] == "memory":
-        return memory(config, Distributed(config))
-    assert case["kind"] == "assignments"
-    return trained_on_assignments(config, Distributed(config), case["assignments"], Path(case["weights"]))
+    assert case["kind"] == "memory"
+    return memory(config, Distributed(config))
 
 
 class failing_at:

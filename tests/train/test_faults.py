@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from janus_train.config import UserError
 from tests.processes import SMALL, digests, job, metrics
+from tests.train.backend_worker import BACKENDS
 
 STEPS = 8
 PLAN = ("+stage=2", f"run.steps={STEPS}", "run.checkpoint_every=3", *SMALL)
@@ -33,11 +35,11 @@ def words(random_base: Path, tmp_path: Path) -> tuple[str, ...]:
     return (*PLAN, f"init_from={random_base}", f"output_dir={tmp_path / 'run'}")
 
 
-def finish(words: tuple[str, ...], whole: Path, world_size: int) -> Path:
+def finish(words: tuple[str, ...], whole: Path, world_size: int, **environment: str) -> Path:
     """Start the same command again: it goes on from what was committed, and ends well, with the undisturbed run's batches."""
     folder = whole_folder(words)
     committed = list(folder.glob("checkpoints/step-*/manifest.json"))
-    with job(folder.parent / "again", words, world_size) as again:
+    with job(folder.parent / "again", words, world_size, **environment) as again:
         assert again.codes() == [0] * world_size, again.said()
         assert ("starts from its checkpoint" in again.said(0)) == bool(committed)
     assert digests(folder) == digests(whole)
@@ -48,14 +50,22 @@ def whole_folder(words: tuple[str, ...]) -> Path:
     return Path(next(word for word in words if word.startswith("output_dir=")).removeprefix("output_dir="))
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("backend", "world_size"),
+    [
+        ("one", 1),
+        ("ddp", 2),
+        *(pytest.param(b, 2, marks=pytest.mark.slow) for b in ("zero1", "zero2", "zero3", "fsdp2")),
+    ],
+)
 def test_kill_at_any_step_then_the_same_batches(
-    words: tuple[str, ...], whole: Path, tmp_path: Path, world_size: int
+    words: tuple[str, ...], whole: Path, tmp_path: Path, backend: str, world_size: int
 ) -> None:
     """kill -9 of the last rank at a random step past the first checkpoint; the others end by themselves, with a line."""
     step, within_s = random.randint(4, STEPS - 2), random.random() * 0.3
     print(f"killed {within_s:.3f} s after step {step}")
-    with job(tmp_path / "log", words, world_size) as cut:
+    environment = BACKENDS[backend]
+    with job(tmp_path / "log", words, world_size, **environment) as cut:
         cut.wait_for_step(tmp_path / "run", step)
         time.sleep(within_s)
         os.kill(cut.pid(world_size - 1), signal.SIGKILL)
@@ -68,7 +78,7 @@ def test_kill_at_any_step_then_the_same_batches(
         assert last.startswith("error: rank 0 on ") and "another process is gone" in last
         assert "Traceback" not in cut.said(0)
     assert not (tmp_path / "run/final").exists()
-    folder = finish(words, whole, world_size)
+    folder = finish(words, whole, world_size, **environment)
     if world_size == 1:
         a, b = (load_file(run / "final/model.safetensors") for run in (whole, folder))
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -152,6 +162,49 @@ def test_one_ranks_bad_loss_is_applied_by_none(words: tuple[str, ...], tmp_path:
     saved = [load_file(path) for path in (tmp_path / "run/checkpoints").glob("step-*/*.safetensors")]
     assert saved and all(torch.isfinite(tensor).all() for weights in saved for tensor in weights.values())
     assert not (tmp_path / "run/final").exists()
+
+
+def mistake(rank: int) -> None:
+    """In its third step rank 1 finds something that a person has to mend."""
+    _fail_in_third_step(rank, UserError("shard a.tar cannot be read: Input/output error"))
+
+
+def defect(rank: int) -> None:
+    """In its third step rank 1 meets an error that nobody thought of."""
+    _fail_in_third_step(rank, KeyError("weight"))
+
+
+def _fail_in_third_step(rank: int, error: Exception) -> None:
+    from janus_train.model.janus import PackedJanus
+
+    forward, calls = PackedJanus.forward, [0]
+
+    def failing(self, batch):  # type: ignore[no-untyped-def]
+        calls[0] += rank
+        if calls[0] == 3:
+            raise error
+        return forward(self, batch)
+
+    PackedJanus.forward = failing  # type: ignore[method-assign]
+
+
+def test_one_ranks_mistake_ends_all_as_a_mistake(words: tuple[str, ...], tmp_path: Path) -> None:
+    """So that no scheduler tries again: whichever rank's code it takes, and whoever's log one reads first."""
+    with job(tmp_path / "log", words, 2, sabotage=mistake) as failed:
+        assert failed.codes() == [1, 1], failed.said()
+    what = "shard a.tar cannot be read: Input/output error"
+    assert failed.said(0).strip().splitlines()[-1] == f"error: rank 1 on {os.uname().nodename}: {what}"
+    assert failed.said(1).strip().splitlines()[-1] == f"error: {what}"
+    assert "Traceback" not in failed.said()
+
+
+def test_one_ranks_defect_is_named_by_the_others(words: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    """With its trace in its own log; the same command may go on."""
+    with job(tmp_path / "log", words, 2, sabotage=defect) as failed:
+        assert failed.codes(timeout_s=60) == [76, 1], failed.said()
+    last, host = failed.said(0).strip().splitlines()[-1], os.uname().nodename
+    assert last == f"error: rank 0 on {host}: rank 1 on {host} failed: KeyError: 'weight'; the same command goes on from the newest checkpoint"  # fmt: skip
+    assert "Traceback" not in failed.said(0) and "in failing" in failed.said(1)
 
 
 def slow(rank: int) -> None:

@@ -128,6 +128,24 @@ def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_going_back_before_a_spike_leaves_out_the_named_steps_alone(small: Small, tmp_path: Path) -> None:
+    """The procedure of launch/README.md: the checkpoints after step 2 go, and steps 3 and 5 are not trained on."""
+    plan = ("run.checkpoint_every=1", "run.planned_steps=6", "run.keep_checkpoints=9")
+    folder = run(small(2, *plan, "run.steps=5"))
+    spiked = lines(folder)
+    for step in (3, 4, 5):
+        shutil.rmtree(folder / f"checkpoints/step-{step:06d}")
+    run(small(2, *plan, "run.steps=6", "run.skip_steps=[3,5]"))
+    found = lines(folder)
+    assert [line["applied"] for line in found] == [True, True, False, True, False, True]
+    assert [line["batch_digest"] for line in found[:5]] == [line["batch_digest"] for line in spiked]
+    assert found[:2] == spiked[:2] and found[3]["loss"] != spiked[3]["loss"]
+    assert not (folder / "bad_steps.jsonl").exists()  # they were not judged
+    before, after, later = (load_file(p) for p in (folder / f"checkpoints/step-{s:06d}/rank-00000.safetensors" for s in (2, 3, 4)))  # fmt: skip
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not all(torch.equal(after[name], later[name]) for name in after)
+
+
 def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
     folder = run(small(2, "run.steps=2", "run.checkpoint_every=1"))
     weights = folder / "checkpoints/step-000002/rank-00000.safetensors"
