@@ -68,7 +68,7 @@ def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
                 "tokens": 1900,
                 "fill": 0.93 + 0.05 * rng.random(),
                 "learning_rate": 2e-3 * min(1.0, step / 10),
-                "grad_norm": math.nan if step == 7 else 1 + rng.random(),
+                "grad_norm": None if step == 7 else 1 + rng.random(),
                 "tokens_per_s": 9000 + 800 * rng.random(),
                 "step_s": 0.2,
                 "batch_digest": "0" * 16,

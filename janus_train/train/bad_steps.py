@@ -25,6 +25,7 @@ from janus_train.config import UserError
 from janus_train.data.sample import Row
 from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
+from janus_train.train.metrics import finite_or_none
 from janus_train.train.ranks import Says
 from janus_train.train.step import StepResult
 
@@ -86,7 +87,12 @@ class BadSteps:
     def _write(self, step: int, rows: Sequence[Row], result: StepResult, reason: Literal["spike", "not finite"]) -> int:
         """A collective; the number of samples over all ranks."""
         keys = self._distributed.gather([document.reference.text() for row in rows for document in row.documents])
-        line = {"step": step, "reason": reason, "loss": _or_none(result.loss), "grad_norm": _or_none(result.grad_norm)}
+        line = {
+            "step": step,
+            "reason": reason,
+            "loss": finite_or_none(result.loss),
+            "grad_norm": finite_or_none(result.grad_norm),
+        }
         if self._distributed.is_main:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line | {"samples": keys}, ensure_ascii=False) + "\n")
@@ -102,8 +108,3 @@ def check_finite(backend: Backend, step: int, distributed: Distributed) -> None:
             f"step {step}: the weights are not finite and are not saved: the last checkpoint is from before; go on from "
             "it with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
         )
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

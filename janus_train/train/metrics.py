@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,19 @@ def batch_metrics(rows: Sequence[Row], row_tokens: int, flops: float, distribute
 
 
 def step_metrics(result: StepResult) -> dict[str, Any]:
+    """What is not finite is None."""
     return {
-        "loss": result.loss,
-        **{f"loss/{kind}": loss for kind, loss in result.loss_by_kind.items()},
+        "loss": finite_or_none(result.loss),
+        **{f"loss/{kind}": finite_or_none(loss) for kind, loss in result.loss_by_kind.items()},
         "loss_tokens": result.num_loss_tokens,
-        "grad_norm": result.grad_norm,
+        "grad_norm": finite_or_none(result.grad_norm),
         "applied": result.applied,
     }
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -87,14 +94,15 @@ class Log:
     def step(self, metrics: dict[str, Any]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps(metrics) + "\n")
+        self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
         self._trackers.log(metrics)
+        loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
         if self._bar is not None:
-            self._bar.update(self._task, completed=metrics["step"], losses=f"loss {metrics['loss']:.3f}  {losses}")
+            self._bar.update(self._task, completed=metrics["step"], losses=f"loss {loss}  {losses}")
         elif metrics["step"] % self._config.run.log_every == 0 or metrics["step"] == self._config.run.steps:
             self._console.print(
-                f"stage {self._config.stage}  step {metrics['step']}/{self._config.run.steps}  loss {metrics['loss']:.3f}  "
+                f"stage {self._config.stage}  step {metrics['step']}/{self._config.run.steps}  loss {loss}  "
                 f"{losses}  lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s",
                 highlight=False,
                 soft_wrap=True,

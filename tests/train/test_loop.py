@@ -138,6 +138,7 @@ def test_going_back_before_a_spike_leaves_out_the_named_steps_alone(small: Small
     run(small(2, *plan, "run.steps=6", "run.skip_steps=[3,5]"))
     found = lines(folder)
     assert [line["applied"] for line in found] == [True, True, False, True, False, True]
+    assert [line["loss"] is None for line in found] == [False, False, True, False, True, False]
     assert [line["batch_digest"] for line in found[:5]] == [line["batch_digest"] for line in spiked]
     assert found[:2] == spiked[:2] and found[3]["loss"] != spiked[3]["loss"]
     assert not (folder / "bad_steps.jsonl").exists()  # they were not judged
