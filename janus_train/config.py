@@ -29,6 +29,9 @@ PARTS: tuple[Part, ...] = get_args(Part)
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """What of a decoder layer is computed again in backward instead of kept (`model.checkpointing`)."""
 
+TextLoss = Literal["chunked", "whole"]
+"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -163,6 +166,7 @@ class MemoryConfig(Options):
     """What memory is saved at the cost of time; changes no result."""
 
     activation_checkpointing: ActivationCheckpointing
+    text_loss: TextLoss
 
 
 class DataConfig(Options):
