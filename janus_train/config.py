@@ -206,6 +206,8 @@ class RunConfig(Options):
     sample_every: NonNegative
     """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive
+    compile: bool | None
+    """Whether decoder layers are compiled (`model.compiling`); None: on a GPU."""
     cpu_threads: Positive | None
     """Threads of a process that trains on the CPU; None: its share of the cores."""
     join_timeout_s: Seconds

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers import JanusForConditionalGeneration
 
 LOGITS = 1 << 26
 """Logits that exist at a time: 256 MiB in fp32, 655 positions of the paper's vocabulary."""
@@ -34,8 +35,8 @@ class TextHead:
 
     def __init__(self, head: nn.Linear) -> None:
         assert head.bias is None, "Janus' text head has no bias"
-        self._head = head
-        self.chunked = True
+        self._head: nn.Linear = head
+        self.chunked: bool = True
         """False: the loss is made from all logits at once, by `loss.cross_entropies`; then targets must not be given."""
         self.slopes: Slopes = losses_and_slopes
 
@@ -48,10 +49,10 @@ class TextHead:
 def install(head: nn.Linear) -> None:
     """Give ``head`` this forward, once."""
     if not isinstance(head.forward, TextHead):
-        head.forward = TextHead(head)
+        head.forward = TextHead(head)  # type: ignore[assignment, method-assign]
 
 
-def text_head(janus: nn.Module) -> TextHead:
+def text_head(janus: JanusForConditionalGeneration) -> TextHead:
     """The forward of a prepared model's text head."""
     forward = janus.lm_head.forward
     assert isinstance(forward, TextHead)
