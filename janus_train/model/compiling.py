@@ -19,6 +19,9 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config, UserError
 from janus_train.model.text_loss import losses_and_slopes, text_head
 
+BACKEND: Any = "inductor"
+"""torch.compile's."""
+
 
 def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
     """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs.
@@ -37,11 +40,12 @@ def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) ->
     return device.type == "cuda" and has_compiler and not gathers_inside_layers
 
 
-def compile_layers(janus: JanusForConditionalGeneration, backend: Any = "inductor") -> None:
+def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:
     """Compile every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
 
-    Call it once, after `checkpointing.checkpoint_layers`. ``backend``: torch.compile's.
+    Call it once, after `checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
     """
+    backend = backend or BACKEND
     # DDP's own cutting of compiled code at bucket boundaries is for whole models, and knows no checkpoints.
     torch._dynamo.config.optimize_ddp = False
     for layer in janus.model.language_model.layers:

@@ -110,7 +110,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 if hidden_grad is not None:
                     torch.mm(slopes_nV, narrow_VD, out=hidden_grad[part])
                 if weight_grad is not None and weight_grad.dtype == compute:
-                    weight_grad.addmm_(slopes_nV.T, inputs_nD)
+                    torch.addmm(weight_grad, slopes_nV.T, inputs_nD, out=weight_grad)
                 elif weight_grad is not None:
                     weight_grad += slopes_nV.T @ inputs_nD
                 del slopes_nV  # before the next ones are made
