@@ -36,9 +36,11 @@ from janus_train.data.pictures import to_float
 from janus_train.data.sample import Batch, Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures
+from janus_train.model.compiling import compile_layers
 from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
+from janus_train.model.janus import PackedJanus, build, prepare
 from janus_train.model.loss import LossSums, cross_entropies, loss_sums
+from janus_train.model.text_loss import text_head
 from janus_train.overrides import compose_values
 from janus_train.planning.cards import card_of, peak_flops
 from janus_train.planning.content import content_of
@@ -123,20 +125,26 @@ class Bench:
         self.samples = with_codes(samples, made.cpu().numpy())
         self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
 
-    def reset(self, policy: Any = "none") -> None:
+    def reset(self, policy: Any = "none", text_loss: str = "chunked", compiled: bool = False) -> None:
         self.janus.load_state_dict(self.weights)
-        for layer in self.janus.model.language_model.layers:
-            layer.__dict__.pop("forward", None)
+        for module in (*self.janus.model.language_model.layers, self.janus.lm_head):
+            module.__dict__.pop("forward", None)
+        prepare(self.janus)
         set_trainable(self.janus, self.config.train_parts)
         checkpoint_layers(self.janus, policy)
+        text_head(self.janus).chunked = text_loss == "chunked"
+        if compiled:
+            torch._dynamo.reset()
+            compile_layers(self.janus)
 
-    def batches(self, samples: list[Document], flat: bool = True) -> list[Batch]:
-        """Rows of the configured length, as many at a time as ``micro_tokens`` hold, or one at a time."""
+    def batches(self, samples: list[Document], flat: bool = True, fixed: bool = False) -> list[Batch]:
+        """Rows of the configured length, as many at a time as ``micro_tokens`` hold, or one at a time; ``fixed``: filled up."""
         model, T = self.config.model, self.config.batch.row_tokens
         rows = packed(samples, T)
         size = max(1, self.micro_tokens // T) if flat else 1
         return [
-            collate(rows[i : i + size], model.tokens_per_picture, model.image_size) for i in range(0, len(rows), size)
+            collate(rows[i : i + size], model.tokens_per_picture, model.image_size, fixed_tokens=T if fixed else None)
+            for i in range(0, len(rows), size)
         ]
 
     def ours(
@@ -148,9 +156,12 @@ class Bench:
         samples: list[Document] | None = None,
         extra_gradients: tuple[Any, ...] = (),
         fused: bool = True,
+        text_loss: str = "chunked",
+        compiled: bool | None = None,
     ) -> Callable[[], float]:
         """A step through `train_step`, as a run does it; gives the loss. The options switch one thing each."""
-        self.reset(policy)
+        compiled = self.device.type == "cuda" if compiled is None else compiled
+        self.reset(policy, text_loss, compiled)
         backend = make_backend(self.janus, self.config, self.distributed)
         backend.model = model(self.janus)
         if not fused:
@@ -159,7 +170,7 @@ class Bench:
             backend._optimizer = torch.optim.AdamW(trained, lr=1e-4, **options)  # type: ignore[attr-defined]
         if extra_gradients:
             set_trainable(self.janus, (*self.config.train_parts, *extra_gradients))
-        batches = [change(batch) for batch in self.batches(samples or self.samples, flat)]
+        batches = [change(batch) for batch in self.batches(samples or self.samples, flat, compiled)]
 
         def step() -> float:
             for part in self.janus.parameters():
@@ -201,7 +212,12 @@ class Bench:
             "ours, selective checkpointing": lambda: self.ours("selective"),
             "ours, full checkpointing": lambda: self.ours("full"),
             "ours, AdamW not fused": lambda: self.ours(fused=False),
+            "ours, text loss of whole logits": lambda: self.ours(text_loss="whole"),
         }
+        if self.device.type == "cuda":  # where a run compiles unless told not to
+            modes["ours, not compiled"] = lambda: self.ours(compiled=False)
+        else:
+            modes["ours, compiled"] = lambda: self.ours(compiled=True)
         if "language_model" not in self.config.train_parts:
             modes["ours, weight gradients of the frozen language model"] = lambda: self.ours(
                 extra_gradients=("language_model",)
