@@ -36,11 +36,7 @@ def test_all_modes_do_the_same_work(
     assert lines["ours, attention across samples"]["loss"] != pytest.approx(ours["loss"], rel=1e-4)
     assert (ours["card"], ours["model"], ours["stage"]) == ("cpu", "tiny", 1)
     assert all(line["tokens"] == ours["tokens"] and line["mfu"] > 0 for line in lines.values())
-    assert (
-        lines["ours, text loss of whole logits"]["peak_gb"]
-        > ours["peak_gb"]
-        > lines["ours, full checkpointing"]["peak_gb"]
-    )
+    assert ours["peak_gb"] > lines["ours, full checkpointing"]["peak_gb"] > 0
     assert "| ours |" in capsys.readouterr().err
 
 
