@@ -129,4 +129,6 @@ def test_a_models_losses_and_gradients_are_those_of_all_logits(
         found.append(by_kind | {n: p.grad.clone() for n, p in janus.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
-        assert (found[1][name] - value).abs().max() <= 1e-5 * value.abs().max(), name
+        # a key's bias moves all of a query's scores alike: its gradient is rounding alone, beside the query's
+        scale = found[0][name.replace("k_proj.bias", "q_proj.bias")].abs().max()
+        assert (found[1][name] - value).abs().max() <= 1e-5 * scale, name
