@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import JanusForConditionalGeneration
 
 from janus_train.model import text_loss
@@ -51,7 +52,7 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(trains: tuple[bool, bool
     wanted = plain(hidden, weight, targets)[1:]
     hidden.requires_grad_(trains[0])
     weight.requires_grad_(trains[1])
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counted:
         total, _ = chunked_loss(hidden, weight, targets)
         (0.3 * total).backward()
     assert counted.get_total_flops() == 2 * (2 * 9 * 12 * 31)  # logits, and one gradient
