@@ -1,12 +1,14 @@
 """Training speed on synthetic rows: ours, what a user would write today, and ours with one thing off at a time.
 
-    python benchmarks/train.py --model small --stage 2 [--samples 16] [--steps 3] [--modes ours,naive,...] [--out FILE]
+    python benchmarks/train.py --model small --stage 2 [--samples 16] [--steps 3] [--modes "ours;naive;..."] [--out FILE]
 
-Models: janus_pro_1b and janus_pro_7b (a GPU), small (about 100 M, rows of 512) and tiny (a CPU). Weights are random; the model,
+Models: janus_pro_1b and janus_pro_7b (a GPU); small (about 100 M, an eighth of the paper's lengths), small-384 (the same language
+model at the paper's own lengths, with Janus' own VQ tokenizer) and tiny (a CPU). Weights are random; the model,
 the packed forward and the train step are the real ones. All modes get the same samples; naive ones must come to the
 same loss, or the benchmark stops. Every step is timed: on a GPU by the clock, on a CPU, one thread, by the process's own
-CPU time, so that what else the machine does counts little. One JSON line a mode on standard output, or added to ``--out``; a
-table on standard error.
+CPU time, so that what else the machine does counts little. Peak memory is what torch's allocator gave out beyond the weights: of
+all timed steps on a GPU, of the step before them on a CPU. One JSON line a mode on standard output, or added to ``--out``; a table
+on standard error.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from janus_train.data.pictures import to_float
 from janus_train.data.sample import Batch, Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures
+from janus_train.model.compiling import compile_layers
 from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
-from janus_train.model.loss import LossSums, loss_sums
+from janus_train.model.janus import PackedJanus, build, prepare
+from janus_train.model.loss import LossSums, cross_entropies, loss_sums
+from janus_train.model.text_loss import text_head
 from janus_train.overrides import compose_values
 from janus_train.planning.cards import card_of, peak_flops
 from janus_train.planning.content import content_of
@@ -58,12 +62,26 @@ SMALL = (
     "batch.micro_rows=1",
 )
 """About 110 M parameters. A row of 512 with pictures of 64 tokens is an eighth of the paper's in both."""
+SMALL_384 = (
+    *(
+        word
+        for word in SMALL
+        if not word.startswith(("model.name", "model.image_size", "model.text", "model.vq", "batch.row"))
+    ),
+    "model.name=small-384",
+    "model.image_size=384",
+    SMALL[3].replace("max_position_embeddings: 512", "max_position_embeddings: 4096"),
+    "model.vq={num_embeddings: 16384, base_channels: 128, channel_multiplier: [1, 1, 2, 2, 4], num_res_blocks: 2, latent_channels: 256}",
+    "batch.row_tokens=4096",
+)
+"""The same language model and vision encoder; pictures of 384 pixels and 576 tokens, rows of 4096, the paper's VQ tokenizer."""
+PRESETS = {"small": SMALL, "small-384": SMALL_384}
 NAIVE_BATCH, TRAINER_BATCH = 8, 2
 """Samples padded together; Trainer's accumulates over small batches, each padded for itself."""
 
 
 def config_of(model: str, stage: int) -> Config:
-    overrides = SMALL if model == "small" else (f"model={model}",)
+    overrides = PRESETS.get(model, (f"model={model}",))
     return load(compose_values([f"+stage={stage}", *overrides]))
 
 
@@ -73,13 +91,15 @@ class HeadsEverywhere(PackedJanus):
     def forward(self, batch: Batch) -> LossSums:
         codes = self.codes(batch)
         hidden = self.hidden_states(self.embeddings(batch, codes), batch)
+        text = self.janus.lm_head(hidden).float().index_select(0, batch.text_positions)
+        image = self.janus.model.generation_head(hidden).float().index_select(0, batch.image_loss_positions)
+        losses = cross_entropies(text, batch.text_targets)
         return loss_sums(
-            text_logits=self.janus.lm_head(hidden).float().index_select(0, batch.text_positions),
-            text_targets=batch.text_targets,
-            text_target_is_understanding=batch.text_target_is_understanding,
-            num_understanding=batch.num_understanding_targets,
-            image_logits=self.janus.model.generation_head(hidden).float().index_select(0, batch.image_loss_positions),
-            image_targets=codes[batch.image_loss_pictures].flatten(),
+            losses.sum(),
+            losses,
+            batch.text_target_is_understanding,
+            batch.num_understanding_targets,
+            cross_entropies(image, codes[batch.image_loss_pictures].flatten()),
         )
 
 
@@ -105,20 +125,26 @@ class Bench:
         self.samples = with_codes(samples, made.cpu().numpy())
         self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
 
-    def reset(self, policy: Any = "none") -> None:
+    def reset(self, policy: Any = "none", text_loss: str = "chunked", compiled: bool = False) -> None:
         self.janus.load_state_dict(self.weights)
-        for layer in self.janus.model.language_model.layers:
-            layer.__dict__.pop("forward", None)
+        for module in (*self.janus.model.language_model.layers, self.janus.lm_head):
+            module.__dict__.pop("forward", None)
+        prepare(self.janus)
         set_trainable(self.janus, self.config.train_parts)
         checkpoint_layers(self.janus, policy)
+        text_head(self.janus).chunked = text_loss == "chunked"
+        if compiled:
+            torch._dynamo.reset()
+            compile_layers(self.janus)
 
-    def batches(self, samples: list[Document], flat: bool = True) -> list[Batch]:
-        """Rows of the configured length, as many at a time as ``micro_tokens`` hold, or one at a time."""
+    def batches(self, samples: list[Document], flat: bool = True, fixed: bool = False) -> list[Batch]:
+        """Rows of the configured length, as many at a time as ``micro_tokens`` hold, or one at a time; ``fixed``: filled up."""
         model, T = self.config.model, self.config.batch.row_tokens
         rows = packed(samples, T)
         size = max(1, self.micro_tokens // T) if flat else 1
         return [
-            collate(rows[i : i + size], model.tokens_per_picture, model.image_size) for i in range(0, len(rows), size)
+            collate(rows[i : i + size], model.tokens_per_picture, model.image_size, fixed_tokens=T if fixed else None)
+            for i in range(0, len(rows), size)
         ]
 
     def ours(
@@ -130,9 +156,12 @@ class Bench:
         samples: list[Document] | None = None,
         extra_gradients: tuple[Any, ...] = (),
         fused: bool = True,
+        text_loss: str = "chunked",
+        compiled: bool | None = None,
     ) -> Callable[[], float]:
         """A step through `train_step`, as a run does it; gives the loss. The options switch one thing each."""
-        self.reset(policy)
+        compiled = self.device.type == "cuda" if compiled is None else compiled
+        self.reset(policy, text_loss, compiled)
         backend = make_backend(self.janus, self.config, self.distributed)
         backend.model = model(self.janus)
         if not fused:
@@ -141,7 +170,7 @@ class Bench:
             backend._optimizer = torch.optim.AdamW(trained, lr=1e-4, **options)  # type: ignore[attr-defined]
         if extra_gradients:
             set_trainable(self.janus, (*self.config.train_parts, *extra_gradients))
-        batches = [change(batch) for batch in self.batches(samples or self.samples, flat)]
+        batches = [change(batch) for batch in self.batches(samples or self.samples, flat, compiled)]
 
         def step() -> float:
             for part in self.janus.parameters():
@@ -183,7 +212,12 @@ class Bench:
             "ours, selective checkpointing": lambda: self.ours("selective"),
             "ours, full checkpointing": lambda: self.ours("full"),
             "ours, AdamW not fused": lambda: self.ours(fused=False),
+            "ours, text loss of whole logits": lambda: self.ours(text_loss="whole"),
         }
+        if self.device.type == "cuda":  # where a run compiles unless told not to
+            modes["ours, not compiled"] = lambda: self.ours(compiled=False)
+        else:
+            modes["ours, compiled"] = lambda: self.ours(compiled=True)
         if "language_model" not in self.config.train_parts:
             modes["ours, weight gradients of the frozen language model"] = lambda: self.ours(
                 extra_gradients=("language_model",)
@@ -191,33 +225,51 @@ class Bench:
         return modes
 
     def measure(self, make: Callable[[], Callable[[], float]], steps: int) -> dict[str, Any]:
-        """One step that is not counted, then ``steps``; the first one's loss; seconds a step; peak memory on a GPU."""
+        """One step that is not counted, then ``steps``; the first one's loss; seconds a step; peak memory beyond the weights.
+
+        With no further ``steps`` the first one counts: where a step takes minutes, what it sets up takes no time.
+        """
         step = make()
-        loss = step()
         on_gpu = self.device.type == "cuda"
+        clock = time.perf_counter if on_gpu else time.process_time
+        began = clock()
+        loss, peak = (step(), 0.0) if on_gpu else allocated(step)
+        seconds = [] if steps else [clock() - began]
         if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        clock = time.perf_counter if on_gpu else time.process_time
-        seconds = []
         for _ in range(steps):
             began = clock()
             step()
             if on_gpu:
                 torch.cuda.synchronize()
             seconds.append(clock() - began)
-        peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
-        return {"loss": loss, "step_s": statistics.median(seconds), "step_s_range": [min(seconds), max(seconds)]} | (
-            {"peak_gb": peak} if on_gpu else {}
-        )
+        if on_gpu:
+            peak = torch.cuda.max_memory_allocated() - sum(p.nbytes for p in self.janus.parameters())
+        times = {"step_s": statistics.median(seconds), "step_s_range": [min(seconds), max(seconds)]}
+        return {"loss": loss, "peak_gb": peak / 1e9, **times}
+
+
+def allocated(step: Callable[[], float]) -> tuple[float, float]:
+    """What ``step`` gives, and the most bytes that torch's allocator on the CPU had given out meanwhile beyond what there was."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss = step()
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        alive += change.nbytes()
+        peak = max(peak, alive)
+    return loss, peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny", choices=("tiny", "small", "janus_pro_1b", "janus_pro_7b"))
+    parser.add_argument("--model", default="tiny", choices=("tiny", *PRESETS, "janus_pro_1b", "janus_pro_7b"))
     parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--samples", type=int, default=16, help="a step's; all modes get the same")
-    parser.add_argument("--steps", type=int, default=3, help="timed ones")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="timed ones; 0: the first, which else only warms up, is timed"
+    )
     parser.add_argument("--micro-tokens", type=int, default=16384, help="ours: a micro-batch's flat budget")
     parser.add_argument("--modes", default="", help="names, separated by semicolons; left out: all")
     parser.add_argument("--out", type=Path, help="JSON lines are added here")
@@ -271,20 +323,19 @@ def main() -> None:
 
 def _print_table(found: dict[str, dict[str, Any]]) -> None:
     ours = found.get("ours")
-    memory = any("peak_gb" in entry for entry in found.values())
     print(
-        f"| mode | useful tokens/s | MFU | s a step (least to most) | of ours' time |{' peak GB |' if memory else ''}",
+        "| mode | useful tokens/s | MFU | s a step (least to most) | of ours' time | peak GB | of ours' |",
         file=sys.stderr,
     )
-    print(f"|---|---|---|---|---|{'---|' if memory else ''}", file=sys.stderr)
+    print("|---|---|---|---|---|---|---|", file=sys.stderr)
     for mode, entry in found.items():
         share = f"{100 * entry['mfu']:.1f} %" if entry["mfu"] is not None else "unknown"
         ratio = f"{entry['step_s'] / ours['step_s']:.2f}" if ours else ""
         low, high = entry["step_s_range"]
-        extra = f" {entry['peak_gb']:.1f} |" if memory else ""
+        more = f"{entry['peak_gb'] / ours['peak_gb']:.2f}" if ours else ""
         print(
             f"| {mode} | {entry['tokens_per_s']:.0f} | {share} | {entry['step_s']:.3f} ({low:.3f} to {high:.3f}) "
-            f"| {ratio} |{extra}",
+            f"| {ratio} | {entry['peak_gb']:.3g} | {more} |",
             file=sys.stderr,
         )
 

@@ -29,6 +29,9 @@ PARTS: tuple[Part, ...] = get_args(Part)
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """What of a decoder layer is computed again in backward instead of kept (`model.checkpointing`)."""
 
+TextLoss = Literal["chunked", "whole"]
+"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -163,6 +166,7 @@ class MemoryConfig(Options):
     """What memory is saved at the cost of time; changes no result."""
 
     activation_checkpointing: ActivationCheckpointing
+    text_loss: TextLoss
 
 
 class DataConfig(Options):
@@ -202,6 +206,8 @@ class RunConfig(Options):
     sample_every: NonNegative
     """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive
+    compile: bool | None
+    """Whether decoder layers are compiled (`model.compiling`); None: on a GPU."""
     cpu_threads: Positive | None
     """Threads of a process that trains on the CPU; None: its share of the cores."""
     join_timeout_s: Seconds

@@ -10,13 +10,21 @@ import torch
 from janus_train.data.pictures import to_float
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
 
+BOUNDARIES_A_ROW = 64
+"""Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
+
 
 def collate(
-    rows: Sequence[Row], tokens_per_picture: int, image_size: int, picture_out_size: int | None = None
+    rows: Sequence[Row],
+    tokens_per_picture: int,
+    image_size: int,
+    picture_out_size: int | None = None,
+    fixed_tokens: int | None = None,
 ) -> Batch:
     """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no picture.
 
-    ``picture_out_size``: S of pictures to draw, if it is another.
+    ``picture_out_size``: S of pictures to draw, if it is another. ``fixed_tokens``: T, the tokens that a row can hold; then
+    the sequence's shape is that of full rows, whatever they hold: behind the documents stand some of token 0, without loss.
     """
     documents: list[Document] = [document for row in rows for document in row.documents]
     P, S, S_out = tokens_per_picture, image_size, picture_out_size or image_size
@@ -31,11 +39,18 @@ def collate(
     with_loss = [flag for document in documents for flag in document.codes_have_loss]
     uncached = [number for number, codes in enumerate(cached) if codes is None]
     pixels_out = [pixels for pixels, codes in zip(drawn, cached, strict=True) if codes is None]
+    longest, ids, empty = max(lengths), [document.input_ids for document in documents], 0
+    if fixed_tokens is not None:
+        assert longest <= fixed_tokens
+        filler = _filler(len(rows) * fixed_tokens - sum(lengths), fixed_tokens)
+        ids.append(np.zeros(sum(filler), np.int64))
+        lengths, longest = lengths + filler, fixed_tokens
+        empty = _room(len(lengths), len(rows) * BOUNDARIES_A_ROW) - len(lengths)
     return Batch(
-        input_ids=torch.from_numpy(np.concatenate([document.input_ids for document in documents]))[None],  # (1, L)
+        input_ids=torch.from_numpy(np.concatenate(ids))[None],  # (1, L)
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],  # (1, L)
-        cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        max_seqlen=max(lengths),
+        cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths + [0] * empty)]).astype(np.int32)),
+        max_seqlen=longest,
         text_positions=torch.from_numpy(np.flatnonzero(has_text_loss)),
         text_targets=torch.from_numpy(labels[has_text_loss]),
         text_target_is_understanding=torch.from_numpy(understanding[has_text_loss]),
@@ -59,3 +74,15 @@ def collate(
         ),
         image_loss_pictures=torch.from_numpy(np.flatnonzero(np.asarray(with_loss, bool)).astype(np.int64)),
     )
+
+
+def _filler(tokens: int, longest: int) -> list[int]:
+    """Lengths of documents, none longer than ``longest``, that come to ``tokens``."""
+    return [longest] * (tokens // longest) + [tokens % longest] * bool(tokens % longest)
+
+
+def _room(documents: int, usual: int) -> int:
+    """``usual``, doubled until as many documents fit."""
+    while usual < documents:
+        usual *= 2
+    return usual

@@ -182,7 +182,7 @@ def digest(parts: list[str]) -> str:
 
 @dataclass
 class Batch:
-    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``.
+    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``, and may be empty at the end.
 
     Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
     pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
@@ -211,8 +211,12 @@ class Batch:
         return self.text_positions.numel() + self.image_loss_positions.numel()
 
     def to(self, device: torch.device | str) -> Batch:
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return Batch(**moved)
+        """On ``device``. To a GPU by way of pinned memory, so that the copy goes on beside what the GPU computes."""
+        pin = torch.device(device).type == "cuda"
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
+
+        return Batch(**{name: moved(value) for name, value in vars(self).items()})

@@ -5,16 +5,14 @@ arguments of ``LlamaModel``) every query sees the earlier tokens of its own docu
 
 - on CUDA in bf16 or fp16 one variable-length kernel call (``torch.nn.attention.varlen``);
 - elsewhere one SDPA call a group of documents of similar length. Groups are padded on the right: under causal
-  attention a document's own tokens never see what stands behind them, so padding needs no mask.
+  attention a document's own tokens never see what stands behind them, so padding needs no mask. In compiled layers all
+  these calls are one operator.
 
 Without ``documents`` it is transformers' SDPA, with the same masks and caches, so one model trains and generates.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,56 +22,10 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from janus_train.model.documents import Documents
+from janus_train.model.grouped_attention import grouped_attention
+
 NAME = "janus_packed"
-MAX_PADDING = 0.25
-"""A group may hold this much padding, as a share of its real tokens: fewer calls against wasted work."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some documents of similar length, padded on the right to the longest: n documents of at most m tokens."""
-
-    index: torch.Tensor  # (n * m,) flat positions; padding repeats its document's last token
-    num_documents: int
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Where the documents of a flat sequence of L tokens begin and end. Index tensors are made once, not a layer."""
-
-    cu_seqlens: torch.Tensor  # (documents + 1,) int32: 0, ..., L
-    max_seqlen: int
-
-    @cached_property
-    def groups(self) -> tuple[list[Group], torch.Tensor]:
-        """The groups, and for each of the L tokens its place (L,) in the groups' outputs, one after the other."""
-        bounds = self.cu_seqlens.tolist()
-        spans = sorted((end - start, start) for start, end in pairwise(bounds) if end > start)
-        groups, place, offset = [], torch.empty(bounds[-1], dtype=torch.int64), 0
-        for members in _similar(spans[::-1]):
-            longest, n = members[0][0], len(members)
-            lengths, starts = torch.tensor(members).T  # (n,), (n,)
-            within = torch.arange(longest).expand(n, longest)  # (n, m)
-            index = starts[:, None] + torch.minimum(within, lengths[:, None] - 1)  # (n, m)
-            real = within < lengths[:, None]
-            place[index[real]] = offset + real.flatten().nonzero().flatten()
-            groups.append(Group(index.flatten().to(self.cu_seqlens.device), n))
-            offset += n * longest
-        return groups, place.to(self.cu_seqlens.device)
-
-
-def _similar(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """(length, start) pairs, longest first, cut into runs whose padding stays within `MAX_PADDING`."""
-    runs: list[list[tuple[int, int]]] = []
-    real = 0
-    for span in spans:
-        if runs and (len(runs[-1]) + 1) * runs[-1][0][0] <= (1 + MAX_PADDING) * (real + span[0]):
-            runs[-1].append(span)
-            real += span[0]
-        else:
-            runs.append([span])
-            real = span[0]
-    return runs
 
 
 def packed_attention(
@@ -98,12 +50,15 @@ def packed_attention(
     )
     assert dropout == 0.0, "packed attention has no dropout"
     q_LHd, k_LHd, v_LHd = (x[0].transpose(0, 1) for x in (query, key, value))  # (L, H or Hkv, d)
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):
-        # Rotary embeddings leave fp32 behind under autocast, and the kernel is not on autocast's list.
-        narrow = torch.get_autocast_dtype("cuda")
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave fp32 behind under autocast, and neither operator is on autocast's list.
+        narrow = torch.get_autocast_dtype(query.device.type)
         q_LHd, k_LHd, v_LHd = q_LHd.to(narrow), k_LHd.to(narrow), v_LHd.to(narrow)
     if q_LHd.is_cuda and q_LHd.dtype in (torch.bfloat16, torch.float16):
         return _varlen(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
+    if torch.compiler.is_compiling() and query.device.type == "cpu":
+        scale = q_LHd.shape[-1] ** -0.5 if scaling is None else scaling
+        return grouped_attention(q_LHd, k_LHd, v_LHd, documents.cu_seqlens, scale)[None], None
     return _grouped(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
 
 

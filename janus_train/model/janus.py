@@ -28,7 +28,8 @@ from janus_train.config import ModelConfig, UserError
 from janus_train.data.sample import Batch
 from janus_train.model import attention
 from janus_train.model.codes import encode_pictures
-from janus_train.model.loss import LossSums, loss_sums
+from janus_train.model.loss import LossSums, cross_entropies, loss_sums
+from janus_train.model.text_loss import install, text_head
 
 
 class PackedJanus(nn.Module):
@@ -42,18 +43,27 @@ class PackedJanus(nn.Module):
         """One micro-batch of L tokens. Shapes: the legend in `data.sample`."""
         codes_NP = self.codes(batch)
         hidden_LD = self.hidden_states(self.embeddings(batch, codes_NP), batch)
-        return loss_sums(
-            text_logits=_run(self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions), spare=hidden_LD[:1]),
-            text_targets=batch.text_targets,
-            text_target_is_understanding=batch.text_target_is_understanding,
-            num_understanding=batch.num_understanding_targets,
-            image_logits=_run(
-                self.janus.model.generation_head,
-                hidden_LD.index_select(0, batch.image_loss_positions),
-                spare=hidden_LD[:1],
-            ),
-            image_targets=codes_NP[batch.image_loss_pictures].flatten(),
+        text_total, text_losses = self.text_loss(hidden_LD, batch)
+        image_logits = _run(
+            self.janus.model.generation_head,
+            hidden_LD.index_select(0, batch.image_loss_positions),
+            spare=hidden_LD[:1],
         )
+        return loss_sums(
+            text_total,
+            text_losses,
+            batch.text_target_is_understanding,
+            batch.num_understanding_targets,
+            cross_entropies(image_logits, codes_NP[batch.image_loss_pictures].flatten()),
+        )
+
+    def text_loss(self, hidden_LD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum over the text's loss positions, with gradient, and each cross-entropy (Nt,)."""
+        head, hidden_ND = self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions)
+        if text_head(self.janus).chunked:
+            return head(hidden_ND, batch.text_targets)  # with no position too (trap 11): then its gradients are zeros
+        losses = cross_entropies(_run(head, hidden_ND, spare=hidden_LD[:1]), batch.text_targets)
+        return losses.sum(), losses
 
     def codes(self, batch: Batch) -> torch.Tensor:
         """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
@@ -210,6 +220,7 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
     embedding.padding_idx = None
     janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here
     janus.set_attn_implementation({"text_config": attention.NAME})
+    install(janus.lm_head)
     return janus
 
 

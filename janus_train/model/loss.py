@@ -15,22 +15,20 @@ import torch.nn.functional as F
 
 
 class LossSums(NamedTuple):
-    """Sums of cross-entropies in nats (fp32 scalars, with gradient), and over how many targets each of them is.
+    """Sums of cross-entropies in nats (fp32 scalars), and over how many targets each of them is.
 
     A tuple, because DDP, DeepSpeed and FSDP look for the tensors of a forward's output in those.
     """
 
+    total: torch.Tensor
+    """What is differentiated: all kinds weigh the same (facts.md: no loss weights between kinds). Of the sums by kind those
+    of the text head are values alone, without gradient."""
     text: torch.Tensor
     understanding: torch.Tensor
     generation: torch.Tensor
     num_text: int
     num_understanding: int
     num_generation: int
-
-    @property
-    def total(self) -> torch.Tensor:
-        """What is differentiated: all kinds weigh the same (facts.md: no loss weights between kinds)."""
-        return self.text + self.understanding + self.generation
 
     @property
     def num_total(self) -> int:
@@ -43,23 +41,24 @@ def cross_entropies(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 
 def loss_sums(
-    text_logits: torch.Tensor,
-    text_targets: torch.Tensor,
+    text_total: torch.Tensor,
+    text_losses: torch.Tensor,
     text_target_is_understanding: torch.Tensor,
     num_understanding: int,
-    image_logits: torch.Tensor,
-    image_targets: torch.Tensor,
+    image_losses: torch.Tensor,
 ) -> LossSums:
-    """text_logits (Nt, V), text_targets and text_target_is_understanding (Nt,), image_logits (No * P, C), image_targets
-    (No * P,) -> sums. A text target counts as text or as understanding by the kind of its sample; ``num_understanding`` of
-    them do."""
-    text_losses = cross_entropies(text_logits, text_targets)
-    image_losses = cross_entropies(image_logits, image_targets)
+    """text_losses (Nt,) and their sum with its gradient, text_target_is_understanding (Nt,), image_losses (No * P,) -> sums.
+
+    A text target counts as text or as understanding by the kind of its sample; ``num_understanding`` of them do.
+    """
+    values = text_losses.detach()
+    generation = image_losses.sum()
     return LossSums(
-        text=text_losses.masked_fill(text_target_is_understanding, 0.0).sum(),
-        understanding=text_losses.masked_fill(~text_target_is_understanding, 0.0).sum(),
-        generation=image_losses.sum(),
-        num_text=text_targets.numel() - num_understanding,
+        total=text_total + generation,
+        text=values.masked_fill(text_target_is_understanding, 0.0).sum(),
+        understanding=values.masked_fill(~text_target_is_understanding, 0.0).sum(),
+        generation=generation,
+        num_text=values.numel() - num_understanding,
         num_understanding=num_understanding,
-        num_generation=image_targets.numel(),
+        num_generation=image_losses.numel(),
     )

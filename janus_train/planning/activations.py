@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
+from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
+from janus_train.model.text_loss import LOGITS
 from janus_train.planning.content import Content
 from janus_train.planning.flops import gradient_flow
 
@@ -62,6 +63,7 @@ def activations(
     policy: ActivationCheckpointing = "none",
     grouped_attention: bool = False,
     peft: PeftConfig | None = None,
+    text_loss: TextLoss = "chunked",
 ) -> Activations:
     """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
 
@@ -87,16 +89,23 @@ def activations(
 
     # A head's logits: the log-probabilities stay; backward holds two more of that size beside them, a head at a time.
     text_logits = FP32 * text.vocab_size * content.text_targets * flows["hidden"]
+    text_kept, text_working, head_input = text_logits, 2 * text_logits, c * D * content.text_targets * norms_train
+    if text_loss == "chunked":
+        # Both gradients in place of the logits; logits, log-probabilities and a narrow copy of the head meanwhile.
+        chunk = min(max(1, LOGITS // text.vocab_size), content.text_targets) * text.vocab_size * flows["hidden"]
+        text_kept = c * D * content.text_targets * flows["hidden"] + FP32 * D * text.vocab_size * norms_train
+        text_working = 2 * FP32 * chunk + c * (chunk + D * text.vocab_size) * widths.casts
+        head_input = 0.0
     image_logits = FP32 * model.vq.num_embeddings * content.image_targets * (flows["hidden"] or "image_head" in trained)
     recomputed = whole if layers and policy != "none" else 0.0
     return Activations(
         language_model=layers * kept + rotary + final_norm,
         encoder=_encoder(model, widths) * content.understanding_pictures * P * ("understanding_encoder" in trained),
         adaptors_and_heads=_adaptors(model, trained, content, widths)
-        + c * D * content.text_targets * norms_train
+        + head_input
         + c * D * content.image_targets * (2 * ("image_head" in trained) + flows["hidden"]),
-        logits=text_logits + image_logits,
-        working=max(2 * text_logits, 2 * image_logits, recomputed),
+        logits=text_kept + image_logits,
+        working=max(text_working, 2 * image_logits, recomputed),
     )
 
 

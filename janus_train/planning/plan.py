@@ -134,7 +134,9 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
             policy,
             micro_rows,
             state(sizes, sharing, busy, config.precision),
-            activations(model, parts, row * micro_rows, _widths(config), policy, peft=peft),
+            activations(
+                model, parts, row * micro_rows, _widths(config), policy, peft=peft, text_loss=config.memory.text_loss
+            ),
             rows * per_row_s * (1 + slower[policy]),
             seconds(bytes_sent(sizes, sharing, busy, rows // micro_rows, config.precision), card, busy),
             card.memory,

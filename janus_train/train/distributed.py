@@ -65,6 +65,13 @@ class Distributed:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def gathers_inside_layers(self) -> bool:
+        """ZeRO-3: every linear layer's weights come and go around its own call."""
+        if self.backend != "zero":
+            return False
+        return self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"].get("stage") == 3
+
     def autocast(self) -> torch.autocast:
         """Matrix products in bf16 if the run's precision is bf16; weights and sums stay fp32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)

@@ -22,8 +22,11 @@ from janus_train.interop.model_folder import open_folder
 from janus_train.model import lora
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
+from janus_train.model.compiling import compile_layers
+from janus_train.model.compiling import wanted as compiling_wanted
 from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import narrow_frozen
+from janus_train.model.text_loss import text_head
 from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.bad_steps import BadSteps, check_finite
@@ -71,6 +74,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         return folder.path
     if config.peft is not None:
         lora.check_usable(distributed.backend)
+    compiled = compiling_wanted(config, distributed.device, distributed.gathers_inside_layers)
     check_space(config, folder.path)
     if config.init_from is not None and is_hub_id(config.init_from):
         with distributed.main_first():
@@ -87,6 +91,9 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         lora.attach(janus, config.peft)
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
+    text_head(janus).chunked = config.memory.text_loss == "chunked"
+    if compiled:
+        compile_layers(janus)
     parts = parts_table(janus, config, new_parts)
     narrowed: list[str] = []
     if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32
@@ -122,7 +129,9 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         quarantine = Quarantine(folder.quarantine, recipe.lengths, config.data.max_bad, distributed)
         previews = recipe.config.previews
         saver = Saver(folder.path, backend, distributed, config.run.keep_checkpoints, data_digests, log.say)
-        trainer = _Trainer(config, distributed, backend, saver, encoder, folder, log, quarantine, previews, watchdog)
+        trainer = _Trainer(
+            config, distributed, backend, saver, encoder, folder, log, quarantine, previews, watchdog, compiled
+        )
         trainer.train(batches, first_rows, done)
     finally:
         log.close()
@@ -164,10 +173,13 @@ class _Trainer:
         quarantine: Quarantine,
         previews: tuple[str, ...],
         watchdog: Watchdog,
+        compiled: bool,
     ):
         self.config, self.distributed, self.backend, self.saver = config, distributed, backend, saver
         self.encoder, self.folder, self.log, self.previews = encoder, folder, log, previews
         self.quarantine, self.watchdog = quarantine, watchdog
+        # Compiled layers want shapes that never change.
+        self.fixed_tokens = config.batch.row_tokens if compiled else None
         self.bad_steps = BadSteps(folder.bad_steps, distributed, log)
         options, timer = config.run, ForwardTimer(backend.model, distributed.device)
         self.ranks = Ranks(distributed, timer, options.rank_times_every, options.straggler_ratio, log)
@@ -222,6 +234,7 @@ class _Trainer:
                 config.model.tokens_per_picture,
                 config.model.image_size,
                 config.model.picture_out_size,
+                self.fixed_tokens,
             )
             for i in range(0, len(rows), size)
         ]

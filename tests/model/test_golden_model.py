@@ -23,8 +23,9 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.pictures import to_float, understanding_pixels
 from janus_train.interop.official import from_official, is_extra
 from janus_train.model.codes import encode_pictures
-from janus_train.model.janus import PackedJanus, transformers_config
+from janus_train.model.janus import PackedJanus, prepare, transformers_config
 from janus_train.model.loss import LossSums, cross_entropies
+from janus_train.model.text_loss import text_head
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
 
@@ -121,7 +122,8 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 
         return module.register_forward_hook(keep)
 
-    janus = official
+    janus = prepare(official)
+    text_head(janus).chunked = False  # so that there are logits to look at
     handles = [
         watch(janus.model.vision_model, "features"),
         watch(janus.model.aligner, "aligned"),

@@ -13,8 +13,8 @@ def test_sums_are_split_by_the_kind_of_the_sample() -> None:
     text_logits, text_targets = torch.randn(7, 11, generator=g), torch.randint(0, 11, (7,), generator=g)
     image_logits, image_targets = torch.randn(5, 13, generator=g), torch.randint(0, 13, (5,), generator=g)
     understanding = torch.tensor([True, False, False, True, True, False, True])
-    sums = loss_sums(text_logits, text_targets, understanding, 4, image_logits, image_targets)
     losses = F.cross_entropy(text_logits, text_targets, reduction="none")
+    sums = loss_sums(losses.sum(), losses, understanding, 4, cross_entropies(image_logits, image_targets))
     torch.testing.assert_close(sums.understanding, losses[understanding].sum())
     torch.testing.assert_close(sums.text, losses[~understanding].sum())
     torch.testing.assert_close(sums.generation, F.cross_entropy(image_logits, image_targets, reduction="sum"))
@@ -26,7 +26,8 @@ def test_sums_are_split_by_the_kind_of_the_sample() -> None:
 def test_trap_10_nothing_to_learn_is_zero() -> None:
     logits = torch.randn(0, 11, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
-    sums = loss_sums(logits, none, none.bool(), 0, torch.randn(0, 13), none)
+    losses = cross_entropies(logits, none)
+    sums = loss_sums(losses.sum(), losses, none.bool(), 0, cross_entropies(torch.randn(0, 13), none))
     sums.total.backward()
     assert sums.total.item() == 0.0 and sums.num_total == 0
     assert logits.grad is not None and logits.grad.shape == (0, 11)

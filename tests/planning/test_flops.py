@@ -18,11 +18,13 @@ from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.collate import collate
 from janus_train.data.sample import Row
 from janus_train.inspection.drawn import open_drawn
+from janus_train.model import text_loss
 from janus_train.model.attention import Documents as Layout
 from janus_train.model.codes import encode_pictures
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build, transformers_config
 from janus_train.model.lora import attach
+from janus_train.model.text_loss import text_head
 from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
 from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
 from tests.helpers import config_of
@@ -81,14 +83,15 @@ def some_documents() -> Documents:
 
 
 class Counted:
-    """What torch counts in one forward and backward of the tiny model."""
+    """What torch counts in one forward and backward of the tiny model; the chunked loss does its backward in its forward."""
 
-    def __init__(self, trained: Iterable[Part], peft: PeftConfig | None = None):
+    def __init__(self, trained: Iterable[Part], peft: PeftConfig | None = None, chunked: bool = False):
         torch.manual_seed(0)
         janus = build(MODEL)
         if peft is not None:
             attach(janus, peft)
         set_trainable(janus, tuple(trained))
+        text_head(janus).chunked = chunked
         self.batch = to_batch(some_documents(), TOKENS, SIZE)
         with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
             loss = PackedJanus(janus)(self.batch).total
@@ -103,6 +106,7 @@ class Counted:
         back = counter.get_flop_counts()["Global"]
         self.back_of_attention = back.pop(ATTENTION_BACK, 0)
         self.back_of_weights = _sum(back)
+        self.total = sum(self.forward.values()) + self.back_of_attention + self.back_of_weights
         groups, _ = Layout(self.batch.cu_seqlens, self.batch.max_seqlen).groups
         self.squares = sum(group.num_documents * (len(group.index) // group.num_documents) ** 2 for group in groups)
 
@@ -151,6 +155,14 @@ def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> 
     weights = sum(work(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
     assert trained.back_of_weights - frozen.back_of_weights == weights > 0
     assert frozen.back_of_attention == trained.back_of_attention > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_chunked_text_loss_costs_the_same(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product of it is made twice, and none that nobody needs."""
+    monkeypatch.setattr(text_loss, "LOGITS", 50 * 1024)
+    trained = STAGES[stage].train_parts
+    assert Counted(trained, chunked=True).total == Counted(trained).total > 0
 
 
 def test_lora_costs_what_torch_counts() -> None:

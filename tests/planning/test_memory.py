@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -9,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import ActivationCheckpointing, Part
+from janus_train.config import ActivationCheckpointing, Part, TextLoss
 from janus_train.data.sample import Batch
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build
 from janus_train.model.lora import attach
 from janus_train.model.precision import narrow_frozen
+from janus_train.model.text_loss import text_head
 from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.cards import CARDS
 from janus_train.planning.content import Content, content_of_batch, expected_row
@@ -61,9 +64,12 @@ class Allocated(TorchDispatchMode):
         return sum(size for _, size in self._made.values())
 
 
-def tiny(trained: tuple[Part, ...], policy: ActivationCheckpointing = "none") -> JanusForConditionalGeneration:
+def tiny(
+    trained: tuple[Part, ...], policy: ActivationCheckpointing = "none", text_loss: TextLoss = "chunked"
+) -> JanusForConditionalGeneration:
     torch.manual_seed(0)
     janus = build(MODEL)
+    text_head(janus).chunked = text_loss == "chunked"
     set_trainable(janus, trained)
     checkpoint_layers(janus, policy)
     return janus
@@ -73,14 +79,25 @@ def a_batch() -> Batch:
     return to_batch(some_documents() * 2, TOKENS, SIZE)
 
 
-def expected(content: Content, trained: tuple[Part, ...], kind: str, policy: ActivationCheckpointing) -> Activations:
-    return activations(MODEL, trained, content, WIDTHS[kind], policy, grouped_attention=True)
+def expected(
+    content: Content,
+    trained: tuple[Part, ...],
+    kind: str,
+    policy: ActivationCheckpointing,
+    text_loss: TextLoss = "chunked",
+) -> Activations:
+    return activations(
+        MODEL, trained, content, WIDTHS[kind], policy, grouped_attention=True, text_loss=text_loss
+    )  # fmt: skip
 
 
+@pytest.mark.parametrize("text_loss", get_args(TextLoss))
 @pytest.mark.parametrize(("name", "kind", "policy"), CASES)
-def test_activations_are_what_is_alive_after_the_forward(name: str, kind: str, policy: ActivationCheckpointing) -> None:
+def test_activations_are_what_is_alive_after_the_forward(
+    name: str, kind: str, policy: ActivationCheckpointing, text_loss: TextLoss
+) -> None:
     trained, batch = TRAINED[name], a_batch()
-    janus = tiny(trained, policy)
+    janus = tiny(trained, policy, text_loss)
     if kind == "bf16":
         janus.to(torch.bfloat16).model.vqmodel.float()
     if kind == "autocast":
@@ -89,18 +106,19 @@ def test_activations_are_what_is_alive_after_the_forward(name: str, kind: str, p
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
     assert sums.total.requires_grad
-    planned = expected(content_of_batch(batch), trained, kind, policy).kept
+    planned = expected(content_of_batch(batch), trained, kind, policy, text_loss).kept
     if kind == "autocast":
         planned += state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "bf16").copies
     assert planned == pytest.approx(allocated.alive, rel=0.1)
 
 
+@pytest.mark.parametrize("text_loss", get_args(TextLoss))
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpointing) -> None:
+def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpointing, text_loss: TextLoss) -> None:
     """The most that is alive at a time in a step that adds to gradients, as all but a step's first micro-batch do."""
     trained, batch = STAGES[stage].train_parts, a_batch()
-    janus = tiny(trained, policy)
+    janus = tiny(trained, policy, text_loss)
     model = PackedJanus(janus)
     optimizer = make_optimizer(model, STAGES[stage].optim)
     with Allocated() as allocated:
@@ -110,7 +128,7 @@ def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpoi
             optimizer.step()
     own = sum(p.numel() * p.element_size() for p in janus.parameters())
     planned = state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "fp32").total
-    planned += expected(content_of_batch(batch), trained, "fp32", policy).peak
+    planned += expected(content_of_batch(batch), trained, "fp32", policy, text_loss).peak
     assert planned == pytest.approx(allocated.peak + own, rel=0.1)
 
 

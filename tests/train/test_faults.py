@@ -143,7 +143,7 @@ def poison(rank: int) -> None:
         sums = forward(self, batch)
         calls[0] += 1
         if rank == 1 and calls[0] >= 3:
-            return sums._replace(generation=sums.generation * float("nan"))
+            return sums._replace(total=sums.total * float("nan"), generation=sums.generation * float("nan"))
         return sums
 
     PackedJanus.forward = poisoned  # type: ignore[method-assign]

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from janus_train.config import Config, UserError
 from janus_train.data.sample import KINDS
+from janus_train.model import compiling
 from janus_train.model.components import part_of
 from janus_train.train import checkpoint
 from janus_train.train.loop import run
@@ -93,6 +95,29 @@ def test_the_result_loads_with_transformers(small: Small) -> None:
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert not janus.config.tie_word_embeddings
     assert len(AutoTokenizer.from_pretrained(folder)) <= janus.config.text_config.vocab_size
+
+
+def test_a_compiled_run_is_the_plain_one(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, pictures drawn in between, checkpoint and result; all steps by one compilation, and a resumed run's too."""
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(compiling, "BACKEND", counter)
+    torch._dynamo.reset()
+    common = ("run.checkpoint_every=2", "run.sample_every=2", "data.num_workers=0")
+    plain = run(small(3, "run.steps=4", "run.compile=false", f"output_dir={tmp_path / 'plain'}", *common))
+    stopped = ("run.compile=true", f"output_dir={tmp_path / 'compiled'}", "run.planned_steps=4", *common)
+    compiled = run(small(3, "run.steps=2", *stopped))
+    assert counter.frame_count == 2  # a layer, and the text loss's pointwise part
+    assert run(small(3, "run.steps=4", *stopped)) == compiled
+    for got, wanted in zip(lines(compiled), lines(plain), strict=True):
+        assert got["batch_digest"] == wanted["batch_digest"]
+        assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert got["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-4)
+        assert got["flops"] == wanted["flops"]
+    before, after = (load_file(folder / "final/model.safetensors") for folder in (plain, compiled))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=5e-4, msg=name)
+    torch._dynamo.reset()
 
 
 def test_one_seed_one_run_another_seed_another(small: Small, tmp_path: Path) -> None:

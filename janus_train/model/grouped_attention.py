@@ -1,0 +1,100 @@
+"""Attention inside documents on a CPU as one operator, for compiled layers: the compiler sees a black box of fixed shape.
+
+The way through Python in `attention` looks at the documents' lengths, on which compiled code would be made anew for every
+packing. On CUDA the variable-length kernel is such an operator already. Backward repeats the forward of a group instead of
+keeping its statistics: compiling is for GPUs, and here the same path has to be right, not quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from janus_train.model.documents import Documents
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@torch.library.custom_op("janus_train::grouped_attention", mutates_args=())
+def grouped_attention(
+    q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d)."""
+    output = torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
+    for index, real, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
+        output[index] = _forward(q, k, v, 0.0, True, scale=scale)[0].transpose(1, 2).flatten(0, 1)[real]
+    return output
+
+
+@grouped_attention.register_fake
+def _(q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
+    return torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("janus_train::grouped_attention_backward", mutates_args=())
+def grouped_attention_backward(
+    slope_LHd: torch.Tensor,
+    q_LHd: torch.Tensor,
+    k_LHd: torch.Tensor,
+    v_LHd: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of queries, keys and values."""
+    inputs = (q_LHd, k_LHd, v_LHd)
+    gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+    shared = q_LHd.shape[1] // k_LHd.shape[1]  # query heads to a key's
+    for index, real, (slope, q, k, v) in _groups(cu_seqlens, slope_LHd, *inputs, zeros_behind=1):
+        output, statistics = _forward(q, k, v, 0.0, True, scale=scale)
+        found = _backward(slope, q, k, v, output, statistics, 0.0, True, scale=scale)
+        for gradient, all_heads in zip(gradients, found, strict=True):
+            mine = all_heads.transpose(1, 2).flatten(0, 1)[real]  # (tokens, H, d)
+            gradient[index] = mine if gradient is gradients[0] else mine.unflatten(1, (-1, shared)).sum(2)
+    return gradients  # type: ignore[return-value]
+
+
+@grouped_attention_backward.register_fake
+def _(slope_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_LHd, k_LHd, v_LHd))
+
+
+def _groups(
+    cu_seqlens: torch.Tensor, *tensors_LHd: torch.Tensor, zeros_behind: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
+    """For each group of similar documents: its tokens' places (tokens,), which of its padded places (n * m,) they are, and
+    the tensors as (n, H, m, d); the first ``zeros_behind`` of them zero behind a document's end.
+
+    Keys and values get the queries' number of heads.
+    """
+    heads = tensors_LHd[0].shape[1]
+    groups, place = Documents(cu_seqlens, 0).groups
+    offset = 0
+    for group in groups:
+        size = len(group.index)
+        [tokens] = torch.nonzero((place >= offset) & (place < offset + size), as_tuple=True)
+        real = place[tokens] - offset
+        behind = torch.ones(size, dtype=torch.bool)
+        behind[real] = False
+        padded = []
+        for number, x_LHd in enumerate(tensors_LHd):
+            x = x_LHd.index_select(0, group.index).repeat_interleave(heads // x_LHd.shape[1], 1)  # (n * m, H, d)
+            if number < zeros_behind:
+                x[behind] = 0
+            padded.append(x.unflatten(0, (group.num_documents, -1)).transpose(1, 2))  # (n, H, m, d)
+        yield tokens, real, padded
+        offset += size
+
+
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, slope_LHd):  # type: ignore[no-untyped-def]
+    gradients = grouped_attention_backward(slope_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
+    return (*gradients, None, None)
+
+
+grouped_attention.register_autograd(_differentiate, setup_context=_setup)

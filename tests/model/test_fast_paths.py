@@ -1,0 +1,238 @@
+"""Every combination of attention, text loss, checkpointing and compiling equals the plain path: losses and gradients.
+
+The plain path is transformers' own eager forward, a document at a time, with all logits (`reference`).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import JanusForConditionalGeneration
+
+from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
+from janus_train.data.sample import Batch
+from janus_train.model import lora, text_loss
+from janus_train.model.checkpointing import checkpoint_layers
+from janus_train.model.compiling import compile_layers
+from janus_train.model.components import set_trainable
+from janus_train.model.janus import PackedJanus, build
+from janus_train.model.text_loss import text_head
+from tests.model import reference
+from tests.model.reference import Documents, to_batch
+from tests.model.test_packing import STAGES
+
+POLICIES: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
+COMBINATIONS = list(product(("chunked", "whole"), POLICIES, (False, True)))
+Found = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(text_loss, "LOGITS", 7 * reference.VOCABULARY)  # so that this small batch has many chunks
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def plain(janus: JanusForConditionalGeneration, documents: Documents, parts: tuple[Part, ...]) -> Found:
+    """Of the plain path: both losses together, and every gradient; zeros where nothing reaches a trained parameter."""
+    copied = reference.plain_copy(janus)
+    set_trainable(copied, parts)
+    total = torch.stack([sum(reference.losses(copied, document)) for _, document in documents]).sum()  # type: ignore[arg-type]
+    total.backward()
+    return found(copied, total)
+
+
+def fast(
+    janus: JanusForConditionalGeneration,
+    batch: Batch,
+    parts: tuple[Part, ...],
+    loss: str,
+    policy: ActivationCheckpointing,
+    backend: Any = None,
+) -> Found:
+    copied = copy.deepcopy(janus)
+    set_trainable(copied, parts)
+    checkpoint_layers(copied, policy)
+    text_head(copied).chunked = loss == "chunked"
+    if backend is not None:
+        compile_layers(copied, backend)
+    total = PackedJanus(copied)(batch).total
+    total.backward()
+    return found(copied, total)
+
+
+def found(janus: JanusForConditionalGeneration, total: torch.Tensor) -> Found:
+    gradients = {name: p.grad.float().cpu() for name, p in janus.named_parameters() if p.grad is not None}
+    return {"loss": total.detach().cpu()} | gradients
+
+
+def assert_same(got: Found, wanted: Found, tolerance: float = 1e-5) -> None:
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        # a key's bias moves all of a query's scores alike: its gradient is rounding alone, beside the query's
+        scale = wanted[name.replace("k_proj.bias", "q_proj.bias")].abs().max()
+        assert (got[name] - value).abs().max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize(("loss", "policy", "compiled"), COMBINATIONS)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_every_combination_equals_the_plain_path(
+    janus: JanusForConditionalGeneration,
+    documents: Documents,
+    stage: int,
+    loss: str,
+    policy: ActivationCheckpointing,
+    compiled: bool,
+) -> None:
+    wanted = plain(janus, documents, STAGES[stage])
+    backend = "aot_eager" if compiled else None
+    assert_same(fast(janus, to_batch(documents), STAGES[stage], loss, policy, backend), wanted)
+
+
+def packings(janus: JanusForConditionalGeneration, documents: Documents) -> list[Batch]:
+    """The same documents in other orders and numbers, in batches of one shape."""
+    return [fixed(chosen) for chosen in (documents, documents[::-1], documents[2:5], documents[:1], documents[3:])]
+
+
+def fixed(documents: Documents, tokens: int = 320, boundaries: int = 16) -> Batch:
+    """As `collate` with ``fixed_tokens`` makes it, from the reference's own batch."""
+    batch = to_batch(documents)
+    length = batch.input_ids.shape[1]
+    assert length < tokens
+    more = tokens - length
+    ends = [tokens] * (boundaries - len(batch.cu_seqlens))
+    return dataclasses.replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, torch.zeros(1, more, dtype=torch.int64)], 1),
+        position_ids=torch.cat([batch.position_ids, torch.arange(more)[None]], 1),
+        cu_seqlens=torch.cat([batch.cu_seqlens, torch.tensor(ends, dtype=torch.int32)]),
+        max_seqlen=tokens,
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_one_compilation_serves_all_packings_and_layers(
+    janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
+) -> None:
+    """What stands behind the documents changes neither losses nor gradients."""
+    counter = CompileCounterWithBackend("aot_eager")
+    set_trainable(janus, STAGES[3])
+    compiled = copy.deepcopy(janus)
+    checkpoint_layers(compiled, policy)
+    compile_layers(compiled, counter)
+    text_head(compiled).slopes = text_loss.losses_and_slopes  # whose one compilation is counted elsewhere
+    for batch in packings(janus, documents):
+        for model in (janus, compiled):
+            model.zero_grad()
+            PackedJanus(model)(batch).total.backward()
+        assert_same(found(compiled, torch.zeros(1)), found(janus, torch.zeros(1)))
+    assert counter.frame_count == 1
+    compiled_as_set_up = PackedJanus(janus)(to_batch(documents)).total
+    assert_same({"loss": PackedJanus(janus)(fixed(documents)).total.detach()}, {"loss": compiled_as_set_up.detach()})
+
+
+def test_the_text_losss_pointwise_part_compiles_for_any_number_of_positions() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    slopes = torch.compile(text_loss.losses_and_slopes, backend=counter, dynamic=True)
+    for n in (9, 4, 17, 30):
+        logits, targets = torch.randn(n, 50), torch.randint(0, 50, (n,))
+        for got, wanted in zip(slopes(logits, targets), text_loss.losses_and_slopes(logits, targets), strict=True):
+            torch.testing.assert_close(got, wanted)
+    assert counter.frame_count == 1
+
+
+def test_drawing_saving_and_adapters_see_the_plain_model(janus: JanusForConditionalGeneration) -> None:
+    names = list(janus.state_dict())
+    ids = torch.randint(6, 97, (2, 9), generator=torch.Generator().manual_seed(0))
+    before = janus.generate(ids, max_new_tokens=8, do_sample=False)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_layers(janus, counter)
+    assert torch.equal(janus.generate(ids, max_new_tokens=8, do_sample=False), before)
+    assert counter.frame_count == 0 and list(janus.state_dict()) == names
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_lora_compiles(
+    janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
+) -> None:
+    pytest.importorskip("peft")
+    lora.attach(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
+    for name, parameter in janus.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    batch = to_batch(documents)
+    wanted = fast(janus, batch, STAGES[1], "whole", "none")
+    assert any(".lora_A." in name for name in wanted)
+    counter = CompileCounterWithBackend("aot_eager")
+    assert_same(fast(janus, batch, STAGES[1], "chunked", policy, counter), wanted)
+    assert counter.frame_count >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES)
+def test_inductors_code_gives_the_same(
+    janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
+) -> None:
+    """What a run compiles with; minutes, and it needs a C++ compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    wanted = plain(janus, documents, STAGES[3])
+    assert_same(fast(janus, fixed(documents), STAGES[3], "chunked", policy, "inductor"), wanted)
+
+
+@pytest.fixture
+def fresh(small_config: ModelConfig) -> JanusForConditionalGeneration:
+    """Weights as training from scratch begins with them: large ones make bf16 itself leave fp32 by more."""
+    torch.manual_seed(0)
+    return build(small_config)
+
+
+def near(got: Found, wanted: Found) -> bool:
+    """The loss within 1 %, the gradients by the norm over all of them."""
+    got, wanted = dict(got), dict(wanted)
+    assert got.keys() == wanted.keys()
+    loss = wanted.pop("loss")
+    if (got.pop("loss") - loss).abs() > 1e-2 * loss:
+        return False
+    apart = torch.stack([(got[name] - value).norm() for name, value in wanted.items()]).norm()
+    return bool(apart <= 1e-2 * torch.stack([value.norm() for value in wanted.values()]).norm())
+
+
+@pytest.mark.parametrize("loss", ["chunked", "whole"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_in_bf16_they_are_near_fp32(
+    fresh: JanusForConditionalGeneration, documents: Documents, loss: str, compiled: bool
+) -> None:
+    wanted = plain(fresh, documents, STAGES[3])
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fast(fresh, to_batch(documents), STAGES[3], loss, "selective", "aot_eager" if compiled else None)
+    assert near(got, wanted)
+    half = {name: value / 2 for name, value in got.items()}
+    assert not near(half, wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("loss", "policy", "compiled"), COMBINATIONS)
+def test_on_a_gpu_in_bf16_every_combination_is_near_fp32(
+    fresh: JanusForConditionalGeneration,
+    documents: Documents,
+    loss: str,
+    policy: ActivationCheckpointing,
+    compiled: bool,
+) -> None:
+    """The variable-length kernel, autocast and inductor against the plain path in fp32 on the CPU."""
+    wanted = plain(fresh, documents, STAGES[3])
+    with torch.autocast("cuda", torch.bfloat16):
+        batch = fixed(documents).to("cuda")
+        got = fast(fresh.cuda(), batch, STAGES[3], loss, policy, "inductor" if compiled else None)
+    assert near(got, wanted)
