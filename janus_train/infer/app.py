@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,30 +85,37 @@ def build(loaded: Loaded) -> gradio.Blocks:
     return page
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises `UserError` unless a page can be served there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        said = error.strerror or error
+        raise UserError(f"http://{host}:{port} cannot be served ({said}): give another --port or --host") from None
+
+
 def serve(loaded: Loaded, host: str, port: int, *, wait: bool = True) -> gradio.Blocks:
     """Serves the page; with ``wait`` until Ctrl-C. No sharing, no accounts, and fonts that the browser has.
 
     Raises:
         UserError: the port is taken, or the host is none of this machine's.
     """
+    check_address(host, port)  # gradio's server would log it, and gradio guess at the reason
     page = build(loaded)
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            show_error=False,
-            ssr_mode=False,
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            footer_links=[],
-            prevent_thread_lock=True,
-        )
-    except OSError:
-        raise UserError(
-            f"http://{host}:{port} cannot be served: the port is taken, or the host is no address of this machine; "
-            "give another --port or --host"
-        ) from None
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=False,
+        ssr_mode=False,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        footer_links=[],
+        prevent_thread_lock=True,
+    )
     if wait:
         print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
         page.block_thread()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,9 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
 def load_pickle(path: Path) -> object:
     """A file of torch.save, tensors and plain containers only. Raises `UserError` if it is damaged or holds code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's doubts about another pickle's protocol: it is read, or an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"
