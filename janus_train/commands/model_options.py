@@ -25,7 +25,9 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Precision = Annotated[
     str,
-    typer.Option(help="bf16, fp32, or auto: bf16 on a GPU that computes in it, else fp32. Pictures are decoded in fp32."),
+    typer.Option(
+        help="bf16, fp32, or auto: bf16 on a GPU that computes in it, else fp32. Pictures are decoded in fp32."
+    ),
 ]
 Guidance = Annotated[
     float | None,

@@ -43,7 +43,7 @@ def test_run_folder_is_told_from_its_model(folder):
         load_model(folder.parent)
     with pytest.raises(UserError, match="no folder"):
         load_model(folder / "nowhere")
-    with pytest.raises(UserError, match="no folder .* a model of the hub is named OWNER/NAME"):
+    with pytest.raises(UserError, match=r"no folder .* a model of the hub is named OWNER/NAME"):
         load_model("https://hub.example/owner/name")
 
 

@@ -214,7 +214,9 @@ def test_trap_12_guidance(
 
 
 @pytest.mark.parametrize(("n", "i"), [(0, 0), (1, 4)])
-def test_trap_5_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int) -> None:
+def test_trap_5_code_ids(
+    official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int
+) -> None:
     """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
     ids = encode_pictures(official.model.vqmodel, pixels(i)[None]).numpy()[0]
     clear = golden["vq_margin"][n] > 1e-4
