@@ -26,4 +26,4 @@ def app(
     loaded = load(model, device, precision)
     from janus_train.infer.app import serve
 
-    serve(loaded, host, port)
+    serve(loaded, model, host, port)
