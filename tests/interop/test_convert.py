@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import ROOT
+from janus_train.config import ROOT, UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
@@ -231,6 +231,11 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert "# tiny, stage 1" in card and "| steps | 1 |" in card and "data_recipes/demo/stage1.yaml" in card
     assert manifest["data"] and all(digest in card for digest in manifest["data"].values())
+    for text, message in (("{", "manifest.json is no JSON object"), ('{"stage": 1}', "does not say what was trained")):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            export_model(str(folder), tmp_path / "none", "hf")
+        assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {path.name for path in (folder / "final").iterdir()} | {"README.md"}
     assert {"chat_template.jinja", "processor_config.json", "generation_config.json", "tokenizer.json"} <= names
