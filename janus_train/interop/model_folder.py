@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,11 +118,9 @@ class ModelFolder:
         """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
         config, found = self.config, self.shapes
         try:
-            with torch.device("meta"):
-                wanted = {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
-        except Exception as error:  # of any layer that its values make impossible
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.path / 'config.json'} describes no model that can be built ({said})") from None
+            wanted = model_shapes(config)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
         if missing := sorted(wanted.keys() - found.keys()):
             parts = sorted({part_of(name) for name in missing})
             hint = "" if len(parts) == 1 else "; is it a base that was not trained yet?"
@@ -135,21 +134,23 @@ class ModelFolder:
             if shape != wanted[name]:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
 
-    def _one_line(self) -> _OneLine:
-        return _OneLine(self.path)
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """A name that no table knows is a `UserError` that says in which folder."""
+        try:
+            yield
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
 
-class _OneLine:
-    """A name that no table knows is a `UserError` that says in which folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise UserError(f"{self._path}: {error}") from None
+def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model that ``config`` describes. Raises `UserError` if it describes none that can be built."""
+    try:
+        with torch.device("meta"):
+            return {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
+    except Exception as error:  # of any layer that its values make impossible
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"its config.json describes no model that can be built ({said})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

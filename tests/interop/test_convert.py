@@ -135,6 +135,33 @@ def test_the_chat_template_is_the_official_one_to_the_letter() -> None:
     assert looked >= 2
 
 
+def test_janus_1_3b_keeps_its_words_for_the_speakers(make_official, tmp_path) -> None:
+    """facts.md: `User` and `Assistant`, for which its tokenizer has no tokens."""
+    from transformers import JanusProcessor
+
+    from janus_train.infer.load import load_model
+
+    folder, _ = make_official("bin")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    speakers = ("<|User|>", "<|Assistant|>")
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in speakers]
+    vocabulary = values["model"]["vocab"]
+    vocabulary |= {f"unused {token}": vocabulary.pop(token) for token in speakers}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        settings = json.loads((folder / name).read_text())
+        settings["additional_special_tokens"] = [t for t in settings["additional_special_tokens"] if t not in speakers]
+        (folder / name).write_text(json.dumps(settings))
+    import_official(str(folder), tmp_path / "hf")
+    asked = [{"role": "user", "content": "Hello"}]
+    prompt = JanusProcessor.from_pretrained(tmp_path / "hf").apply_chat_template(asked, add_generation_prompt=True)
+    assert prompt == "User: Hello\n\nAssistant:"
+    for path in (folder, tmp_path / "hf"):
+        encoder = load_model(path).encoder
+        ids = encoder.chat_prompt_ids([*asked, {"role": "assistant", "content": ""}], 0)
+        assert encoder.tokenizer.decode(ids[1:]) == prompt
+
+
 def test_the_same_answers_from_every_layout(imported, tmp_path) -> None:
     from janus_train.infer.generate import generate_codes
     from janus_train.infer.load import load_model
