@@ -238,6 +238,17 @@ def test_too_little_memory_is_one_line(run, random_base, tmp_path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_ends_it_and_leaves_nothing(run, random_base, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("janus_train.infer.load.generate_pictures", interrupted)
+    monkeypatch.setattr("janus_train.infer.load.stream_answer", interrupted)
+    for words in (("generate", random_base, "--out", tmp_path / "out"), ("chat", random_base)):
+        assert run(*words, "--prompt", "a dog") == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_error_is_no_users_mistake(run, random_base, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
