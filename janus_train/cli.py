@@ -49,8 +49,21 @@ def main() -> None:
         _fail(f"{' '.join(error.format_message().split())} ({where} --help lists what there is)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        _fail("the memory does not suffice: a smaller --batch-size needs less, and so does --precision bf16")
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Python's, a GPU's (torch is not imported for its class) or a CPU's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _fail(message: str) -> None:

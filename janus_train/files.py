@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 def staged_folder(target: Path) -> Iterator[Path]:
     """A folder beside ``target`` to fill; it becomes ``target`` in one rename when the block ends well, else it goes.
 
-    An existing ``target`` is replaced.
+    An existing ``target`` is replaced; parents that it lacks are made, and go with it. Who may read its files is the
+    umask's matter, not their writers' (safetensors makes them the owner's alone).
     """
     staging = target.with_name(f".{target.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    missing = [parent for parent in target.parents if not parent.exists()]  # the deepest comes first
     try:
+        staging.mkdir(parents=True)
         yield staging
+        readable = staging.stat().st_mode & 0o666
         for path in staging.rglob("*"):
+            if path.is_file():
+                path.chmod(readable)
             sync(path)
         sync(staging)
         if target.exists():
@@ -58,6 +63,9 @@ def staged_folder(target: Path) -> Iterator[Path]:
         sync(target.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):  # another's files are in it by now
+                parent.rmdir()
         raise
 
 

@@ -6,12 +6,16 @@ import errno
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.test_report import make_run
+
+NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
 
 def test_generate_writes_pictures(run, random_base, tmp_path):
@@ -170,14 +174,25 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
         (("generate", "EMPTY", "--prompt", "x", "--out", "."), "holds files already"),
-        (("app", "NOWHERE"), "there is no folder NOWHERE"),
+        pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),
+        (
+            ("generate", "EMPTY", "--prompt", "x", "--precision", "fp8"),
+            "--precision fp8 is unknown: bf16, fp32 or auto",
+        ),
         (("generate", "EMPTY", "--prompt", "x", "--num-images", "0"), "'--num-images'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "-1"), "'--temperature'"),
         (("generate", "EMPTY", "--prompt", "x", "--out", "FILE/under"), "FILE/under cannot be made"),
         (("chat", "EMPTY", "--image", "NONE.png", "--prompt", "x"), "there is no such file"),
         (("chat", "EMPTY", "--image", "FILE", "--prompt", "x"), "cannot be read as a picture"),
+        (("chat", "EMPTY", "--image", "EMPTY", "--prompt", "x"), "EMPTY cannot be read as a picture: Is a directory"),
+        (
+            ("chat", "EMPTY", "--image", "https://x.example/a.png", "--prompt", "x"),
+            "nothing is fetched from an address",
+        ),
+        (("chat", "https://hub.example/a/b", "--prompt", "x"), "a model of the hub is named OWNER/NAME"),
+        (("import", "https://hub.example/a/b", "--out", "OUT"), "a model of the hub is named OWNER/NAME"),
         (("evaluate", "EMPTY", "--out", "OUT"), "config.json is missing"),
         (("evaluate", "EMPTY"), "Missing option '--out'"),
         (("report", "EMPTY"), "holds neither a run"),
@@ -197,9 +212,50 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, says):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["EMPTY", "FILE"], "nothing is left behind"
 
 
-def test_placeholders_must_match(run, random_base):
+def test_placeholders_must_match(run, random_base, tmp_path):
     code, _, told = run("chat", random_base, "--prompt", "<image_placeholder> what is it?")
     assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 pictures" in told
+    code, _, told = run("generate", random_base, "--prompt", "<image_placeholder> in red", "--out", tmp_path / "out")
+    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 pictures" in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_line(run, random_base, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("janus_train.infer.load.generate_pictures", fail)
+    code, _, told = run("generate", random_base, "--prompt", "a dog", "--out", tmp_path / "out")
+    assert code == 2 and told.count("\n") == 1 and "a smaller --batch-size" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing(run, random_base, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("janus_train.infer.load.generate_pictures", interrupted)
+    monkeypatch.setattr("janus_train.infer.load.stream_answer", interrupted)
+    for words in (("generate", random_base, "--out", tmp_path / "out"), ("chat", random_base)):
+        assert run(*words, "--prompt", "a dog") == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_error_is_no_users_mistake(run, random_base, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("janus_train.infer.load.stream_answer", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("chat", random_base, "--prompt", "Hello")
 
 
 def test_help_is_quick_and_names_the_commands():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import Device, Model, load
+from janus_train.commands.model_options import Device, Model, Precision, load
 from janus_train.config import UserError
 
 
@@ -18,11 +18,12 @@ def app(
         str, typer.Option(help="Address to serve at. 0.0.0.0 lets everyone in who reaches this machine.")
     ] = "127.0.0.1",
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Ask and draw in a browser. Needs the extra gradio; nothing is shared, and no network is needed."""
-    loaded = load(model, device)
     if find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
+    loaded = load(model, device, precision)
     from janus_train.infer.app import serve
 
-    serve(loaded, host, port)
+    serve(loaded, model, host, port)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import Device, Model, load, open_picture
+from janus_train.commands.model_options import Device, Model, Precision, load, open_picture
 from janus_train.config import UserError
 
 
@@ -24,6 +24,7 @@ def chat(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Ask about pictures, or without any; answers appear while they are made.
 
@@ -33,7 +34,7 @@ def chat(
     if any(not text.strip() for text in prompt or []):
         raise UserError("--prompt is empty: ask something")
     pictures = [open_picture(path) for path in image or []]
-    loaded = load(model, device)
+    loaded = load(model, device, precision)
     from janus_train.data.encode import with_places
 
     messages: list[dict[str, str]] = []

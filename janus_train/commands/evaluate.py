@@ -12,6 +12,7 @@ from janus_train.commands.model_options import (
     Device,
     Guidance,
     Model,
+    Precision,
     Seed,
     Temperature,
     check_finite,
@@ -34,6 +35,7 @@ def evaluate(
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures, or answers, at a time.")] = 64,
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Measure drawing and answering on held-out scenes of the embedded pictures, and print the table."""
     check_finite(guidance, temperature)
@@ -42,7 +44,7 @@ def evaluate(
     from janus_train.evaluate.evaluate import evaluate as run_evaluation
     from janus_train.evaluate.table import WIDTH, results_table
 
-    loaded = load(model, device)
+    loaded = load(model, device, precision)
     options = Options(
         num_prompts=num_prompts,
         num_questions=num_questions,

@@ -12,6 +12,7 @@ from janus_train.commands.model_options import (
     Device,
     Guidance,
     Model,
+    Precision,
     Seed,
     Temperature,
     check_finite,
@@ -42,6 +43,7 @@ def generate(
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time. It changes speed and memory only.")] = 16,
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Draw pictures from prompts, or from prompts and pictures.
 
@@ -55,7 +57,7 @@ def generate(
         raise UserError(f"--out {out} holds files already: give a new folder")
     check_writable(out.absolute().parent)
     given = [open_picture(path) for path in image or []]
-    loaded = load(model, device)
+    loaded = load(model, device, precision)
     from janus_train.infer.album import Drawn, write_album
 
     guidance = loaded.guidance if guidance is None else guidance

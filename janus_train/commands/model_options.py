@@ -23,6 +23,12 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="bf16, fp32, or auto: bf16 on a GPU that computes in it, else fp32. Pictures are decoded in fp32."
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(min=1.0, help="Weight of classifier-free guidance; 1 is none. Left out: the model's own, else 5."),
@@ -33,7 +39,7 @@ Temperature = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**62, help="The first picture's; the next have the next numbers.")]
 
 
-def load(model: str, device: str) -> Loaded:
+def load(model: str, device: str, precision: str) -> Loaded:
     """The model on its device. Raises `UserError` for a device or a folder that is not there."""
     import torch
 
@@ -43,8 +49,11 @@ def load(model: str, device: str) -> Loaded:
         raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
+    dtypes = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+    if precision not in dtypes:
+        raise UserError(f"--precision {precision} is unknown: bf16, fp32 or auto")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return load_model(model, device=chosen)
+    return load_model(model, device=chosen, dtype=dtypes[precision])
 
 
 def check_finite(guidance: float | None, temperature: float | None) -> None:
@@ -72,8 +81,10 @@ def open_picture(path: Path) -> Image.Image:
             picture.load()
             return picture
     except FileNotFoundError:
-        raise UserError(f"--image {path}: there is no such file") from None
+        address = "; nothing is fetched from an address" if str(path).startswith(("http:", "https:")) else ""
+        raise UserError(f"--image {path}: there is no such file{address}") from None
     except UnidentifiedImageError:
         raise UserError(f"--image {path} cannot be read as a picture: its format is none that is known") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path} cannot be read as a picture: {error}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"--image {path} cannot be read as a picture: {said}") from None

@@ -26,7 +26,7 @@ from janus_train.data.sample import (
     Sample,
     Segment,
 )
-from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens
+from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
 from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
 
 
@@ -63,6 +63,7 @@ class Encoder:
         self.reduced_jpeg = reduced_jpeg
         self.tokenizer = tokenizer
         self.special = SpecialTokens.of(tokenizer)
+        self.speakers = speakers(tokenizer)
         self.tokens_per_picture = tokens_per_picture
         self.image_size = image_size
         self.picture_out_size = picture_out_size or image_size
@@ -70,10 +71,13 @@ class Encoder:
         self._known: dict[str, list[int]] = {}  # the templates' own words, and names, come again and again
 
     def ids(self, text: str) -> list[int]:
+        """The text's tokens; `USER` and `ASSISTANT` in it become the model's own speakers."""
         found = self._known.get(text)
         if found is None:
+            user, assistant = self.speakers
+            said = text if user == USER else text.replace(USER, user).replace(ASSISTANT, assistant)
             # the tokenizer behind transformers' wrapper, which takes longer than the tokenizing itself
-            found = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            found = self.tokenizer.backend_tokenizer.encode(said, add_special_tokens=False).ids
             if len(text) <= SHORT and len(self._known) < MOST_KNOWN:
                 self._known[text] = found
         return list(found)

@@ -30,10 +30,15 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
         vocabulary = tokenizer.get_vocab()
-        # Janus-1.3B's template has no tokens for the speakers: <|User|> is then written in several
+        # Janus-1.3B has no tokens for the speakers, but words (`speakers`)
         missing = [token for token in SPECIAL_TOKENS if token not in vocabulary and token not in (USER, ASSISTANT)]
         if missing:
             raise UserError(
                 f"the tokenizer lacks Janus's special tokens {', '.join(missing)}: it is not a Janus tokenizer"
             )
         return cls(*(vocabulary[t] for t in (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE)))
+
+
+def speakers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+    """What stands for `USER` and `ASSISTANT` in a model's text: themselves, or Janus-1.3B's words (facts.md)."""
+    return (USER, ASSISTANT) if USER in tokenizer.get_vocab() else ("User", "Assistant")

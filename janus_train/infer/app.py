@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Before gradio is there: it asks at import, and would tell its makers and look for newer versions.
@@ -11,103 +14,130 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.encode import with_places
 from janus_train.infer.load import Loaded
 
 MOST_PICTURES, MOST_TOKENS = 16, 512
+MOST_SEED = 2**53
+"""What a browser counts exactly."""
+_STYLE = """
+.small-pictures .grid-container {grid-template-columns: repeat(4, 1fr) !important}
+.grid-wrap {min-height: 0 !important; padding-top: 32px !important}
+"""
+"""Two pictures to ask about would fill the row, and be cut off; drawn ones would lie under the label, over an empty field."""
 
 
-def build(loaded: Loaded) -> gradio.Blocks:
-    """The page over one model. One question or drawing at a time runs, the others wait in a queue."""
+def build(loaded: Loaded, name: str) -> gradio.Blocks:
+    """The page over one model, called ``name``. One question or drawing at a time runs, the others wait in a queue."""
 
-    def ask(paths: list[str] | None, question: str, max_new_tokens: float) -> Iterator[str]:
+    def ask(shown: list[tuple[str, str | None]] | None, question: str, max_new_tokens: float) -> Iterator[Any]:
         if not question.strip():
-            raise gradio.Error("Write a question first.")
-        pictures = [_picture(path) for path in paths or []]
-        messages = [{"role": "user", "content": with_places(question, len(pictures))}]
+            yield _told("Write a question first.")
+            return
         said = ""
         try:
+            pictures = [_picture(path) for path, _ in shown or []]
+            messages = [{"role": "user", "content": with_places(question, len(pictures))}]
             for piece in loaded.chat(messages, pictures, int(max_new_tokens)):
                 said += piece
                 yield said
         except UserError as error:
-            raise gradio.Error(str(error)) from None
-        if not said:
-            yield "(The model answered nothing.)"
+            yield _told(str(error))
+        else:
+            if not said:
+                yield "(The model answered nothing.)"
 
-    def draw(prompt: str, number: float, seed: float | None, guidance: float, temperature: float) -> list[Any]:
+    def draw(prompt: str, number: float, seed: float | None, guidance: float, temperature: float) -> Any:
         if not prompt.strip():
-            raise gradio.Error("Write what to draw first.")
-        first = int(seed or 0)
-        if not 0 <= first <= 2**53:  # what a browser counts exactly
-            raise gradio.Error("The seed must be a whole number from 0.")
-        seeds = [first + n for n in range(int(number))]
+            return _told("Write what to draw first.")
+        if seed is None or not 0 <= seed <= MOST_SEED:
+            return _told("The seed must be a whole number from 0: the same one draws the same picture again.")
+        seeds = [int(seed) + n for n in range(int(number))]
         try:
             pictures = loaded.generate([prompt] * len(seeds), seeds=seeds, guidance=guidance, temperature=temperature)
         except UserError as error:
-            raise gradio.Error(str(error)) from None
+            return _told(str(error))
         return [(picture, f"seed {own}") for picture, own in zip(pictures, seeds, strict=True)]
 
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     with gradio.Blocks(title="Janus", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# Janus\n`{loaded.folder.name}`: ask about pictures, or have one drawn.")
+        gradio.Markdown(f"# Janus\n`{name}`: ask about pictures, or have some drawn.")
         with gradio.Row():
             with gradio.Column():
                 gradio.Markdown("## Ask")
-                files = gradio.File(label="Pictures", file_count="multiple", file_types=["image"], height=120)
                 shown = gradio.Gallery(
-                    label="What it looks at", columns=4, height=180, object_fit="contain", interactive=False
+                    label="Pictures to ask about (without any, it answers from words alone)",
+                    type="filepath",
+                    file_types=["image"],
+                    columns=4,
+                    height=220,
+                    object_fit="contain",
+                    interactive=True,
+                    elem_classes="small-pictures",
                 )
-                question = gradio.Textbox(label="Question", lines=2)
+                question = gradio.Textbox(label="Question", lines=2, placeholder="What colour is the background?")
                 tokens = gradio.Slider(1, MOST_TOKENS, value=128, step=1, label="Longest answer, in tokens")
                 ask_button = gradio.Button("Ask", variant="primary")
                 answer = gradio.Textbox(label="Answer", lines=4, interactive=False)
             with gradio.Column():
                 gradio.Markdown("## Draw")
-                prompt = gradio.Textbox(label="Prompt", lines=2)
+                prompt = gradio.Textbox(label="Prompt", lines=2, placeholder="A red apple on a blue background.")
                 with gradio.Row():
                     number = gradio.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
-                    seed = gradio.Number(label="Seed of the first", value=0, precision=0, minimum=0)
+                    seed = gradio.Number(label="Seed of the first", value=0, precision=0)
                 with gradio.Row():
                     guidance = gradio.Slider(1, 10, value=loaded.guidance, step=0.5, label="Guidance")
                     temperature = gradio.Slider(0, 2, value=loaded.temperature, step=0.05, label="Temperature")
                 draw_button = gradio.Button("Draw", variant="primary")
                 drawn = gradio.Gallery(label="Pictures drawn", columns=4, format="png", interactive=False)
-        files.change(lambda paths: [_picture(path) for path in paths or []], files, shown)
         for event in (ask_button.click, question.submit):
-            event(ask, [files, question, tokens], answer, **one_at_a_time)
+            event(ask, [shown, question, tokens], answer, **one_at_a_time)
         for event in (draw_button.click, prompt.submit):
             event(draw, [prompt, number, seed, guidance, temperature], drawn, **one_at_a_time)
     return page
 
 
-def serve(loaded: Loaded, host: str, port: int, *, wait: bool = True) -> gradio.Blocks:
+def _told(message: str) -> Any:
+    """Says it in a corner of the page, and leaves everything else there as it is."""
+    gradio.Warning(html.escape(message), duration=20)  # it takes HTML, and a placeholder looks like a tag
+    return gradio.skip()
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises `UserError` unless a page can be served there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        said = error.strerror or error
+        raise UserError(f"http://{host}:{port} cannot be served ({said}): give another --port or --host") from None
+
+
+def serve(loaded: Loaded, name: str, host: str, port: int, *, wait: bool = True) -> gradio.Blocks:
     """Serves the page; with ``wait`` until Ctrl-C. No sharing, no accounts, and fonts that the browser has.
 
     Raises:
         UserError: the port is taken, or the host is none of this machine's.
     """
-    page = build(loaded)
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            show_error=False,
-            ssr_mode=False,
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            footer_links=[],
-            prevent_thread_lock=True,
-        )
-    except OSError:
-        raise UserError(
-            f"http://{host}:{port} cannot be served: the port is taken, or the host is no address of this machine; "
-            "give another --port or --host"
-        ) from None
+    check_address(host, port)  # gradio's server would log it, and gradio guess at the reason
+    page = build(loaded, name)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=False,
+        ssr_mode=False,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        css=_STYLE,
+        footer_links=[],
+        prevent_thread_lock=True,
+    )
     if wait:
         print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
         page.block_thread()
@@ -118,5 +148,5 @@ def _picture(path: str) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        raise gradio.Error("That file cannot be read as a picture.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UserError(f"{Path(path).name} cannot be read as a picture.") from None

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import UserError
@@ -17,13 +15,12 @@ from janus_train.data.encode import Encoder, with_places
 from janus_train.infer.chat import Messages, stream_answer
 from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
 from janus_train.infer.seeing import picture_features
-from janus_train.interop import tensors
-from janus_train.interop.hub import is_hub_id, local_folder
-from janus_train.interop.model_folder import ModelFolder, open_folder
+from janus_train.interop.hub import hint, is_hub_id, local_folder
+from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.write import quiet
+from janus_train.model.code_encoder import PREFIX as VQ_PREFIX
 from janus_train.model.codes import picture_out_size
-from janus_train.model.components import part_of
 
 
 @dataclass(frozen=True)
@@ -85,51 +82,43 @@ class Loaded:
         return stream_answer(self.janus, self.encoder, messages, pictures, max_new_tokens)
 
 
-def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
-    """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it."""
+def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+    """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
+
+    ``dtype``: of all but the VQ tokenizer, which is fp32 (trap 4). None: bf16 on a GPU that computes in it, else fp32.
+    """
     if not is_hub_id(str(model)):
         _check_folder(Path(model).expanduser(), model)
+    dtype = quickest_dtype(device) if dtype is None else dtype
     folder = open_folder(local_folder(str(model), ""))
-    path = folder.path
-    tokenizer = folder.tokenizer
-    try:
-        with quiet():
-            janus, info = _load(folder, dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as a Janus model: {' '.join(str(error).split())[:300]}") from None
-    if info["missing_keys"]:  # transformers would go on with random values
-        parts = sorted({part_of(name) for name in info["missing_keys"]})
-        raise UserError(f"{path} is not complete, it lacks {', '.join(parts)}: is it a base that was not trained yet?")
+    folder.check_complete()  # transformers would go on with random values
+    with quiet():
+        janus = JanusForConditionalGeneration.from_pretrained(
+            None, config=folder.config, state_dict=dict(folder.tensors()), dtype=dtype, attn_implementation="sdpa"
+        )
+    janus.generation_config = folder.generation_config
+    if dtype != torch.float32:  # as it is stored: rounded, it would draw other colours
+        stored = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
+        janus.model.vqmodel.float().load_state_dict(stored)
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, picture_out_size(janus.config)
-    encoder = Encoder(tokenizer, tokens_per_picture(janus), image_size, folder.system_prompt, picture_out_size=out_size)
-    return Loaded(path, janus, encoder)
+    tokens = tokens_per_picture(janus)
+    encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, picture_out_size=out_size)
+    return Loaded(folder.path, janus, encoder)
+
+
+def quickest_dtype(device: str) -> torch.dtype:
+    """bf16 on a GPU that computes in it, else fp32."""
+    bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if bf16 else torch.float32
 
 
 def _check_folder(path: Path, given: str | Path) -> None:
     if not path.is_dir():
-        raise UserError(f"there is no folder {given}: give a trained model's, for example outputs/demo/stage3/final")
+        raise UserError(
+            f"there is no folder {given}: give a trained model's, for example outputs/demo/stage3/final{hint(str(given))}"
+        )
     if not (path / "config.json").is_file():
         inner = path / "final"
-        hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
-        raise UserError(f"{path} holds no model: config.json is missing{hint}")
-
-
-def _load(folder: ModelFolder, dtype: torch.dtype) -> tuple[JanusForConditionalGeneration, dict[str, Any]]:
-    """The model and transformers' report of what did not fit."""
-    if folder.layout == "transformers":
-        tensors.weight_files(folder.path)  # one line that names a missing shard
-        return JanusForConditionalGeneration.from_pretrained(
-            folder.path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
-    folder.check_complete()
-    janus, info = JanusForConditionalGeneration.from_pretrained(
-        None,
-        config=folder.config,
-        state_dict=dict(folder.tensors()),
-        dtype=dtype,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    janus.generation_config = folder.generation_config
-    return janus, info
+        meant = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
+        raise UserError(f"{path} holds no model: config.json is missing{meant}")

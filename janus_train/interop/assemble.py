@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import JanusConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.config import UserError
@@ -19,6 +19,7 @@ from janus_train.data.special_tokens import SpecialTokens
 from janus_train.interop import processor
 from janus_train.interop.hub import local_folder
 from janus_train.interop.language import Language, load_language
+from janus_train.interop.model_folder import model_shapes
 from janus_train.interop.parts import Piece, load_siglip, load_vq
 from janus_train.interop.write import check_target, one_line, write_transformers
 from janus_train.model.codes import picture_out_size
@@ -48,8 +49,7 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
     special = SpecialTokens.of(language.tokenizer)
     config = _config(language, siglip, codes, special)
     tensors = {**siglip.tensors, **codes.tensors, **language.tensors}
-    with torch.device("meta"):
-        wanted = {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
+    wanted = model_shapes(config)
     tensors |= _new(wanted, codes, generator)
     for name in sorted(wanted.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else None

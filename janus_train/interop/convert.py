@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from janus_train.config import UserError
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
 from janus_train.interop.hub import local_folder
+from janus_train.interop.json_file import read_object
 from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.interop.write import check_target, one_line, write_official, write_transformers
 
@@ -36,7 +36,10 @@ def export_model(source: str, target: Path, form: Format) -> list[str]:
 
 def _write(found: ModelFolder, form: Format, target: Path, manifest: dict[str, Any] | None) -> None:
     found.check_complete()
-    card = model_card(found.config, manifest, form)
+    try:
+        card = model_card(found.config, manifest, form)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{found.path}: the manifest.json of its run does not say what was trained") from None
     with one_line(target):
         if form == "hf":
             write_transformers(
@@ -57,5 +60,5 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     """Of the run that ``path`` is, or in whose ``final/`` it lies."""
     for folder in (path, path.parent if path.name == "final" else path):
         if (folder / "manifest.json").is_file():
-            return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            return read_object(folder / "manifest.json")
     return None

@@ -20,6 +20,11 @@ def is_hub_id(given: str) -> bool:
     return _ID.fullmatch(given) is not None and not resolve(given).exists()
 
 
+def hint(given: str) -> str:
+    """For the end of an error's line: what to give in an address's place."""
+    return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in given else ""
+
+
 def local_folder(given: str, what: str, *, weights: bool = True) -> Path:
     """The folder of ``given``, fetched if it is a hub id; without ``weights`` only the small files.
 
@@ -28,7 +33,7 @@ def local_folder(given: str, what: str, *, weights: bool = True) -> Path:
     if not is_hub_id(given):
         path = resolve(given)
         if not path.is_dir():
-            raise UserError(f"{what}{given}: there is no such folder")
+            raise UserError(f"{what}{given}: there is no such folder{hint(given)}")
         return path
     if not weights:
         return _fetch(given, what, SMALL)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import GenerationConfig, JanusConfig, JanusForConditionalGener
 from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.interop import official, official_config, processor, tensors
+from janus_train.interop.json_file import read_object, read_object_if_any
 from janus_train.model.components import part_of
 
 Layout = Literal["transformers", "official"]
@@ -37,10 +38,11 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> JanusConfig:
+        official_one = self.layout == "official"
+        special = self.special if official_one and (self.path / "tokenizer.json").is_file() else None
+        shapes = self._own_shapes if official_one and tensors.has_weights(self.path) else None
         try:
-            if self.layout == "official":
-                special = SpecialTokens.of(self.tokenizer) if (self.path / "tokenizer.json").is_file() else None
-                shapes = self._own_shapes if tensors.has_weights(self.path) else None
+            if official_one:
                 return official_config.from_official(self._values, shapes, special)
             return JanusConfig(**{k: v for k, v in self._values.items() if k != "model_type"})
         except UserError as error:
@@ -86,7 +88,10 @@ class ModelFolder:
 
     @property
     def special(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
+        try:
+            return SpecialTokens.of(self.tokenizer)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
     @property
     def system_prompt(self) -> str:
@@ -96,11 +101,14 @@ class ModelFolder:
     def drawing(self) -> dict[str, float]:
         """``guidance`` and ``temperature``: the folder's own, else the official ones."""
         path = self.path / "generation_config.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {
-            "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
-            "temperature": float(found.get("temperature") or processor.TEMPERATURE),
-        }
+        found = read_object_if_any(path)
+        try:
+            return {
+                "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
+                "temperature": float(found.get("temperature") or processor.TEMPERATURE),
+            }
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: guidance_scale and temperature must be numbers") from None
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -108,14 +116,17 @@ class ModelFolder:
 
     def check_complete(self) -> None:
         """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
-        with torch.device("meta"):
-            wanted = {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(self.config).state_dict().items()}
-        found = self.shapes
+        config, found = self.config, self.shapes
+        try:
+            wanted = model_shapes(config)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
         if missing := sorted(wanted.keys() - found.keys()):
             parts = sorted({part_of(name) for name in missing})
+            hint = "" if len(parts) == 1 else "; is it a base that was not trained yet?"
             raise UserError(
                 f"{self.path} is not complete: {len(missing)} tensors are missing ({', '.join(parts)}), "
-                f"the first is {missing[0]}"
+                f"the first is {missing[0]}{hint}"
             )
         if strange := sorted(found.keys() - wanted.keys()):
             raise UserError(f"{self.path} has {strange[0]}, which the model that its config.json describes has not")
@@ -123,35 +134,32 @@ class ModelFolder:
             if shape != wanted[name]:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
 
-    def _one_line(self) -> _OneLine:
-        return _OneLine(self.path)
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """A name that no table knows is a `UserError` that says in which folder."""
+        try:
+            yield
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
 
-class _OneLine:
-    """A name that no table knows is a `UserError` that says in which folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise UserError(f"{self._path}: {error}") from None
+def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model that ``config`` describes. Raises `UserError` if it describes none that can be built."""
+    try:
+        with torch.device("meta"):
+            return {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
+    except Exception as error:  # of any layer that its values make impossible
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"its config.json describes no model that can be built ({said})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises `UserError` if it is missing or no JSON object."""
-    path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(values, dict)
+        return read_object(folder / "config.json")
     except FileNotFoundError:
         what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None
-    except (OSError, ValueError, AssertionError):
-        raise UserError(f"{path} is no JSON object") from None
-    return values
 
 
 def layout_of(values: Mapping[str, Any]) -> Layout | None:

@@ -26,8 +26,10 @@ from janus_train.data.special_tokens import (
     SPECIAL_TOKENS,
     USER,
     SpecialTokens,
+    speakers,
 )
 from janus_train.files import write_json, write_text
+from janus_train.interop.json_file import read_object_if_any
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -54,9 +56,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def system_prompt(folder: Path) -> str:
     """The one that the model was trained with (`save_processor` writes it), else the official one."""
-    path = folder / "processor_config.json"
-    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return written.get("system_prompt", SYSTEM_PROMPT)
+    return read_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
 
 
 def generation_config(special: SpecialTokens, guidance: float, temperature: float) -> GenerationConfig:
@@ -73,10 +73,11 @@ def generation_config(special: SpecialTokens, guidance: float, temperature: floa
     return config
 
 
-def chat_template(system: str) -> str:
+def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
     """Jinja for ``apply_chat_template``: contents are strings, or lists of {"type": "text" | "image", ...}.
 
-    ``system`` goes before a conversation with pictures, unless that has a system message of its own.
+    ``system`` goes before a conversation with pictures, unless that has a system message of its own; ``user`` and
+    ``assistant``: `encode.speakers`.
     """
     default = f"{{{{ {json.dumps(system, ensure_ascii=False)} + '\\n\\n' }}}}" if system else ""
     return (
@@ -100,11 +101,11 @@ def chat_template(system: str) -> str:
         "{%- endfor -%}{%- endif -%}"
         "{%- if message['role'] == 'system' -%}{{ body.text + '\\n\\n' }}"
         f"{{%- elif message['role'] | lower == 'user' or message['role'] == '{USER}' -%}}"
-        f"{{{{ '{USER}: ' + body.text + '\\n\\n' if body.text else '{USER}:' }}}}"
-        f"{{%- else -%}}{{{{ '{ASSISTANT}: ' + body.text + '{EOS}' if body.text else '{ASSISTANT}:' }}}}"
+        f"{{{{ '{user}: ' + body.text + '\\n\\n' if body.text else '{user}:' }}}}"
+        f"{{%- else -%}}{{{{ '{assistant}: ' + body.text + '{EOS}' if body.text else '{assistant}:' }}}}"
         "{%- endif -%}"
         "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{ '{ASSISTANT}:' }}}}{{%- endif -%}}"
+        f"{{%- if add_generation_prompt -%}}{{{{ '{assistant}:' }}}}{{%- endif -%}}"
     )
 
 
@@ -123,7 +124,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
         clean_up_tokenization_spaces=False,
     )
     whole.save_pretrained(folder)
-    write_text(folder / "chat_template.jinja", chat_template(system))
+    write_text(folder / "chat_template.jinja", chat_template(system, *speakers(tokenizer)))
     size = config.vision_config.image_size
     write_json(
         folder / "preprocessor_config.json",

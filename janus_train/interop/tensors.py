@@ -6,9 +6,9 @@ safetensors only. Safetensors and ``.bin`` in torch's zip format are mapped, not
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from janus_train.config import UserError
 from janus_train.files import write_json
+from janus_train.interop.json_file import read_object
 
 EXTRAS = "official_extras.safetensors"
 """Side file of a folder in transformers' layout: what only the official layout has a place for."""
@@ -51,9 +52,9 @@ def has_weights(folder: Path) -> bool:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_object(index)["weight_map"].values())
         assert names and all(isinstance(name, str) and Path(name).name == name for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+    except (KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{index} is no index of weight files (weight_map: name -> file)") from None
     missing = sorted(name for name in names if not (index.parent / name).is_file())
     if missing:
@@ -98,7 +99,9 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
 def load_pickle(path: Path) -> object:
     """A file of torch.save, tensors and plain containers only. Raises `UserError` if it is damaged or holds code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's doubts about another pickle's protocol: it is read, or an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.encode import BadSample, Encoder, chat_prompt
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document, Kind, Record, Reference
@@ -54,6 +56,35 @@ def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
     ids = encoder.generation_prompt_ids(case["messages"][0]["content"])
     assert (ids[0], ids[-1]) == (encoder.special.bos, encoder.special.begin_of_image)
     assert encoder.tokenizer.decode(ids) == BOS + case["prompt"] + BEGIN_OF_IMAGE  # no space before the picture
+
+
+@pytest.fixture(scope="module")
+def words_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """As Janus-1.3B's: its tokenizer has no tokens for the speakers."""
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    values["added_tokens"] = [one for one in values["added_tokens"] if one["content"] not in (USER, ASSISTANT)]
+    for token in (USER, ASSISTANT):  # the places stay taken
+        values["model"]["vocab"][f"unused {token}"] = values["model"]["vocab"].pop(token)
+    core = Tokenizer.from_str(json.dumps(values))
+    return Encoder(PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS), P, 64, "Look well.")
+
+
+@pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["name"])
+def test_janus_1_3b_has_words_for_its_speakers(words_encoder: Encoder, case: dict[str, Any]) -> None:
+    """facts.md: its prompts say User and Assistant."""
+    decoded = words_encoder.tokenizer.decode(words_encoder.ids(chat_prompt(case["messages"], case["system"])))
+    assert USER in case["prompt"]
+    assert decoded == case["prompt"].replace(USER, "User").replace(ASSISTANT, "Assistant")
+
+
+def test_janus_1_3b_trains_on_the_prompts_that_it_is_asked_with(words_encoder: Encoder) -> None:
+    turns = [{"role": USER, "content": "What?"}, {"role": ASSISTANT, "content": "Two."}]
+    document = encode(words_encoder, "conversation", "text", {"conversations": turns})
+    assert text_of(words_encoder, document) == f"{BOS}User: What?\n\nAssistant: Two.{EOS}"
+    asked = words_encoder.chat_prompt_ids([turns[0], {"role": "assistant", "content": ""}], 0)
+    assert document.input_ids[: len(asked)].tolist() == asked
+    drawn = words_encoder.generation_prompt_ids("a dog")
+    assert words_encoder.tokenizer.decode(drawn) == f"{BOS}User: a dog\n\nAssistant:{BEGIN_OF_IMAGE}"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def address(loaded: Loaded) -> Iterator[tuple[str, int]]:
     from janus_train.infer.app import serve
 
     port = free_port()
-    page = serve(loaded, "127.0.0.1", port, wait=False)
+    page = serve(loaded, "my/model", "127.0.0.1", port, wait=False)
     yield f"http://127.0.0.1:{port}", port
     page.close()
 
@@ -101,17 +101,38 @@ def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: Loaded, tmp_p
     assert hosts == {"127.0.0.1"}, "the page needs no network"
 
 
-def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path) -> None:
+def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On the page, not as tracebacks in the terminal; and what is on the page stays."""
     page, _ = browser
-    page.get_by_role("button", name="Draw").click()
+    page.get_by_text("my/model").wait_for()
+    ask, draw = (page.get_by_role("button", name=name) for name in ("Ask", "Draw"))
+    draw.click()
     page.get_by_text("Write what to draw first.").wait_for()
+    ask.click()
+    page.get_by_text("Write a question first.").wait_for()
+    page.get_by_label("Prompt").fill("a dog")
+    page.get_by_label("Seed of the first").fill("")
+    draw.click()
+    page.get_by_text("The seed must be a whole number from 0").wait_for()
+    page.get_by_label("Seed of the first").fill("3")
+    page.get_by_label("Prompt").fill("<image_placeholder> a dog")
+    draw.click()
+    page.get_by_text("1 <image_placeholder> but 0 pictures").wait_for()
     page.get_by_label("Question").fill("word " * 3000)
-    page.get_by_role("button", name="Ask").click()
+    ask.click()
     page.get_by_text("do not fit the context of 1024").wait_for()
+    (tmp_path / "broken.png").write_text("no picture")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "broken.png")
+    page.locator(".grid-wrap img").first.wait_for()
+    page.get_by_label("Question").fill("What is it?")
+    ask.click()
+    page.get_by_text("broken.png cannot be read as a picture").wait_for()
+    sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value("")
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: Loaded) -> None:
     from janus_train.infer.app import serve
 
-    with pytest.raises(UserError, match="the port is taken"):
-        serve(loaded, "127.0.0.1", address[1], wait=False)
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ cannot be served \(Address already in use\)"):
+        serve(loaded, "my/model", "127.0.0.1", address[1], wait=False)

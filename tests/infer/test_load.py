@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from janus_train.config import UserError
 from janus_train.infer.generate import generate_codes
-from janus_train.infer.load import load_model
+from janus_train.infer.load import load_model, quickest_dtype
 
 
 @pytest.fixture
@@ -41,6 +43,8 @@ def test_run_folder_is_told_from_its_model(folder):
         load_model(folder.parent)
     with pytest.raises(UserError, match="no folder"):
         load_model(folder / "nowhere")
+    with pytest.raises(UserError, match=r"no folder .* a model of the hub is named OWNER/NAME"):
+        load_model("https://hub.example/owner/name")
 
 
 def test_damaged_weights_are_one_line(folder):
@@ -53,6 +57,62 @@ def test_damaged_weights_are_one_line(folder):
 def test_missing_parts_are_named(folder, janus, capfd):
     state = {name: value for name, value in janus.state_dict().items() if "generation_head" not in name}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="it lacks image_head"):
+    with pytest.raises(UserError, match=r"4 tensors are missing \(image_head\), the first is model\.generation_head"):
         load_model(folder)
     assert capfd.readouterr().err == "", "the error is one line: transformers' own report stays away"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "config.json is no JSON object"),
+        ("generation_config.json", "{", "generation_config.json is no JSON object"),
+        ("generation_config.json", '{"guidance_scale": "much"}', "guidance_scale and temperature must be numbers"),
+        ("processor_config.json", "[1]", "processor_config.json is no JSON object"),
+        ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}', "the tokenizer lacks Janus's special tokens"),
+    ],
+)  # fmt: skip
+def test_damaged_settings_are_one_line_not_other_settings(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "x"}, "config.json is no Janus model's configuration"),
+        ({"hidden_act": "none such"}, "config.json describes no model that can be built"),
+        ({"hidden_size": 64}, r" is \(.*\), its config.json asks for \("),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_one_line(folder, change, message):
+    values = json.loads((folder / "config.json").read_text())
+    values["text_config"] |= change
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=message) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_bf16_leaves_the_vq_tokenizer_as_it_is_stored(folder, janus):
+    loaded = load_model(folder, dtype=torch.bfloat16)
+    state = loaded.janus.state_dict()
+    for name, value in janus.state_dict().items():
+        inside = name.startswith("model.vqmodel.")
+        assert state[name].dtype == (torch.float32 if inside else torch.bfloat16)
+        assert torch.equal(state[name], value.to(state[name].dtype)), name
+    prompts = ["a red apple", "a dog"]
+    assert [picture.size for picture in loaded.generate(prompts, seeds=[0, 1])] == [(16, 16)] * 2
+    assert "".join(loaded.chat([{"role": "user", "content": "Hello"}], max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("device", "supported", "wanted"),
+    [("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda:1", False, torch.float32)],
+)
+def test_bf16_where_a_gpu_computes_in_it(monkeypatch, device, supported, wanted):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert quickest_dtype(device) == wanted

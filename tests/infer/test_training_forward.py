@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -42,7 +43,10 @@ def packed_logits(janus, encoder: Encoder, documents: Sequence[Document]) -> tup
         )
 
 
-def test_image_logits_with_guidance(janus: JanusForConditionalGeneration, encoder: Encoder, monkeypatch) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_image_logits_with_guidance(
+    janus: JanusForConditionalGeneration, encoder: Encoder, monkeypatch, fixed: bool
+) -> None:
     records = [
         Record(str(n), {"caption": text}, [Image.new("RGB", (16, 16))], [CODES[n].astype(np.uint16)])
         for n, text in enumerate(CAPTIONS)
@@ -62,6 +66,7 @@ def test_image_logits_with_guidance(janus: JanusForConditionalGeneration, encode
         return torch.from_numpy(CODES[:, len(seen) - 1])
 
     monkeypatch.setattr(drawing, "pick", forced)
+    monkeypatch.setattr(drawing, "Decoder", partial(Decoder, fixed=fixed))
     prompts = [encoder.generation_prompt_ids(text) for text in CAPTIONS]
     assert len(set(map(len, prompts))) == 3, "prompts of one length: no padding would be tested"
     drawing.generate_codes(

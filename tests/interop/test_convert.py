@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import ROOT
+from janus_train.config import ROOT, UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
@@ -30,16 +31,16 @@ def imported(make_official, tmp_path_factory):
     return folder, held, out
 
 
-@pytest.mark.parametrize(
-    ("form", "dtype", "shards", "shard_bytes"),
-    [
-        ("bin", FP32, 1, None),
-        ("bin", BF16, 3, 60_000),
-        ("legacy", BF16, 1, 100_000),
-        ("safetensors", FP32, 4, 50_000),
-        ("safetensors", BF16, 1, None),
-    ],
-)
+FORMS = [
+    *product(("bin", "safetensors"), (FP32, BF16), (1, 3)),
+    ("legacy", FP32, 1),
+    ("legacy", BF16, 1),
+]
+"""On the hub there are all of them; torch's old format has no shards."""
+
+
+@pytest.mark.parametrize(("form", "dtype", "shards"), FORMS)
+@pytest.mark.parametrize("shard_bytes", [None, 60_000])
 def test_official_to_hf_to_official(make_official, tmp_path, monkeypatch, form, dtype, shards, shard_bytes) -> None:
     monkeypatch.setattr(tensors, "SHARD_BYTES", shard_bytes or tensors.SHARD_BYTES)
     folder, held = make_official(form, dtype, shards)
@@ -119,6 +120,7 @@ def test_the_chat_template_is_the_official_one_to_the_letter() -> None:
     from janus_train.interop.processor import SYSTEM_PROMPT, chat_template
 
     template = jinja2.Environment().from_string(chat_template(SYSTEM_PROMPT))
+    older = jinja2.Environment().from_string(chat_template(SYSTEM_PROMPT, "User", "Assistant"))  # Janus-1.3B
     cases = json.loads((ROOT / "tests/golden/official_prompts.json").read_text())
     looked = 0
     for case in cases:
@@ -127,8 +129,37 @@ def test_the_chat_template_is_the_official_one_to_the_letter() -> None:
             continue  # the official code lets its caller choose; the template has it with pictures
         # the official code drops white space at the prompt's end
         assert template.render(messages=case["messages"]).strip() == case["prompt"], case["name"]
+        words = case["prompt"].replace("<|User|>", "User").replace("<|Assistant|>", "Assistant")
+        assert older.render(messages=case["messages"]).strip() == words, case["name"]
         looked += 1
     assert looked >= 2
+
+
+def test_janus_1_3b_keeps_its_words_for_the_speakers(make_official, tmp_path) -> None:
+    """facts.md: `User` and `Assistant`, for which its tokenizer has no tokens."""
+    from transformers import JanusProcessor
+
+    from janus_train.infer.load import load_model
+
+    folder, _ = make_official("bin")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    speakers = ("<|User|>", "<|Assistant|>")
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in speakers]
+    vocabulary = values["model"]["vocab"]
+    vocabulary |= {f"unused {token}": vocabulary.pop(token) for token in speakers}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        settings = json.loads((folder / name).read_text())
+        settings["additional_special_tokens"] = [t for t in settings["additional_special_tokens"] if t not in speakers]
+        (folder / name).write_text(json.dumps(settings))
+    import_official(str(folder), tmp_path / "hf")
+    asked = [{"role": "user", "content": "Hello"}]
+    prompt = JanusProcessor.from_pretrained(tmp_path / "hf").apply_chat_template(asked, add_generation_prompt=True)
+    assert prompt == "User: Hello\n\nAssistant:"
+    for path in (folder, tmp_path / "hf"):
+        encoder = load_model(path).encoder
+        ids = encoder.chat_prompt_ids([*asked, {"role": "assistant", "content": ""}], 0)
+        assert encoder.tokenizer.decode(ids[1:]) == prompt
 
 
 def test_the_same_answers_from_every_layout(imported, tmp_path) -> None:
@@ -227,6 +258,11 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert "# tiny, stage 1" in card and "| steps | 1 |" in card and "data_recipes/demo/stage1.yaml" in card
     assert manifest["data"] and all(digest in card for digest in manifest["data"].values())
+    for text, message in (("{", "manifest.json is no JSON object"), ('{"stage": 1}', "does not say what was trained")):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            export_model(str(folder), tmp_path / "none", "hf")
+        assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {path.name for path in (folder / "final").iterdir()} | {"README.md"}
     assert {"chat_template.jinja", "processor_config.json", "generation_config.json", "tokenizer.json"} <= names

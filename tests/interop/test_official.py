@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_train.interop.official import from_official, is_extra, official_name, to_official, transformers_name
+from janus_train.interop.official import VQ, from_official, is_extra, official_name, to_official, transformers_name
+from janus_train.interop.official_config import VQ_16, vq_shape
 from janus_train.interop.write import extra_shapes
 from janus_train.model.janus import build
 from tests.model.model_configs import model_config
@@ -40,6 +41,11 @@ def test_every_tensor_of_ours_finds_the_official_place(model) -> None:
     extras = extra_shapes(model.config)
     assert extras.pop("gen_vision_model.quantize.codebook_used") == (65536,)  # a buffer: not among the golden shapes
     assert made | extras == {name: tuple(shape) for name, shape in SHAPES.items()}
+
+
+def test_the_vq_tokenizers_shape_is_read_from_its_tensors() -> None:
+    """LlamaGen's VQ-16 has these names and shapes; `assemble` has nothing else to go by."""
+    assert vq_shape({name: tuple(shape) for name, shape in SHAPES.items()}, VQ) == VQ_16
 
 
 def test_q_k_and_v_come_apart_in_this_order_and_together_from_any() -> None:

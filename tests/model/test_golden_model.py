@@ -158,13 +158,27 @@ def test_trap_6_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> N
     np.testing.assert_allclose(got.mean((1, 2)), golden[f"und_pixels{i}_mean"], atol=1e-5)  # the order of 147,456 terms
 
 
-def test_vision_features_and_adaptor(run: Run, golden: dict[str, np.ndarray]) -> None:
+def test_vision_features_and_adaptor(
+    official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
+) -> None:
+    """Picture 0 in the packed row; picture 1, which has grey bars, as chat reads it."""
     assert relative(run.features[::48, ::8], golden["vision_features"][0]) < 1e-5
     assert relative(run.aligned[::48], golden["aligned"][0]) < 1e-5
+    with torch.no_grad():
+        features = official.model.vision_model(pixels(1)[None]).last_hidden_state[0]
+        aligned = official.model.get_image_features(pixels(1)[None]).pooler_output[0]
+    assert relative(features[::48, ::8], golden["vision_features"][1]) < 1e-5
+    assert relative(aligned[::48], golden["aligned"][1]) < 1e-5
 
 
-def test_trap_2_generation_embeddings(run: Run, golden: dict[str, np.ndarray]) -> None:
+def test_trap_2_generation_embeddings(
+    official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
+) -> None:
+    """Picture 0's codes in the packed row; picture 4's as drawing feeds them."""
     assert relative(run.gen_embeds[::48], golden["gen_embeds"][0]) < 1e-5
+    with torch.no_grad():
+        embeds = official.prepare_embeddings_for_image_generation(torch.from_numpy(golden["vq_ids"][1]))
+    assert relative(embeds[::48], golden["gen_embeds"][1]) < 1e-5
 
 
 def test_understanding_logits(run: Run, golden: dict[str, np.ndarray]) -> None:
@@ -201,15 +215,29 @@ def test_trap_12_guidance(
     assert relative(guided[::96, ::32], golden["cfg_logits_w5"]) < 1e-5
 
 
-def test_trap_5_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) -> None:
-    """Picture 4; where two codes are as near to within 1e-4, either may win."""
-    ids = encode_pictures(official.model.vqmodel, pixels(4)[None]).numpy()[0]
-    clear = golden["vq_margin"][1] > 1e-4
-    assert clear.mean() > 0.98 and np.array_equal(ids[clear], golden["vq_ids"][1][clear])
+@pytest.mark.parametrize(("n", "i"), [(0, 0), (1, 4)])
+def test_trap_5_code_ids(
+    official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int
+) -> None:
+    """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
+    ids = encode_pictures(official.model.vqmodel, pixels(i)[None]).numpy()[0]
+    clear = golden["vq_margin"][n] > 1e-4
+    assert clear.mean() > 0.98 and np.array_equal(ids[clear], golden["vq_ids"][n][clear])
 
 
-def test_decoded_picture(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) -> None:
-    """Picture 0's codes."""
+@pytest.mark.parametrize("n", [0, 1])
+def test_decoded_picture(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int) -> None:
     with torch.no_grad():
-        decoded = official.model.vqmodel.decode(torch.from_numpy(golden["vq_ids"][:1]))
-    assert relative(decoded[:, :, ::16, ::16], golden["vq_decoded"][:1]) < 1e-5
+        decoded = official.model.vqmodel.decode(torch.from_numpy(golden["vq_ids"][n : n + 1]))
+    assert relative(decoded[:, :, ::16, ::16], golden["vq_decoded"][n : n + 1]) < 1e-5
+
+
+def test_no_golden_value_is_left_out(golden: dict[str, np.ndarray]) -> None:
+    """A vector that someone adds must be compared too."""
+    pictures = {f"{name}{i}{end}" for i in range(5) for name, end in (("picture", "_sha256"), ("und_pixels", ""))}
+    pictures |= {f"und_pixels{i}_mean" for i in range(5)}
+    pairs = {"vision_features", "aligned", "vq_ids", "vq_margin", "vq_decoded", "gen_embeds"}
+    assert golden.keys() == pictures | pairs | {
+        "und_text_logits", "gen_logits", "gen_ce_per_token", "cfg_logits_w5",
+    }  # fmt: skip
+    assert all(len(golden[name]) == 2 for name in pairs)

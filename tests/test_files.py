@@ -1,0 +1,55 @@
+"""Writing: whole or not there, and for those to read whom the umask lets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from janus_train.files import staged_folder
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def test_a_folder_comes_whole_and_replaces(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with staged_folder(tmp_path / "a/b") as folder:
+            (folder / text).write_text(text)
+            assert not (tmp_path / "a/b" / text).exists()
+        assert [path.name for path in (tmp_path / "a/b").iterdir()] == [text]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_nothing_is_left_of_what_failed(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(type(error)), staged_folder(tmp_path / "there/a/b/c") as folder:
+        (folder / "one").write_text("1")
+        raise error
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_parent_with_anothers_files_stays(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), staged_folder(tmp_path / "a/b/c"):
+        (tmp_path / "a/other").write_text("theirs")
+        raise OSError("full")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/other"]
+
+
+def test_the_umask_says_who_may_read(tmp_path: Path, umask: None) -> None:
+    """A model is often trained by one and read by others: safetensors alone would keep it to the one."""
+    with staged_folder(tmp_path / "model") as folder:
+        save_file({"x": torch.zeros(2)}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes == {0o640}
