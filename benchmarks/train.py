@@ -2,13 +2,13 @@
 
     python benchmarks/train.py --model small --stage 2 [--samples 16] [--steps 3] [--modes "ours;naive;..."] [--out FILE]
 
-Models: janus_pro_1b and janus_pro_7b (a GPU); small (about 100 M, an eighth of the paper's lengths), small-384 (the same language
-model at the paper's own lengths, with Janus' own VQ tokenizer) and tiny (a CPU). Weights are random; the model,
-the packed forward and the train step are the real ones. All modes get the same samples; naive ones must come to the
-same loss, or the benchmark stops. Every step is timed: on a GPU by the clock, on a CPU, one thread, by the process's own
-CPU time, so that what else the machine does counts little. Peak memory is what torch's allocator gave out beyond the weights: of
-all timed steps on a GPU, of the step before them on a CPU. One JSON line a mode on standard output, or added to ``--out``; a table
-on standard error.
+Models: janus_pro_1b and janus_pro_7b (a GPU), and for a CPU tiny; small (about 100 M, an eighth of the paper's lengths);
+small-384 (the same language model at the paper's own lengths, with Janus' own VQ tokenizer); small-janus (about 100 M too, with
+Janus' own vocabulary besides). Weights are random; the model, the packed forward and the train step are the real ones. All
+modes get the same samples; naive ones must come to the same loss, or the benchmark stops. Every step is timed: on a GPU by
+the clock, on a CPU, one thread, by the process's own CPU time, so that what else the machine does counts little. Peak memory
+is what torch's allocator gave out beyond the weights: of all timed steps on a GPU, of the step before them on a CPU. One JSON
+line a mode on standard output, or added to ``--out``; a table on standard error.
 """
 
 from __future__ import annotations
@@ -75,7 +75,14 @@ SMALL_384 = (
     "batch.row_tokens=4096",
 )
 """The same language model and vision encoder; pictures of 384 pixels and 576 tokens, rows of 4096, the paper's VQ tokenizer."""
-PRESETS = {"small": SMALL, "small-384": SMALL_384}
+SMALL_JANUS = (
+    *(word for word in SMALL_384 if not word.startswith(("model.name", "model.text"))),
+    "model.name=small-janus",
+    "model.text={hidden_size: 384, num_hidden_layers: 14, num_attention_heads: 6, num_key_value_heads: 6, "
+    "intermediate_size: 1024, vocab_size: 102400, max_position_embeddings: 4096}",
+)
+"""About 103 M parameters in the language model with Janus' own vocabulary; else as `SMALL_384`."""
+PRESETS = {"small": SMALL, "small-384": SMALL_384, "small-janus": SMALL_JANUS}
 NAIVE_BATCH, TRAINER_BATCH = 8, 2
 """Samples padded together; Trainer's accumulates over small batches, each padded for itself."""
 
