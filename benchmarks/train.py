@@ -174,7 +174,7 @@ class Bench:
         if not fused:
             options = {"foreach": False, "fused": False}
             trained = backend.optimizer.param_groups[0]["params"]
-            backend._optimizer = torch.optim.AdamW(trained, lr=1e-4, **options)  # type: ignore[attr-defined]
+            backend.optimizer = torch.optim.AdamW(trained, lr=1e-4, **options)
         if extra_gradients:
             set_trainable(self.janus, (*self.config.train_parts, *extra_gradients))
         batches = [change(batch) for batch in self.batches(samples or self.samples, flat, compiled)]
