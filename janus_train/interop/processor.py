@@ -98,6 +98,7 @@ def chat_template(system: str) -> str:
         f"{{%- set body.text = body.text + '{PLACEHOLDER}' -%}}{{%- set body.after_picture = true -%}}"
         "{%- else -%}{%- set body.text = body.text + item['text'] -%}{%- set body.after_picture = false -%}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
+        "{%- if message['role'] != 'system' -%}{%- set body.text = body.text | trim -%}{%- endif -%}"
         "{%- if message['role'] == 'system' -%}{{ body.text + '\\n\\n' }}"
         f"{{%- elif message['role'] | lower == 'user' or message['role'] == '{USER}' -%}}"
         f"{{{{ '{USER}: ' + body.text + '\\n\\n' if body.text else '{USER}:' }}}}"
