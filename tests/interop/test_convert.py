@@ -149,6 +149,29 @@ def test_the_same_answers_from_every_layout(imported, tmp_path) -> None:
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
 
 
+def test_the_official_tokenizer_is_written_as_old_tokenizers_read_it(tokenizer, tmp_path) -> None:
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from janus_train.data.special_tokens import SPECIAL_TOKENS
+    from janus_train.interop.processor import load_tokenizer, save_official_processor
+
+    def saved(tokens: PreTrainedTokenizerFast) -> list:
+        save_official_processor(tokens, small_model(tokenizer).config, tmp_path)
+        return json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"]
+
+    merges = saved(tokenizer)
+    assert merges and all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
+    text = "A red apple, 苹果, on the left."
+    assert load_tokenizer(tmp_path).encode(text) == tokenizer.encode(text)
+
+    core = Tokenizer(models.BPE({"a": 0, " ": 1, "a ": 2, "a a": 3}, [("a", " "), ("a ", "a")]))
+    core.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    spaces = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert saved(spaces) == [["a", " "], ["a ", "a"]]
+    assert load_tokenizer(tmp_path).encode("a a") == [3]
+
+
 def test_what_no_forward_pass_uses_is_made_up_where_a_model_never_had_it(tokenizer, tmp_path) -> None:
     janus = small_model(tokenizer)
     janus.save_pretrained(tmp_path / "hf")
