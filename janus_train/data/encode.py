@@ -172,7 +172,7 @@ class Encoder:
 
     def generation_prompt(self, prompt: str) -> str:
         """The official text-to-image prompt; ``<begin_of_image>`` follows without a space."""
-        return f"{USER}: {prompt}\n\n{ASSISTANT}:"
+        return f"{USER}: {prompt.strip()}\n\n{ASSISTANT}:"
 
     def generation_prompt_ids(self, prompt: str, num_pictures: int = 0) -> list[int]:
         """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
@@ -203,13 +203,14 @@ def with_places(text: str, num_pictures: int) -> str:
 def chat_prompt(messages: list[dict[str, str]], system: str) -> str:
     """The official ``deepseek`` conversation template to the letter (tests/golden/official_prompts.json).
 
-    An empty content leaves the turn open: ``<|Assistant|>:``, where the model goes on.
+    Contents lose the white space around them; an empty one leaves the turn open: ``<|Assistant|>:``, where the model
+    goes on.
     """
     prompt = f"{system}\n\n" if system else ""
     for message in messages:
         role = ROLES[message["role"]]
-        end = "\n\n" if role == USER else EOS
-        prompt += f"{role}: {message['content']}{end}" if message["content"] else f"{role}:"
+        content, end = message["content"].strip(), "\n\n" if role == USER else EOS
+        prompt += f"{role}: {content}{end}" if content else f"{role}:"
     return prompt
 
 

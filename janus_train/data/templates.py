@@ -84,12 +84,13 @@ def text_to_image(record: Record) -> list[Segment]:
 
 def request_to_image(record: Record) -> list[Segment]:
     """Stage 3: a caption as the user's request and the picture as the answer, in the official generation prompt."""
-    prompt = f"{USER}: {_text(record, 'caption')}\n\n{ASSISTANT}:"
+    prompt = f"{USER}: {_text(record, 'caption').strip()}\n\n{ASSISTANT}:"
     return [Segment("text", prompt), _picture_out(record), Segment("text", EOS)]
 
 
 def conversation(record: Record) -> list[Segment]:
-    """Stage 3: the official chat template; loss on the assistant's words and on the pictures it draws.
+    """Stage 3: the official chat template, contents without the white space around them as there; loss on the
+    assistant's words and on the pictures it draws.
 
     A placeholder in a user's turn is a picture to look at, one in the assistant's turn a picture to draw.
     """
@@ -113,7 +114,7 @@ def conversation(record: Record) -> list[Segment]:
         found = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
         if found:
             raise BadSample(f"turn {number} holds the special token {found[0]}")
-        segments += _user_turn(content, pictures) if role == USER else _assistant_turn(content, pictures)
+        segments += (_user_turn if role == USER else _assistant_turn)(content.strip(), pictures)
     if len(turns) % 2:
         raise BadSample("the last turn is the user's: there is nothing to learn from it")
     return segments

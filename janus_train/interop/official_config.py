@@ -53,7 +53,8 @@ VQ_16 = {
 CODEBOOK_USED = 65536
 """Length of the official quantizer's ``codebook_used``."""
 
-_NOT_SHAPE = {"torch_dtype", "dtype", "_attn_implementation", "transformers_version", "architectures", "model_type"}
+_NOT_SHAPE = {"torch_dtype", "dtype", "transformers_version", "architectures", "model_type"}
+_ROPE = {"rope_theta", "rope_scaling"}
 
 
 def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: SpecialTokens | None) -> JanusConfig:
@@ -71,7 +72,8 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
         rope = _rope(language)
         text = LlamaConfig(
-            **{k: v for k, v in language.items() if k not in _NOT_SHAPE | {"rope_theta", "rope_scaling"}}
+            # with an underscore before them: what some version of transformers noted for itself
+            **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
             | {"rope_parameters": rope, "tie_word_embeddings": False}
             | ({} if special is None else dict(zip(_TOKEN_IDS, _ids(special), strict=True)))
         )

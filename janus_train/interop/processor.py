@@ -99,6 +99,7 @@ def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> 
         f"{{%- set body.text = body.text + '{PLACEHOLDER}' -%}}{{%- set body.after_picture = true -%}}"
         "{%- else -%}{%- set body.text = body.text + item['text'] -%}{%- set body.after_picture = false -%}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
+        "{%- if message['role'] != 'system' -%}{%- set body.text = body.text | trim -%}{%- endif -%}"
         "{%- if message['role'] == 'system' -%}{{ body.text + '\\n\\n' }}"
         f"{{%- elif message['role'] | lower == 'user' or message['role'] == '{USER}' -%}}"
         f"{{{{ '{user}: ' + body.text + '\\n\\n' if body.text else '{user}:' }}}}"
@@ -154,12 +155,22 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
     )
 
 
+def _as_old_tokenizers_read_it(core: Tokenizer) -> dict[str, Any]:
+    """Its tokenizer.json, each merge one string "a b" as before tokenizers 0.20. The official code takes transformers
+    from 4.38 on: up to 4.44 they read no other form, and later ones read both."""
+    whole: dict[str, Any] = json.loads(core.to_str())
+    merges = whole["model"].get("merges", [])
+    if not any(" " in piece for pair in merges for piece in pair):  # or the string could be cut in several ways
+        whole["model"]["merges"] = [" ".join(pair) for pair in merges]
+    return whole
+
+
 def save_official_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, folder: Path) -> None:
     """Everything that the official ``VLChatProcessor.from_pretrained`` takes."""
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     core.no_padding()
     core.no_truncation()
-    core.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer.json", _as_old_tokenizers_read_it(core))
     special: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     others = [token for token in SPECIAL_TOKENS if token not in (BOS, EOS, PAD) and core.token_to_id(token) is not None]
     write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})

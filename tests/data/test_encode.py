@@ -134,6 +134,20 @@ def test_conversation_is_the_chat_template_with_loss_on_answers_alone(encoder: E
     assert trained_text(encoder, document) == f" A red apple.{EOS} One.{EOS}"
 
 
+def test_contents_lose_the_white_space_around_them_as_in_the_official_code(encoder: Encoder) -> None:
+    tidy, untidy = (
+        conversation(f"{before}{PLACEHOLDER}\nWhat is{after}", f"{before}A red  apple.{after}")
+        for before, after in (("", ""), ("\n ", " \n\n"))
+    )
+    assert chat_prompt(untidy["conversations"], "") == chat_prompt(tidy["conversations"], "")
+    ids = [encode(encoder, "conversation", "understanding", fields, 1).input_ids.tolist() for fields in (tidy, untidy)]
+    assert ids[0] == ids[1]
+    assert encoder.generation_prompt(" a dog\n") == encoder.generation_prompt("a dog")
+    captions = [{"caption": "a dog"}, {"caption": " a dog\n"}]
+    ids = [encode(encoder, "request_to_image", "generation", fields, 1).input_ids.tolist() for fields in captions]
+    assert ids[0] == ids[1]
+
+
 def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_picture(encoder: Encoder) -> None:
     short = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1)
     long = encode(encoder, "conversation", "generation", conversation("a red apple", PLACEHOLDER), 1)

@@ -131,6 +131,8 @@ def test_the_chat_template_is_the_official_one_to_the_letter() -> None:
         assert template.render(messages=case["messages"]).strip() == case["prompt"], case["name"]
         words = case["prompt"].replace("<|User|>", "User").replace("<|Assistant|>", "Assistant")
         assert older.render(messages=case["messages"]).strip() == words, case["name"]
+        untidy = [{**message, "content": f"\n {message['content']} \n"} for message in case["messages"]]
+        assert template.render(messages=untidy).strip() == case["prompt"], "contents come without white space around"
         looked += 1
     assert looked >= 2
 
@@ -176,6 +178,29 @@ def test_the_same_answers_from_every_layout(imported, tmp_path) -> None:
         options = {"pad_id": loaded.encoder.special.pad, "guidance": 5.0, "temperature": 1.0, "seeds": [3]}
         drawn.append(generate_codes(loaded.janus, ids, **options))
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+def test_the_official_tokenizer_is_written_as_old_tokenizers_read_it(tokenizer, tmp_path) -> None:
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from janus_train.data.special_tokens import SPECIAL_TOKENS
+    from janus_train.interop.processor import load_tokenizer, save_official_processor
+
+    def saved(tokens: PreTrainedTokenizerFast) -> list:
+        save_official_processor(tokens, small_model(tokenizer).config, tmp_path)
+        return json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"]
+
+    merges = saved(tokenizer)
+    assert merges and all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
+    text = "A red apple, 苹果, on the left."
+    assert load_tokenizer(tmp_path).encode(text) == tokenizer.encode(text)
+
+    core = Tokenizer(models.BPE({"a": 0, " ": 1, "a ": 2, "a a": 3}, [("a", " "), ("a ", "a")]))
+    core.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    spaces = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert saved(spaces) == [["a", " "], ["a ", "a"]]
+    assert load_tokenizer(tmp_path).encode("a a") == [3]
 
 
 def test_what_no_forward_pass_uses_is_made_up_where_a_model_never_had_it(tokenizer, tmp_path) -> None:
@@ -320,10 +345,11 @@ def test_config_of_the_hub_1b_is_read_to_the_letter() -> None:
             "torch_dtype": "bfloat16",
             "vocab_size": 102400,
             "_attn_implementation": "flash_attention_2",
+            "_attn_implementation_autoset": True,  # of transformers 4.4x
         },
     }
     config = from_official(values, None, None)
-    assert not_buildable(config) == []
+    assert not_buildable(config) == [] and "_attn_implementation_autoset" not in config.text_config.to_dict()
     wanted = model_config("janus_pro_1b")
     read = describe(config)
     assert read["text"] == wanted.text.model_dump() | {"max_position_embeddings": 16384}
