@@ -24,7 +24,8 @@ BACKEND: Any = "inductor"
 
 
 def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
-    """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs.
+    """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs, and rows are
+    packed (``batch.unit=samples`` would fill each sample up to a row's length).
 
     ``gathers_inside_layers``: ZeRO-3, whose hooks on every linear layer would cut compiled code to pieces; `UserError` if
     compiling was asked for all the same.
@@ -37,7 +38,8 @@ def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) ->
     if asked is not None:
         return asked
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    return device.type == "cuda" and has_compiler and not gathers_inside_layers
+    packed = config.batch.unit == "rows"
+    return device.type == "cuda" and has_compiler and packed and not gathers_inside_layers
 
 
 def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:

@@ -15,7 +15,7 @@ from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
-from janus_train.data.sample import Row, digest
+from janus_train.data.sample import Batch, Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
@@ -227,22 +227,11 @@ class _Trainer:
         planned = config.run.planned_steps or config.run.steps
         rate = learning_rate(step, config.optim, planned)
         self.backend.set_learning_rate(rate)
-        size = config.batch.micro_rows
-        micro_batches = [
-            collate(
-                rows[i : i + size],
-                config.model.tokens_per_picture,
-                config.model.image_size,
-                config.model.picture_out_size,
-                self.fixed_tokens,
-            )
-            for i in range(0, len(rows), size)
-        ]
         if step in config.run.skip_steps:
             result = SKIPPED
             self.log.say(f"step {step}: its batch is not trained on (run.skip_steps)")
         else:
-            result = train_step(self.backend, micro_batches, self.distributed, config.optim.gradient_clip)
+            result = train_step(self.backend, self._micro_batches(rows), self.distributed, config.optim.gradient_clip)
             if not result.applied:
                 self.saver.finish()  # what was saved before stays good, should this be the end
             self.bad_steps.judge(step, rows, result)
@@ -257,6 +246,11 @@ class _Trainer:
             **self.ranks.times(step),
         }
         return metrics, agreed.stop
+
+    def _micro_batches(self, rows: list[Row]) -> list[Batch]:
+        model, size = self.config.model, self.config.batch.micro_rows
+        shape = model.tokens_per_picture, model.image_size, model.picture_out_size, self.fixed_tokens
+        return [collate(rows[i : i + size], *shape) for i in range(0, len(rows), size)]
 
     def _save(self, step: int, rows: list[Row]) -> None:
         check_finite(self.backend, step, self.distributed)

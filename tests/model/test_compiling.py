@@ -38,6 +38,14 @@ def test_without_a_c_compiler_it_is_left_out_unless_asked_for(monkeypatch: pytes
     assert wanted(config_of("+stage=2", "run.compile=true"), GPU, False)
 
 
+def test_samples_that_have_rows_of_their_own_are_not_filled_up_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert not wanted(config_of("+stage=2", "batch.unit=samples"), GPU, False)
+    assert wanted(config_of("+stage=2", "batch.unit=samples", "run.compile=true"), GPU, False)
+
+
 def test_zero_3_and_compiling_exclude_each_other() -> None:
     with pytest.raises(UserError, match=r"fsdp2\.yaml"):
         wanted(config_of("+stage=2", "run.compile=true"), GPU, True)
