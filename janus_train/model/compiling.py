@@ -11,9 +11,12 @@ of tokens and of document boundaries. Drawing, which comes with a cache and no d
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo.exc
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config, UserError
@@ -53,6 +56,18 @@ def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) ->
     for layer in janus.model.language_model.layers:
         layer.forward = _Compiled(layer.forward, backend)
     text_head(janus).slopes = torch.compile(losses_and_slopes, backend=backend, dynamic=True)
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Inside, a compiler that fails (at the first step, forward or backward) is one `UserError`."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        why = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the decoder layers cannot be compiled here ({why}): run.compile=false trains without"
+        ) from error
 
 
 class _Compiled:

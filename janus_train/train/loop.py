@@ -19,11 +19,9 @@ from janus_train.data.sample import Batch, Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.model import lora
+from janus_train.model import compiling, lora
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
-from janus_train.model.compiling import compile_layers
-from janus_train.model.compiling import wanted as compiling_wanted
 from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import narrow_frozen
 from janus_train.model.text_loss import text_head
@@ -55,7 +53,7 @@ def run(config: Config) -> Path:
     store = rendezvous.join(config.run)
     distributed = Distributed(config)
     deadlines = Watchdog(distributed.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with rendezvous.sharing_errors(store), deadlines as watchdog:
+    with rendezvous.sharing_errors(store), deadlines as watchdog, compiling.naming_failures():
         return _run(config, distributed, watchdog)
 
 
@@ -74,7 +72,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         return folder.path
     if config.peft is not None:
         lora.check_usable(distributed.backend)
-    compiled = compiling_wanted(config, distributed.device, distributed.gathers_inside_layers)
+    compiled = compiling.wanted(config, distributed.device, distributed.gathers_inside_layers)
     check_space(config, folder.path)
     if config.init_from is not None and is_hub_id(config.init_from):
         with distributed.main_first():
@@ -93,7 +91,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
-        compile_layers(janus)
+        compiling.compile_layers(janus)
     parts = parts_table(janus, config, new_parts)
     narrowed: list[str] = []
     if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32

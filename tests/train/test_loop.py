@@ -120,6 +120,17 @@ def test_a_compiled_run_is_the_plain_one(small: Small, tmp_path: Path, monkeypat
     torch._dynamo.reset()
 
 
+def test_a_compiler_that_fails_is_one_line(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("ptxas was not found\nand more")
+
+    monkeypatch.setattr(compiling, "BACKEND", fails)
+    torch._dynamo.reset()
+    with pytest.raises(UserError, match=r"^[^\n]*ptxas was not found[^\n]*run\.compile=false[^\n]*$"):
+        run(small(2, "run.steps=1", "run.compile=true"))
+    torch._dynamo.reset()
+
+
 def test_one_seed_one_run_another_seed_another(small: Small, tmp_path: Path) -> None:
     first = timeless(run(small(2, "run.steps=3")))
     assert timeless(run(small(2, "run.steps=3", f"output_dir={tmp_path / 'again'}"))) == first
