@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import JanusForConditionalGeneration, LlamaConfig, LlamaModel
 
 from janus_train.model import attention
-from janus_train.model.attention import Documents as Layout
+from janus_train.model import documents as grouping
+from janus_train.model.documents import Documents as Layout
 from janus_train.model.janus import PackedJanus
 from tests.model.reference import Documents, Text, to_batch
 
@@ -64,7 +65,7 @@ def test_groups_hold_every_token_once_and_little_padding() -> None:
     groups, place = layout(lengths).groups
     taken = torch.cat([group.index for group in groups])[place]
     assert torch.equal(taken, torch.arange(sum(lengths)))
-    assert sum(len(group.index) for group in groups) <= (1 + attention.MAX_PADDING) * sum(lengths)
+    assert sum(len(group.index) for group in groups) <= (1 + grouping.MAX_PADDING) * sum(lengths)
     assert len(groups) < len(lengths) / 3
 
 
@@ -72,8 +73,8 @@ def test_groups_are_made_once(
     janus: JanusForConditionalGeneration, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    similar = attention._similar
-    monkeypatch.setattr(attention, "_similar", lambda spans: calls.append(1) or similar(spans))  # type: ignore[func-returns-value]
+    similar = grouping._similar
+    monkeypatch.setattr(grouping, "_similar", lambda spans: calls.append(1) or similar(spans))  # type: ignore[func-returns-value]
     PackedJanus(janus)(to_batch(documents))
     assert janus.config.text_config.num_hidden_layers == 2 and len(calls) == 1
 
