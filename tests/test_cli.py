@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from janus_train.config import UserError
 from tests.test_report import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
@@ -120,7 +121,7 @@ def test_chat_answers(run, random_base, tmp_path):
 @pytest.mark.parametrize("end", ["", EOFError()])
 def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
-    typed = iter(["Hello", "And now?", end, "never read"])
+    typed = iter(["Hello", "far too long", "And now?", end, "never read"])
 
     def read(_):
         line = next(typed)
@@ -132,11 +133,14 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
     seen = []
 
     def answering(_, __, messages, pictures, ___):
+        if messages[-1]["content"] == "far too long":
+            raise UserError("it does not fit")
         seen.append(([m["content"] for m in messages], len(pictures)))
         yield from ("Ye", "s.")
 
     monkeypatch.setattr("janus_train.infer.load.stream_answer", answering)
-    code, printed, _ = run("chat", random_base, "--image", tmp_path / "blue.png", "--image", tmp_path / "blue.png")
+    code, printed, told = run("chat", random_base, "--image", tmp_path / "blue.png", "--image", tmp_path / "blue.png")
+    assert told.endswith("error: it does not fit\n")
     first = "<image_placeholder>\n<image_placeholder>\nHello"
     assert (code, printed) == (0, "Yes.\nYes.\n")
     assert seen == [([first], 2), ([first, "Yes.", "And now?"], 2)]

@@ -39,9 +39,15 @@ def chat(
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):
-        messages.append({"role": "user", "content": text if messages else with_places(text, len(pictures))})
-        said = _say(loaded.chat(messages, pictures, max_new_tokens))
-        messages.append({"role": "assistant", "content": said or " "})  # an empty one would be an open turn
+        asked = {"role": "user", "content": text if messages else with_places(text, len(pictures))}
+        try:
+            said = _say(loaded.chat([*messages, asked], pictures, max_new_tokens))
+        except UserError as error:
+            if prompt:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # the person who asks can ask otherwise
+            continue
+        messages += [asked, {"role": "assistant", "content": said}]
 
 
 def _say(pieces: Iterable[str]) -> str:
