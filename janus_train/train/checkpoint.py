@@ -111,7 +111,7 @@ def tensors_of(pieces: list[Piece]) -> tuple[dict[str, torch.Tensor], dict[str, 
     return tensors, {"starts": json.dumps({piece.name: piece.start for piece in pieces})}
 
 
-def load(checkpoint: Checkpoint, backend: Backend) -> dict[str, dict[str, Any]]:
+def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
     """Put the checkpoint's weights and moments in place; returns the streams' states, by number."""
     state = json.loads((checkpoint.folder / STATE).read_text(encoding="utf-8"))
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
@@ -134,7 +134,7 @@ def load(checkpoint: Checkpoint, backend: Backend) -> dict[str, dict[str, Any]]:
         backend.set_optimizer_steps(state["optimizer_steps"])
     backend.publish()
     torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["torch_rng"])), dtype=torch.uint8))
-    return state["streams"]
+    return {int(stream): kept for stream, kept in state["streams"].items()}
 
 
 @torch.no_grad()

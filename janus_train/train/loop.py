@@ -9,7 +9,7 @@ from typing import Any
 from transformers import JanusForConditionalGeneration
 
 from janus_train import report
-from janus_train.config import PARTS, Config, UserError
+from janus_train.config import PARTS, Config, Part, UserError
 from janus_train.data.cached_codes import CodesOrigin, check_codes
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
@@ -85,27 +85,15 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state == "resume":
         check_frozen(folder, start, frozen)
-    if config.peft is not None:
-        lora.attach(janus, config.peft)
-    set_trainable(janus, config.train_parts)
-    checkpoint_layers(janus, config.memory.activation_checkpointing)
-    text_head(janus).chunked = config.memory.text_loss == "chunked"
-    if compiled:
-        compiling.compile_layers(janus)
+    narrowed = _make_trainable(janus, config, new_parts, compiled, distributed)
     parts = parts_table(janus, config, new_parts)
-    narrowed: list[str] = []
-    if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32
-        narrowed = narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
     backend = make_backend(janus, config, distributed)
 
     drawer, packer = open_mixture(config, recipe, encoder)
     found = checkpoint.newest(folder.path, distributed) if state == "resume" else None
-    done, stream_states = 0, {}
-    if found is not None:
-        stream_states = {int(v): s for v, s in checkpoint.load(found, backend).items()}
-        if folder.forced:
-            stream_states = deal_anew(stream_states.values(), config.batch.rows_per_step)
-        done = found.step
+    done, stream_states = (found.step, checkpoint.load(found, backend)) if found else (0, {})
+    if found and folder.forced:
+        stream_states = deal_anew(stream_states.values(), config.batch.rows_per_step)
     batches = steps(drawer, packer, my_streams, stream_states, config.data.num_workers)
     first_rows = next(batches)  # the first draw finds most of what can be wrong with data: before anything is written
 
@@ -143,6 +131,26 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()
     return folder.path
+
+
+def _make_trainable(
+    janus: JanusForConditionalGeneration,
+    config: Config,
+    new_parts: list[Part],
+    compiled: bool,
+    distributed: Distributed,
+) -> list[str]:
+    """What the configuration does to the model, in the order that it needs; the names of the weights that are bf16 now."""
+    if config.peft is not None:
+        lora.attach(janus, config.peft)
+    set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
+    text_head(janus).chunked = config.memory.text_loss == "chunked"
+    if compiled:
+        compiling.compile_layers(janus)
+    if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32
+        return narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
+    return []
 
 
 def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts: list[Any]) -> dict[str, Any]:
