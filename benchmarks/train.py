@@ -134,6 +134,7 @@ class Bench:
 
     def reset(self, policy: Any = "none", text_loss: str = "chunked", compiled: bool = False) -> None:
         self.janus.load_state_dict(self.weights)
+        self.janus.zero_grad(set_to_none=True)  # or their going would count against the next mode's memory
         for module in (*self.janus.model.language_model.layers, self.janus.lm_head):
             module.__dict__.pop("forward", None)
         prepare(self.janus)
