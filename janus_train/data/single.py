@@ -1,8 +1,9 @@
 """One document a row: the global batch counted in samples (``batch.unit: samples``), the papers' other reading.
 
 Nothing is packed and nothing padded: micro-batches are flat, so a row costs what its document has. A step's rows take
-neighbouring places on a wheel of kinds, so that every step holds the stage's ratio; from step to step the wheel turns so
-that every stream comes to each place equally often, and no stream's share of a source is left behind.
+neighbouring places on a wheel of kinds, so that every step holds the ratio: the papers' within a sample, any other within one
+and a half. From step to step the wheel turns so that every stream comes to each place equally often, and no stream's share
+of a source is left behind.
 """
 
 from __future__ import annotations
