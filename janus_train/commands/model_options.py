@@ -45,15 +45,22 @@ def load(model: str, device: str, precision: str) -> Loaded:
 
     from janus_train.infer.load import load_model
 
+    kind = device_kind(device)
+    dtypes = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+    if precision not in dtypes:
+        raise UserError(f"--precision {precision} is unknown: bf16, fp32 or auto")
+    return load_model(model, device=kind, dtype=dtypes[precision])
+
+
+def device_kind(device: str) -> str:
+    """cpu or cuda, for what --device says. Raises `UserError` for anything else, and for a GPU that is not there."""
+    import torch
+
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
-    dtypes = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
-    if precision not in dtypes:
-        raise UserError(f"--precision {precision} is unknown: bf16, fp32 or auto")
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return load_model(model, device=chosen, dtype=dtypes[precision])
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def check_finite(guidance: float | None, temperature: float | None) -> None:

@@ -1,4 +1,4 @@
-"""What the commands that work on a run's configuration share: its options, and checks before minutes are spent."""
+"""What commands share that need no model: a run's options, and a check of what they are to write before minutes are spent."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Overrides = Annotated[
 ]
 
 
-def check_target(path: Path) -> None:
-    """Before anything is drawn: can the page be written there?"""
+def check_target(path: Path, option: str = "--html", example: str = "rows.html") -> None:
+    """Can a file be written there? Raises `UserError` that names the ``option``, and for a folder an ``example`` in it."""
     if path.is_dir():
-        raise UserError(f"--html {path} is a folder: name a file, for example {path / 'rows.html'}")
+        raise UserError(f"{option} {path} is a folder: name a file, for example {path / example}")
     if not path.parent.is_dir():
-        raise UserError(f"--html {path}: there is no folder {path.parent}")
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--html {path} cannot be written: no permission in {path.parent}")
+        raise UserError(f"{option} {path} cannot be written: no permission in {path.parent}")

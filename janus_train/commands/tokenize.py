@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from janus_train.commands.model_options import Device, device_kind
 from janus_train.commands.terminal import count_bar
 from janus_train.config import UserError
 
@@ -30,7 +31,7 @@ def tokenize(
     process_index: Annotated[
         int | None, typer.Option(min=0, help="Which of them this is. Left out: RANK, else 0.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and resize pictures. Left out: one a core.")
     ] = None,
@@ -88,10 +89,6 @@ def _share(process_index: int | None, num_processes: int | None) -> tuple[int, i
 def _device(device: str, index: int) -> Any:
     import torch
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here")
-    if device == "cpu" or not torch.cuda.is_available():
+    if device_kind(device) == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from janus_train.commands.run_options import check_target
 from janus_train.commands.terminal import count_bar, table_console
 from janus_train.config import UserError
 
@@ -45,7 +46,7 @@ def verify(
     if (model is None) != (row_tokens is None):
         raise UserError("--model and --row-tokens go together: the tokenizer, and what is too long")
     if out is not None:
-        _check_target(out)
+        check_target(out, "--out", "quarantine.jsonl")
     from janus_train.data.given import given_data
     from janus_train.verification.check import lengths_of
     from janus_train.verification.plan import Problem, make_plan
@@ -73,15 +74,6 @@ def verify(
     print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))
     if not fit:
         raise typer.Exit(1)
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder: name a file, for example {path / 'quarantine.jsonl'}")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--out {path} cannot be written: no permission in {path.parent}")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> 
     """Jinja for ``apply_chat_template``: contents are strings, or lists of {"type": "text" | "image", ...}.
 
     ``system`` goes before a conversation with pictures, unless that has a system message of its own; ``user`` and
-    ``assistant``: `encode.speakers`.
+    ``assistant``: `special_tokens.speakers`.
     """
     default = f"{{{{ {json.dumps(system, ensure_ascii=False)} + '\\n\\n' }}}}" if system else ""
     return (
