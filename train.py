@@ -20,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from janus_train.config import ROOT, UserError, load
 from janus_train.overrides import check_overrides, quote_stage
-from janus_train.train.stopping import EXIT_LOST, EXIT_STOPPED, Lost, Stopped
+from janus_train.train.distributed.signals import EXIT_LOST, EXIT_STOPPED, Lost, Stopped
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def main(values: DictConfig) -> None:
     config = load(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
-    from janus_train.train.distributed import leave
-    from janus_train.train.loop import run  # torch and transformers load only once the configuration is right
+    from janus_train.train.distributed.context import leave
+    from janus_train.train.run import run  # torch and transformers load only once the configuration is right
 
     try:
         run(config)

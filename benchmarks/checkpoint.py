@@ -22,8 +22,8 @@ from janus_train.model.components import set_trainable
 from janus_train.model.janus import build
 from janus_train.overrides import compose_values
 from janus_train.train.backends import make_backend
-from janus_train.train.distributed import Distributed
-from janus_train.train.saver import Saver
+from janus_train.train.checkpoint.saver import Saver
+from janus_train.train.distributed.context import Distributed
 
 
 def main() -> None:

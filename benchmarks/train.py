@@ -46,7 +46,7 @@ from janus_train.planning.cards import card_of, peak_flops
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.train.backends import make_backend
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 from janus_train.train.step import train_step
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 import psutil
 
-from janus_train.train.stopping import EXIT_STOPPED
+from janus_train.train.distributed.signals import EXIT_STOPPED
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

@@ -22,7 +22,7 @@ from typing import Any
 from janus_train.config import ROOT
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["janus_train.train.loop", "hydra", "datasets", "torch._dynamo"])
+_SERVER.set_forkserver_preload(["janus_train.train.run", "hydra", "datasets", "torch._dynamo"])
 
 SMALL = (
     "batch.row_tokens=256",

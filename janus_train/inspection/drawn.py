@@ -16,8 +16,8 @@ from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.recipe import Recipe
 from janus_train.data.sample import Row
 from janus_train.interop.processor import load_tokenizer
-from janus_train.train.folder import RunFolder, State
-from janus_train.train.start import find_start
+from janus_train.train.initial_weights import find_start
+from janus_train.train.run_dir import RunFolder, State
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from janus_train.data.sample import Batch
 from janus_train.model.loss import LossSums
 from janus_train.train.backends import Backend
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ def _without_new(key: str, tensor: torch.Tensor, ours: torch.Tensor) -> torch.Te
 def test_packed_rows_are_what_each_document_gives_alone(assembled) -> None:
     """The model that training builds, against transformers' own attention on one document at a time."""
     from janus_train.model.attention import Documents
-    from janus_train.train.folder import RunFolder
-    from janus_train.train.start import find_start, load_start
+    from janus_train.train.initial_weights import find_start, load_start
+    from janus_train.train.run_dir import RunFolder
 
     _, out = assembled
     config = config_of("+stage=1", "model=from_folder", f"init_from={out}", "data=demo", "batch.row_tokens=128")
@@ -155,7 +155,7 @@ def test_packed_rows_are_what_each_document_gives_alone(assembled) -> None:
 def test_it_loads_with_transformers_alone_and_trains(assembled, tmp_path) -> None:
     from transformers import JanusForConditionalGeneration, JanusProcessor
 
-    from janus_train.train.loop import run
+    from janus_train.train.run import run
 
     _, out = assembled
     _, info = JanusForConditionalGeneration.from_pretrained(out, output_loading_info=True)
@@ -251,7 +251,7 @@ def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
     """31 pixels by patches of 6 are 5 x 5, one pixel left over: pictures to draw have 5 x 8 = 40 pixels a side."""
     from janus_train.infer.generate import generate_pictures
     from janus_train.infer.load import load_model
-    from janus_train.train.loop import run
+    from janus_train.train.run import run
 
     out = tmp_path / "m"
     made = assemble(str(parts / "llm-qwen2, tied"), str(parts / "siglip-odd"), parts / "vq.pt", out, seed=0)
@@ -316,8 +316,8 @@ def test_parts_that_are_not_what_they_should_be(parts, tmp_path) -> None:
 
 
 def test_a_named_model_wants_its_own_shape(parts, tmp_path, assembled) -> None:
-    from janus_train.train.folder import RunFolder
-    from janus_train.train.start import find_start, load_start
+    from janus_train.train.initial_weights import find_start, load_start
+    from janus_train.train.run_dir import RunFolder
 
     _, out = assembled
     config = config_of("+stage=1", f"init_from={out}")

@@ -270,7 +270,7 @@ def test_memory_stays_within_about_two_shards(make_official, tmp_path) -> None:
 
 
 def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
-    from janus_train.train.loop import run
+    from janus_train.train.run import run
     from tests.helpers import config_of
     from tests.train.conftest import SMALL
 
@@ -295,7 +295,7 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
 
 def test_training_keeps_what_only_the_official_layout_has(make_official, tmp_path) -> None:
     """official -> a stage on the official folder as it is -> export official: extras and frozen parts byte for byte."""
-    from janus_train.train.loop import run
+    from janus_train.train.run import run
     from tests.helpers import config_of
     from tests.train.conftest import SMALL
 

@@ -52,8 +52,8 @@ def test_the_cache_serves_offline(cached, tmp_path) -> None:
 def test_every_command_takes_an_id(cached, tmp_path) -> None:
     from janus_train.infer.load import load_model
     from janus_train.interop.convert import import_official
-    from janus_train.train.folder import RunFolder
-    from janus_train.train.start import find_start, load_start
+    from janus_train.train.initial_weights import find_start, load_start
+    from janus_train.train.run_dir import RunFolder
 
     import_official(ID, tmp_path / "hf")
     loaded = load_model(ID)

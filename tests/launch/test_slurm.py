@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from janus_train.config import ROOT
-from janus_train.train.loop import run
+from janus_train.train.run import run
 from tests.helpers import config_of
 from tests.launch.slurm import Slurm, absent, two_nodes
 from tests.processes import SMALL, digests, free_port, metrics, wait_for

@@ -11,9 +11,9 @@ import torch
 
 from janus_train.config import ROOT, UserError
 from janus_train.model.code_encoder import encoder_digest, load_code_encoder
-from janus_train.train.folder import RunFolder
-from janus_train.train.loop import run as train
-from janus_train.train.start import find_start, load_start
+from janus_train.train.initial_weights import find_start, load_start
+from janus_train.train.run import run as train
+from janus_train.train.run_dir import RunFolder
 from tests.helpers import config_of
 from tests.train.conftest import SMALL
 

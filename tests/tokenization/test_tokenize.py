@@ -25,7 +25,7 @@ from janus_train.data.shards import ShardSource
 from janus_train.model import janus as janus_module
 from janus_train.model.code_encoder import load_code_encoder
 from janus_train.model.codes import encode_pictures
-from janus_train.train.loop import run as train
+from janus_train.train.run import run as train
 from tests.helpers import Run, config_of, encoded, make_shard, picture
 from tests.tokenization.conftest import noise
 from tests.train.conftest import SMALL

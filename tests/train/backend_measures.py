@@ -20,7 +20,7 @@ from janus_train.interop.processor import load_tokenizer
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.train.backends import Backend, make_backend
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.step import train_step
 
 Assignment = list[list[Kind]]

@@ -19,8 +19,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from janus_train.config import UserError
-from janus_train.train import loop, saver
-from janus_train.train.distributed import Distributed
+from janus_train.train import run as loop
+from janus_train.train.checkpoint import saver
+from janus_train.train.distributed.context import Distributed
 from tests.helpers import config_of
 from tests.train.backend_measures import memory
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from janus_train.config import ROOT, UserError
 from janus_train.model.components import part_of
-from janus_train.train import checkpoint
-from janus_train.train.distributed import Distributed
-from janus_train.train.loop import run
+from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.run import run
 from tests.helpers import config_of
 from tests.train.conftest import SMALL
 
@@ -303,6 +303,6 @@ def test_a_backend_that_is_not_there_is_named(
 
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr("janus_train.train.distributed.find_spec", lambda name: None)
+    monkeypatch.setattr("janus_train.train.distributed.context.find_spec", lambda name: None)
     with pytest.raises(UserError, match="DeepSpeed, which is not installed: pip install deepspeed"):
         Distributed(config_of("+stage=1"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from janus_train.config import Config
-from janus_train.train.loop import run
+from janus_train.train.run import run
 from tests.prepare.making import make, picture_bytes, write
 
 

@@ -18,8 +18,8 @@ from janus_train.model import lora
 from janus_train.model.components import is_adapter, part_of, set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.planning.parameters import adapter_counts
-from janus_train.train import checkpoint
-from janus_train.train.loop import run
+from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.run import run
 from tests.model.reference import to_batch
 from tests.planning.test_flops import some_documents
 

@@ -20,7 +20,7 @@ from janus_train.data.streams import Drawer, Stream
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.train.backends import make_backend
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import learning_rate
 from janus_train.train.step import train_step
 

@@ -6,7 +6,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.train.backends.base import Backend, Piece
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 __all__ = ["Backend", "Piece", "make_backend"]
 
@@ -21,6 +21,6 @@ def make_backend(janus: JanusForConditionalGeneration, config: Config, distribut
         from janus_train.train.backends.fsdp2 import FSDP2
 
         return FSDP2(janus, config, distributed)
-    from janus_train.train.backends.replicated import Replicated
+    from janus_train.train.backends.ddp import Replicated
 
     return Replicated(janus, config, distributed)

@@ -23,7 +23,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.janus import prepare
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -27,7 +27,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config, UserError
 from janus_train.model.janus import PackedJanus
 from janus_train.train.backends.base import MOMENTS, Piece, Sharded
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
 warnings.filterwarnings(

@@ -24,9 +24,9 @@ import torch
 from janus_train.config import UserError
 from janus_train.data.sample import Row
 from janus_train.train.backends import Backend
-from janus_train.train.distributed import Distributed
-from janus_train.train.metrics import finite_or_none
-from janus_train.train.ranks import Says
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.monitor.metrics import finite_or_none
+from janus_train.train.monitor.stragglers import Says
 from janus_train.train.step import StepResult
 
 MAX_IN_A_ROW = 3

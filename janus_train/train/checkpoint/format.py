@@ -28,7 +28,7 @@ from safetensors import safe_open
 from janus_train.config import UserError
 from janus_train.files import file_sha256
 from janus_train.train.backends import Backend, Piece
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 SCHEMA = 2
 MANIFEST, STATE = "manifest.json", "state.json"

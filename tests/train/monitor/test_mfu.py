@@ -12,10 +12,10 @@ from janus_train.inspection.drawn import open_drawn
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
-from janus_train.train import utilisation
-from janus_train.train.distributed import Distributed
-from janus_train.train.loop import run
-from janus_train.train.utilisation import Utilisation
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.monitor import mfu as utilisation
+from janus_train.train.monitor.mfu import Utilisation
+from janus_train.train.run import run
 
 Small = Callable[..., Config]
 

@@ -18,8 +18,8 @@ from janus_train.config import Config, UserError
 from janus_train.data.sample import KINDS
 from janus_train.model import compiling
 from janus_train.model.components import part_of
-from janus_train.train import checkpoint
-from janus_train.train.loop import run
+from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.run import run
 from tests.helpers import encoded, make_shard, picture
 
 Small = Callable[..., Config]

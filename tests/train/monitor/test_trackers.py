@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from janus_train.config import LoggingConfig
-from janus_train.train import trackers
-from janus_train.train.distributed import Distributed
-from janus_train.train.trackers import Trackers
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.monitor import trackers
+from janus_train.train.monitor.trackers import Trackers
 from tests.helpers import config_of
 from tests.processes import free_port
 

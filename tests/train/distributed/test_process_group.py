@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.train.rendezvous import is_lost_peer, missing
+from janus_train.train.distributed.process_group import is_lost_peer, missing
 from tests.processes import SMALL, free_port, job
 
 WAIT_S = 4

@@ -13,8 +13,8 @@ from janus_train.data.encode import Encoder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.write import Extras, save_model
 from janus_train.model import lora
-from janus_train.train.folder import RunFolder
-from janus_train.train.start import Start
+from janus_train.train.initial_weights import Start
+from janus_train.train.run_dir import RunFolder
 
 
 def with_start_weights(

@@ -13,8 +13,8 @@ import torch
 
 from janus_train.config import UserError
 from janus_train.train.backends import Backend, Piece
-from janus_train.train.bad_steps import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
 from janus_train.train.step import StepResult
 from tests.helpers import config_of
 

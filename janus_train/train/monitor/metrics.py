@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from janus_train.config import Config
 from janus_train.data.sample import KINDS, Row
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.monitor.trackers import Trackers
 from janus_train.train.step import StepResult
-from janus_train.train.trackers import Trackers
 
 
 def batch_metrics(rows: Sequence[Row], row_tokens: int, flops: float, distributed: Distributed) -> dict[str, float]:

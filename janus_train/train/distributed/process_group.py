@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from janus_train.config import RunConfig, UserError
-from janus_train.train.stopping import Lost, Stopped
+from janus_train.train.distributed.signals import Lost, Stopped
 
 FAILED = "failed"
 LOOK_EVERY_S = 5.0

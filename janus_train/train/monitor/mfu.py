@@ -18,7 +18,7 @@ from janus_train.planning.cards import peak_flops
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 
 class Utilisation:

@@ -17,7 +17,7 @@ from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.model.components import part_of
 from janus_train.model.janus import build, init_generation_embeddings, transformers_config
-from janus_train.train.folder import RunFolder, State
+from janus_train.train.run_dir import RunFolder, State
 
 NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}

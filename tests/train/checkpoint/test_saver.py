@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from janus_train.config import ROOT, Config, UserError
-from janus_train.train import checkpoint, saver
 from janus_train.train.backends.base import Piece
-from janus_train.train.backends.replicated import Replicated
-from janus_train.train.loop import run
+from janus_train.train.backends.ddp import Replicated
+from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint import saver
+from janus_train.train.run import run
 
 Small = Callable[..., Config]
 
@@ -44,7 +45,8 @@ def assert_same_run(folder: Path, whole: Path) -> None:
 
 KILL = """
 import os, signal, sys
-from janus_train.train import loop, saver
+from janus_train.train import run as loop
+from janus_train.train.checkpoint import saver
 from tests.helpers import config_of
 
 point, step = sys.argv[1], sys.argv[2]

@@ -13,7 +13,7 @@ import threading
 import time
 from types import TracebackType
 
-from janus_train.train.stopping import EXIT_LOST
+from janus_train.train.distributed.signals import EXIT_LOST
 
 STDERR = 2
 

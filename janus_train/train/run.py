@@ -25,24 +25,25 @@ from janus_train.model.code_encoder import encoder_digest
 from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import narrow_frozen
 from janus_train.model.text_loss import text_head
-from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
-from janus_train.train.bad_steps import BadSteps, check_finite
-from janus_train.train.distributed import Distributed
-from janus_train.train.folder import RunFolder
-from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
+from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint.saver import Saver
+from janus_train.train.distributed import process_group as rendezvous
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.distributed.signals import Stopped, StopSignals
+from janus_train.train.distributed.watchdog import Watchdog
+from janus_train.train.final_model import with_start_weights, write_result
+from janus_train.train.initial_weights import check_frozen, find_start, load_start
+from janus_train.train.monitor.loss_spikes import BadSteps, check_finite
+from janus_train.train.monitor.metrics import Log, batch_metrics, cut_back, step_metrics
+from janus_train.train.monitor.mfu import Utilisation
+from janus_train.train.monitor.previews import draw_previews
+from janus_train.train.monitor.quarantine import Quarantine
+from janus_train.train.monitor.stragglers import ForwardTimer, Ranks
 from janus_train.train.optim import learning_rate
-from janus_train.train.preview import draw_previews
-from janus_train.train.quarantine import Quarantine
-from janus_train.train.ranks import ForwardTimer, Ranks
-from janus_train.train.result import with_start_weights, write_result
-from janus_train.train.saver import Saver
+from janus_train.train.run_dir import RunFolder
 from janus_train.train.space import check_space
-from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import SKIPPED, train_step
-from janus_train.train.stopping import Stopped, StopSignals
-from janus_train.train.utilisation import Utilisation
-from janus_train.train.watchdog import Watchdog
 
 
 def run(config: Config) -> Path:

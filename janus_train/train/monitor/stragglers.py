@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 NOTICEABLE_S = 0.01
 """Differences between ranks below this are never named: nobody waits for them."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from janus_train.config import UserError
 from janus_train.data.sample import Row
-from janus_train.train.distributed import Distributed
+from janus_train.train.distributed.context import Distributed
 
 JUDGED_FROM = 1000
 """A source's share of unusable samples is judged once so many are drawn, or all of them once if it has fewer."""

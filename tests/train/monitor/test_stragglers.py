@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from janus_train.train.ranks import ForwardTimer, stragglers
+from janus_train.train.monitor.stragglers import ForwardTimer, stragglers
 
 times = st.lists(st.floats(0.001, 10), min_size=1, max_size=16)
 

@@ -24,8 +24,17 @@ from safetensors.torch import save_file
 from janus_train.config import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, Piece
-from janus_train.train.checkpoint import MANIFEST, SCHEMA, STATE, Checkpoint, folder_of, rank_file, state_of, tensors_of
-from janus_train.train.distributed import Distributed
+from janus_train.train.checkpoint.format import (
+    MANIFEST,
+    SCHEMA,
+    STATE,
+    Checkpoint,
+    folder_of,
+    rank_file,
+    state_of,
+    tensors_of,
+)
+from janus_train.train.distributed.context import Distributed
 
 MAX_FAILURES = 3
 """Saves in a row that fail before the run stops."""

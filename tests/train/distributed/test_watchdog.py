@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from janus_train.train.watchdog import Watchdog
+from janus_train.train.distributed.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_silence_past_the_deadline_ends_the_process(ended: list[str]) -> None:
 def test_a_process_that_was_suspended_did_not_hang(ended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock jumps by an hour, as it does over Ctrl-Z: only ticks count."""
     jumps, clock = iter([0.0, 0.0, 3600.0]), time.monotonic
-    monkeypatch.setattr("janus_train.train.watchdog.time.monotonic", lambda: clock() + next(jumps, 3600.0))
+    monkeypatch.setattr("janus_train.train.distributed.watchdog.time.monotonic", lambda: clock() + next(jumps, 3600.0))
     with Watchdog(0, first_s=30, later_s=2) as watchdog:
         watchdog.beat("step 1")
         time.sleep(1.5)
