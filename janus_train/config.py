@@ -32,6 +32,11 @@ ActivationCheckpointing = Literal["none", "selective", "full"]
 TextLoss = Literal["chunked", "whole"]
 """How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
 
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+"""The experiment trackers that Accelerate knows; each needs its own package installed."""
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -250,8 +255,8 @@ class PeftConfig(Options):
 class LoggingConfig(Options):
     """Where metrics go besides metrics.jsonl, which is always written."""
 
-    wandb: bool
-    tensorboard: bool
+    trackers: tuple[Tracker, ...] = Field(strict=False)
+    """Experiment trackers, by Accelerate's names."""
     project: str
 
 

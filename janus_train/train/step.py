@@ -2,72 +2,87 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from janus_train.data.sample import Batch
+from janus_train.data.sample import KINDS, Batch, Kind
 from janus_train.model.loss import LossSums
 from janus_train.train.backends import Backend
-from janus_train.train.distributed.context import Distributed
+
+
+@dataclass(frozen=True)
+class LossTotals:
+    """Sums of cross-entropies (nats) and the numbers of targets behind them, by kind; of one rank, or of all."""
+
+    sums: dict[Kind, float]
+    counts: dict[Kind, int]
+
+    @property
+    def mean(self) -> float:
+        """The loss: one mean over all targets of all kinds."""
+        return sum(self.sums.values()) / max(1, sum(self.counts.values()))
+
+    @property
+    def by_kind(self) -> dict[Kind, float | None]:
+        """Each kind's mean over its own targets; None without any."""
+        return {kind: self.sums[kind] / self.counts[kind] if self.counts[kind] else None for kind in KINDS}
+
+    @classmethod
+    def added(cls, totals: Sequence[LossTotals]) -> LossTotals:
+        return cls(
+            {kind: sum(one.sums[kind] for one in totals) for kind in KINDS},
+            {kind: sum(one.counts[kind] for one in totals) for kind in KINDS},
+        )
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the whole step, over all ranks. A loss is a mean over its tokens; None if there were none of the kind."""
+    """What a step did, as one rank knows it: ``grad_norm`` and ``applied`` are the same on all ranks."""
 
-    loss: float
-    loss_by_kind: dict[str, float | None]
-    num_loss_tokens: int
+    losses: LossTotals
+    """This rank's share."""
     grad_norm: float
     applied: bool
     """False: loss or gradient was not finite, the weights are as before."""
 
 
-SKIPPED = StepResult(math.nan, dict.fromkeys(("text", "understanding", "generation")), 0, math.nan, applied=False)
-"""Of a step that was not computed at all (``run.skip_steps``)."""
-
-
 def train_step(
-    backend: Backend, micro_batches: Sequence[Batch], distributed: Distributed, gradient_clip: float
+    backend: Backend, micro_batches: Sequence[Batch], num_loss_tokens: int, gradient_clip: float
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update with the mean over all loss tokens.
 
-    The denominator is the step's number of loss tokens over all micro-batches and ranks, known before the first forward:
-    so neither accumulation nor the number of ranks changes the update.
+    ``num_loss_tokens`` is the denominator: the loss tokens of the whole step, over all micro-batches and ranks. It is
+    known before the first forward, so neither accumulation nor the number of ranks changes the update.
     """
-    [num_loss_tokens] = distributed.sum([float(sum(batch.num_loss_tokens for batch in micro_batches))])
-    # Gradients are averaged over ranks on the way back: times world_size makes that the sum it has to be.
-    scale = distributed.world_size / max(1.0, num_loss_tokens)
+    group = backend.distributed
+    # Gradients are averaged over ranks on the way back; times world_size makes that the sum it has to be.
+    scale = group.world_size / max(1, num_loss_tokens)
 
-    values: list[tuple[torch.Tensor, list[float]]] = []
+    losses: list[LossSums] = []
     backend.zero_grad()
     for number, batch in enumerate(micro_batches):
         with backend.accumulate(last=number == len(micro_batches) - 1):
-            with distributed.autocast():
-                sums: LossSums = backend.model(batch.to(distributed.device))
-            backend.backward(sums.total * scale)
-        values.append(_values(sums))
+            with group.autocast():
+                sums: LossSums = backend.model(batch.to(group.device))
+            # 0 * loss: a loss that is not finite makes its gradients NaN, and their norm tells every rank.
+            backend.backward(sums.total * (scale + 0 * sums.total.detach()))
+        losses.append(sums)
 
-    totals = distributed.sum(_added(values))
-    loss = sum(totals[:3]) / max(1.0, num_loss_tokens)
-    grad_norm, applied = backend.update(gradient_clip, finite=math.isfinite(loss))
-
-    kinds = ("text", "understanding", "generation")
-    by_kind = {kind: totals[i] / totals[i + 3] if totals[i + 3] else None for i, kind in enumerate(kinds)}
-    return StepResult(loss, by_kind, int(num_loss_tokens), grad_norm, applied)
+    grad_norm, applied = backend.update(gradient_clip)
+    return StepResult(_totals(losses), grad_norm, applied)
 
 
-def _values(sums: LossSums) -> tuple[torch.Tensor, list[float]]:
-    """Losses (3,), left on the device so that the next micro-batch need not wait for this one; and their counts."""
-    losses = torch.stack([sums.text, sums.understanding, sums.generation]).detach()
-    return losses, [float(sums.num_text), float(sums.num_understanding), float(sums.num_generation)]
-
-
-def _added(values: Sequence[tuple[torch.Tensor, list[float]]]) -> list[float]:
-    """Three losses and three counts over the micro-batches; waits for the device, once a step."""
-    losses = torch.stack([losses for losses, _ in values]).tolist()
-    each = [[*three, *counts] for three, (_, counts) in zip(losses, values, strict=True)]
-    return [sum(column) for column in zip(*each, strict=True)]
+def _totals(losses: Sequence[LossSums]) -> LossTotals:
+    """Over the micro-batches; waits for the device, once per step."""
+    sums = torch.stack([torch.stack([s.text, s.understanding, s.generation]).detach() for s in losses])  # (n, 3)
+    text, understanding, generation = sums.double().sum(dim=0).tolist()
+    return LossTotals(
+        {"understanding": understanding, "text": text, "generation": generation},
+        {
+            "understanding": sum(s.num_understanding for s in losses),
+            "text": sum(s.num_text for s in losses),
+            "generation": sum(s.num_generation for s in losses),
+        },
+    )

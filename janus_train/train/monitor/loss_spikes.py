@@ -1,8 +1,8 @@
 """Steps that went wrong: a loss or gradient that is not finite, or a loss that jumps. Written down with their samples.
 
-In: every step's result and rows. Out: bad_steps.jsonl, a line a step (``step, reason, loss, grad_norm, samples``, the keys of
-all ranks' rows), and the end of the run after three in a row that could not be applied. The loss and the norm are the same
-on all ranks, so all judge alike.
+In: every step's result and rows. Out: bad_steps.jsonl, a line per such step (``step, reason, loss, grad_norm, samples``, the
+keys of all ranks' rows), and the end of the run after three in a row that could not be applied. The loss and the norm are
+the same on all ranks, so all judge alike.
 
 A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones; it
 is judged from the 20th on, anew after a restart. It is logged, not undone: the gradient is clipped, and going back is a
@@ -11,7 +11,7 @@ person's decision (delete the checkpoints after the one to go on from, and start
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import statistics
 from collections import deque
@@ -23,13 +23,13 @@ import torch
 
 from janus_train.config import UserError
 from janus_train.data.sample import Row
+from janus_train.jsonl import append_json_lines
 from janus_train.train.backends import Backend
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.monitor.metrics import finite_or_none
-from janus_train.train.monitor.stragglers import Says
-from janus_train.train.step import StepResult
 
-MAX_IN_A_ROW = 3
+logger = logging.getLogger(__name__)
+
+MAX_CONSECUTIVE_BAD = 3
 """Steps in a row whose loss or gradient is not finite before the run stops."""
 SPIKE_SIGMAS = 6.0
 SPIKE_WINDOW = 100
@@ -55,55 +55,65 @@ class SpikeRule:
 class BadSteps:
     """``path``: where they are written down."""
 
-    def __init__(self, path: Path, distributed: Distributed, log: Says):
-        self._path, self._distributed, self._log = path, distributed, log
+    def __init__(self, path: Path, group: Distributed):
+        self._path, self._group = path, group
         self._spikes = SpikeRule()
-        self._in_a_row = 0
+        self._consecutive = 0
 
-    def judge(self, step: int, rows: Sequence[Row], result: StepResult) -> None:
-        """Raises `UserError` on every rank when too many steps in a row could not be applied."""
-        if result.applied:
-            self._in_a_row = 0
+    def judge(self, step: int, rows: Sequence[Row], loss: float, grad_norm: float, applied: bool) -> None:
+        """``loss``, ``grad_norm`` and ``applied`` are the step's, the same on all ranks; ``rows`` are this rank's.
+
+        Raises `UserError` on every rank when too many steps in a row could not be applied.
+        """
+        if applied:
+            self._consecutive = 0
             limit = self._spikes.limit()
-            if result.loss > limit:
-                count = self._write(step, rows, result, "spike")
-                self._log.say(
-                    f"step {step}: the loss jumps to {result.loss:.3f}, over {limit:.3f} (mean of the last "
-                    f"{SPIKE_WINDOW} steps and {SPIKE_SIGMAS:.0f} sigma); its {count} samples are in {self._path}"
+            if loss > limit:
+                count = self._write(step, rows, loss, grad_norm, "spike")
+                logger.warning(
+                    f"step {step}: the loss jumps to {loss:.3f}, over {limit:.3f} (mean of the last {SPIKE_WINDOW} steps "
+                    f"and {SPIKE_SIGMAS:.0f} sigma); its {count} samples are in {self._path}"
                 )
-            self._spikes.add(result.loss)
+            self._spikes.add(loss)
             return
-        self._in_a_row += 1
-        count = self._write(step, rows, result, "not finite")
-        self._log.say(
+        self._consecutive += 1
+        count = self._write(step, rows, loss, grad_norm, "not finite")
+        logger.warning(
             f"step {step}: loss or gradient is not finite, the step is not applied; its {count} samples are in {self._path}"
         )
-        if self._in_a_row == MAX_IN_A_ROW:
+        if self._consecutive == MAX_CONSECUTIVE_BAD:
             raise UserError(
-                f"step {step}: {MAX_IN_A_ROW} steps in a row had a loss or gradient that is not finite: training stops, "
-                f"nothing of them is saved; their samples are in {self._path}"
+                f"step {step}: {MAX_CONSECUTIVE_BAD} steps in a row had a loss or gradient that is not finite: training "
+                f"stops, nothing of them is saved; their samples are in {self._path}"
             )
 
-    def _write(self, step: int, rows: Sequence[Row], result: StepResult, reason: Literal["spike", "not finite"]) -> int:
+    def _write(
+        self, step: int, rows: Sequence[Row], loss: float, grad_norm: float, reason: Literal["spike", "not finite"]
+    ) -> int:
         """A collective; the number of samples over all ranks."""
-        keys = self._distributed.gather([document.reference.text() for row in rows for document in row.documents])
-        line = {
-            "step": step,
-            "reason": reason,
-            "loss": finite_or_none(result.loss),
-            "grad_norm": finite_or_none(result.grad_norm),
-        }
-        if self._distributed.is_main:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"samples": keys}, ensure_ascii=False) + "\n")
+        keys = self._group.gather([document.reference.text() for row in rows for document in row.documents])
+        if self._group.is_main:
+            line = {
+                "step": step,
+                "reason": reason,
+                "loss": finite_or_none(loss),
+                "grad_norm": finite_or_none(grad_norm),
+                "samples": keys,
+            }
+            append_json_lines(self._path, [line])
         return len(keys)
 
 
-def check_finite(backend: Backend, step: int, distributed: Distributed) -> None:
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def check_finite(backend: Backend, step: int) -> None:
     """Raises `UserError` on every rank if a trained weight of any is not finite: such weights are never saved."""
-    checks = [torch.isfinite(piece.weight).all() for piece in backend.owned()]
+    checks = [torch.isfinite(shard.weight).all() for shard in backend.checkpoint_shards()]
     finite = not checks or bool(torch.stack(checks).all())
-    if distributed.sum([float(not finite)])[0]:
+    if backend.distributed.sum([float(not finite)])[0]:
         raise UserError(
             f"step {step}: the weights are not finite and are not saved: the last checkpoint is from before; go on from "
             "it with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"

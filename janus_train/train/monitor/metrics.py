@@ -1,82 +1,59 @@
-"""A line a step: metrics.jsonl always, W&B and TensorBoard if asked, a progress bar on a terminal, plain lines elsewhere."""
+"""A line per step: metrics.jsonl always, trackers if asked for, a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from janus_train.config import Config
-from janus_train.data.sample import KINDS, Row
-from janus_train.train.distributed.context import Distributed
+from janus_train.config import Config, UserError
+from janus_train.data.sample import KINDS
+from janus_train.train.distributed.step_sync import RowsReport
+from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers
-from janus_train.train.step import StepResult
+from janus_train.train.step import LossTotals
+
+logger = logging.getLogger(__name__)
 
 
-def batch_metrics(rows: Sequence[Row], row_tokens: int, flops: float, distributed: Distributed) -> dict[str, float]:
-    """Counts over all ranks: ``samples/<kind>``, ``tokens/<kind>``, ``tokens``, ``fill`` (share of the rows used), and
-    ``flops``, the sum of the ranks' useful ones."""
-    samples, tokens = [0.0] * len(KINDS), [0.0] * len(KINDS)
-    for row in rows:
-        for document in row.documents:
-            samples[KINDS.index(document.kind)] += document.share
-            tokens[KINDS.index(document.kind)] += len(document)
-    *sums, num_rows, flops = distributed.sum([*samples, *tokens, float(len(rows)), flops])
-    total = sum(sums[len(KINDS) :])
-    # a text that was cut over rows counts in each by its share
-    found: dict[str, float] = {f"samples/{kind}": round(sums[i], 4) for i, kind in enumerate(KINDS)}
-    found |= {f"tokens/{kind}": int(sums[i + len(KINDS)]) for i, kind in enumerate(KINDS)}
-    return found | {"tokens": int(total), "fill": total / (num_rows * row_tokens), "flops": flops}
-
-
-def step_metrics(result: StepResult) -> dict[str, Any]:
-    """What is not finite is None."""
+def rows_metrics(rows: RowsReport, row_tokens: int) -> dict[str, Any]:
+    """Counts of a step's rows over all ranks: by kind, ``fill`` (the share of the rows' tokens that are used), ``flops``."""
     return {
-        "loss": finite_or_none(result.loss),
-        **{f"loss/{kind}": finite_or_none(loss) for kind, loss in result.loss_by_kind.items()},
-        "loss_tokens": result.num_loss_tokens,
-        "grad_norm": finite_or_none(result.grad_norm),
-        "applied": result.applied,
+        **{f"samples/{kind}": rows.samples[kind] for kind in KINDS},
+        **{f"tokens/{kind}": rows.tokens[kind] for kind in KINDS},
+        "tokens": rows.num_tokens,
+        "fill": rows.num_tokens / (len(rows.digests) * row_tokens),
+        "flops": rows.flops,
+        "quarantined": len(rows.quarantined),
+        "batch_digest": rows.digest,
     }
 
 
-def finite_or_none(value: float | None) -> float | None:
-    """JSON has no NaN."""
-    return value if value is not None and math.isfinite(value) else None
+def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> dict[str, Any]:
+    """The step's losses over all ranks; None for what is not finite and for what was not computed."""
+    by_kind = losses.by_kind if losses else dict.fromkeys(KINDS)
+    return {
+        "loss": finite_or_none(losses.mean) if losses else None,
+        **{f"loss/{kind}": finite_or_none(by_kind[kind]) for kind in KINDS},
+        "loss_tokens": sum(losses.counts.values()) if losses else 0,
+        "grad_norm": finite_or_none(grad_norm),
+        "applied": applied,
+    }
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Keep the lines up to ``step``: after a resume every step stands in the file once."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):  # a last line that a kill cut short
-            break
-    path.write_text("".join(kept), encoding="utf-8")
+class MetricsLog:
+    """Writes the run's metrics, on the main process; elsewhere it is not made."""
 
-
-class Log:
-    """Writes the run's metrics, on the main process; on others every method does nothing."""
-
-    def __init__(self, config: Config, path: Path, first_step: int, distributed: Distributed):
-        self._active = distributed.is_main
-        if not self._active:
-            return
-        self._config = config
+    def __init__(self, config: Config, path: Path, first_step: int, console: Console):
+        self._config, self._path, self._console = config, path, console
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._console = Console(stderr=True)
-        self._trackers = Trackers(config.logging, path.parent, lambda line: self.say(f"warning: {line}"))
+        self._trackers = Trackers(config.logging, path.parent)
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if console.is_terminal:
             self._bar = Progress(
                 TextColumn("stage {task.fields[stage]}"),
                 BarColumn(),
@@ -84,7 +61,7 @@ class Log:
                 TextColumn("{task.fields[losses]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=self._console,
+                console=console,
             )
             self._task = self._bar.add_task(
                 "", total=config.run.steps, completed=first_step - 1, stage=config.stage, losses=""
@@ -92,30 +69,24 @@ class Log:
             self._bar.start()
 
     def step(self, metrics: dict[str, Any]) -> None:
-        if not self._active:
-            return
-        self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        """Raises `UserError` if the line cannot be written: the JSONL is the record of the run."""
+        try:
+            self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
         self._trackers.log(metrics)
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
+        step, steps = metrics["step"], self._config.run.steps
         if self._bar is not None:
-            self._bar.update(self._task, completed=metrics["step"], losses=f"loss {loss}  {losses}")
-        elif metrics["step"] % self._config.run.log_every == 0 or metrics["step"] == self._config.run.steps:
-            self._console.print(
-                f"stage {self._config.stage}  step {metrics['step']}/{self._config.run.steps}  loss {loss}  "
-                f"{losses}  lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s",
-                highlight=False,
-                soft_wrap=True,
+            self._bar.update(self._task, completed=step, losses=f"loss {loss}  {losses}")
+        elif step % self._config.run.log_every == 0 or step == steps:
+            logger.info(
+                f"stage {self._config.stage}  step {step}/{steps}  loss {loss}  {losses}  "
+                f"lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s"
             )
 
-    def say(self, message: str) -> None:
-        """A line for the person who watches."""
-        if self._active:
-            self._console.print(message, highlight=False, soft_wrap=True)
-
     def close(self) -> None:
-        if not self._active:
-            return
         if self._bar is not None:
             self._bar.stop()
         self._file.close()

@@ -21,14 +21,14 @@ from janus_train.planning.parameters import parameter_counts
 from janus_train.train.distributed.context import Distributed
 
 
-class Utilisation:
+class MFU:
     """Made once a run, on every process at the same time: the processes measure what they have."""
 
-    def __init__(self, config: Config, distributed: Distributed):
+    def __init__(self, config: Config, group: Distributed):
         self._model, self._trained, self._peft = config.model, config.train_parts, config.peft
-        self._flops_a_token = 6 * parameter_counts(config.model)["language_model"]
-        mine = peak_flops(distributed.device, config.precision)
-        peak, unknown = distributed.sum([mine or 0.0, float(mine is None)])
+        self._flops_per_token = 6 * parameter_counts(config.model)["language_model"]
+        mine = peak_flops(group.device, config.precision)
+        peak, unknown = group.sum([mine or 0.0, float(mine is None)])
         self.peak: float | None = None if unknown else peak
         """FLOP/s of all processes together; None if a device's peak is not known, and then there is no share of it."""
 
@@ -42,4 +42,4 @@ class Utilisation:
         if self.peak is None:
             return {"mfu": None, "mfu_6n": None}
         most = self.peak * step_s
-        return {"mfu": flops / most, "mfu_6n": self._flops_a_token * tokens / most}
+        return {"mfu": flops / most, "mfu_6n": self._flops_per_token * tokens / most}

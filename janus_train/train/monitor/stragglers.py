@@ -1,4 +1,4 @@
-"""What every rank tells all others at a step's end, in one exchange: its rows' digests, a stop signal, its own times.
+"""Which rank holds up the others: each rank's own times per step, and a line for one that stands out.
 
 A rank's own times are what it does not spend waiting for others: ``data_s`` until its rows were there, ``compute_s`` in the
 model's forward passes. The whole step takes equally long on all ranks, so that alone names no culprit. (Where the weights
@@ -7,46 +7,22 @@ are sharded, forward passes wait for other ranks' shards and grow alike; the dat
 
 from __future__ import annotations
 
-import signal
-import socket
+import logging
 import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from janus_train.train.distributed.context import Distributed
+from janus_train.train.distributed.step_sync import StepReport
+
+logger = logging.getLogger(__name__)
 
 NOTICEABLE_S = 0.01
 """Differences between ranks below this are never named: nobody waits for them."""
-
-
-class Says(Protocol):
-    def say(self, message: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class RankReport:
-    """One rank's word on one step."""
-
-    digests: tuple[str, ...]
-    signal: int  # 0: none
-    data_s: float
-    compute_s: float
-    host: str
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """The same on every rank."""
-
-    row_digests: list[str]
-    stop: str | None
-    """The signal that some rank has received, and where: None to go on."""
 
 
 class ForwardTimer:
@@ -87,35 +63,24 @@ class ForwardTimer:
         return event
 
 
-class Ranks:
+class StragglerWatch:
     """``every``: steps over which times are averaged; ``ratio``: how much slower than the others' median is named."""
 
-    def __init__(self, distributed: Distributed, timer: ForwardTimer, every: int, ratio: float, log: Says):
-        self._distributed, self._timer, self._every, self._ratio, self._log = distributed, timer, every, ratio, log
-        self._host = socket.gethostname()
-        self._window: list[list[RankReport]] = []
+    def __init__(self, hosts: Sequence[str], every: int, ratio: float):
+        self._hosts, self._every, self._ratio = hosts, every, ratio
+        self._window: list[Sequence[StepReport]] = []
 
-    def exchange(self, digests: Sequence[str], received: int, data_s: float) -> Exchange:
-        """A collective: every rank calls it once a step. ``received`` is this rank's stop signal, or 0."""
-        mine = RankReport(tuple(digests), received, data_s, self._timer.take(), self._host)
-        reports: list[RankReport] = self._distributed.gather([mine])
+    def times(self, step: int, reports: Sequence[StepReport]) -> dict[str, list[float]]:
+        """``rank_data_s`` and ``rank_compute_s``: means by rank over the last ``every`` steps, at each of these; else nothing."""
         self._window.append(reports)
-        stop = next(((rank, report.signal) for rank, report in enumerate(reports) if report.signal), None)
-        return Exchange(
-            [one for report in reports for one in report.digests],
-            f"{signal.Signals(stop[1]).name} (to rank {stop[0]} on {reports[stop[0]].host})" if stop else None,
-        )
-
-    def times(self, step: int) -> dict[str, list[float]]:
-        """``rank_data_s`` and ``rank_compute_s``: means by rank since the last, every so many steps; else nothing."""
         if step % self._every:
             return {}
         window, self._window = self._window, []
-        ranks = range(len(window[-1]))
+        ranks = range(len(self._hosts))
         data = [statistics.fmean(reports[r].data_s for reports in window) for r in ranks]
         compute = [statistics.fmean(reports[r].compute_s for reports in window) for r in ranks]
-        for line in stragglers(data, compute, [report.host for report in window[-1]], self._ratio):
-            self._log.say(f"step {step}: {line}")
+        for line in stragglers(data, compute, self._hosts, self._ratio):
+            logger.warning("step %d: %s", step, line)
         return {"rank_data_s": [round(s, 4) for s in data], "rank_compute_s": [round(s, 4) for s in compute]}
 
 

@@ -1,39 +1,42 @@
-"""W&B and TensorBoard, if asked for: whatever they do, training goes on, for metrics.jsonl is the record.
+"""Experiment trackers, by the names that Accelerate gives them: whatever they do, training goes on.
 
-Without a key, or with a host that does not answer within a minute, W&B writes into the run's folder (``wandb sync`` uploads
-it later). Nothing here asks a question or waits without a bound.
+metrics.jsonl is the record of a run; a tracker that cannot be started or stops answering costs a warning. W&B without a
+key, or with a host that does not answer within a minute, writes into the run's folder (``wandb sync`` uploads it later), and
+a run that is resumed keeps its W&B run. Nothing here asks a question or waits without a bound.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import Callable
+import secrets
 from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from janus_train.config import LoggingConfig
+from janus_train.files import write_json
+
+logger = logging.getLogger(__name__)
 
 WANDB_INIT_S = 60
 WANDB_FINISH_S = 120
+IDS = "trackers.json"
+"""In the run's folder: the run ids that trackers know it by."""
 
 
 class Trackers:
-    """Those asked for in ``options`` that could be started; ``warn`` is told of the others. For the main process alone."""
+    """Those named in ``options.trackers`` that could be started. For the main process alone."""
 
-    def __init__(self, options: LoggingConfig, folder: Path, warn: Callable[[str], None]):
-        self._warn = warn
+    def __init__(self, options: LoggingConfig, run_dir: Path):
         self._started: list[GeneralTracker] = []
-        if options.tensorboard:
-            self._start("TensorBoard", lambda: TensorBoardTracker(options.project, logging_dir=folder / "tensorboard"))
-        if options.wandb:
-            mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-            if mode == "offline":
-                warn(f"W&B logs offline: `wandb sync {folder}/wandb/offline-run-*` uploads it")
-            started = self._start("W&B", lambda: _wandb(options.project, folder, mode))
-            if not started and mode == "online":
-                self._start("W&B offline", lambda: _wandb(options.project, folder, "offline"))
+        for name in dict.fromkeys(options.trackers):
+            if name == "wandb":
+                self._start_wandb(options.project, run_dir)
+            else:
+                self._start(name, options.project, run_dir)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """``metrics`` of a step; what is not a number is left out."""
@@ -43,35 +46,60 @@ class Trackers:
                 tracker.log(numbers, step=metrics["step"])
             except Exception as error:
                 self._started.remove(tracker)
-                self._warn(f"{tracker.name} is given up ({error}); metrics.jsonl goes on")
+                logger.warning(f"{tracker.name} is given up ({error}); metrics.jsonl goes on")
 
     def close(self) -> None:
         for tracker in self._started:
             try:
                 tracker.finish()
             except Exception as error:
-                self._warn(f"{tracker.name} could not be ended well ({error})")
+                logger.warning(f"{tracker.name} could not be closed ({error})")
 
-    def _start(self, name: str, make: Callable[[], GeneralTracker]) -> bool:
+    def _start(self, name: str, project: str, run_dir: Path, label: str | None = None, **options: Any) -> bool:
+        """``label``: what a warning calls it."""
+        kind: Any = LOGGER_TYPE_TO_CLASS[name]
+        if kind.requires_logging_directory:
+            options["logging_dir"] = run_dir / name
         try:
-            tracker = make()
+            tracker = kind(project, **options)
             tracker.start()
-        except Exception as error:  # whatever a logging service does
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            self._warn(f"{name} could not be started ({why}); metrics.jsonl goes on")
+        except Exception as error:  # whatever a tracking service does
+            why = next(iter(str(error).split("\n")), type(error).__name__)
+            logger.warning(f"{label or name} could not be started ({why}); metrics.jsonl goes on")
             return False
         self._started.append(tracker)
         return True
 
+    def _start_wandb(self, project: str, run_dir: Path) -> None:
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+        if mode == "offline":
+            logger.warning(f"W&B logs offline: `wandb sync {run_dir}/wandb/offline-run-*` uploads it")
+        options = {"dir": str(run_dir), "group": str(run_dir), "id": _run_id(run_dir, "wandb"), "resume": "allow"}
+        started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
+        if not started and mode == "online":
+            self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
 
-def _wandb(project: str, folder: Path, mode: str) -> GeneralTracker:
+
+def _run_id(run_dir: Path, tracker: str) -> str:
+    """The id that this run has with ``tracker``: made at its first start, and kept."""
+    path = run_dir / IDS
+    try:
+        ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        ids = {}
+    if tracker not in ids:
+        ids[tracker] = secrets.token_hex(4)
+        write_json(path, ids)
+    return ids[tracker]
+
+
+def _wandb_settings() -> Any:
     import wandb
 
-    settings = wandb.Settings(init_timeout=WANDB_INIT_S, finish_timeout=WANDB_FINISH_S, console="off")
-    return WandBTracker(project, dir=str(folder), group=str(folder), mode=mode, settings=settings)
+    return wandb.Settings(init_timeout=WANDB_INIT_S, finish_timeout=WANDB_FINISH_S, console="off")
 
 
-def _has_key() -> bool:
+def _has_wandb_key() -> bool:
     """Whether W&B knows who we are; never asks on the terminal."""
     import wandb
 

@@ -1,0 +1,143 @@
+"""The one exchange between the ranks in a step: all that they have to tell each other, at its end.
+
+    a rank's StepReport  (what the step did here, a stop signal, times)  --.
+    a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> Agreed, the same on all ranks
+
+Gradients are summed by the backend, on the way back through the model; everything else that ranks agree on travels here.
+The next step's number of loss tokens is in it, so that the step knows its denominator before its first forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from janus_train.data.sample import KINDS, Kind, Row, digest
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.step import LossTotals
+
+
+@dataclass(frozen=True)
+class RowsReport:
+    """What there is to know of a step's rows, without their content; of one rank, or of all."""
+
+    digests: list[str] = field(default_factory=list)
+    num_loss_tokens: int = 0
+    samples: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    """A text that was cut over rows counts in each by its share."""
+    tokens: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    flops: float = 0.0
+    """Useful ones, of forward and backward."""
+    drawn: Counter[str] = field(default_factory=Counter)
+    """By source: samples that the rows' streams have drawn since the run began."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """By source: samples that could not be used since the run began."""
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    """The samples that were met and could not be used, since the rows before."""
+    error: str | None = None
+    """There are no rows: why, for the user."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], flops: float) -> RowsReport:
+        documents = [document for row in rows for document in row.documents]
+        samples, tokens = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
+        drawn, bad = Counter[str](), Counter[str]()
+        for document in documents:
+            samples[document.kind] += document.share
+            tokens[document.kind] += len(document)
+        for row in rows:
+            drawn.update(row.state["draws"])
+            bad.update(row.state["bad"])
+        return cls(
+            digests=[row.digest for row in rows],
+            num_loss_tokens=sum(document.num_loss_tokens for document in documents),
+            samples=samples,
+            tokens=tokens,
+            flops=flops,
+            drawn=drawn,
+            bad=bad,
+            quarantined=[
+                {"stream": row.stream, **dataclasses.asdict(sample)} for row in rows for sample in row.quarantined
+            ],
+        )
+
+    @classmethod
+    def added(cls, reports: Sequence[RowsReport]) -> RowsReport:
+        """Of all ranks, rank after rank; the first error, if any has one."""
+        return cls(
+            digests=[text for report in reports for text in report.digests],
+            num_loss_tokens=sum(report.num_loss_tokens for report in reports),
+            samples={kind: round(sum(report.samples[kind] for report in reports), 4) for kind in KINDS},
+            tokens={kind: sum(report.tokens[kind] for report in reports) for kind in KINDS},
+            flops=sum(report.flops for report in reports),
+            drawn=sum((report.drawn for report in reports), Counter()),
+            bad=sum((report.bad for report in reports), Counter()),
+            quarantined=[line for report in reports for line in report.quarantined],
+            error=next((report.error for report in reports if report.error), None),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.tokens.values())
+
+    @property
+    def digest(self) -> str:
+        """Of the global batch: the same for any number of ranks."""
+        return digest(self.digests)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One rank's word on the step that it has done."""
+
+    losses: LossTotals | None = None
+    """None: nothing was computed (``run.skip_steps``, or before the first step)."""
+    signal: int = 0
+    """The signal that asks to stop; 0: none."""
+    save_written: bool = True
+    """Whether this rank's part of the checkpoint being saved is on the disk."""
+    data_s: float = 0.0
+    compute_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know after the exchange."""
+
+    losses: LossTotals | None
+    """The step's, over all ranks."""
+    stop: str | None
+    """The signal that some rank has received, and where; None: go on."""
+    save_written: bool
+    """Whether every rank's part of the checkpoint being saved is on the disk."""
+    rows: RowsReport
+    """The next step's, over all ranks."""
+    reports: list[StepReport]
+    """By rank."""
+
+
+class StepSync:
+    """Made on every rank at once: hosts do not change, so they are told here and not at every step."""
+
+    def __init__(self, group: Distributed):
+        self._group = group
+        self.hosts: list[str] = group.gather([socket.gethostname()])
+
+    def exchange(self, step: StepReport, rows: RowsReport) -> Agreed:
+        """A collective: every rank calls it once per step, and once before the first."""
+        gathered = self._group.gather([(step, rows)])
+        reports = [report for report, _ in gathered]
+        losses = [report.losses for report in reports if report.losses is not None]
+        asked = next(((rank, report.signal) for rank, report in enumerate(reports) if report.signal), None)
+        return Agreed(
+            losses=LossTotals.added(losses) if losses else None,
+            stop=f"{signal.Signals(asked[1]).name} (to rank {asked[0]} on {self.hosts[asked[0]]})" if asked else None,
+            save_written=all(report.save_written for report in reports),
+            rows=RowsReport.added([report for _, report in gathered]),
+            reports=reports,
+        )

@@ -1,0 +1,52 @@
+"""What a run says while it goes: Python's ``logging``, shown by rank 0 on standard error, beside the progress bar.
+
+Every module logs to its own logger below ``janus_train``. Warnings of other ranks are about what all ranks see, so they
+are left out; errors of any rank are shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from rich.console import Console
+
+
+class RankFilter(logging.Filter):
+    """Lets through what rank 0 says, and errors of any rank."""
+
+    def __init__(self, rank: int):
+        super().__init__()
+        self._rank = rank
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._rank == 0 or record.levelno >= logging.ERROR
+
+
+class ConsoleHandler(logging.Handler):
+    """A line per message, as it is: brackets are not markup; warnings and errors say so."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        self._console.print(f"{prefix}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def set_up_logging(rank: int | None = None) -> Console:
+    """Show the package's messages on standard error; returns the console that shows them, for a progress bar to share.
+
+    ``rank``: None takes the launcher's ``RANK``.
+    """
+    console = Console(stderr=True)
+    handler = ConsoleHandler(console)
+    handler.addFilter(RankFilter(int(os.environ.get("RANK", "0")) if rank is None else rank))
+    package = logging.getLogger("janus_train")
+    for old in [handler for handler in package.handlers if isinstance(handler, ConsoleHandler)]:
+        package.removeHandler(old)
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    return console
