@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from janus_train.config import ROOT, UserError, load
 from janus_train.overrides import check_overrides, quote_stage
-from janus_train.train.distributed.signals import EXIT_LOST, EXIT_STOPPED, Lost, Stopped
+from janus_train.train.distributed.signals import EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
@@ -33,13 +33,13 @@ def main(values: DictConfig) -> None:
         run(config)
     except UserError as error:  # caught inside: Hydra would print a traceback
         fail(error)
-    except Stopped as stopped:
+    except Preempted as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(stopped, file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
-    except Lost as lost:
+        sys.exit(EXIT_PREEMPTED)
+    except PeerLost as lost:
         print(f"error: {lost}", file=sys.stderr, flush=True)
-        os._exit(EXIT_LOST)  # nothing that waits for the others on the way out
+        os._exit(EXIT_PEER_LOST)  # nothing that waits for the others on the way out
     leave()
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 import psutil
 
-from janus_train.train.distributed.signals import EXIT_STOPPED
+from janus_train.train.distributed.signals import EXIT_PREEMPTED
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -50,7 +50,7 @@ def launch(arguments: list[str]) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = exit_code(failure.exitcode)
-        if code != EXIT_STOPPED:
+        if code != EXIT_PREEMPTED:
             print(f"rank {rank} ended first on this node, with code {code}", file=sys.stderr)
         return code
     except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:  # the launcher's own

@@ -17,7 +17,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.sample import Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.train.initial_weights import find_start
-from janus_train.train.run_dir import RunFolder, State
+from janus_train.train.run_dir import RunDir, State
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def open_drawn(config: Config) -> Drawn:
 
 def start_folder(config: Config) -> Path:
     """Where the run would take its weights and tokenizer from, by the trainer's own rule."""
-    folder = RunFolder(config, {})
+    folder = RunDir(config, {})
     there = folder.manifest().get("stage")
     states: dict[Any, State] = {config.stage: "resume", config.stage - 1: "next_stage"}
     return find_start(config, folder, states.get(there, "new")).folder

@@ -31,10 +31,10 @@ _ADAPTER = "default"
 
 
 def check_usable(backend: str) -> None:
-    """Raises `UserError` if peft is not there, or the run's ``backend`` shares weights out."""
+    """Raises `UserError` if peft is not there, or the run's ``backend`` shards the weights."""
     if find_spec("peft") is None:
         raise UserError("+peft=lora needs the library peft, which is not installed: pip install peft")
-    if backend != "replicated":
+    if backend != "ddp":
         raise UserError(
             "+peft=lora trains in one process or under DDP: launch it with launch/accelerate/ddp.yaml, its adapters need no ZeRO or FSDP"
         )

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.interop.model_folder import open_folder
-from janus_train.interop.write import Extras, save_model
+from janus_train.interop.write import save_model
 from janus_train.model import lora
-from janus_train.train.initial_weights import Start
-from janus_train.train.run_dir import RunFolder
+from janus_train.train.backends import Backend
+from janus_train.train.run_dir import RunDir
+from janus_train.train.trainable import TrainableModel
+
+
+def write_final_model(
+    backend: Backend, model: TrainableModel, encoder: Encoder, run_dir: RunDir, config: Config
+) -> None:
+    """All ranks call it; the main process writes. ``final/`` comes last: with it the run is finished."""
+    weights = backend.full_state_dict()
+    if weights is None:
+        return
+    start = model.start.recorded_path
+    weights = with_start_weights(weights, model.bf16_names, Path(start))
+    if config.peft is not None:
+        lora.write_adapter(model.janus, weights, config.peft, run_dir.adapter, start, config.train_parts)
+        weights = lora.merged(weights, config.peft)
+    save_model(model.janus, encoder, run_dir.final, weights, model.extras)
+    run_dir.write_end(config.run.steps)
 
 
 def with_start_weights(
-    weights: dict[str, torch.Tensor], narrowed: Collection[str], start: Path
+    weights: dict[str, torch.Tensor], bf16_names: Collection[str], start: Path
 ) -> dict[str, torch.Tensor]:
-    """``weights`` with those named in ``narrowed``, which were frozen as bf16 alone, as the start folder has them."""
-    if not narrowed:
+    """``weights`` with those named in ``bf16_names``, which were frozen as bf16 alone, as the start folder has them."""
+    if not bf16_names:
         return weights
-    wanted = {lora.plain_name(name): name for name in narrowed}
-    found = {wanted[name]: tensor.float() for name, tensor in open_folder(start).tensors() if name in wanted}
-    assert found.keys() == set(narrowed)
-    return weights | found
-
-
-def write_result(
-    janus: JanusForConditionalGeneration,
-    encoder: Encoder,
-    folder: RunFolder,
-    weights: Mapping[str, torch.Tensor],
-    config: Config,
-    start: Start,
-    extras: Extras,
-) -> None:
-    """``weights``: the trained model's, whole. ``final/`` comes last: with it the run is finished."""
-    if config.peft is not None:
-        lora.write_adapter(janus, weights, config.peft, folder.adapter, start.recorded, config.train_parts)
-        weights = lora.merged(weights, config.peft)
-    save_model(janus, encoder, folder.final, weights, extras)
+    names = {lora.plain_name(name): name for name in bf16_names}
+    originals = {names[name]: tensor.float() for name, tensor in open_folder(start).tensors() if name in names}
+    assert originals.keys() == set(bf16_names)
+    return weights | originals

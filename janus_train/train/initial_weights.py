@@ -17,7 +17,7 @@ from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.model.components import part_of
 from janus_train.model.janus import build, init_generation_embeddings, transformers_config
-from janus_train.train.run_dir import RunFolder, State
+from janus_train.train.run_dir import RunDir, State
 
 NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
@@ -30,21 +30,21 @@ class Start:
     """Where the weights come from, and how the run says so."""
 
     folder: Path
-    what: str
-    remains: Path | None = None  # where the folder will be once this run has begun, if it moves
+    description: str
+    moved_to: Path | None = None  # where the folder will be once this run has begun, if it moves
 
     @property
-    def recorded(self) -> str:
+    def recorded_path(self) -> str:
         """What a continuation looks for."""
-        return str((self.remains or self.folder).absolute())
+        return str((self.moved_to or self.folder).absolute())
 
 
-def find_start(config: Config, folder: RunFolder, state: State) -> Start:
+def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base.
 
     A continuation starts from what the run started from, unless ``init_from`` has changed (the weights were moved).
     """
-    run, begun = folder.path, folder.manifest()
+    run, begun = run_dir.path, run_dir.manifest()
     if state == "resume" and config.init_from == begun["config"]["init_from"] and Path(begun["start_folder"]).is_dir():
         return Start(Path(begun["start_folder"]), begun["start"])
     if config.init_from is not None:
@@ -53,8 +53,8 @@ def find_start(config: Config, folder: RunFolder, state: State) -> Start:
     before = config.stage - 1
     inside, beside = run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"
     if state == "next_stage" and begun["stage"] == before:
-        whole = (folder.final / "config.json").is_file()  # not if a kill interrupted the move
-        return Start(folder.final if whole else inside, f"stage {before}'s result {inside}", remains=inside)
+        whole = (run_dir.final / "config.json").is_file()  # not if a kill interrupted the move
+        return Start(run_dir.final if whole else inside, f"stage {before}'s result {inside}", moved_to=inside)
     for source in (inside, beside):
         if before and run.name != f"stage{before}" and (source / "config.json").is_file():
             return Start(source, f"stage {before}'s result {source}")
@@ -65,12 +65,12 @@ def find_start(config: Config, folder: RunFolder, state: State) -> Start:
     return Start(resolve(config.model.base), f"the shipped base {config.model.base}")
 
 
-def check_frozen(folder: RunFolder, start: Start, digests: dict[Part, str]) -> None:
+def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> None:
     """A checkpoint holds the trained parts alone: the frozen ones have to be those that it was trained beside."""
-    for part, was in folder.manifest()["frozen"].items():
+    for part, was in run_dir.manifest()["frozen"].items():
         if digests.get(part) != was:
             raise UserError(
-                f"{folder.path} was trained beside another {part} than that of {start.folder}: put back what the run "
+                f"{run_dir.path} was trained beside another {part} than that of {start.folder}: put back what the run "
                 "started from, name it with init_from=FOLDER, or begin a new run in another output_dir"
             )
 
@@ -94,7 +94,7 @@ def load_start(
     loaded: set[str] = set()
     for name, tensor in folder.tensors():
         if name not in have:
-            raise UserError(f"{start.folder} does not fit model {model.name}: it has {name}, which the model has not")
+            raise UserError(f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have")
         if tensor.shape != have[name].shape:
             raise UserError(
                 f"{start.folder} does not fit model {model.name}: {name} is {tuple(tensor.shape)}, the model takes {tuple(have[name].shape)}"

@@ -1,6 +1,7 @@
 """AdamW over what trains, and the learning rate as a function of the step.
 
-The rate is ours, not a scheduler's: Accelerate steps schedulers once a process and a step (facts.md, trap 13).
+The rate is ours, not a scheduler's: Accelerate's prepared schedulers advance once per process in every step, so that a warm-up of
+600 steps would take 600 / num_processes.
 """
 
 from __future__ import annotations

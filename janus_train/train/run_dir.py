@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import logging
 import platform
+import shutil
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,26 +21,68 @@ import torch
 import yaml
 
 from janus_train.config import ROOT, Config, Part, UserError
-from janus_train.files import write_json
+from janus_train.files import sync, write_json, write_text
+from janus_train.planning.parameters import adapter_counts, parameter_counts
+from janus_train.jsonl import truncate_after
+from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
+from janus_train.train.distributed.context import Distributed
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
 
 
+_MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
+
 State = Literal["new", "resume", "finished", "next_stage"]
 
+BYTES_PER_PARAMETER = 4 + 8
+"""In a checkpoint: the fp32 weight and AdamW's two moments."""
 
-def default_folder(config: Config) -> Path:
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run finds in its folder, the same on all ranks."""
+
+    state: State
+    search: Search = Search()
+    """For a checkpoint to resume from."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def open_run_dir(config: Config, data_digests: dict[str, str], group: Distributed) -> tuple[RunDir, RunState]:
+    """The run's folder, and what is to be done there. Nothing is written yet.
+
+    Raises `UserError` if the run must not go on there, if its disk has no room for a checkpoint, and on all ranks if any
+    cannot read what it has to.
+    """
+    run_dir = RunDir(config, data_digests)
+    with group.together():
+        state = run_dir.state()
+    if len(set(group.gather([state]))) > 1:
+        raise UserError(
+            f"output_dir {run_dir.path} is not the same folder for all processes: give one that all nodes share"
+        )
+    if state == "finished":
+        return run_dir, RunState(state)
+    check_space(config, run_dir.path)
+    checkpoints = search(run_dir.path, group) if state == "resume" else Search()
+    run_dir.refuse_invalid(checkpoints)
+    return run_dir, RunState(state, checkpoints)
+
+
+def default_path(config: Config) -> Path:
     return (
         Path(config.output_dir) if config.output_dir else Path("outputs") / config.model.name / f"stage{config.stage}"
     )
 
 
-class RunFolder:
+class RunDir:
     """The folder of ``config``'s run. Making the object writes nothing."""
 
     def __init__(self, config: Config, data_digests: dict[str, str]):
-        self.path = default_folder(config)
+        self.path = default_path(config)
         self._config, self._data = config, data_digests
         self.forced: list[str] = []
         """What has changed since the run began, if ``resume=force`` goes on all the same; known after `state`."""
@@ -63,14 +109,29 @@ class RunFolder:
         return self.path / "bad_steps.jsonl"
 
     def manifest(self) -> dict[str, Any]:
+        """Empty if there is none. Raises `UserError` for one that cannot be read or is damaged."""
         path = self.path / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not path.is_symlink():
+                return {}
+            raise UserError(f"{path} cannot be read ({error.strerror or error}): make it readable") from None
+        except (ValueError, RecursionError):
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise UserError(f"{path} is damaged, it is no JSON object: choose another output_dir, or put it back")
+        return manifest
 
     def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
-        self._refuse_unwritable()
+        try:
+            self._refuse_unwritable()
+        except OSError as error:
+            raise UserError(f"output_dir {self.path} cannot be read: {error.strerror or error}") from None
         before = self.manifest()
         if not before:
+            self._refuse_orphans()
             return "new"
         there, here = before.get("stage"), self._config.stage
         if there != here:
@@ -89,7 +150,28 @@ class RunFolder:
             return "finished"
         return "resume"
 
+    def _refuse_orphans(self) -> None:
+        """Checkpoints without the run's manifest: it was lost, and a new run must not write over what is left."""
+        left = step_folders(self.path)
+        if left and self._config.resume != "restart":
+            raise UserError(
+                f"output_dir {self.path} holds checkpoints (the newest is {left[-1].name}) but no manifest.json: put it "
+                f"back, choose another output_dir, or begin at step 0 with resume=restart, which {_MOVES_ASIDE}"
+            )
+
+    def refuse_invalid(self, search: Search) -> None:
+        """Raises `UserError` if there are checkpoints and none is valid, unless ``resume=restart`` begins anew."""
+        if search.found is None and search.passed_over and self._config.resume != "restart":
+            first, more = search.passed_over[0], len(search.passed_over) - 1
+            raise UserError(
+                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.why}"
+                f"{f'; and {more} more' if more else ''}): put them back, choose another output_dir, or begin at step 0 "
+                f"with resume=restart, which {_MOVES_ASIDE}"
+            )
+
     def _refuse_unwritable(self) -> None:
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(f"output_dir {self.path} is a link to nothing: make the folder that it leads to")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir {self.path} is a file")
         parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())
@@ -110,6 +192,17 @@ class RunFolder:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
         target = self.path / f"stage{self.manifest()['stage']}"
         target.mkdir(exist_ok=True)  # there already if a kill interrupted this
+        self._move_into(target)
+        return target
+
+    def restart(self) -> Path:
+        """Move what the run has left into ``restart-N/`` here, so that it can begin anew; nothing is deleted."""
+        target = next(path for n in count(1) if not os.path.lexists(path := self.path / f"restart-{n}"))
+        target.mkdir()
+        self._move_into(target)
+        return target
+
+    def _move_into(self, target: Path) -> None:
         names = (
             "config.yaml",
             "metrics.jsonl",
@@ -120,25 +213,25 @@ class RunFolder:
             "final",
             "adapter",
             "report.html",
+            "trackers.json",
             "manifest.json",
         )
         for name in names:  # the manifest goes last: until then the folder is still the earlier stage's
-            if (self.path / name).exists():
+            if os.path.lexists(self.path / name):
                 os.replace(self.path / name, target / name)
-        return target
+        sync(target)
+        sync(self.path)
 
-    def open(
+    def write_start(
         self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], resumed: bool
     ) -> None:
-        """Create the folder and write what the run is; on a continuation the manifest keeps where the run started.
+        """Create the folder and write what the run is; on a resume the manifest keeps where the run started.
 
         ``start`` says it in words, ``start_folder`` is the path, ``frozen`` has the digests of the parts kept as there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         config = self._config.model_dump(mode="json")
-        (self.path / "config.yaml").write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         manifest = {
             "stage": self._config.stage,
             "finished": False,
@@ -156,9 +249,52 @@ class RunFolder:
         }
         write_json(self.path / "manifest.json", manifest)
 
-    def close(self, steps: int) -> None:
+    def write_end(self, steps: int) -> None:
         """Mark the run as finished."""
         write_json(self.path / "manifest.json", self.manifest() | {"finished": True, "steps": steps})
+
+
+def make_room(run_dir: RunDir, state: RunState) -> None:
+    """Move out of the way what the run does not go on with, and say so; on one rank. Raises `UserError`."""
+    try:
+        if state.state == "next_stage":
+            logger.info(f"the earlier stage's files are now in {run_dir.archive()}")
+        elif state.search.found is None and step_folders(run_dir.path):  # resume=restart, or it would have been refused
+            logger.warning(f"no checkpoint is valid, resume=restart: what was there is now in {run_dir.restart()}")
+        else:
+            for invalid in state.search.passed_over:
+                moved = set_aside(invalid.folder)
+                logger.warning(f"checkpoint {invalid.folder} is passed over ({invalid.why}), it is now {moved.name}")
+    except OSError as error:
+        raise UserError(f"output_dir {run_dir.path} cannot be written: {error.strerror or error}") from None
+
+
+def truncate_records(run_dir: RunDir, step: int) -> None:
+    """After a resume from ``step`` every step is in the records once."""
+    for record in (run_dir.metrics, run_dir.quarantine, run_dir.bad_steps):
+        truncate_after(record, step)
+
+
+def check_space(config: Config, folder: Path) -> None:
+    """Raises `UserError` if the disk of ``folder``, which need not exist yet, has no room for one checkpoint."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    counts = parameter_counts(config.model)
+    trained = sum(counts[part] for part in config.train_parts)
+    trained += sum(adapter_counts(config.model, config.peft).values())
+    one = trained * BYTES_PER_PARAMETER
+    if free < one:
+        final = 4 * sum(counts.values())
+        most = (config.run.keep_checkpoints + 1) * one + final
+        raise UserError(
+            f"output_dir {folder}: one checkpoint of {trained / 1e6:.1f} M trained parameters needs {_size(one)}, its disk "
+            f"has {_size(free)} free ({_size(most)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
+            "written and the final model): make room or choose another output_dir"
+        )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -17,7 +17,7 @@ def test_it_prints_seconds_held_and_in_all_and_a_gigabyte(
     monkeypatch.setattr("sys.argv", ["checkpoint.py", *words])
     checkpoint.main()
     head, *saves = capsys.readouterr().out.splitlines()
-    assert head.startswith("replicated on 1 x cpu: ") and len(saves) == 2
+    assert head.startswith("ddp on 1 x cpu: ") and len(saves) == 2
     for number, line in enumerate(saves, start=1):
         found = re.fullmatch(
             rf"save {number}: steps held ([\d.]+) s \(snapshot ([\d.]+) s, .*\), [\d.]+ s/GB; "

@@ -130,11 +130,11 @@ def test_packed_rows_are_what_each_document_gives_alone(assembled) -> None:
     """The model that training builds, against transformers' own attention on one document at a time."""
     from janus_train.model.attention import Documents
     from janus_train.train.initial_weights import find_start, load_start
-    from janus_train.train.run_dir import RunFolder
+    from janus_train.train.run_dir import RunDir
 
     _, out = assembled
     config = config_of("+stage=1", "model=from_folder", f"init_from={out}", "data=demo", "batch.row_tokens=128")
-    janus, _, new = load_start(config, find_start(config, RunFolder(config, {}), "new"))
+    janus, _, new = load_start(config, find_start(config, RunDir(config, {}), "new"))
     assert not new
     janus.eval()
     lengths = [9, 4, 17]
@@ -317,11 +317,11 @@ def test_parts_that_are_not_what_they_should_be(parts, tmp_path) -> None:
 
 def test_a_named_model_wants_its_own_shape(parts, tmp_path, assembled) -> None:
     from janus_train.train.initial_weights import find_start, load_start
-    from janus_train.train.run_dir import RunFolder
+    from janus_train.train.run_dir import RunDir
 
     _, out = assembled
     config = config_of("+stage=1", f"init_from={out}")
     with pytest.raises(UserError, match=r"does not fit model tiny: .*; model=from_folder takes a model as its folder"):
-        load_start(config, find_start(config, RunFolder(config, {}), "new"))
+        load_start(config, find_start(config, RunDir(config, {}), "new"))
     with pytest.raises(UserError, match=r"model=from_folder takes the model's shape from init_from: add init_from="):
         config_of("+stage=1", "model=from_folder")

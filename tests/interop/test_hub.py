@@ -53,7 +53,7 @@ def test_every_command_takes_an_id(cached, tmp_path) -> None:
     from janus_train.infer.load import load_model
     from janus_train.interop.convert import import_official
     from janus_train.train.initial_weights import find_start, load_start
-    from janus_train.train.run_dir import RunFolder
+    from janus_train.train.run_dir import RunDir
 
     import_official(ID, tmp_path / "hf")
     loaded = load_model(ID)
@@ -66,7 +66,7 @@ def test_every_command_takes_an_id(cached, tmp_path) -> None:
         "batch.row_tokens=512",
         f"output_dir={tmp_path / 'run'}",
     )
-    start = find_start(config, RunFolder(config, {}), "new")
+    start = find_start(config, RunDir(config, {}), "new")
     assert start.what == f"init_from {ID}"
     janus, _, new = load_start(config, start)
     assert not new and janus.config.vq_config.num_embeddings == 53

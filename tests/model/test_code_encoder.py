@@ -13,7 +13,7 @@ from janus_train.config import ROOT, UserError
 from janus_train.model.code_encoder import encoder_digest, load_code_encoder
 from janus_train.train.initial_weights import find_start, load_start
 from janus_train.train.run import run as train
-from janus_train.train.run_dir import RunFolder
+from janus_train.train.run_dir import RunDir
 from tests.helpers import config_of
 from tests.train.conftest import SMALL
 
@@ -48,7 +48,7 @@ def test_training_and_the_command_know_the_encoder_by_the_same_digest(random_bas
     """Of an fp32 and of a bf16 folder, and of what a stage leaves for the next one."""
     for base in (random_base, ROOT / "data_recipes/demo/base"):
         config = config_of("+stage=1", f"init_from={base}", f"output_dir={tmp_path / base.name}", "run.steps=1", *SMALL)
-        janus, _, _ = load_start(config, find_start(config, RunFolder(config, {}), "new"))
+        janus, _, _ = load_start(config, find_start(config, RunDir(config, {}), "new"))
         alone = load_code_encoder(base, torch.device("cpu"))
         assert encoder_digest(janus.model.vqmodel) == alone.origin.encoder
         assert (alone.image_size, alone.tokens_per_picture) == (64, 64)

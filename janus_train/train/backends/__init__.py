@@ -5,22 +5,22 @@ from __future__ import annotations
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.train.backends.base import Backend, Piece
+from janus_train.train.backends.base import Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 
-__all__ = ["Backend", "Piece", "make_backend"]
+__all__ = ["Backend", "ParameterShard", "make_backend"]
 
 
 def make_backend(janus: JanusForConditionalGeneration, config: Config, distributed: Distributed) -> Backend:
     """``janus``, with what trains already set (`components.set_trainable`), on this run's devices."""
     if distributed.backend == "zero":
-        from janus_train.train.backends.zero import Zero  # DeepSpeed takes seconds to import
+        from janus_train.train.backends.zero import DeepSpeedZeRO  # DeepSpeed takes seconds to import
 
-        return Zero(janus, config, distributed)
+        return DeepSpeedZeRO(janus, config, distributed)
     if distributed.backend == "fsdp2":
         from janus_train.train.backends.fsdp2 import FSDP2
 
         return FSDP2(janus, config, distributed)
-    from janus_train.train.backends.ddp import Replicated
+    from janus_train.train.backends.ddp import DDP
 
-    return Replicated(janus, config, distributed)
+    return DDP(janus, config, distributed)

@@ -1,8 +1,8 @@
 """What the trainer asks of a backend, and nothing more: gradients, one update, and who keeps which weights.
 
-    replicated   one process, or DDP: every rank has everything
-    zero         DeepSpeed's ZeRO 1, 2, 3: optimiser state, gradients, weights are shared out
-    fsdp2        torch's fully_shard: all three are shared out
+    ddp     one process, or DDP: every rank has everything
+    zero    DeepSpeed's ZeRO 1, 2, 3: optimiser state, gradients, weights are sharded
+    fsdp2   torch's fully_shard: all three are sharded
 
 All keep fp32 weights and moments for what trains; ``precision=bf16`` computes matrix products in bf16 (autocast). A
 frozen part has neither gradients nor optimiser state nor a second copy. The frozen VQ encoder stays whole everywhere:
@@ -31,7 +31,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
-class Piece:
+class ParameterShard:
     """Elements ``start ..`` of a trained parameter, flattened row by row, and of its moments: views, to read or fill."""
 
     name: str
@@ -43,11 +43,11 @@ class Piece:
     def stop(self) -> int:
         return self.start + self.weight.numel()
 
-    def narrow(self, start: int, stop: int) -> Piece:
-        """The piece's part within elements ``start .. stop`` of the parameter; these must lie inside the piece."""
+    def narrow(self, start: int, stop: int) -> ParameterShard:
+        """The shard's part within elements ``start .. stop`` of the parameter; these must lie inside the shard."""
         first, count = start - self.start, stop - start
         moments = {key: moment.narrow(0, first, count) for key, moment in self.moments.items()}
-        return Piece(self.name, start, self.weight.narrow(0, first, count), moments)
+        return ParameterShard(self.name, start, self.weight.narrow(0, first, count), moments)
 
 
 class Backend(ABC):
@@ -60,7 +60,7 @@ class Backend(ABC):
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         self.janus, self.config, self.distributed = janus, config, distributed
-        # Taken before anything is shared out: a shard does not know its parameter's shape.
+        # Taken before anything is sharded: a shard does not know its parameter's shape.
         self.shapes = {name: tuple(p.shape) for name, p in janus.named_parameters() if p.requires_grad}
 
     # ------------------------------------------------------------------------------------------------------------ step
@@ -77,15 +77,15 @@ class Backend(ABC):
         """Add the gradients of ``loss``, averaged over ranks when the step is complete."""
         loss.backward()
 
-    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
-        """Clip by the norm over all parameters and ranks, and take one AdamW step if loss (``finite``) and norm are finite.
+    def update(self, gradient_clip: float) -> tuple[float, bool]:
+        """Clip by the norm over all parameters and ranks, and take one AdamW step if the norm is finite.
 
         Returns the norm before clipping, and whether the step was taken; the same on all ranks.
         """
-        found = torch.nn.utils.clip_grad_norm_(self._updated(), gradient_clip)
-        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
-        # The norm is of averaged gradients, so it is the same on all ranks, as is the loss: all agree.
-        applied = finite and math.isfinite(norm)
+        total = torch.nn.utils.clip_grad_norm_(self._updated(), gradient_clip)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+        # The norm is of averaged gradients, so it is the same on all ranks: all agree.
+        applied = math.isfinite(norm)
         if applied:
             self.optimizer.step()
         return norm, applied
@@ -99,14 +99,14 @@ class Backend(ABC):
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     @abstractmethod
-    def held(self) -> list[Piece]:
+    def local_shards(self) -> list[ParameterShard]:
         """All that this rank keeps in fp32."""
 
-    def owned(self) -> list[Piece]:
+    def checkpoint_shards(self) -> list[ParameterShard]:
         """What this rank writes into a checkpoint: over all ranks, each element of each trained parameter once."""
-        return self.held()
+        return self.local_shards()
 
-    def make_moments(self) -> None:
+    def init_optimizer_state(self) -> None:
         """Give AdamW its state as its first step would make it, zeros, so that `held` has moments to fill."""
         for parameter in self._updated():
             self.optimizer.state[parameter] = {
@@ -116,7 +116,7 @@ class Backend(ABC):
                 **{key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS},
             }
 
-    def publish(self) -> None:  # noqa: B027
+    def sync_model_weights(self) -> None:  # noqa: B027
         """After `held` was filled: bring the weights that are computed with into line with it, if they are others."""
 
     @property
@@ -130,20 +130,20 @@ class Backend(ABC):
 
     # ----------------------------------------------------------------------------------------------------- whole model
 
-    def whole_state(self) -> dict[str, torch.Tensor] | None:
+    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         """All weights and buffers, whole: on the CPU of rank 0, None elsewhere. All ranks call it."""
         return dict(self.janus.state_dict()) if self.distributed.is_main else None
 
-    def whole_model(self) -> JanusForConditionalGeneration | None:
-        """A model for rank 0 to draw with: the trained one itself if it is whole, else a copy. All ranks call it."""
+    def full_model(self) -> JanusForConditionalGeneration | None:
+        """A model for rank 0 to generate with: the trained one itself if it is whole, else a copy. All ranks call it."""
         return self.janus if self.distributed.is_main else None
 
 
 class Sharded(Backend):
     """A backend whose weights no rank has whole."""
 
-    def whole_model(self) -> JanusForConditionalGeneration | None:
-        state = self.whole_state()
+    def full_model(self) -> JanusForConditionalGeneration | None:
+        state = self.full_state_dict()
         if state is None:
             return None
         copy = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)

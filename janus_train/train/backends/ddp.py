@@ -10,12 +10,12 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, Backend, Piece
+from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
 
-class Replicated(Backend):
+class DDP(Backend):
     """Every rank has all weights, gradients and moments."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
@@ -32,25 +32,25 @@ class Replicated(Backend):
             return nullcontext()
         return self.model.no_sync()
 
-    def held(self) -> list[Piece]:
-        pieces = []
+    def local_shards(self) -> list[ParameterShard]:
+        shards = []
         for name in self.shapes:
             parameter = self.janus.get_parameter(name)
             state = self.optimizer.state.get(parameter, {})
             moments = {key: state[key].view(-1) for key in MOMENTS if key in state}
-            pieces.append(Piece(name, 0, parameter.detach().view(-1), moments))
-        return pieces
+            shards.append(ParameterShard(name, 0, parameter.detach().view(-1), moments))
+        return shards
 
-    def owned(self) -> list[Piece]:
+    def checkpoint_shards(self) -> list[ParameterShard]:
         """An equal share of all elements, in the model's order."""
-        pieces = self.held()
-        total = sum(piece.stop for piece in pieces)
+        shards = self.local_shards()
+        total = sum(shard.stop for shard in shards)
         rank, ranks = self.distributed.rank, self.distributed.world_size
         first, last = total * rank // ranks, total * (rank + 1) // ranks
         mine, offset = [], 0
-        for piece in pieces:
-            start, stop = max(0, first - offset), min(piece.stop, last - offset)
+        for shard in shards:
+            start, stop = max(0, first - offset), min(shard.stop, last - offset)
             if start < stop:
-                mine.append(piece.narrow(start, stop))
-            offset += piece.stop
+                mine.append(shard.narrow(start, stop))
+            offset += shard.stop
         return mine

@@ -1,4 +1,4 @@
-"""FSDP2: every trained and frozen weight, its gradient and its moments shared out by rows (torch's ``fully_shard``).
+"""FSDP2: every trained and frozen weight, its gradient and its moments sharded by rows (torch's ``fully_shard``).
 
 Accelerate starts the ranks and reads the launch file; the wrapping is ours, because Accelerate leaves it out on a CPU
 and the VQ encoder has to stay whole. A unit is what is gathered at a time: each layer of the language model and of the
@@ -19,13 +19,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, Piece, Sharded
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
 
 class FSDP2(Sharded):
-    """Gradients are averaged and shared out in every micro-batch: whole ones are never kept."""
+    """Gradients are averaged and sharded in every micro-batch: whole ones are never kept."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         super().__init__(janus, config, distributed)
@@ -49,8 +49,8 @@ class FSDP2(Sharded):
         self.model = model
         self.optimizer = make_optimizer(model, config.optim)
 
-    def held(self) -> list[Piece]:
-        pieces = []
+    def local_shards(self) -> list[ParameterShard]:
+        shards = []
         for name, shape in self.shapes.items():
             parameter = self.janus.get_parameter(name)
             assert isinstance(parameter, DTensor)
@@ -58,15 +58,15 @@ class FSDP2(Sharded):
             if weight.numel():
                 state = self.optimizer.state.get(parameter, {})
                 moments = {key: state[key].to_local().view(-1) for key in MOMENTS if key in state}
-                pieces.append(Piece(name, self._first_row(shape[0]) * math.prod(shape[1:]), weight, moments))
-        return pieces
+                shards.append(ParameterShard(name, self._first_row(shape[0]) * math.prod(shape[1:]), weight, moments))
+        return shards
 
     def _first_row(self, rows: int) -> int:
         """Rows are dealt in equal blocks, the last ones smaller or empty."""
         ranks = self.distributed.world_size
         return min(rows, self.distributed.rank * -(-rows // ranks))
 
-    def whole_state(self) -> dict[str, torch.Tensor] | None:
+    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         whole = {}
         for name, tensor in self.janus.state_dict().items():
             full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

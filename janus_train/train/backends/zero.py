@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO: optimiser state (1), gradients too (2), weights too (3) shared out; states may lie in CPU memory.
+"""DeepSpeed's ZeRO: optimiser state (1), gradients too (2), weights too (3) sharded; states may lie in CPU memory.
 
 Stage and offloading come from the launch file by way of Accelerate; everything else that DeepSpeed would decide is
-ours: the loss is already divided by the step's tokens, so DeepSpeed must not divide it by the accumulation steps
-(facts.md, trap 13), and the optimiser is torch's AdamW like everywhere. In bf16 runs DeepSpeed's own autocast keeps the
+ours. The loss is already divided by the step's tokens: DeepSpeed divides it by its accumulation steps unless told not to,
+which would make the update depend on the size of the micro-batches. The optimiser is torch's AdamW like everywhere. In bf16 runs DeepSpeed's own autocast keeps the
 weights in fp32, but sends linear layers' weights (stage 3) and gradients as bf16.
 """
 
@@ -26,7 +26,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config, UserError
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, Piece, Sharded
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -35,7 +35,7 @@ warnings.filterwarnings(
 )  # DeepSpeed's calls, at each
 
 
-class Zero(Sharded):
+class DeepSpeedZeRO(Sharded):
     """A DeepSpeed engine, driven step by step."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
@@ -76,29 +76,26 @@ class Zero(Sharded):
     def backward(self, loss: torch.Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def update(self, gradient_clip: float, finite: bool) -> tuple[float, bool]:
+    def update(self, gradient_clip: float) -> tuple[float, bool]:
         assert gradient_clip == self._engine.gradient_clipping()
         self._engine.step()  # skipped by DeepSpeed itself if the norm is not finite
-        applied = self._engine.was_step_applied()
-        # A loss that is not finite comes from logits that are not, and so do its gradients.
-        assert finite or not applied
-        return float(self._zero._global_grad_norm), applied
+        return float(self._zero._global_grad_norm), self._engine.was_step_applied()
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def held(self) -> list[Piece]:
+    def local_shards(self) -> list[ParameterShard]:
         return list(self._partitioned() if self.stage == 3 else self._fragments())
 
-    def _fragments(self) -> Iterator[Piece]:
+    def _fragments(self) -> Iterator[ParameterShard]:
         """ZeRO 1, 2: all parameters stand in one flat vector, and this rank keeps a stretch of it."""
         for name in self.shapes:
             mapping = self.janus.get_parameter(name)._hp_mapping
             if mapping is not None:
                 flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
                 address = mapping.get_hp_fragment_address()
-                yield self._piece(name, mapping.lp_fragment_address.start, flat, address.start, address.numel)
+                yield self._shard(name, mapping.lp_fragment_address.start, flat, address.start, address.numel)
 
-    def _partitioned(self) -> Iterator[Piece]:
+    def _partitioned(self) -> Iterator[ParameterShard]:
         """ZeRO 3: each parameter by itself is cut into equal stretches, the last ones padded."""
         for name, shape in self.shapes.items():
             parameter: Any = self.janus.get_parameter(name)
@@ -106,14 +103,14 @@ class Zero(Sharded):
             start = self.distributed.rank * padded
             count = min(padded, math.prod(shape) - start)
             if count > 0:
-                yield self._piece(name, start, self._zero.fp32_partitioned_groups_flat[group], offset, count)
+                yield self._shard(name, start, self._zero.fp32_partitioned_groups_flat[group], offset, count)
 
-    def _piece(self, name: str, start: int, flat: torch.Tensor, offset: int, count: int) -> Piece:
+    def _shard(self, name: str, start: int, flat: torch.Tensor, offset: int, count: int) -> ParameterShard:
         state = self.optimizer.state.get(flat, {})
         moments = {key: state[key].narrow(0, offset, count) for key in MOMENTS if key in state}
-        return Piece(name, start, flat.detach().narrow(0, offset, count), moments)
+        return ParameterShard(name, start, flat.detach().narrow(0, offset, count), moments)
 
-    def make_moments(self) -> None:
+    def init_optimizer_state(self) -> None:
         flats = (
             self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
         )
@@ -123,7 +120,7 @@ class Zero(Sharded):
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
             }
 
-    def publish(self) -> None:
+    def sync_model_weights(self) -> None:
         zero = self._zero
         if self.stage < 3:
             zero.update_lp_params()
@@ -136,20 +133,20 @@ class Zero(Sharded):
 
     # ----------------------------------------------------------------------------------------------------- whole model
 
-    def whole_state(self) -> dict[str, torch.Tensor] | None:
+    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         whole = {}
         for name, tensor in self.janus.state_dict(keep_vars=True).items():
-            shared_out = [tensor] if hasattr(tensor, "ds_id") else []
-            with GatheredParameters(shared_out, enabled=bool(shared_out)):
+            partitioned = [tensor] if hasattr(tensor, "ds_id") else []
+            with GatheredParameters(partitioned, enabled=bool(partitioned)):
                 if self.distributed.is_main:
                     value = tensor.detach().cpu()
-                    whole[name] = value.clone() if shared_out else value
+                    whole[name] = value.clone() if partitioned else value
         whole |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
         return whole if self.distributed.is_main else None
 
-    def whole_model(self) -> JanusForConditionalGeneration | None:
+    def full_model(self) -> JanusForConditionalGeneration | None:
         if self.stage == 3:
-            return super().whole_model()
+            return super().full_model()
         return self.janus if self.distributed.is_main else None
 
 

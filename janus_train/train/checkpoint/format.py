@@ -1,11 +1,13 @@
 """Checkpoints: one format for every backend and any number of ranks.
 
-    checkpoints/step-000100/  rank-00000.safetensors ...  pieces of the trained parameters: fp32 weights, AdamW's moments
+    checkpoints/step-000100/  rank-00000.safetensors ...  shards of the trained parameters: fp32 weights, AdamW's moments
                               state.json                  step, the streams' states, the parameters' shapes
                               manifest.json               schema, step, ranks, recipe, sizes and digests of the others
 
-A folder is a checkpoint only if its manifest is there and every file is what the manifest says (`saver` writes it last).
-A rank's file holds what that rank owned, each piece flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and
+A folder is a checkpoint only if its manifest is there and every file is what the manifest says (`saver` writes it last, `store` looks).
+What is not is passed over, named, and kept aside as step-NNNNNN.invalid; a file that cannot be read ends the start instead,
+for it may be whole (a file server that is away, a permission).
+A rank's file holds what that rank owned, each shard flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and
 in its metadata where each begins. Whoever loads reads the stretches that it needs from whichever files have them: so
 any backend at any world size goes on from any other, and no rank holds more than its own share.
 
@@ -18,77 +20,22 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from janus_train.config import UserError
-from janus_train.files import file_sha256
-from janus_train.train.backends import Backend, Piece
+from janus_train.files import file_sha256, sync, write_json
+from janus_train.train.backends import Backend, ParameterShard
+from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable
 from janus_train.train.distributed.context import Distributed
-
-SCHEMA = 2
-MANIFEST, STATE = "manifest.json", "state.json"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A valid checkpoint on disk."""
-
-    folder: Path
-    step: int
-
-
-def folder_of(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:06d}"
 
 
 def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
-
-
-def newest(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
-    """The newest valid checkpoint of the run; the ranks share the reading. Raises `UserError` for one of another schema."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
-        step = _valid(folder, distributed)
-        if step is not None:
-            return Checkpoint(folder, step)
-    return None
-
-
-def _valid(folder: Path, distributed: Distributed | None) -> int | None:
-    """The step of a folder that is what its manifest says, else None; the same on all ranks."""
-    rank, ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
-    manifest = _manifest(folder)
-    files = sorted(manifest["files"].items()) if manifest else []
-    bad = manifest is None or any(not _is_as_written(folder / name, entry) for name, entry in files[rank::ranks])
-    any_bad = distributed.sum([float(bad)])[0] > 0 if distributed else bad
-    return None if any_bad or manifest is None else int(manifest["step"])
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        schema, _, _ = manifest["schema"], int(manifest["step"]), manifest["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if schema != SCHEMA:
-        newer = "a newer" if schema > SCHEMA else "the older"
-        raise UserError(
-            f"{folder} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: go on with {newer} janus_train, "
-            "or begin a new run in another output_dir"
-        )
-    return manifest
-
-
-def _is_as_written(path: Path, entry: dict[str, Any]) -> bool:
-    try:
-        return path.stat().st_size == entry["size"] and file_sha256(path) == entry["sha256"]
-    except OSError:
-        return False
 
 
 def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -102,18 +49,51 @@ def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) ->
     }
 
 
-def tensors_of(pieces: list[Piece]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def tensors_of(shards: list[ParameterShard]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """What a rank's file holds, and its metadata."""
     tensors = {}
-    for piece in pieces:
-        tensors[f"weight/{piece.name}"] = piece.weight
-        tensors |= {f"{key}/{piece.name}": moment for key, moment in piece.moments.items()}
-    return tensors, {"starts": json.dumps({piece.name: piece.start for piece in pieces})}
+    for shard in shards:
+        tensors[f"weight/{shard.name}"] = shard.weight
+        tensors |= {f"{key}/{shard.name}": moment for key, moment in shard.moments.items()}
+    return tensors, {"starts": json.dumps({shard.name: shard.start for shard in shards})}
 
 
 def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
-    """Put the checkpoint's weights and moments in place; returns the streams' states, by number."""
-    state = json.loads((checkpoint.folder / STATE).read_text(encoding="utf-8"))
+    """Put the checkpoint's weights and moments in place; returns the streams' states, by number.
+
+    Raises `UserError` on all ranks if any cannot read it, or if its tensors are not those that train.
+    """
+    with backend.distributed.together():
+        state = _fill_all(checkpoint, backend)
+    if state["optimizer_steps"]:
+        backend.set_optimizer_steps(state["optimizer_steps"])
+    backend.sync_model_weights()
+    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["torch_rng"])), dtype=torch.uint8))
+    return {int(stream): kept for stream, kept in state["streams"].items()}
+
+
+def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
+    """Fill what this rank holds; returns what state.json has."""
+    path = checkpoint.folder / STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other_shapes(checkpoint, backend, state)
+        if state["optimizer_steps"]:
+            backend.init_optimizer_state()
+        shards = backend.local_shards()
+        missing = {id(shard): shard.weight.numel() for shard in shards}
+        for path in sorted(checkpoint.folder.glob("rank-*.safetensors")):
+            for shard, count in _fill(path, shards):
+                missing[id(shard)] -= count
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except SafetensorError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}): nothing was changed") from None
+    assert not any(missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
+    return state
+
+
+def _refuse_other_shapes(checkpoint: Checkpoint, backend: Backend, state: dict[str, Any]) -> None:
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     if shapes != backend.shapes:
         odd = sorted(
@@ -122,36 +102,40 @@ def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
         raise UserError(
             f"{checkpoint.folder}: {len(odd)} trained tensors differ from the configured train_parts, the first is {odd[0]}"
         )
-    if state["optimizer_steps"]:
-        backend.make_moments()
-    pieces = backend.held()
-    missing = {id(piece): piece.weight.numel() for piece in pieces}
-    for path in sorted(checkpoint.folder.glob("rank-*.safetensors")):
-        for piece, count in _fill(path, pieces):
-            missing[id(piece)] -= count
-    assert not any(missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
-    if state["optimizer_steps"]:
-        backend.set_optimizer_steps(state["optimizer_steps"])
-    backend.publish()
-    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["torch_rng"])), dtype=torch.uint8))
-    return {int(stream): kept for stream, kept in state["streams"].items()}
 
 
 @torch.no_grad()
-def _fill(path: Path, pieces: list[Piece]) -> Iterator[tuple[Piece, int]]:
-    """Copy into ``pieces`` what the file at ``path`` has of them; yields each piece and how many elements that were."""
+def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterShard, int]]:
+    """Copy into ``shards`` what the file at ``path`` has of them; yields each shard and how many elements that were."""
     with safe_open(path, framework="pt") as file:
         starts: dict[str, int] = json.loads(file.metadata()["starts"])
-        for piece in pieces:
-            if piece.name not in starts:
+        for shard in shards:
+            if shard.name not in starts:
                 continue
-            offset = starts[piece.name]
-            stored = file.get_slice(f"weight/{piece.name}")
-            start, stop = max(piece.start, offset), min(piece.stop, offset + stored.get_shape()[0])
+            offset = starts[shard.name]
+            stored = file.get_slice(f"weight/{shard.name}")
+            start, stop = max(shard.start, offset), min(shard.stop, offset + stored.get_shape()[0])
             if start >= stop:
                 continue
-            here = piece.narrow(start, stop)
+            here = shard.narrow(start, stop)
             here.weight.copy_(stored[start - offset : stop - offset])
             for key, moment in here.moments.items():
-                moment.copy_(file.get_slice(f"{key}/{piece.name}")[start - offset : stop - offset])
-            yield piece, stop - start
+                moment.copy_(file.get_slice(f"{key}/{shard.name}")[start - offset : stop - offset])
+            yield shard, stop - start
+
+
+def write_files(staging: Path, rank: int, shards: list[ParameterShard], state: dict[str, Any] | None) -> Entries:
+    """Write a rank's shards, and ``state`` if it has one; synced when this returns."""
+    names = [rank_file(rank)]
+    tensors, metadata = tensors_of(shards)
+    save_file(tensors, staging / names[0], metadata)
+    del tensors, shards[:]
+    sync(staging / names[0])
+    if state is not None:
+        names.append(STATE)
+        write_json(staging / STATE, state)
+    return {name: {"size": (staging / name).stat().st_size, "sha256": file_sha256(staging / name)} for name in names}
+
+
+def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
+    write_json(staging / MANIFEST, manifest)

@@ -1,8 +1,8 @@
-"""The processes as the trainer needs them: who am I, sums over all ranks, and which backend shares the work.
+"""The processes as the trainer needs them: who am I, sums over all ranks, and which backend does the work.
 
 Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the
-files in launch/accelerate/ choose the backend. What Accelerate would decide for us (how the loss is divided, who deals
-the data, how the schedule counts) it is not asked for: see facts.md, trap 13.
+files in launch/accelerate/ choose the backend. What Accelerate would decide for us it is not asked for: how the loss is
+divided, who deals the data (it would send rank 0's), how the schedule counts (once per process and step).
 
 On a machine without a GPU the same files start the same backends on the CPU, over gloo.
 """
@@ -21,14 +21,14 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from janus_train.config import Config, UserError
 
-BackendName = Literal["replicated", "zero", "fsdp2"]
+BackendName = Literal["ddp", "zero", "fsdp2"]
 
 
 class Distributed:
     """The process group, narrowed down."""
 
     def __init__(self, config: Config):
-        self.backend = _asked_for()
+        self.backend = _launched_backend()
         on_gpu = torch.cuda.is_available() and not _is_set("ACCELERATE_USE_CPU")
         if not on_gpu:  # also where DeepSpeed is not asked for: transformers looks whether it is there
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -93,7 +93,19 @@ class Distributed:
         return [item for part in found for item in part]
 
     @contextmanager
-    def main_first(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """All ranks go through the block, and where one raises `UserError` all raise the first one's: none goes on alone."""
+        problem = None
+        try:
+            yield
+        except UserError as error:
+            problem = str(error)
+        problems = [one for one in self.gather([problem]) if one is not None]
+        if problems:
+            raise UserError(problems[0])
+
+    @contextmanager
+    def local_main_first(self) -> Iterator[None]:
         """Each machine's first process goes through the block before its others: what it fetches, they find."""
         with self.accelerator.local_main_process_first():
             yield
@@ -108,13 +120,13 @@ class Distributed:
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """End this process's part in the group: NCCL complains about those who just go."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def _asked_for() -> BackendName:
+def _launched_backend() -> BackendName:
     """By the variables that ``accelerate launch`` sets. Raises `UserError` for what is not there or not supported."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         if find_spec("deepspeed") is None:
@@ -136,7 +148,7 @@ def _asked_for() -> BackendName:
         return "fsdp2"
     if _is_set("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError("Megatron-LM is not supported: choose one of launch/accelerate/*.yaml")
-    return "replicated"
+    return "ddp"
 
 
 def _without_shared_memory() -> None:

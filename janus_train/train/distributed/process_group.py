@@ -2,7 +2,7 @@
 
 In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 Out: torch's process group, which Accelerate and DeepSpeed then find ready; its collectives give up after the watchdog
-would have. And the store where they met, by which a rank that fails tells the others why (`sharing_errors`).
+would have. And the store where they met, by which a rank that fails tells the others why (`propagate_errors`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from janus_train.config import RunConfig, UserError
-from janus_train.train.distributed.signals import Lost, Stopped
+from janus_train.train.distributed.signals import PeerLost, Preempted
 
 FAILED = "failed"
 LOOK_EVERY_S = 5.0
@@ -62,10 +62,10 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 @contextmanager
-def sharing_errors(store: dist.Store | None) -> Iterator[None]:
+def propagate_errors(store: dist.Store | None) -> Iterator[None]:
     """Inside, an error of this rank is written into ``store``, where the others look when they find this one gone.
 
-    For them torch's ways to say so become the other's `UserError`, or one `Lost` that names what is known.
+    For them torch's ways to say so become the other's `UserError`, or one `PeerLost` that names what is known.
     """
     try:
         yield
@@ -74,20 +74,20 @@ def sharing_errors(store: dist.Store | None) -> Iterator[None]:
             raise
         here = f"rank {dist.get_rank()} on {socket.gethostname()}"
         if not is_lost_peer(error):
-            _tell(store, here, error)
+            _publish_error(store, here, error)
             raise
-        cause = _told(store)
+        cause = _peer_error(store)
         if cause.get("mistake"):
             raise UserError(f"{cause['where']}: {cause['what']}") from error
         why = (
             f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({_first_line(error)})"
         )
-        raise Lost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
+        raise PeerLost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
 
 
-def _tell(store: dist.Store | None, here: str, error: Exception) -> None:
+def _publish_error(store: dist.Store | None, here: str, error: Exception) -> None:
     """The first one's word stays."""
-    if store is None or isinstance(error, Stopped):
+    if store is None or isinstance(error, Preempted):
         return
     mistake = isinstance(error, UserError)
     what = str(error) if mistake else f"{type(error).__name__}: {_first_line(error)}"
@@ -95,7 +95,7 @@ def _tell(store: dist.Store | None, here: str, error: Exception) -> None:
         store.compare_set(FAILED, "", json.dumps({"where": here, "mistake": mistake, "what": what}))
 
 
-def _told(store: dist.Store | None) -> dict[str, Any]:
+def _peer_error(store: dist.Store | None) -> dict[str, Any]:
     """What the first rank that failed has written; nothing if none has."""
     if store is None:
         return {}

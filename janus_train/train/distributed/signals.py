@@ -1,6 +1,6 @@
 """Being asked to stop: a signal sets a flag, all ranks agree on it at a step's end, a checkpoint is saved.
 
-In: SIGTERM (`kill`, a scheduler that preempts), SIGUSR1 (Slurm, before the time limit), SIGINT (Ctrl-C). Out: `Stopped`
+In: SIGTERM (`kill`, a scheduler that preempts), SIGUSR1 (Slurm, before the time limit), SIGINT (Ctrl-C). Out: `Preempted`
 on every rank after the same step, and an exit code that tells a scheduler to start the same command again.
 """
 
@@ -13,20 +13,20 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-EXIT_STOPPED = 75
-"""Stopped as asked, with a checkpoint: the same command goes on (sysexits' EX_TEMPFAIL)."""
-EXIT_LOST = 76
+EXIT_PREEMPTED = 75
+"""Preempted as asked, with a checkpoint: the same command goes on (sysexits' EX_TEMPFAIL)."""
+EXIT_PEER_LOST = 76
 """Another process is gone or hangs: the same command goes on from the newest checkpoint."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 FORCE_AFTER_S = 3.0
 """A second Ctrl-C ends at once, but only so long after the first: terminals and launchers both deliver one."""
 
 
-class Stopped(Exception):
+class Preempted(Exception):
     """All ranks have agreed to stop, and its message says where the run can go on from."""
 
 
-class Lost(Exception):
+class PeerLost(Exception):
     """Another process of the job is gone, and this one cannot go on without it."""
 
 

@@ -103,6 +103,7 @@ class StepReport:
     """Whether this rank's part of the checkpoint being saved is on the disk."""
     data_s: float = 0.0
     compute_s: float = 0.0
+    host: str = field(default_factory=socket.gethostname)
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,20 @@ class Agreed:
 
 
 class StepSync:
-    """Made on every rank at once: hosts do not change, so they are told here and not at every step."""
+    """Exchanges reports within ``group``."""
 
     def __init__(self, group: Distributed):
         self._group = group
-        self.hosts: list[str] = group.gather([socket.gethostname()])
 
     def exchange(self, step: StepReport, rows: RowsReport) -> Agreed:
         """A collective: every rank calls it once per step, and once before the first."""
         gathered = self._group.gather([(step, rows)])
         reports = [report for report, _ in gathered]
         losses = [report.losses for report in reports if report.losses is not None]
-        asked = next(((rank, report.signal) for rank, report in enumerate(reports) if report.signal), None)
+        asked = next(((rank, report) for rank, report in enumerate(reports) if report.signal), None)
         return Agreed(
             losses=LossTotals.added(losses) if losses else None,
-            stop=f"{signal.Signals(asked[1]).name} (to rank {asked[0]} on {self.hosts[asked[0]]})" if asked else None,
+            stop=f"{signal.Signals(asked[1].signal).name} (to rank {asked[0]} on {asked[1].host})" if asked else None,
             save_written=all(report.save_written for report in reports),
             rows=RowsReport.added([report for _, report in gathered]),
             reports=reports,

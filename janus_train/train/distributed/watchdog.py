@@ -13,7 +13,7 @@ import threading
 import time
 from types import TracebackType
 
-from janus_train.train.distributed.signals import EXIT_LOST
+from janus_train.train.distributed.signals import EXIT_PEER_LOST
 
 STDERR = 2
 
@@ -57,4 +57,4 @@ class Watchdog:
         line = f"error: {where}: nothing since {self._after} for {self._allowed_s:.0f} s; it hangs here:\n"
         os.write(STDERR, line.encode())
         faulthandler.dump_traceback(STDERR, all_threads=True)
-        os._exit(EXIT_LOST)
+        os._exit(EXIT_PEER_LOST)

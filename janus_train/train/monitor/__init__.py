@@ -1,0 +1,111 @@
+"""What a run shows and writes down while it trains."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+from janus_train.config import Config
+from janus_train.data.encode import Encoder
+from janus_train.data.recipe import Recipe
+from janus_train.data.sample import Row
+from janus_train.train.backends import Backend
+from janus_train.train.distributed.step_sync import Agreed, RowsReport
+from janus_train.train.monitor.log import set_up_logging
+from janus_train.train.monitor.loss_spikes import BadSteps
+from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rows_metrics
+from janus_train.train.monitor.mfu import MFU
+from janus_train.train.monitor.previews import write_previews
+from janus_train.train.monitor.quarantine import Quarantine
+from janus_train.train.monitor.stragglers import ForwardTimer, StragglerWatch
+from janus_train.train.run_dir import RunDir
+from janus_train.train.step import StepResult
+
+logger = logging.getLogger(__name__)
+
+
+class Monitor:
+    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run; made by all ranks together.
+
+    ``first_step``: the first that this process trains.
+    """
+
+    def __init__(self, config: Config, run_dir: RunDir, recipe: Recipe, backend: Backend, first_step: int):
+        group = backend.distributed
+        self._config, self._run_dir, self._backend, self._group = config, run_dir, backend, group
+        self._prompts = recipe.config.previews
+        self._quarantine = Quarantine(run_dir.quarantine, recipe.lengths, config.data.max_bad, writes=group.is_main)
+        self._bad_steps = BadSteps(run_dir.bad_steps, group)
+        self._timer = ForwardTimer(backend.model, group.device)
+        self._stragglers = StragglerWatch(config.run.rank_times_every, config.run.straggler_ratio)
+        self._mfu = MFU(config, group)
+        console = set_up_logging(group.rank)
+        self._metrics = MetricsLog(config, run_dir.metrics, first_step, console) if group.is_main else None
+
+    def record_quarantined(self, step: int, rows: RowsReport) -> None:
+        """The samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
+        self._quarantine.record(step, rows)
+
+    def useful_flops(self, rows: Sequence[Row]) -> float:
+        return self._mfu.useful_flops(rows)
+
+    def forward_s(self) -> float:
+        """Seconds in this rank's forward passes since the last call."""
+        return self._timer.take()
+
+    def say_skipped(self, step: int) -> None:
+        logger.info(f"step {step}: its batch is not trained on (run.skip_steps)")
+
+    def judge(self, step: int, rows: Sequence[Row], result: StepResult, agreed: Agreed) -> None:
+        """Write down a step that went wrong. Raises `UserError` after too many in a row that could not be applied."""
+        assert agreed.losses is not None
+        self._bad_steps.judge(step, rows, agreed.losses.mean, result.grad_norm, result.applied)
+
+    def preview(self, step: int, encoder: Encoder) -> None:
+        """Generate the recipe's preview prompts; all ranks call it."""
+        janus = self._backend.full_model() if self._prompts else None
+        if janus is not None:
+            with self._group.autocast():  # as it trains: frozen weights may be there in bf16 alone
+                write_previews(
+                    janus,
+                    encoder,
+                    self._prompts,
+                    self._run_dir.path / "samples" / f"step-{step:06d}.png",
+                    guidance=self._config.model.guidance,
+                    temperature=self._config.model.temperature,
+                )
+
+    def log(
+        self,
+        step: int,
+        result: StepResult | None,
+        agreed: Agreed,
+        rows: RowsReport,
+        *,
+        learning_rate: float,
+        wait_s: float,
+        step_s: float,
+    ) -> None:
+        """The step's line. ``rows``: what the ranks agreed on about its rows; ``result``: None if it was skipped."""
+        rank_times = self._stragglers.times(step, agreed.reports)
+        if self._metrics is None:
+            return
+        grad_norm, applied = (result.grad_norm, result.applied) if result else (math.nan, False)
+        self._metrics.step(
+            {
+                "step": step,
+                **loss_metrics(agreed.losses, grad_norm, applied),
+                **rows_metrics(rows, self._config.batch.row_tokens),
+                "learning_rate": learning_rate,
+                **rank_times,
+                "tokens_per_s": rows.num_tokens / step_s,
+                **self._mfu.shares(rows.flops, rows.num_tokens, step_s),
+                "data_wait_s": wait_s,
+                "step_s": step_s,
+            }
+        )
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()

@@ -66,8 +66,8 @@ class ForwardTimer:
 class StragglerWatch:
     """``every``: steps over which times are averaged; ``ratio``: how much slower than the others' median is named."""
 
-    def __init__(self, hosts: Sequence[str], every: int, ratio: float):
-        self._hosts, self._every, self._ratio = hosts, every, ratio
+    def __init__(self, every: int, ratio: float):
+        self._every, self._ratio = every, ratio
         self._window: list[Sequence[StepReport]] = []
 
     def times(self, step: int, reports: Sequence[StepReport]) -> dict[str, list[float]]:
@@ -76,10 +76,10 @@ class StragglerWatch:
         if step % self._every:
             return {}
         window, self._window = self._window, []
-        ranks = range(len(self._hosts))
+        ranks = range(len(reports))
         data = [statistics.fmean(reports[r].data_s for reports in window) for r in ranks]
         compute = [statistics.fmean(reports[r].compute_s for reports in window) for r in ranks]
-        for line in stragglers(data, compute, self._hosts, self._ratio):
+        for line in stragglers(data, compute, [report.host for report in reports], self._ratio):
             logger.warning("step %d: %s", step, line)
         return {"rank_data_s": [round(s, 4) for s in data], "rank_compute_s": [round(s, 4) for s in compute]}
 

@@ -1,0 +1,211 @@
+"""The checkpoints of a run on the disk: which are there, which is the newest valid one, what goes and what stays aside.
+
+A folder ``step-NNNNNN`` is a checkpoint if its manifest is there and every file is what the manifest says. Otherwise it
+is passed over, named, and kept aside as ``step-NNNNNN.invalid``. A file that cannot be read ends the start instead, for
+it may be whole (a file server that is away, a permission). Nothing is deleted but what a newer checkpoint supersedes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_train.config import UserError
+from janus_train.files import file_sha256, sync
+from janus_train.train.distributed.context import Distributed
+
+SCHEMA = 2
+MANIFEST, STATE = "manifest.json", "state.json"
+
+Entries = dict[str, dict[str, Any]]
+"""A file's name -> its size and digest, as in the manifest."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A valid checkpoint on disk."""
+
+    folder: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A step's folder that is not what a manifest says, and why."""
+
+    folder: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """The newest valid checkpoint of a run, and the newer folders that had to be passed over, the newest first."""
+
+    found: Checkpoint | None = None
+    passed_over: tuple[Invalid, ...] = ()
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def step_folders(run: Path) -> list[Path]:
+    """What stands for a step in the run's folder, the oldest first. Raises `UserError` if it cannot be known."""
+    checkpoints = run / "checkpoints"
+    try:
+        names = [path.name for path in checkpoints.iterdir()]
+    except OSError as error:
+        if _is_absent(checkpoints, error):
+            return []
+        raise unreadable(checkpoints, error) from None
+    steps = sorted((int(name.removeprefix("step-")), name) for name in names if re.fullmatch(r"step-[0-9]+", name))
+    return [checkpoints / name for _, name in steps]
+
+
+def newest(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
+    """The newest valid checkpoint of the run; see `search`."""
+    return search(run, distributed).found
+
+
+def search(run: Path, distributed: Distributed | None = None) -> Search:
+    """Look from the newest back until one is valid; the ranks share the reading and come to the same answer.
+
+    A file that is missing or not what the manifest says makes a checkpoint invalid. One that cannot be read may be
+    whole, so it does not: raises `UserError` on all ranks, as for a checkpoint of another schema.
+    """
+    rank, ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
+    together = distributed.together if distributed else nullcontext
+    with together():
+        folders = step_folders(run) if rank == 0 else []
+    if distributed:  # the main process's word: on a shared file system another may not see the same yet
+        folders = distributed.gather(folders)
+    passed_over: list[Invalid] = []
+    for folder in reversed(folders):
+        with together():
+            why = _fault(folder, rank, ranks)
+        faults = [one for one in (distributed.gather([why]) if distributed else [why]) if one is not None]
+        if not faults:
+            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(passed_over))
+        passed_over.append(Invalid(folder, faults[0]))
+    return Search(None, tuple(passed_over))
+
+
+def _fault(folder: Path, rank: int, ranks: int) -> str | None:
+    """Why the folder is no valid checkpoint, as far as this rank's share of its files tells; None if it tells nothing.
+
+    Raises `UserError` for a file that cannot be read, and for another schema.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = _manifest(path)
+        if manifest["step"] != int(folder.name.removeprefix("step-")):
+            return f"its manifest is of step {manifest['step']}"
+        for name, size, digest in sorted(manifest["files"])[rank::ranks]:
+            path = folder / name
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, {size} were written"
+            if file_sha256(path) != digest:
+                return f"{name} has another digest than was written"
+    except (NotADirectoryError, IsADirectoryError):
+        return f"{path.name} is not a file"
+    except OSError as error:
+        if _is_absent(path, error):
+            return f"{path.name} is missing"
+        raise unreadable(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    return None
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Its ``step``, and ``files`` as (name, size, digest). Raises what a file that is no manifest leads to."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    schema = int(values["schema"])
+    if schema != SCHEMA:
+        newer = "a newer" if schema > SCHEMA else "the older"
+        raise UserError(
+            f"{path.parent} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: go on with {newer} "
+            "janus_train, or begin a new run in another output_dir"
+        )
+    files = [(str(name), int(entry["size"]), str(entry["sha256"])) for name, entry in values["files"].items()]
+    if STATE not in values["files"]:
+        raise ValueError(f"{STATE} is not listed")
+    return {"step": int(values["step"]), "files": files}
+
+
+def _is_absent(path: Path, error: OSError) -> bool:
+    """Whether ``error`` says that there is no such file, rather than a link (or a folder behind one) that leads nowhere."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    return not any(_leads_nowhere(place) for place in (path, *path.parents))
+
+
+def _leads_nowhere(place: Path) -> bool:
+    try:
+        return place.is_symlink() and not place.exists()
+    except OSError:
+        return True
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    why = "it is a link to nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+    return UserError(
+        f"checkpoint {path} cannot be read ({why}): nothing was changed; make it readable and start the same command "
+        "again, or move its folder away to do without it"
+    )
+
+
+def make_staging(staging: Path) -> None:
+    """An empty folder at ``staging``; those that a kill left behind go."""
+    for left in staging.parent.glob(".step-*.part"):
+        shutil.rmtree(left)
+    staging.mkdir(parents=True)
+
+
+def publish(staging: Path, target: Path) -> None:
+    """The moment from which it is a checkpoint."""
+    if os.path.lexists(target):  # not one that this run has saved
+        set_aside(target)
+    staging.rename(target)
+    sync(target.parent)
+
+
+def set_aside(folder: Path) -> Path:
+    """Give what is no valid checkpoint a name that says so, ``step-NNNNNN.invalid``, and keep it; returns its new path."""
+    number, target = 1, folder.with_name(f"{folder.name}.invalid")
+    while os.path.lexists(target):
+        number += 1
+        target = folder.with_name(f"{folder.name}.invalid-{number}")
+    folder.rename(target)
+    sync(target.parent)
+    return target
+
+
+def remove_superseded(run: Path, step: int, keep: int) -> None:
+    """Once step ``step`` is committed: delete all but the newest ``keep`` of the checkpoints up to it, and what was set
+    aside of steps up to it. What stands for later steps stays.
+
+    Each goes out of sight in one rename first: a kill in between leaves nothing that looks like a damaged checkpoint.
+    """
+    upto = [folder for folder in step_folders(run) if _step_of(folder) <= step]
+    aside = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
+    for path in [*upto[:-keep], *aside]:
+        with suppress(OSError):
+            path.rename(path.with_name(f".{path.name}.removed"))
+    for path in (run / "checkpoints").glob(".step-*.removed"):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _step_of(path: Path) -> int:
+    found = re.match(r"step-([0-9]+)", path.name)
+    assert found is not None, f"{path} names no step"
+    return int(found[1])

@@ -1,0 +1,89 @@
+"""The model of a run: loaded from where it starts, made trainable as the configuration says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
+
+from janus_train.config import PARTS, Config, Part
+from janus_train.data.cached_codes import CodesOrigin, check_codes
+from janus_train.data.recipe import Recipe
+from janus_train.interop.hub import is_hub_id, local_folder
+from janus_train.interop.model_folder import open_folder
+from janus_train.interop.write import Extras
+from janus_train.model import compiling, lora
+from janus_train.model.checkpointing import checkpoint_layers
+from janus_train.model.code_encoder import encoder_digest
+from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
+from janus_train.model.precision import narrow_frozen
+from janus_train.model.text_loss import text_head
+from janus_train.train.distributed.context import Distributed
+from janus_train.train.initial_weights import Start, check_frozen, find_start, load_start
+from janus_train.train.run_dir import RunDir, RunState
+
+
+@dataclass(frozen=True)
+class TrainableModel:
+    """A model with what trains set, and what a run has to know and record of it."""
+
+    janus: JanusForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    start: Start
+    new_parts: list[Part]
+    """The parts that the start does not have, initialised by the run's seed."""
+    frozen: dict[Part, str]
+    """Digests of the parts that keep their bytes."""
+    bf16_names: list[str]
+    """Frozen weights that are here in bf16 alone."""
+    compiled: bool
+    extras: Extras
+    """What the start has beside a Janus model; on the main process."""
+
+    def parts_table(self, config: Config) -> dict[str, Any]:
+        """For the manifest: each part's parameters, whether they train, whether they are new, and those of its LoRA."""
+        table: dict[str, Any] = {}
+        for part, named in parameters_by_part(self.janus).items():
+            adapter = sum(p.numel() for name, p in named if is_adapter(name))
+            parameters = sum(p.numel() for _, p in named) - adapter
+            table[part] = {"parameters": parameters, "trains": part in config.train_parts, "new": part in self.new_parts}
+            table[part] |= {"adapter": adapter} if adapter else {}
+        return table
+
+
+def load_trainable(
+    config: Config, group: Distributed, run_dir: RunDir, state: RunState, recipe: Recipe
+) -> TrainableModel:
+    """Raises `UserError` for weights that do not fit the configuration, the run so far, or the recipe's cached codes."""
+    if config.peft is not None:
+        lora.check_usable(group.backend)
+    compiled = compiling.wanted(config, group.device, group.gathers_inside_layers)
+    if config.init_from is not None and is_hub_id(config.init_from):
+        with group.local_main_first():
+            local_folder(config.init_from, "init_from=")
+    start = find_start(config, run_dir, state.state)
+    janus, tokenizer, new_parts = load_start(config, start)
+    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.picture_out_size))
+    frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
+    if state.state == "resume":
+        check_frozen(run_dir, start, frozen)
+    bf16_names = make_trainable(janus, config, new_parts, compiled, group)
+    extras = open_folder(start.folder).extras() if group.is_main else {}
+    return TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras)
+
+
+def make_trainable(
+    janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part], compiled: bool, group: Distributed
+) -> list[str]:
+    """What the configuration does to the model, in the order that it needs; the names of the weights that are bf16 now."""
+    if config.peft is not None:
+        lora.attach(janus, config.peft)
+    set_trainable(janus, config.train_parts)
+    checkpoint_layers(janus, config.memory.activation_checkpointing)
+    text_head(janus).chunked = config.memory.text_loss == "chunked"
+    if compiled:
+        compiling.compile_layers(janus)
+    if config.precision == "bf16" and group.backend == "ddp":  # elsewhere they are sharded, as fp32
+        return narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
+    return []
