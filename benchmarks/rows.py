@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from janus_train.config import Config
-from janus_train.data.sample import (
+from janus_train.data.types import (
     CODE_SLOT,
     FEATURE_SLOT,
     IGNORE,

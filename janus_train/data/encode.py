@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
 from janus_train.data.pictures import generation_pixels, understanding_pixels
-from janus_train.data.sample import (
+from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
+from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
+from janus_train.data.types import (
     CODE_SLOT,
     FEATURE_SLOT,
     IGNORE,
@@ -26,8 +28,6 @@ from janus_train.data.sample import (
     Sample,
     Segment,
 )
-from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
-from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
 
 
 def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:

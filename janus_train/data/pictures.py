@@ -12,7 +12,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from janus_train.data.sample import BadSample
+from janus_train.data.types import BadSample
 
 BACKGROUND = 127
 """The grey of the understanding picture's border, in each channel (official: ``int(255 * 0.5)``)."""

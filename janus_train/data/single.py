@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 
 from janus_train.data.packer import Choice, Item, front_of
-from janus_train.data.sample import Kind
+from janus_train.data.types import Kind
 
 
 class SinglePacker:

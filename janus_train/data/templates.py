@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.sample import BadSample, Record, Segment
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, ROLES, SPECIAL_TOKENS, USER
+from janus_train.data.types import BadSample, Record, Segment
 
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)

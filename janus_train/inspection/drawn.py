@@ -14,7 +14,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.train.folder import RunFolder, State
 from janus_train.train.start import find_start

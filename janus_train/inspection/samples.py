@@ -12,7 +12,7 @@ from PIL import Image
 
 from janus_train.data.pictures import generation_pixels
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import BadSample, Document
+from janus_train.data.types import BadSample, Document
 from janus_train.inspection.tokens import Picture, Reader, Text
 
 _BREAKS = re.compile("\n+")

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document
 from janus_train.data.special_tokens import SPECIAL_TOKENS
+from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document
 
 MAX_GROUP = 12
 """Tokens that are shown as one where a character's bytes are spread over several (4 would do for one character)."""

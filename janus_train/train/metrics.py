@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from janus_train.config import Config
-from janus_train.data.sample import KINDS, Row
+from janus_train.data.types import KINDS, Row
 from janus_train.train.distributed import Distributed
 from janus_train.train.step import StepResult
 from janus_train.train.trackers import Trackers

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from janus_train.config import UserError
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.train.distributed import Distributed
 
 JUDGED_FROM = 1000

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.encode import BadSample, Encoder, chat_prompt
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document, Kind, Record, Reference
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PAD, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
+from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document, Kind, Record, Reference
 from tests.helpers import picture
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())

@@ -24,7 +24,7 @@ from janus_train.data.records import (
     fields_of,
     open_picture,
 )
-from janus_train.data.sample import BadSample
+from janus_train.data.types import BadSample
 from tests.helpers import encoded
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -14,9 +14,9 @@ from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
 from janus_train.data.packer import Packer, RowPacker
 from janus_train.data.recipe import SourceConfig
-from janus_train.data.sample import BadSample, Document, Kind, Record, Row
 from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
+from janus_train.data.types import BadSample, Document, Kind, Record, Row
 from tests.helpers import picture
 
 V, T = 8, 192

@@ -11,11 +11,11 @@ from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.data.collate import collate
+from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.mixture import open_mixture, open_recipe
-from janus_train.data.sample import KINDS, Kind, Row
 from janus_train.data.streams import Stream
+from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable

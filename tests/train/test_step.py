@@ -11,12 +11,12 @@ import torch
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.data.collate import collate
+from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer, Stream
+from janus_train.data.types import Row
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.train.backends import make_backend

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from janus_train.data.pictures import to_float
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
+from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
 
 BOUNDARIES_A_ROW = 64
 """Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
