@@ -31,9 +31,9 @@ import torch
 from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.config import ROOT, Config, load
-from janus_train.data.batch import collate
+from janus_train.data.batch import Batch, collate
 from janus_train.data.pictures import to_float
-from janus_train.data.types import Batch, Document
+from janus_train.data.types import Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures
 from janus_train.model.compiling import compile_layers

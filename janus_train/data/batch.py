@@ -3,15 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from janus_train.data.pictures import to_float
-from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
+from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, Document, Row
 
 BOUNDARIES_A_ROW = 64
 """Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
+
+
+@dataclass
+class Batch:
+    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``, and may be empty at the end.
+
+    Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
+    pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
+    """
+
+    input_ids: torch.Tensor  # (1, L) int64
+    position_ids: torch.Tensor  # (1, L) int64, starts at 0 in every document
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    max_seqlen: int
+    text_positions: torch.Tensor  # (Nt,) int64
+    text_targets: torch.Tensor  # (Nt,) int64
+    text_target_is_understanding: torch.Tensor  # (Nt,) bool: which part of the metrics a text target counts for
+    num_understanding_targets: int  # how many of them: known here, so that nobody has to ask the device
+    understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
+    feature_positions: torch.Tensor  # (Nu * P,) int64
+    generation_pixels: torch.Tensor  # (Nv, 3, S, S) float32 in -1..1
+    uncached_pictures: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
+    cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
+    code_positions: torch.Tensor  # (Ng * P,) int64
+    image_loss_positions: torch.Tensor  # (No * P,) int64
+    image_loss_pictures: torch.Tensor  # (No,) int64, indices into Ng
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Text and image targets: this micro-batch's share of the step's one denominator."""
+        return self.text_positions.numel() + self.image_loss_positions.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """On ``device``. To a GPU by way of pinned memory, so that the copy goes on beside what the GPU computes."""
+        pin = torch.device(device).type == "cuda"
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
+
+        return Batch(**{name: moved(value) for name, value in vars(self).items()})
 
 
 def collate(

@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from janus_train.config import Config, ModelConfig
-from janus_train.data.types import IGNORE, Batch, Document, Kind
+from janus_train.data.batch import Batch
+from janus_train.data.types import IGNORE, Document, Kind
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train import report
 from janus_train.config import PARTS, Config, Part, UserError
-from janus_train.data.batch import collate
+from janus_train.data.batch import Batch, collate
 from janus_train.data.cached_codes import CodesOrigin, check_codes
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.streams import deal_anew
-from janus_train.data.types import Batch, Row, digest
+from janus_train.data.types import Row, digest
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.model import compiling, lora

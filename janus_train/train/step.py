@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from janus_train.data.types import Batch
+from janus_train.data.batch import Batch
 from janus_train.model.loss import LossSums
 from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
