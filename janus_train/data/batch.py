@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from janus_train.data.pictures import to_float
-from janus_train.data.types import CODE_SLOT, FEATURE_SLOT, IGNORE, Document, Row
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document, Row
 
 BOUNDARIES_A_ROW = 64
 """Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
@@ -74,7 +74,7 @@ def collate(
     P, S, S_out = tokens_per_picture, image_size, picture_out_size or image_size
     lengths = [len(document) for document in documents]
     labels = np.concatenate([document.labels for document in documents])
-    slots = np.concatenate([document.slots for document in documents])
+    modality = np.concatenate([document.modality for document in documents])
     has_text_loss = labels != IGNORE
     understanding = np.repeat([document.kind == "understanding" for document in documents], lengths)
     pixels_in = [pixels for document in documents for pixels in document.understanding_pixels]
@@ -102,17 +102,17 @@ def collate(
         understanding_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_in])
         if pixels_in
         else torch.zeros(0, 3, S, S),
-        feature_positions=torch.from_numpy(np.flatnonzero(slots == FEATURE_SLOT)),
+        feature_positions=torch.from_numpy(np.flatnonzero(modality == IMAGE_FEATURE)),
         generation_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_out])  # type: ignore[arg-type]
         if pixels_out
         else torch.zeros(0, 3, S_out, S_out),
         uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.from_numpy(
-            np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])
+            np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])  # (Ng, P)
             if cached
             else np.zeros((0, P), np.int64)
         ),
-        code_positions=torch.from_numpy(np.flatnonzero(slots == CODE_SLOT)),
+        code_positions=torch.from_numpy(np.flatnonzero(modality == IMAGE_CODE)),
         image_loss_positions=torch.from_numpy(
             np.flatnonzero(np.concatenate([document.image_targets for document in documents]))
         ),

@@ -1,6 +1,6 @@
-"""Steps of rows for one process: its block of the V streams, read in this process or by worker processes.
+"""Steps of rows for one process: its block of the R streams, read in this process or by worker processes.
 
-Rank r of W owns streams ``r*V/W .. (r+1)*V/W - 1``; W is an argument, never read from the environment. Workers own
+Rank r of W owns streams ``r*R/W .. (r+1)*R/W - 1``; W is an argument, never read from the environment. Workers own
 contiguous blocks of the rank's streams, so the rows of a step are the same, in the same order, for any number of them.
 """
 

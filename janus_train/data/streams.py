@@ -1,8 +1,8 @@
-"""Logical streams: V independent, deterministic sequences of packed rows, the same on any number of processes.
+"""Logical streams: R independent, deterministic sequences of packed rows, the same on any number of processes.
 
     sources --draw j of stream v--> documents --mixture + packer--> rows (+ the stream's state after each)
 
-Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*V + v`` and ``epoch = g // n``:
+Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*R + v`` and ``epoch = g // n``:
 over all streams together every sample comes once an epoch. A sample that cannot be used is quarantined and another one
 of its source drawn in its place, by a hash. A row carries its stream's after-state, a few integers and the references of
 pending documents, so that the trainer's state is the state of what it has consumed: prefetching and the number of workers
