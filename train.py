@@ -27,7 +27,7 @@ from janus_train.train.distributed.signals import EXIT_PEER_LOST, EXIT_PREEMPTED
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def main(values: DictConfig) -> None:
     config = load(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
-    from janus_train.train.distributed.context import leave
+    from janus_train.train.distributed.context import destroy_process_group
     from janus_train.train.run import run  # torch and transformers load only once the configuration is right
 
     try:
@@ -41,7 +41,7 @@ def main(values: DictConfig) -> None:
     except PeerLost as lost:
         print(f"error: {lost}", file=sys.stderr, flush=True)
         os._exit(EXIT_PEER_LOST)  # nothing that waits for the others on the way out
-    leave()
+    destroy_process_group()
 
 
 def fail(error: UserError) -> NoReturn:

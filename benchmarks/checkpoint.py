@@ -22,7 +22,7 @@ from janus_train.model.components import set_trainable
 from janus_train.model.janus import build
 from janus_train.overrides import compose_values
 from janus_train.train.backends import make_backend
-from janus_train.train.checkpoint.saver import Saver
+from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed.context import Distributed
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     janus = build(config.model)
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, distributed)
-    backend.make_moments()
-    owned = sum(piece.weight.numel() * (1 + len(piece.moments)) * 4 for piece in backend.owned())
+    backend.init_optimizer_state()
+    owned = sum(piece.weight.numel() * (1 + len(piece.moments)) * 4 for piece in backend.checkpoint_shards())
     [total] = distributed.sum([float(owned)])
     gigabytes = total / 1e9
     run = options.folder / "checkpoint-benchmark"
@@ -52,15 +52,16 @@ def main() -> None:
             f"{distributed.backend} on {distributed.world_size} x {distributed.device.type}: "
             f"{total / 12 / 1e6:.0f} M trained parameters, {gigabytes:.2f} GB a checkpoint"
         )
-    saver = Saver(run, backend, distributed, keep=1, recipe={}, warn=print)
+    saver = CheckpointSaver(run, backend, config.run.model_copy(update={"keep_checkpoints": 1}), recipe={})
     for number in range(1, options.saves + 1):
         saver.held_s = saver.written_s = 0.0
         cpu_s = time.thread_time()  # what a busy machine does not blur
         saver.begin(number, {})
         cpu_s = time.thread_time() - cpu_s
         snapshot_s = saver.held_s
-        while saver.poll() is None:
+        while distributed.sum([float(not saver.written)]) != [0.0]:
             work(options.step_s, distributed.device)
+        saver.finish()
         if distributed.is_main:
             print(
                 f"save {number}: steps held {saver.held_s:.3f} s (snapshot {snapshot_s:.3f} s, of that {cpu_s:.3f} s on the CPU), "

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from janus_train.data.images import to_float
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.pictures import to_float
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Document
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document
 from janus_train.model.codes import encode_pictures
 
 
@@ -52,8 +52,8 @@ def padded(samples: Sequence[Document], image_size: int) -> Padded:
         attention_mask=filled([np.ones(len(s)) for s in samples], 0),
         text_labels=filled([s.labels for s in samples], IGNORE),
         image_mask=filled([s.image_targets for s in samples], 0).bool(),
-        feature_mask=filled([s.slots == FEATURE_SLOT for s in samples], 0).bool(),
-        code_mask=filled([s.slots == CODE_SLOT for s in samples], 0).bool(),
+        feature_mask=filled([s.modality == IMAGE_FEATURE for s in samples], 0).bool(),
+        code_mask=filled([s.modality == IMAGE_CODE for s in samples], 0).bool(),
         pixels=stacked([p for s in samples for p in s.understanding_pixels]),
         drawn=stacked([p for s in samples for p in s.generation_pixels if p is not None]),
     )

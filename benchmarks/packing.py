@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from janus_train.data.packer import Cut, Item, RowPacker, Unit
-from janus_train.data.sample import Kind
+from janus_train.data.types import Kind
 
 ROW_TOKENS, LOOKAHEAD, MAX_WAIT = 4096, 16, 64
 PICTURE = 578

@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from janus_train.config import Config
-from janus_train.data.sample import (
-    CODE_SLOT,
-    FEATURE_SLOT,
+from janus_train.data.types import (
     IGNORE,
+    IMAGE_CODE,
+    IMAGE_FEATURE,
     KINDS,
-    TEXT_SLOT,
+    TEXT,
     Document,
     Kind,
     Reference,
@@ -54,14 +54,14 @@ def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Do
     picture = 0 if kind == "text" else P + 2
     n = words + picture
     ids = numbers.integers(0, model.text.vocab_size, n)
-    labels, slots, image = np.full(n, IGNORE), np.full(n, TEXT_SLOT, np.uint8), np.zeros(n, bool)
+    labels, modality, image = np.full(n, IGNORE), np.full(n, TEXT, np.uint8), np.zeros(n, bool)
     pixels = numbers.integers(0, 256, (S, S, 3), dtype=np.uint8)
     if kind == "understanding":  # a picture, then text; three quarters of it with loss
-        slots[1 : P + 1] = FEATURE_SLOT
+        modality[1 : P + 1] = IMAGE_FEATURE
         learnt = max(1, 3 * words // 4)
         labels[n - 1 - learnt : n - 1] = ids[n - learnt :]
     elif kind == "generation":  # text, the picture's begin, its codes, its end
-        slots[words + 1 : words + 1 + P] = CODE_SLOT
+        modality[words + 1 : words + 1 + P] = IMAGE_CODE
         image[words : words + P] = True
     else:
         labels[:-1] = ids[1:]
@@ -71,7 +71,7 @@ def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Do
         kind=kind,
         input_ids=ids,
         labels=labels,
-        slots=slots,
+        modality=modality,
         image_targets=image,
         understanding_pixels=[pixels] if kind == "understanding" else [],
         generation_pixels=[pixels] if drawn else [],

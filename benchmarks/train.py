@@ -27,13 +27,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from janus_train.data.images import to_float
 
 from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.config import ROOT, Config, load
-from janus_train.data.collate import collate
-from janus_train.data.pictures import to_float
-from janus_train.data.sample import Batch, Document
+from janus_train.data.batch import Batch, collate
+from janus_train.data.types import Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures
 from janus_train.model.compiling import compile_layers
@@ -183,7 +183,8 @@ class Bench:
         def step() -> float:
             for part in self.janus.parameters():
                 part.grad = None
-            return train_step(backend, batches, self.distributed, 1.0).loss
+            tokens = sum(batch.num_loss_tokens for batch in batches)
+            return train_step(backend, batches, tokens, 1.0).losses.mean
 
         return step
 

@@ -32,9 +32,7 @@ ActivationCheckpointing = Literal["none", "selective", "full"]
 TextLoss = Literal["chunked", "whole"]
 """How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
 
-Tracker = Literal[
-    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
-]
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 """The experiment trackers that Accelerate knows; each needs its own package installed."""
 
 Positive = Annotated[int, Field(gt=0)]

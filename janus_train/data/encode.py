@@ -12,12 +12,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.pictures import generation_pixels, understanding_pixels
-from janus_train.data.sample import (
-    CODE_SLOT,
-    FEATURE_SLOT,
+from janus_train.data.images import generation_pixels, understanding_pixels
+from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
+from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
+from janus_train.data.types import (
     IGNORE,
-    TEXT_SLOT,
+    IMAGE_CODE,
+    IMAGE_FEATURE,
+    TEXT,
     BadSample,
     Document,
     Kind,
@@ -26,8 +28,6 @@ from janus_train.data.sample import (
     Sample,
     Segment,
 )
-from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
-from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
 
 
 def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:
@@ -100,7 +100,7 @@ class Encoder:
         if template == "conversation" and kind == "understanding" and self.system_prompt:
             segments = [Segment("text", self.system_prompt + "\n\n"), *segments]
         if drop and _is_prompt_and_picture(segments):
-            drawn = [segment.role for segment in segments].index("picture_out")
+            drawn = [segment.role for segment in segments].index("image_out")
             segments = [Segment("text", PAD * self._length(segments[:drawn])), *segments[drawn:]]
         return Sample(record.key, kind, tuple(segments))
 
@@ -113,7 +113,7 @@ class Encoder:
         """BOS, then the segments; see `Document` for what each array means."""
         P, special = self.tokens_per_picture, self.special
         runs: list[Sequence[int] | np.ndarray] = [[special.bos]]  # of ids that have slot and loss in common
-        slots, losses = [TEXT_SLOT], [False]
+        modality, losses = [TEXT], [False]
         length, drawn_at = 1, []
         understanding: list[np.ndarray] = []
         generation: list[np.ndarray | None] = []
@@ -122,15 +122,15 @@ class Encoder:
         for piece in _pieces(sample.segments):
             if isinstance(piece, tuple):
                 runs.append(self.ids(piece[0]))
-                slots.append(TEXT_SLOT)
+                modality.append(TEXT)
                 losses.append(piece[1])
                 length += len(runs[-1])
                 continue
             begin, length = length, length + P + 2
             runs += [[special.begin_of_image], np.full(P, special.placeholder), [special.end_of_image]]
-            slots += [TEXT_SLOT, FEATURE_SLOT if piece.role == "picture_in" else CODE_SLOT, TEXT_SLOT]
+            modality += [TEXT, IMAGE_FEATURE if piece.role == "image_in" else IMAGE_CODE, TEXT]
             losses += [False] * 3
-            if piece.role == "picture_in":
+            if piece.role == "image_in":
                 assert piece.picture is not None
                 understanding.append(understanding_pixels(piece.picture, self.image_size, reduced=self.reduced_jpeg))
                 continue
@@ -143,8 +143,8 @@ class Encoder:
                     raise BadSample(f"cached codes have shape {piece.codes.shape}, the model takes ({P},)")
                 generation.append(None)
             codes.append(piece.codes)
-            codes_have_loss.append(piece.role == "picture_out")
-            if piece.role == "picture_out":
+            codes_have_loss.append(piece.role == "image_out")
+            if piece.role == "image_out":
                 # trap 1: the state at <begin_of_image> predicts code 0, the one at code i predicts code i+1
                 drawn_at.append(begin)
         ids = np.concatenate([np.asarray(run, np.int64) for run in runs])
@@ -160,7 +160,7 @@ class Encoder:
             kind=sample.kind,
             input_ids=ids,
             labels=labels,
-            slots=np.repeat(np.asarray(slots, np.uint8), lengths),
+            modality=np.repeat(np.asarray(modality, np.uint8), lengths),
             image_targets=targets,
             understanding_pixels=understanding,
             generation_pixels=generation,
@@ -241,8 +241,6 @@ def _pieces(segments: Sequence[Segment]) -> list[tuple[str, bool] | Segment]:
 def _is_prompt_and_picture(segments: Sequence[Segment]) -> bool:
     """One prompt, of words or of words and pictures, and the picture drawn from it: what guidance drop-out is for."""
     roles = [segment.role for segment in segments]
-    first = roles.index("picture_out") if "picture_out" in roles else 0
+    first = roles.index("image_out") if "image_out" in roles else 0
     lossless = not any(segment.loss for segment in segments)
-    return (
-        first > 0 and set(roles[:first]) <= {"text", "picture_in"} and set(roles[first + 1 :]) <= {"text"} and lossless
-    )
+    return first > 0 and set(roles[:first]) <= {"text", "image_in"} and set(roles[first + 1 :]) <= {"text"} and lossless

@@ -23,8 +23,8 @@ import numpy as np
 
 from janus_train.config import UserError
 from janus_train.data.records import FOLDER_FORMATS, open_picture
-from janus_train.data.sample import BadSample, Record, digest
 from janus_train.data.storage import retried
+from janus_train.data.types import BadSample, Record, digest
 
 if TYPE_CHECKING:
     import pyarrow

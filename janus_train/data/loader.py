@@ -1,6 +1,9 @@
-"""Steps of rows for one process: its block of the V streams, read in this process or by worker processes.
+"""From a run's configuration to its rows: the recipe opened, and for one process the rows of each step.
 
-Rank r of W owns streams ``r*V/W .. (r+1)*V/W - 1``; W is an argument, never read from the environment. Workers own
+    config + recipe + tokenizer  -->  RowLoader  -->  rows of a step  -->  micro-batches
+
+The rows are read in this process or by worker processes.
+Rank r of W owns streams ``r*R/W .. (r+1)*R/W - 1``; W is an argument, never read from the environment. Workers own
 contiguous blocks of the rank's streams, so the rows of a step are the same, in the same order, for any number of them.
 """
 
@@ -14,12 +17,64 @@ from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
 
 from janus_train import lifetime
-from janus_train.config import UserError
-from janus_train.data.packer import Packer
-from janus_train.data.sample import Row
+from janus_train.config import Config, UserError
+from janus_train.data.batch import Batch, collate
+from janus_train.data.encode import Encoder
+from janus_train.data.packer import Packer, RowPacker
+from janus_train.data.recipe import Recipe
+from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer, Stream
+from janus_train.data.types import Row
+
+
+def open_recipe(config: Config) -> Recipe:
+    """The configured mixture with its sources opened. Raises `UserError` naming what is missing or damaged."""
+    if config.data.recipe is None:
+        raise UserError(
+            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
+        )
+    return Recipe(config.data.recipe, config.ratio, config.model.image_size)
+
+
+def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """What turns the run's samples into documents."""
+    model = config.model
+    return Encoder(
+        tokenizer,
+        model.tokens_per_picture,
+        model.image_size,
+        model.system_prompt,
+        reduced_jpeg=config.data.jpeg == "reduced",
+        picture_out_size=model.picture_out_size,
+    )
+
+
+def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, Packer]:
+    """What `RowLoader` and `streams.Stream` sample documents and pack rows with."""
+    drawer = Drawer(
+        recipe,
+        encoder,
+        seed=config.seed,
+        num_streams=config.batch.rows_per_step,
+        row_tokens=config.batch.row_tokens,
+        guidance_dropout=config.data.guidance_dropout,
+        first_sentence=config.data.first_sentence,
+    )
+    if config.batch.unit == "samples":
+        ratio = {kind: getattr(config.ratio, kind) for kind in recipe.shares}
+        return drawer, SinglePacker(config.batch.row_tokens, ratio, config.batch.rows_per_step)
+    packer = RowPacker(
+        config.batch.row_tokens,
+        recipe.shares,
+        config.data.lookahead,
+        unit=config.ratio.unit,
+        cut=config.data.cut_text,
+        max_wait=config.data.max_wait,
+    )
+    return drawer, packer
 
 
 def split(items: int, parts: int, part: int) -> range:
@@ -77,32 +132,88 @@ def _obey_the_trainer_alone(trainer: int, signals_its_death: bool, worker: int) 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
-def steps(
-    drawer: Drawer,
-    packer: Packer,
-    streams: range,
-    states: dict[int, dict[str, Any]],
-    num_workers: int,
-) -> Iterator[list[Row]]:
-    """Endless: the rows of each step, in the order of the streams. ``states``: where each stream goes on, if not at 0."""
-    parts = min(num_workers, len(streams))
-    dataset = _Rows(drawer, packer, streams, states)
-    # batch_size=None hands items on as they are; the loader takes them from its workers in turn, so `parts` are a step
-    items = iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=parts,
-            prefetch_factor=2 if parts else None,
-            multiprocessing_context="fork" if parts else None,  # why: janus_train/lifetime.py
-            worker_init_fn=partial(_obey_the_trainer_alone, os.getpid(), lifetime.can_signal_its_death()),
+class RowLoader:
+    """An endless iterator: the rows of each step, in the order of the streams that one process owns.
+
+    ``states``: where each stream goes on, if not at 0. ``fixed_shapes``: all micro-batches have the shape of full rows, as
+    compiled code wants them. Raises `UserError` for data that cannot be read.
+    """
+
+    def __init__(
+        self,
+        drawer: Drawer,
+        packer: Packer,
+        streams: range,
+        states: dict[int, dict[str, Any]] | None = None,
+        num_workers: int = 0,
+        *,
+        micro_rows: int = 1,
+        fixed_shapes: bool = False,
+    ):
+        self.encoder, self._micro_rows = drawer.encoder, micro_rows
+        self._fixed_tokens = packer.row_tokens if fixed_shapes else None
+        self._items_per_step = min(num_workers, len(streams)) or 1
+        self._peeked: list[Row] | None = None
+        # batch_size=None hands items on as they are; the loader takes them from its workers in turn
+        self._items = iter(
+            DataLoader(
+                _Rows(drawer, packer, streams, states or {}),
+                batch_size=None,
+                num_workers=min(num_workers, len(streams)),
+                prefetch_factor=2 if num_workers else None,
+                multiprocessing_context="fork" if num_workers else None,  # why: janus_train/lifetime.py
+                worker_init_fn=partial(_obey_the_trainer_alone, os.getpid(), lifetime.can_signal_its_death()),
+            )
         )
-    )
-    while True:
-        rows: list[Row] = []
-        for _ in range(max(1, parts)):
-            item = next(items)
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerFast,
+        rank: int = 0,
+        world_size: int = 1,
+        states: dict[int, dict[str, Any]] | None = None,
+        *,
+        fixed_shapes: bool = False,
+    ) -> RowLoader:
+        """The rows of a run, for ``rank`` of ``world_size`` processes."""
+        drawer, packer = open_mixture(config, recipe, make_encoder(config, tokenizer))
+        streams = streams_of(rank, world_size, config.batch.rows_per_step)
+        return cls(
+            drawer,
+            packer,
+            streams,
+            states,
+            config.data.num_workers,
+            micro_rows=config.batch.micro_rows,
+            fixed_shapes=fixed_shapes,
+        )
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        return self
+
+    def __next__(self) -> list[Row]:
+        rows, self._peeked = self._peeked, None
+        if rows is not None:
+            return rows
+        rows = []
+        for _ in range(self._items_per_step):
+            item = next(self._items)
             if isinstance(item, UserError):
                 raise item
             rows += item
-        yield rows
+        return rows
+
+    def peek(self) -> list[Row]:
+        """The rows that come next; they still do."""
+        if self._peeked is None:
+            self._peeked = next(self)
+        return self._peeked
+
+    def micro_batches(self, rows: list[Row]) -> list[Batch]:
+        """A step's rows as micro-batches, in order."""
+        encoder, size = self.encoder, self._micro_rows
+        shape = encoder.tokens_per_picture, encoder.image_size, encoder.picture_out_size, self._fixed_tokens
+        return [collate(rows[i : i + size], *shape) for i in range(0, len(rows), size)]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from janus_train.data.sample import Kind
+from janus_train.data.types import Kind
 
 Unit = Literal["samples", "tokens"]
 Cut = Literal["long", "fit"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
-from janus_train.data.sample import BadSample
+from janus_train.data.types import BadSample
 
 BACKGROUND = 127
 """The grey of the understanding picture's border, in each channel (official: ``int(255 * 0.5)``)."""
@@ -164,4 +165,4 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     """uint8 (S, S, 3) -> float32 (3, S, S) in -1..1 (official mean and standard deviation: 0.5)."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels must be uint8 (S, S, 3), got {pixels.dtype} {pixels.shape}")
-    return _LEVELS[pixels.transpose(2, 0, 1)]
+    return _LEVELS[rearrange(pixels, "height width channel -> channel height width")]

@@ -21,12 +21,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from janus_train.config import Options, RatioConfig, UserError, resolve
 from janus_train.data.hf_dataset import HfDatasetSource
-from janus_train.data.sample import KINDS, Kind, Record, digest
 from janus_train.data.scenes import SceneSource
 from janus_train.data.shards import ShardSource, find_tars
 from janus_train.data.sources import ImageFolderSource, JsonlSource
 from janus_train.data.storage import Location, find, locate
 from janus_train.data.templates import TEMPLATES
+from janus_train.data.types import KINDS, Kind, Record, digest
 
 
 class Source(Protocol):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.pictures import MOST_PIXELS
-from janus_train.data.sample import BadSample
+from janus_train.data.images import MOST_PIXELS
+from janus_train.data.types import BadSample
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 """What a shard's pictures may be (Pillow's names)."""

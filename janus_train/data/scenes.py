@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from janus_train.config import UserError
-from janus_train.data.sample import Record
 from janus_train.data.scene_text import (
     NUM_CAPTIONS,
     caption,
@@ -41,6 +40,7 @@ from janus_train.data.scene_things import (
     library,
     spot,
 )
+from janus_train.data.types import Record
 
 __all__ = [
     "BACKGROUNDS",

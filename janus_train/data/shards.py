@@ -21,7 +21,6 @@ from typing import Any
 
 from janus_train.config import UserError
 from janus_train.data.records import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
-from janus_train.data.sample import BadSample, Record, digest
 from janus_train.data.shard_index import (
     CODES_ENDING,
     PICTURE_ENDINGS,
@@ -47,6 +46,7 @@ from janus_train.data.storage import (
     open_reader,
     read_copy,
 )
+from janus_train.data.types import BadSample, Record, digest
 
 WHOLE_DIGEST_LIMIT = 64 << 20
 """Sources up to this many bytes are digested whole when they are opened (below a second); larger ones by their sizes."""

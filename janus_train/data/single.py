@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 
 from janus_train.data.packer import Choice, Item, front_of
-from janus_train.data.sample import Kind
+from janus_train.data.types import Kind
 
 
 class SinglePacker:
     """Chooses each row's one document; keeps no state of its own.
 
     row_tokens: T, what a document may have at most: longer text comes in pieces, each a row of its own in the turn of
-    its kind. ratio: whole numbers by kind, those of 0 left out. num_streams: V.
+    its kind. ratio: whole numbers by kind, those of 0 left out. num_streams: R.
     """
 
     def __init__(self, row_tokens: int, ratio: Mapping[Kind, int], num_streams: int):

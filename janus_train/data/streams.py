@@ -1,8 +1,8 @@
-"""Logical streams: V independent, deterministic sequences of packed rows, the same on any number of processes.
+"""Logical streams: R independent, deterministic sequences of packed rows, the same on any number of processes.
 
     sources --draw j of stream v--> documents --mixture + packer--> rows (+ the stream's state after each)
 
-Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*V + v`` and ``epoch = g // n``:
+Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*R + v`` and ``epoch = g // n``:
 over all streams together every sample comes once an epoch. A sample that cannot be used is quarantined and another one
 of its source drawn in its place, by a hash. A row carries its stream's after-state, a few integers and the references of
 pending documents, so that the trainer's state is the state of what it has consumed: prefetching and the number of workers
@@ -22,7 +22,7 @@ from janus_train.data.encode import Encoder, fitted
 from janus_train.data.order import Order, stable_hash
 from janus_train.data.packer import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
-from janus_train.data.sample import BadSample, Document, Kind, Quarantined, Record, Reference, Row
+from janus_train.data.types import BadSample, Document, Kind, Quarantined, Record, Reference, Row
 
 MOST_IN_A_ROW = 100
 """So many unusable samples of a source one after the other end the run."""
@@ -97,7 +97,7 @@ def initial_state() -> dict[str, Any]:
     return {"rows": 0, "longest": 1, "draws": {}, "bad": {}, "placed": {}, "pending": {}}
 
 
-def deal_anew(states: Iterable[dict[str, Any]], num_streams: int) -> dict[int, dict[str, Any]]:
+def reassign_streams(states: Iterable[dict[str, Any]], num_streams: int) -> dict[int, dict[str, Any]]:
     """States for ``num_streams`` streams that draw, from every source, what these have not drawn yet.
 
     For a continuation with another number of streams or another recipe: what was pending is left out until its next epoch.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.sample import BadSample, Record, Segment
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, ROLES, SPECIAL_TOKENS, USER
+from janus_train.data.types import BadSample, Record, Segment
 
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)
@@ -37,13 +37,13 @@ def _picture(record: Record) -> tuple[Image.Image, np.ndarray | None]:
     return record.pictures[0], (record.codes[0] if record.codes else None)
 
 
-def _picture_in(record: Record) -> Segment:
-    return Segment("picture_in", picture=_picture(record)[0])
+def _image_in(record: Record) -> Segment:
+    return Segment("image_in", picture=_picture(record)[0])
 
 
-def _picture_out(record: Record) -> Segment:
+def _image_out(record: Record) -> Segment:
     picture, codes = _picture(record)
-    return Segment("picture_out", picture=picture, codes=codes)
+    return Segment("image_out", picture=picture, codes=codes)
 
 
 def text(record: Record) -> list[Segment]:
@@ -53,14 +53,14 @@ def text(record: Record) -> list[Segment]:
 
 def image_caption(record: Record) -> list[Segment]:
     """Stage 1: ``<image><text>``."""
-    return [_picture_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
+    return [_image_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
 
 
 def image_describe(record: Record) -> list[Segment]:
     """Stage 2: ``<image>Describe the image in detail.<caption>``."""
     caption = _text(record, "caption")
     return [
-        _picture_in(record),
+        _image_in(record),
         Segment("text", "Describe the image in detail."),
         Segment("text", caption + EOS, loss=True),
     ]
@@ -69,23 +69,23 @@ def image_describe(record: Record) -> list[Segment]:
 def question_answer(record: Record) -> list[Segment]:
     """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
     question, answer = _text(record, "question"), _text(record, "answer")
-    return [_picture_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
+    return [_image_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
 
 
 def class_to_image(record: Record) -> list[Segment]:
     """Stage 1: ``<category_name><image>``."""
-    return [Segment("text", _text(record, "class_name")), _picture_out(record)]
+    return [Segment("text", _text(record, "class_name")), _image_out(record)]
 
 
 def text_to_image(record: Record) -> list[Segment]:
     """Stage 2: ``<caption><image>``."""
-    return [Segment("text", _text(record, "caption")), _picture_out(record)]
+    return [Segment("text", _text(record, "caption")), _image_out(record)]
 
 
 def request_to_image(record: Record) -> list[Segment]:
     """Stage 3: a caption as the user's request and the picture as the answer, in the official generation prompt."""
     prompt = f"{USER}: {_text(record, 'caption').strip()}\n\n{ASSISTANT}:"
-    return [Segment("text", prompt), _picture_out(record), Segment("text", EOS)]
+    return [Segment("text", prompt), _image_out(record), Segment("text", EOS)]
 
 
 def conversation(record: Record) -> list[Segment]:
@@ -124,7 +124,7 @@ def _user_turn(content: str, pictures: Any) -> list[Segment]:
     first, *rest = f"{USER}: {content}\n\n".split(PLACEHOLDER)
     segments = [Segment("text", first)]
     for piece in rest:
-        segments += [Segment("picture_in", picture=next(pictures)[0]), Segment("text", piece)]
+        segments += [Segment("image_in", picture=next(pictures)[0]), Segment("text", piece)]
     return segments
 
 
@@ -136,7 +136,7 @@ def _assistant_turn(content: str, pictures: Any) -> list[Segment]:
         segments.append(Segment("text", " " + first + ("" if rest else EOS), loss=True))
     for number, piece in enumerate(rest):
         picture, codes = next(pictures)
-        segments.append(Segment("picture_out", picture=picture, codes=codes))
+        segments.append(Segment("image_out", picture=picture, codes=codes))
         last = number == len(rest) - 1
         if piece.strip():
             segments.append(Segment("text", piece + (EOS if last else ""), loss=True))

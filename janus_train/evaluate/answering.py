@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_train.data.sample import IGNORE, Reference
 from janus_train.data.scene_text import questions
 from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
 from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.types import IGNORE, Reference
 from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.measures import commonest, measure
 from janus_train.infer.chat import answer
@@ -95,7 +95,7 @@ def evaluate_dialogues(loaded: Loaded, shards: list[Path], options: Options, rep
     for start in range(0, len(documents), options.batch_size):
         batch = documents[start : start + options.batch_size]
         ids, mask = (t.to(device) for t in left_pad([d.input_ids.tolist() for d in batch], encoder.special.pad))
-        labels, _ = left_pad([d.labels.tolist() for d in batch], IGNORE)  # already shifted (sample.py)
+        labels, _ = left_pad([d.labels.tolist() for d in batch], IGNORE)  # already shifted (types.py)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
         with inference(janus):
             out = janus.model.language_model(

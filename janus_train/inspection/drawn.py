@@ -11,10 +11,9 @@ from typing import Any
 
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
-from janus_train.data.loader import steps, streams_of
-from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
+from janus_train.data.loader import RowLoader, make_encoder, open_mixture, open_recipe, streams_of
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.train.initial_weights import find_start
 from janus_train.train.run_dir import RunDir, State
@@ -38,8 +37,8 @@ class Drawn:
         drawer, packer = open_mixture(self.config, self.recipe, self.encoder)
         streams = streams_of(0, 1, self.config.batch.rows_per_step)
         workers = min(self.config.data.num_workers, len(os.sched_getaffinity(0)))
-        drawn = enumerate(steps(drawer, packer, streams, {}, workers), 1)
-        return islice(drawn, first - 1, first - 1 + number)
+        numbered = enumerate(RowLoader(drawer, packer, streams, num_workers=workers), 1)
+        return islice(numbered, first - 1, first - 1 + number)
 
 
 def open_drawn(config: Config) -> Drawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from janus_train.data.sample import Row, digest
+from janus_train.data.types import Row, digest
 from janus_train.inspection.drawn import Drawn
 from janus_train.inspection.samples import sample
 from janus_train.inspection.strips import Mixture, strip

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from janus_train.data.sample import KINDS, Document, Kind, Row
+from janus_train.data.types import KINDS, Document, Kind, Row
 from janus_train.inspection.tokens import loss_runs, picture_runs
 
 MAX_RUNS = 40

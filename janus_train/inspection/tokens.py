@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document
 from janus_train.data.special_tokens import SPECIAL_TOKENS
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document
 
 MAX_GROUP = 12
 """Tokens that are shown as one where a character's bytes are spread over several (4 would do for one character)."""
@@ -67,10 +67,10 @@ class Reader:
         learnt[1:] = document.labels[:-1] != IGNORE
         place = number = understood = drawn = 0
         while place < len(ids):
-            end = _run(document.slots, place)
-            if document.slots[place] == TEXT_SLOT:
+            end = _run(document.modality, place)
+            if document.modality[place] == TEXT:
                 yield from self._text(ids[place:end], learnt[place:end], document.image_targets[place:end])
-            elif document.slots[place] == FEATURE_SLOT:
+            elif document.modality[place] == IMAGE_FEATURE:
                 yield Picture("in", number, end - place, 0, document.understanding_pixels[understood])
                 understood += 1
                 number += 1
@@ -116,18 +116,18 @@ class Reader:
         return self._written[ids]
 
 
-def _run(slots: np.ndarray, place: int) -> int:
-    """The end of the run of equal slots that starts at ``place``. Between two pictures there is always a text slot."""
-    other = np.flatnonzero(slots[place:] != slots[place])
-    return place + int(other[0]) if len(other) else len(slots)
+def _run(modality: np.ndarray, place: int) -> int:
+    """The end of the run of equal modality that starts at ``place``. Between two pictures there is always a text token."""
+    other = np.flatnonzero(modality[place:] != modality[place])
+    return place + int(other[0]) if len(other) else len(modality)
 
 
 def picture_runs(document: Document) -> list[tuple[int, int]]:
     """(start, end) of each picture's positions."""
     found, place = [], 0
     while place < len(document):
-        end = _run(document.slots, place)
-        if document.slots[place] in (FEATURE_SLOT, CODE_SLOT):
+        end = _run(document.modality, place)
+        if document.modality[place] in (IMAGE_FEATURE, IMAGE_CODE):
             found.append((place, end))
         place = end
     return found

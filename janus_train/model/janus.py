@@ -25,7 +25,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.config import ModelConfig, UserError
-from janus_train.data.sample import Batch
+from janus_train.data.batch import Batch
 from janus_train.model import attention
 from janus_train.model.codes import encode_pictures
 from janus_train.model.loss import LossSums, cross_entropies, loss_sums
@@ -40,7 +40,7 @@ class PackedJanus(nn.Module):
         self.janus = prepare(janus)
 
     def forward(self, batch: Batch) -> LossSums:
-        """One micro-batch of L tokens. Shapes: the legend in `data.sample`."""
+        """One micro-batch of L tokens. Shapes: the legend in `data.types`."""
         codes_NP = self.codes(batch)
         hidden_LD = self.hidden_states(self.embeddings(batch, codes_NP), batch)
         text_total, text_losses = self.text_loss(hidden_LD, batch)

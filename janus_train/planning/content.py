@@ -12,12 +12,13 @@ from itertools import pairwise
 import numpy as np
 
 from janus_train.config import Config, ModelConfig
-from janus_train.data.sample import IGNORE, Batch, Document, Kind
+from janus_train.data.batch import Batch
+from janus_train.data.types import IGNORE, Document, Kind
 
 
 @dataclass(frozen=True)
 class Content:
-    """Counts; means over many rows are fractions. Letters: the legend in `data.sample`."""
+    """Counts; means over many rows are fractions. Letters: the legend in `data.types`."""
 
     tokens: float = 0.0  # L
     causal_pairs: float = (

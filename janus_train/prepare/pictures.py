@@ -88,8 +88,8 @@ def _smaller(image: Image.Image, max_side: int) -> bytes:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """As training sees it: upright, on white, 8 bits."""
-    from janus_train.data.pictures import to_rgb
-    from janus_train.data.sample import BadSample
+    from janus_train.data.images import to_rgb
+    from janus_train.data.types import BadSample
 
     try:
         return to_rgb(image)

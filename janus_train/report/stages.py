@@ -8,7 +8,7 @@ from html import escape
 import yaml
 
 from janus_train.config import PARTS
-from janus_train.data.sample import KINDS, Kind
+from janus_train.data.types import KINDS, Kind
 from janus_train.report.charts import Series, line_chart
 from janus_train.report.html import duration, flatten, picture
 from janus_train.report.read import Run, step_of

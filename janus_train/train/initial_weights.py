@@ -94,7 +94,9 @@ def load_start(
     loaded: set[str] = set()
     for name, tensor in folder.tensors():
         if name not in have:
-            raise UserError(f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have")
+            raise UserError(
+                f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have"
+            )
         if tensor.shape != have[name].shape:
             raise UserError(
                 f"{start.folder} does not fit model {model.name}: {name} is {tuple(tensor.shape)}, the model takes {tuple(have[name].shape)}"

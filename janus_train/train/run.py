@@ -15,14 +15,13 @@ from typing import Any
 
 from janus_train import report
 from janus_train.config import Config, UserError
-from janus_train.data.loader import RowLoader, open_recipe
+from janus_train.data.loader import RowLoader, open_recipe, streams_of
 from janus_train.data.streams import reassign_streams
 from janus_train.model import compiling
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
-from janus_train.train.distributed import process_group
-from janus_train.train.distributed.context import Distributed
+from janus_train.train.distributed.context import Distributed, process_group
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_final_model
 from janus_train.train.monitor import Monitor
@@ -101,7 +100,7 @@ class Resume:
 def check_batch(config: Config, group: Distributed) -> None:
     """Raises `UserError` if the global batch cannot be shared by the group's ranks."""
     batch = config.batch
-    rows_here = len(RowLoader.streams_of(group.rank, group.world_size, batch.rows_per_step))
+    rows_here = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
     if rows_here % batch.micro_rows:
         raise UserError(
             f"batch.micro_rows {batch.micro_rows} does not divide the {rows_here} rows a process has in a step"

@@ -6,12 +6,12 @@ config.yaml  manifest.json  metrics.jsonl  samples/  checkpoints/step-NNNNNN/  f
 from __future__ import annotations
 
 import json
-import os
 import logging
+import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -22,8 +22,8 @@ import yaml
 
 from janus_train.config import ROOT, Config, Part, UserError
 from janus_train.files import sync, write_json, write_text
-from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.jsonl import truncate_after
+from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
 
@@ -44,7 +44,7 @@ class RunState:
     """What a run finds in its folder, the same on all ranks."""
 
     state: State
-    search: Search = Search()
+    search: Search = field(default_factory=Search)
     """For a checkpoint to resume from."""
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from janus_train.data.sample import KINDS, Batch, Kind
+from janus_train.data.batch import Batch
+from janus_train.data.types import KINDS, Kind
 from janus_train.model.loss import LossSums
 from janus_train.train.backends import Backend
 

@@ -47,7 +47,11 @@ class TrainableModel:
         for part, named in parameters_by_part(self.janus).items():
             adapter = sum(p.numel() for name, p in named if is_adapter(name))
             parameters = sum(p.numel() for _, p in named) - adapter
-            table[part] = {"parameters": parameters, "trains": part in config.train_parts, "new": part in self.new_parts}
+            table[part] = {
+                "parameters": parameters,
+                "trains": part in config.train_parts,
+                "new": part in self.new_parts,
+            }
             table[part] |= {"adapter": adapter} if adapter else {}
         return table
 

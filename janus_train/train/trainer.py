@@ -6,7 +6,7 @@ import time
 
 from janus_train.config import Config, UserError
 from janus_train.data.loader import RowLoader
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.train.backends import Backend
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed.signals import Preempted, StopSignals
@@ -58,7 +58,10 @@ class Trainer:
                 # The next rows come before the exchange: their counts are in it, and their errors are everyone's.
                 rows, report, wait_s = self._fetch() if step < run.steps else ([], RowsReport(), 0.0)
                 agreed = self.sync.exchange(
-                    StepReport(result and result.losses, signals.received, self.saver.written, wait_s, compute_s), report
+                    StepReport(
+                        result.losses if result else None, signals.received, self.saver.written, wait_s, compute_s
+                    ),
+                    report,
                 )
                 coming = agreed.rows
                 stop = agreed.stop if step < run.steps else None  # after the last step there is nothing to stop

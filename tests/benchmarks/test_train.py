@@ -12,7 +12,7 @@ import pytest
 from benchmarks import train
 from benchmarks.naive import padded
 from benchmarks.rows import documents, packed, with_codes
-from janus_train.data.sample import IGNORE
+from janus_train.data.types import IGNORE
 from janus_train.model import compiling
 from janus_train.planning.content import content_of, expected_row
 

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.encode import BadSample, Encoder, chat_prompt
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, TEXT_SLOT, Document, Kind, Record, Reference
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PAD, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record, Reference
 from tests.helpers import picture
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())
@@ -151,7 +151,7 @@ def test_contents_lose_the_white_space_around_them_as_in_the_official_code(encod
 def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_picture(encoder: Encoder) -> None:
     short = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1)
     long = encode(encoder, "conversation", "generation", conversation("a red apple", PLACEHOLDER), 1)
-    for name in ("input_ids", "labels", "slots", "image_targets"):
+    for name in ("input_ids", "labels", "modality", "image_targets"):
         assert getattr(short, name).tolist() == getattr(long, name).tolist(), name
     dropped = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1, dropout=1.0)
     assert (dropped.input_ids == encoder.special.pad).sum() == len(encoder.generation_prompt_ids("a red apple")) - 2
@@ -182,16 +182,16 @@ def test_trap_1_begin_of_image_predicts_code_0_and_nothing_is_shifted_twice(enco
     document = encode(encoder, "text_to_image", "generation", {"caption": "a dog"}, 1)
     begin = document.input_ids.tolist().index(encoder.special.begin_of_image)
     assert np.flatnonzero(document.image_targets).tolist() == list(range(begin, begin + P))
-    assert np.flatnonzero(document.slots == CODE_SLOT).tolist() == list(range(begin + 1, begin + 1 + P))
+    assert np.flatnonzero(document.modality == IMAGE_CODE).tolist() == list(range(begin + 1, begin + 1 + P))
     text = encode(encoder, "text", "text", {"text": "A red apple."})
     assert text.labels[:-1].tolist() == text.input_ids[1:].tolist() and text.labels[-1] == IGNORE
 
 
-def test_slots_tell_understanding_from_generation_pictures(encoder: Encoder) -> None:
+def test_modality_tells_understanding_from_generation_pictures(encoder: Encoder) -> None:
     fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
     document = encode(encoder, "conversation", "generation", fields, 2)
-    assert (document.slots == FEATURE_SLOT).sum() == P and (document.slots == CODE_SLOT).sum() == P
-    assert (document.slots == TEXT_SLOT).sum() == len(document) - 2 * P
+    assert (document.modality == IMAGE_FEATURE).sum() == P and (document.modality == IMAGE_CODE).sum() == P
+    assert (document.modality == TEXT).sum() == len(document) - 2 * P
     assert document.understanding_pixels[0][32, 32, 0] == 0 and document.generation_pixels[0][32, 32, 0] == 40  # type: ignore[index]
     assert document.codes_have_loss == [True]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.packing import STAGES, simulate
 from janus_train.data.packer import Choice, Cut, Item, RowPacker, Unit
-from janus_train.data.sample import Kind
+from janus_train.data.types import Kind
 
 T = 128
 

@@ -6,9 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from janus_train.data.images import generation_pixels, to_float, to_rgb, understanding_pixels
 from PIL import Image
-
-from janus_train.data.pictures import generation_pixels, to_float, to_rgb, understanding_pixels
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (127, 127, 127)
 

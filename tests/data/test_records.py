@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from janus_train.data.images import to_rgb
 from PIL import Image
 
 from janus_train.data import pictures
-from janus_train.data.pictures import to_rgb
 from janus_train.data.records import (
     FOLDER_FORMATS,
     SHARD_FORMATS,
@@ -24,7 +24,7 @@ from janus_train.data.records import (
     fields_of,
     open_picture,
 )
-from janus_train.data.sample import BadSample
+from janus_train.data.types import BadSample
 from tests.helpers import encoded
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -8,14 +8,14 @@ import pytest
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder
-from janus_train.data.loader import split, steps, streams_of
+from janus_train.data.loader import RowLoader, split, streams_of
 from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer
+from janus_train.data.types import Row
 from tests.helpers import config_of, encoded, make_shard, picture
 
-V = 4
+R = 4
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def drawer(recipe: Recipe, encoder: Encoder, seed: int = 0, row_tokens: int = 256) -> Drawer:
     return Drawer(
-        recipe, encoder, seed=seed, num_streams=V, row_tokens=row_tokens, guidance_dropout=0.3, first_sentence=0.25
+        recipe, encoder, seed=seed, num_streams=R, row_tokens=row_tokens, guidance_dropout=0.3, first_sentence=0.25
     )
 
 
@@ -67,7 +67,7 @@ def read(
     """The rows of ``number`` global steps as ``world`` processes see them together."""
     packer = RowPacker(256, recipe.shares, 3)
     draws = drawer(recipe, encoder, seed)
-    ranks = [steps(draws, packer, streams_of(rank, world, V), states or {}, workers) for rank in range(world)]
+    ranks = [RowLoader(draws, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
 
@@ -105,8 +105,8 @@ def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encod
     draws = drawer(recipe, encoder)
     for name, (_, source) in recipe.sources.items():
         n = len(source)
-        references = [draws.draw(name, stream, draw)[0].reference for draw in range(3 * n) for stream in range(V)]
-        for epoch in range(3 * V):
+        references = [draws.draw(name, stream, draw)[0].reference for draw in range(3 * n) for stream in range(R)]
+        for epoch in range(3 * R):
             indices = sorted(r.index for r in references if r.epoch == epoch)
             assert indices == list(range(n)), name  # `few` has 3 samples for 4 streams: it wraps
 
@@ -114,9 +114,9 @@ def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encod
 def test_ratio_and_weights_hold(recipe: Recipe, encoder: Encoder) -> None:
     rows = [row for step in read(recipe, encoder, 40) for row in step]
     for step in range(40):
-        documents = [d for row in rows[step * V : (step + 1) * V] for d in row.documents]
+        documents = [d for row in rows[step * R : (step + 1) * R] for d in row.documents]
         for kind, share in {"understanding": 0.2, "text": 0.3, "generation": 0.5}.items():
-            assert abs(sum(d.kind == kind for d in documents) - share * len(documents)) <= V
+            assert abs(sum(d.kind == kind for d in documents) - share * len(documents)) <= R
     texts = [d.reference.source for row in rows for d in row.documents if d.kind == "text"]
     assert abs(texts.count("few") / len(texts) - 0.25) < 0.05
 
@@ -137,7 +137,7 @@ def test_a_source_without_a_usable_sample_ends_the_run_with_a_key_and_a_reason(
 def test_a_mistake_in_a_worker_is_one_line(recipe: Recipe, encoder: Encoder, workers: int) -> None:
     packer = RowPacker(66, recipe.shares, 3)
     with pytest.raises(UserError, match="do not fit") as error:
-        next(steps(drawer(recipe, encoder, row_tokens=66), packer, range(V), {}, workers))
+        next(RowLoader(drawer(recipe, encoder, row_tokens=66), packer, range(R), {}, workers))
     assert "\n" not in str(error.value)
 
 

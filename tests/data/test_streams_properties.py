@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
-from janus_train.data.loader import steps, streams_of
+from janus_train.data.loader import RowLoader, streams_of
 from janus_train.data.packer import Packer, RowPacker
 from janus_train.data.recipe import SourceConfig
-from janus_train.data.sample import BadSample, Document, Kind, Record, Row
 from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
+from janus_train.data.types import BadSample, Document, Kind, Record, Row
 from tests.helpers import picture
 
-V, T = 8, 192
+R, T = 8, 192
 SHARES: dict[Kind, float] = {"understanding": 0.2, "text": 0.3, "generation": 0.5}
 TEMPLATES = {"understanding": "conversation", "text": "text", "generation": "text_to_image"}
 
@@ -93,18 +93,18 @@ def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any
         recipe,  # type: ignore[arg-type]
         encoder,
         seed=seed,
-        num_streams=V,
+        num_streams=R,
         row_tokens=T,
         guidance_dropout=0.2,
         first_sentence=0.25,
     )
     if unit == "one a row":
-        return drawer, SinglePacker(T, {kind: round(10 * share) for kind, share in SHARES.items()}, V)
+        return drawer, SinglePacker(T, {kind: round(10 * share) for kind, share in SHARES.items()}, R)
     return drawer, RowPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
 
 
 def read(drawer: Drawer, packer: Packer, number: int, world: int, workers: int, states: Any = None) -> list[list[Row]]:
-    ranks = [steps(drawer, packer, streams_of(rank, world, V), states or {}, workers) for rank in range(world)]
+    ranks = [RowLoader(drawer, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
 
@@ -187,7 +187,7 @@ def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
             weights[document.kind] += counted[unit]  # type: ignore[assignment]
         sample = max(row.state["longest"] for row in step) if unit == "tokens" else 1
         for kind, share in SHARES.items():
-            most = 1 if unit == "one a row" else V * sample
+            most = 1 if unit == "one a row" else R * sample
             assert abs(weights[kind] - share * sum(weights.values())) <= most * (1 + 1e-6)
 
 
@@ -203,8 +203,8 @@ def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encode
     assert not any(document.reference.index % 5 == 1 for row in rows for document in row.documents)
     counted = Counter(one.source for one in met)
     for name in recipe.sources:
-        assert sum(row.state["bad"].get(name, 0) for row in rows[-V:]) == counted[name]
-    after = states_after(rows[-V:])
+        assert sum(row.state["bad"].get(name, 0) for row in rows[-R:]) == counted[name]
+    after = states_after(rows[-R:])
     again = [one for step in read(drawer, packer, 3, 1, 0, after) for row in step for one in row.quarantined]
     go_on = [one for step in read(drawer, packer, 13, 1, 0)[10:] for row in step for one in row.quarantined]
     assert again == go_on

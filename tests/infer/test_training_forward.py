@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.collate import collate
+from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
-from janus_train.data.sample import Document, Record, Reference, Row
 from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.types import Document, Record, Reference, Row
 from janus_train.infer import generate as drawing
 from janus_train.infer.chat import open_turn
 from janus_train.infer.decoding import Decoder, inference, left_pad

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
-from janus_train.data.sample import Document, Record, Reference
 from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, USER
+from janus_train.data.types import Document, Record, Reference
 from janus_train.inspection.tokens import Picture, Reader, Text, loss_runs, picture_runs
 from tests.helpers import picture
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.sample import IGNORE, Batch
+from janus_train.data.batch import Batch
+from janus_train.data.types import IGNORE
 
 SIZE, TOKENS, VOCABULARY, CODEBOOK = 32, 16, 97, 53
 """The small model of conftest.py: pictures of 32 x 32 pixels, 16 tokens each."""

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
-from janus_train.data.sample import Batch
+from janus_train.data.batch import Batch
 from janus_train.model import lora, text_loss
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.compiling import compile_layers

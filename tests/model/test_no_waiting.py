@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.collate import collate
-from janus_train.data.sample import Row
+from janus_train.data.batch import collate
+from janus_train.data.types import Row
 from janus_train.inspection.drawn import open_drawn
 from janus_train.model import attention
 from janus_train.model.janus import PackedJanus

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers.models.janus import JanusVQVAE
 
 from janus_train.config import PARTS, Part, PeftConfig
-from janus_train.data.collate import collate
-from janus_train.data.sample import Row
+from janus_train.data.batch import collate
+from janus_train.data.types import Row
 from janus_train.inspection.drawn import open_drawn
 from janus_train.model import text_loss
 from janus_train.model.attention import Documents as Layout

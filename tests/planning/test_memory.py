@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, Part, TextLoss
-from janus_train.data.sample import Batch
+from janus_train.data.batch import Batch
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build

@@ -110,7 +110,7 @@ def test_journeydb(tmp_path):
     make("captions", file, out=tmp_path / "draw", form="draw", **options)
     source = ShardSource([tmp_path / "draw/shard-00000.tar"])
     segments = TEMPLATES["conversation"](source[1])
-    assert [segment.role for segment in segments] == ["text", "text", "picture_out", "text"]
+    assert [segment.role for segment in segments] == ["text", "text", "image_out", "text"]
     assert "A painting of 1." in segments[0].text
 
 

@@ -60,7 +60,7 @@ def test_janus_form(tmp_path):
     (found,) = samples(tmp_path / "out")
     assert found[2] == [picture_bytes(1, "PNG"), picture_bytes(2, "PNG")]
     roles = [segment.role for segment in TEMPLATES["conversation"](ShardSource([tmp_path / "out/shard-00000.tar"])[0])]
-    assert roles == ["text", "picture_in", "text", "text", "picture_out", "text"]
+    assert roles == ["text", "image_in", "text", "text", "image_out", "text"]
 
 
 def test_sharegpt_and_messages(tmp_path):

@@ -12,8 +12,8 @@ import yaml
 from janus_train import cli
 from janus_train.config import ROOT
 from janus_train.data.recipe import RecipeConfig
-from janus_train.data.sample import KINDS
 from janus_train.data.templates import TEMPLATES
+from janus_train.data.types import KINDS
 from janus_train.prepare import run
 from tests.helpers import config_of
 

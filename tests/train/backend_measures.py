@@ -11,17 +11,17 @@ from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.data.collate import collate
+from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
-from janus_train.data.mixture import open_mixture, open_recipe
-from janus_train.data.sample import KINDS, Kind, Row
+from janus_train.data.loader import open_mixture, open_recipe
 from janus_train.data.streams import Stream
+from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.components import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.step import train_step
+from janus_train.train.step import LossTotals, train_step
 
 Assignment = list[list[Kind]]
 """The kinds of each micro-batch's documents, rank 0's micro-batches first."""
@@ -48,17 +48,17 @@ class OneStep:
         self._backend, rows = start(config, distributed)
         documents = [document for row in rows for document in row.documents]
         self._documents = {kind: [d for d in documents if d.kind == kind] for kind in KINDS}
-        self._backend.make_moments()
-        self._begin = [piece.weight.clone() for piece in self._backend.held()]
+        self._backend.init_optimizer_state()
+        self._begin = [piece.weight.clone() for piece in self._backend.local_shards()]
 
     @torch.no_grad()
     def _set_back(self) -> None:
-        for piece, weight in zip(self._backend.held(), self._begin, strict=True):
+        for piece, weight in zip(self._backend.local_shards(), self._begin, strict=True):
             piece.weight.copy_(weight)
             for moment in piece.moments.values():
                 moment.zero_()
         self._backend.set_optimizer_steps(0)
-        self._backend.publish()
+        self._backend.sync_model_weights()
 
     def on(self, assignment: Assignment) -> tuple[float, float, dict[str, torch.Tensor] | None]:
         """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, shared out in order."""
@@ -74,10 +74,12 @@ class OneStep:
             batches.append(collate([Row(0, chosen, {})], config.model.tokens_per_picture, config.model.image_size))
         share = len(batches) // self._distributed.world_size
         mine = batches[self._distributed.rank * share :][:share]
-        result = train_step(self._backend, mine, self._distributed, config.optim.gradient_clip)
+        tokens = sum(batch.num_loss_tokens for batch in batches)
+        result = train_step(self._backend, mine, tokens, config.optim.gradient_clip)
         assert result.applied
-        whole = self._backend.whole_state()
-        return result.loss, result.grad_norm, whole and {name: tensor.clone() for name, tensor in whole.items()}
+        totals = LossTotals.added(self._distributed.gather([result.losses]))
+        whole = self._backend.full_state_dict()
+        return totals.mean, result.grad_norm, whole and {name: tensor.clone() for name, tensor in whole.items()}
 
 
 def memory(config: Config, distributed: Distributed) -> dict[str, int]:
@@ -101,16 +103,17 @@ def memory(config: Config, distributed: Distributed) -> dict[str, int]:
         measured["frozen_gradients"] += sum(p.grad is not None for p in parameters if not p.requires_grad)
 
     backend.backward = backward_and_measure  # type: ignore[method-assign]
+    tokens = sum(document.num_loss_tokens for row in rows for document in row.documents)
     for _ in range(2):
-        train_step(backend, batches, distributed, config.optim.gradient_clip)
+        train_step(backend, batches, tokens, config.optim.gradient_clip)
     zero = getattr(backend, "_zero", None)
     measured["parameters"] = _bytes([*map(_local, parameters), *([] if zero is None else _masters(zero))])
     measured["optimizer"] = _bytes(
         value for state in backend.optimizer.state.values() for key, value in state.items() if key != "step"
     )
-    measured["owned"] = sum(piece.weight.numel() for piece in backend.owned())
-    measured["pieces_with_moments"] = sum(len(piece.moments) == 2 for piece in backend.owned())
-    measured["pieces"] = len(backend.owned())
+    measured["owned"] = sum(piece.weight.numel() for piece in backend.checkpoint_shards())
+    measured["pieces_with_moments"] = sum(len(piece.moments) == 2 for piece in backend.checkpoint_shards())
+    measured["pieces"] = len(backend.checkpoint_shards())
     totals = distributed.sum([float(measured["owned"])])
     measured["owned_by_all"] = int(totals[0])
     return measured

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from janus_train.data.sample import KINDS
+from janus_train.data.types import KINDS
 from janus_train.train.distributed.context import Distributed
 from tests.helpers import config_of
 from tests.processes import serving

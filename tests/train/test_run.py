@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from janus_train.config import Config, UserError
-from janus_train.data.sample import KINDS
+from janus_train.data.types import KINDS
 from janus_train.model import compiling
 from janus_train.model.components import part_of
 from janus_train.train.checkpoint import format as checkpoint

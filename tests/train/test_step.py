@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,18 +12,19 @@ import torch
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.data.collate import collate
+from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
 from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer, Stream
+from janus_train.data.types import Row
 from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends import make_backend
+from janus_train.model.loss import LossSums
+from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import learning_rate
-from janus_train.train.step import train_step
+from janus_train.train.step import StepResult, train_step
 
 
 @pytest.fixture
@@ -45,6 +47,10 @@ def rows(config: Config, random_base: Path) -> list[Row]:
     return [next(Stream(v, drawer, RowPacker(256, recipe.shares, 2))) for v in range(16)]
 
 
+def step(backend: Backend, micro_batches: list[Batch], gradient_clip: float) -> StepResult:
+    return train_step(backend, micro_batches, sum(batch.num_loss_tokens for batch in micro_batches), gradient_clip)
+
+
 def updated(
     janus: JanusForConditionalGeneration, rows: list[Row], config: Config, micro_rows: int, steps: int = 2
 ) -> dict[str, torch.Tensor]:
@@ -54,7 +60,7 @@ def updated(
     backend = make_backend(janus, config, Distributed(config))
     micro_batches = [collate(rows[i : i + micro_rows], 64, 64) for i in range(0, len(rows), micro_rows)]
     for _ in range(steps):
-        assert train_step(backend, micro_batches, backend.distributed, config.optim.gradient_clip).applied
+        assert step(backend, micro_batches, config.optim.gradient_clip).applied
     return dict(janus.state_dict())
 
 
@@ -98,15 +104,32 @@ def test_what_is_not_finite_is_not_applied(
     set_trainable(janus, config.train_parts)
     before = {n: t.clone() for n, t in janus.state_dict().items()}
     backend = make_backend(janus, config, Distributed(config))
-    result = train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1.0)
+    result = step(backend, [collate(rows[:2], 64, 64)], 1.0)
     assert not result.applied and not backend.optimizer.state
     assert all(torch.equal(before[n], t) for n, t in janus.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_spoils_its_gradients_so_that_every_rank_knows(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
+    """Finite gradients beside an infinite loss would be applied on the ranks that do not see the loss."""
+    set_trainable(janus, config.train_parts)
+    backend = make_backend(janus, config, Distributed(config))
+    forward = backend.model.forward
+
+    def infinite(batch: Batch) -> LossSums:
+        sums = forward(batch)
+        return sums._replace(total=sums.total + math.inf)
+
+    backend.model.forward = infinite  # type: ignore[method-assign]
+    result = step(backend, [collate(rows[:2], 64, 64)], 1.0)
+    assert not result.applied and not math.isfinite(result.grad_norm) and not backend.optimizer.state
 
 
 def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, Distributed(config))
-    result = train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1e-3)
+    result = step(backend, [collate(rows[:2], 64, 64)], 1e-3)
     norm = torch.stack([p.grad.norm() for p in janus.parameters() if p.grad is not None]).norm()
     assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -116,7 +139,7 @@ def test_optimizer_holds_what_trains_alone(
 ) -> None:
     set_trainable(janus, ["image_head"])
     backend = make_backend(janus, config, Distributed(config))
-    train_step(backend, [collate(rows[:2], 64, 64)], backend.distributed, 1.0)
+    step(backend, [collate(rows[:2], 64, 64)], 1.0)
     assert set(backend.optimizer.state) == set(janus.model.generation_head.parameters())
 
 

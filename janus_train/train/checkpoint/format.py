@@ -31,7 +31,6 @@ from janus_train.config import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable
-from janus_train.train.distributed.context import Distributed
 
 
 def rank_file(rank: int) -> str:

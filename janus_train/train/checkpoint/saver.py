@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """Saves in a row that fail before the run stops."""
 
+
 @dataclass
 class _Pending:
     """A save whose files are being written."""
@@ -78,9 +79,7 @@ class CheckpointSaver:
         self._began = began = time.perf_counter()
         target = folder_of(self._run_dir, step)
         staging = target.with_name(f".{target.name}.part")
-        if self._fails_anywhere(
-            self._attempt(make_staging, staging) if self._group.is_main else None, step, staging
-        ):
+        if self._fails_anywhere(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
             return
         state = state_of(step, self._backend, streams) if self._group.is_main else None
         shards = [_copy(shard) for shard in self._backend.checkpoint_shards()]

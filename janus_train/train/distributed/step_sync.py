@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from janus_train.data.sample import KINDS, Kind, Row, digest
+from janus_train.data.types import KINDS, Kind, Row, digest
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.step import LossTotals
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.train.backends import Backend
 from janus_train.train.distributed.step_sync import Agreed, RowsReport
 from janus_train.train.monitor.log import set_up_logging

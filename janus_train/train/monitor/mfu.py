@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from janus_train.config import Config
-from janus_train.data.sample import Row
+from janus_train.data.types import Row
 from janus_train.planning.cards import peak_flops
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops

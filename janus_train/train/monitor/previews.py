@@ -14,7 +14,7 @@ from janus_train.infer.album import grid
 from janus_train.infer.generate import generate_pictures
 
 
-def draw_previews(
+def write_previews(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
     prompts: Sequence[str],

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from janus_train.config import ROOT, Config, UserError
-from janus_train.train.backends.base import Piece
-from janus_train.train.backends.ddp import Replicated
+from janus_train.train.backends.base import ParameterShard
+from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint import saver
 from janus_train.train.run import run
@@ -171,12 +171,12 @@ def test_a_read_only_output_folder_is_refused(plan: tuple[list[str], Path], smal
 # -------------------------------------------------------------------------------------------------------------- format
 
 
-def backend_of(tensors: dict[str, torch.Tensor], rank: int, ranks: int) -> Replicated:
+def backend_of(tensors: dict[str, torch.Tensor], rank: int, ranks: int) -> DDP:
     """One of ``ranks`` that have the tensors as trained parameters, with moments that can be told apart."""
     model = nn.Module()
     for name, tensor in tensors.items():
         model.register_parameter(name, nn.Parameter(tensor.clone()))
-    backend = Replicated.__new__(Replicated)
+    backend = DDP.__new__(DDP)
     backend.janus, backend.model = model, model  # type: ignore[assignment]
     backend.distributed = SimpleNamespace(rank=rank, world_size=ranks)  # type: ignore[assignment]
     backend.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -198,25 +198,25 @@ def test_pieces_go_together_again_however_they_were_cut(
     elements = 0
     for rank in range(written_by):
         backend = backend_of(tensors, rank, written_by)
-        backend.make_moments()
-        for piece in backend.held():
+        backend.init_optimizer_state()
+        for piece in backend.local_shards():
             piece.moments["exp_avg"].copy_(piece.weight + 1)
             piece.moments["exp_avg_sq"].copy_(piece.weight + 2)
-        pieces = backend.owned()
+        pieces = backend.checkpoint_shards()
         elements += sum(piece.weight.numel() for piece in pieces)
         stored, metadata = checkpoint.tensors_of([saver._copy(piece) for piece in pieces])
         save_file(stored, folder / checkpoint.rank_file(rank), metadata)
     assert elements == sum(t.numel() for t in tensors.values())
 
     reader = backend_of({name: torch.zeros_like(t) for name, t in tensors.items()}, 0, 1)
-    reader.make_moments()
-    stretches: list[Piece] = []
-    for piece in reader.held():
+    reader.init_optimizer_state()
+    stretches: list[ParameterShard] = []
+    for piece in reader.local_shards():
         ends = sorted({0, piece.stop, *(cut for cut in cuts if cut < piece.stop)})
         stretches += [piece.narrow(a, b) for a, b in pairwise(ends)]
     copied = sum(count for path in folder.glob("rank-*") for _, count in checkpoint._fill(path, stretches))
     assert copied == elements
-    for piece in reader.held():
+    for piece in reader.local_shards():
         expected = tensors[piece.name].flatten()
         assert torch.equal(piece.weight, expected)
         assert torch.equal(piece.moments["exp_avg"], expected + 1)

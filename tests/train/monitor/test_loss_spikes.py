@@ -12,19 +12,10 @@ import pytest
 import torch
 
 from janus_train.config import UserError
-from janus_train.train.backends import Backend, Piece
+from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
-from janus_train.train.step import StepResult
 from tests.helpers import config_of
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture
@@ -32,22 +23,23 @@ def distributed() -> Distributed:
     return Distributed(config_of("+stage=1"))
 
 
-def result(loss: float, applied: bool = True) -> StepResult:
-    return StepResult(loss, {}, 10, 1.0, applied)
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
 
 
-def test_a_jump_is_written_down_once_and_only_once_it_can_be_told(tmp_path: Path, distributed: Distributed) -> None:
-    log = Lines()
-    steps = BadSteps(tmp_path / "bad_steps.jsonl", distributed, log)
-    steps.judge(1, [], result(100.0))  # nothing to compare with yet
+def test_a_jump_is_written_down_once_and_only_once_it_can_be_told(
+    tmp_path: Path, distributed: Distributed, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = BadSteps(tmp_path / "bad_steps.jsonl", distributed)
+    steps.judge(1, [], 100.0, 1.0, applied=True)  # nothing to compare with yet
     losses = [3.0 + 0.1 * math.sin(step) for step in range(120)]
     for step, loss in enumerate(losses, start=2):
-        steps.judge(step, [], result(loss))
-    assert not log.said
-    steps.judge(122, [], result(5.0))
+        steps.judge(step, [], loss, 1.0, applied=True)
+    assert not messages(caplog)
+    steps.judge(122, [], 5.0, 1.0, applied=True)
     [line] = [json.loads(text) for text in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
     assert line == {"step": 122, "reason": "spike", "loss": 5.0, "grad_norm": 1.0, "samples": []}
-    assert log.said[0].startswith("step 122: the loss jumps to 5.000, over 3.4")
+    assert messages(caplog)[0].startswith("step 122: the loss jumps to 5.000, over 3.4")
 
 
 def test_the_limit_is_the_mean_and_so_many_deviations() -> None:
@@ -59,21 +51,29 @@ def test_the_limit_is_the_mean_and_so_many_deviations() -> None:
 
 
 def test_the_third_in_a_row_ends_the_run_but_not_the_third_in_all(tmp_path: Path, distributed: Distributed) -> None:
-    steps = BadSteps(tmp_path / "bad_steps.jsonl", distributed, Lines())
-    bad, good = result(math.nan, applied=False), result(1.0)
-    for step, one in enumerate([bad, bad, good, bad, bad], start=1):
-        steps.judge(step, [], one)
+    steps = BadSteps(tmp_path / "bad_steps.jsonl", distributed)
+    bad, good = (math.nan, math.nan, False), (1.0, 1.0, True)
+    for step, outcome in enumerate([bad, bad, good, bad, bad], start=1):
+        steps.judge(step, [], *outcome)
     with pytest.raises(UserError, match=r"step 6: 3 steps in a row .*bad_steps\.jsonl"):
-        steps.judge(6, [], bad)
+        steps.judge(6, [], *bad)
     assert len((tmp_path / "bad_steps.jsonl").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(distributed: Distributed, value: float) -> None:
     weights = torch.zeros(4)
-    backend = cast(Backend, SimpleNamespace(owned=lambda: [Piece("a", 0, torch.ones(3)), Piece("b", 0, weights)]))
-    check_finite(backend, 7, distributed)
+    backend = cast(
+        Backend,
+        SimpleNamespace(
+            distributed=distributed,
+            checkpoint_shards=lambda: [ParameterShard("a", 0, torch.ones(3)), ParameterShard("b", 0, weights)],
+        ),
+    )
+    check_finite(backend, 7)
     weights[2] = value
     with pytest.raises(UserError, match="step 7: the weights are not finite and are not saved"):
-        check_finite(backend, 7, distributed)
-    check_finite(cast(Backend, SimpleNamespace(owned=list)), 7, distributed)  # a rank that owns nothing
+        check_finite(backend, 7)
+    check_finite(
+        cast(Backend, SimpleNamespace(distributed=distributed, checkpoint_shards=list)), 7
+    )  # a rank that owns nothing

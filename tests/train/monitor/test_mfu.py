@@ -13,8 +13,8 @@ from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.monitor import mfu as utilisation
-from janus_train.train.monitor.mfu import Utilisation
+from janus_train.train.monitor import mfu
+from janus_train.train.monitor.mfu import MFU
 from janus_train.train.run import run
 
 Small = Callable[..., Config]
@@ -22,7 +22,7 @@ Small = Callable[..., Config]
 
 def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two micro-batches a step; the rows are those that ``inspect`` draws, the peak is a round number."""
-    monkeypatch.setattr(utilisation, "peak_flops", lambda *_: 1e12)
+    monkeypatch.setattr(mfu, "peak_flops", lambda *_: 1e12)
     config = small(1, "run.steps=2", "batch.micro_rows=1")
     lines = [json.loads(line) for line in (run(config) / "metrics.jsonl").read_text().splitlines()]
     for line, (_, rows) in zip(lines, open_drawn(config).steps(1, 2), strict=True):
@@ -34,9 +34,9 @@ def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pyt
 
 
 def test_without_a_known_peak_there_is_no_share(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utilisation, "peak_flops", lambda *_: None)
+    monkeypatch.setattr(mfu, "peak_flops", lambda *_: None)
     config = small(2)
-    assert Utilisation(config, Distributed(config)).shares(1e9, 100, 1.0) == {"mfu": None, "mfu_6n": None}
+    assert MFU(config, Distributed(config)).shares(1e9, 100, 1.0) == {"mfu": None, "mfu_6n": None}
 
 
 def test_one_unknown_device_among_several_leaves_no_peak(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,5 +45,5 @@ def test_one_unknown_device_among_several_leaves_no_peak(small: Small, monkeypat
     distributed = Distributed(config)
     monkeypatch.setattr(distributed, "sum", lambda values: [3e12, 1.0] if values[1] else [4e12, 0.0])
     for mine, peak in ((None, None), (1e12, 4e12)):
-        monkeypatch.setattr(utilisation, "peak_flops", lambda *_, mine=mine: mine)
-        assert Utilisation(config, distributed).peak == peak
+        monkeypatch.setattr(mfu, "peak_flops", lambda *_, mine=mine: mine)
+        assert MFU(config, distributed).peak == peak

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from janus_train.config import LoggingConfig
+from janus_train.config import LoggingConfig, Tracker
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor import trackers
 from janus_train.train.monitor.trackers import Trackers
 from tests.helpers import config_of
 from tests.processes import free_port
 
+Warned = Callable[[], list[str]]
 STEPS = [{"step": step, "loss": 3.0 / step, "applied": True, "rank_data_s": [0.1]} for step in (1, 2)]
 
 
-def options(wandb: bool = False, tensorboard: bool = False) -> LoggingConfig:
-    return LoggingConfig(wandb=wandb, tensorboard=tensorboard, project="test")
+def options(*trackers: str) -> LoggingConfig:
+    return LoggingConfig(trackers=trackers, project="test")  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -34,46 +39,74 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Distributed(config_of("+stage=1"))
 
 
-def use(logging: LoggingConfig, folder: Path) -> list[str]:
-    """Two steps; what was warned of."""
-    warned: list[str] = []
-    started = Trackers(logging, folder, warned.append)
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    return lambda: [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def use(logging: LoggingConfig, folder: Path) -> None:
+    """Two steps."""
+    trackers = Trackers(logging, folder)
     for step in STEPS:
-        started.log(step)
-    started.close()
-    return warned
+        trackers.log(step)
+    trackers.close()
 
 
-def test_without_a_key_wandb_logs_offline_and_asks_nothing(tmp_path: Path) -> None:
-    warned = use(options(wandb=True), tmp_path)
-    assert len(warned) == 1 and warned[0].startswith("W&B logs offline: `wandb sync ")
+def test_the_names_are_those_that_accelerate_knows() -> None:
+    assert set(get_args(Tracker)) == set(LOGGER_TYPE_TO_CLASS)
+
+
+def test_a_resumed_run_keeps_its_wandb_run(tmp_path: Path, warned: Warned) -> None:
+    for _ in range(2):
+        use(options("wandb"), tmp_path)
+    ids = {path.name.rsplit("-", 1)[1] for path in tmp_path.glob("wandb/offline-run-*")}
+    assert ids == {json.loads((tmp_path / "trackers.json").read_text())["wandb"]}
+
+
+def test_a_tracker_whose_package_is_not_there_costs_a_warning(
+    tmp_path: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    use(options("mlflow", "tensorboard"), tmp_path)
+    assert len(warned()) == 1 and warned()[0].startswith("mlflow could not be started")
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+
+
+def test_without_a_key_wandb_logs_offline_and_asks_nothing(tmp_path: Path, warned: Warned) -> None:
+    use(options("wandb"), tmp_path)
+    assert len(warned()) == 1 and warned()[0].startswith("W&B logs offline: `wandb sync ")
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_a_host_that_does_not_answer_costs_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_costs_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
     monkeypatch.setattr(trackers, "WANDB_INIT_S", 3)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()
-    warned = use(options(wandb=True), tmp_path)
+    use(options("wandb"), tmp_path)
     assert time.monotonic() - began < 60
-    assert len(warned) == 1 and warned[0].startswith("W&B could not be started") and "\n" not in warned[0]
+    [line] = warned()
+    assert line.startswith("W&B could not be started") and "\n" not in line
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_numbers(tmp_path: Path, warned: Warned) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert use(options(tensorboard=True), tmp_path) == []
+    use(options("tensorboard"), tmp_path)
+    assert warned() == []
     events = EventAccumulator(str(tmp_path / "tensorboard/test"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 3.0), (2, 1.5)]
     assert "rank_data_s" not in events.Tags()["scalars"]
 
 
-def test_one_that_fails_later_is_given_up_with_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    warned: list[str] = []
-    started = Trackers(options(tensorboard=True), tmp_path, warned.append)
+def test_one_that_fails_later_is_given_up_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
+) -> None:
+    started = Trackers(options("tensorboard"), tmp_path)
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
@@ -83,4 +116,4 @@ def test_one_that_fails_later_is_given_up_with_a_line(tmp_path: Path, monkeypatc
     for step in STEPS:
         started.log(step)
     started.close()
-    assert warned == ["tensorboard is given up (No space left on device); metrics.jsonl goes on"]
+    assert warned() == ["tensorboard is given up (No space left on device); metrics.jsonl goes on"]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.collate import BOUNDARIES_A_ROW, collate
-from janus_train.data.sample import IGNORE, TEXT_SLOT, Document, Reference, Row
+from janus_train.data.batch import BOUNDARIES_A_ROW, collate
+from janus_train.data.types import IGNORE, TEXT, Document, Reference, Row
 
 T = 300
 lengths = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), min_size=2, max_size=2)
@@ -22,7 +22,7 @@ def text(n: int) -> Document:
         kind="text",
         input_ids=ids,
         labels=np.append(ids[1:], IGNORE),
-        slots=np.full(n, TEXT_SLOT, np.uint8),
+        modality=np.full(n, TEXT, np.uint8),
         image_targets=np.zeros(n, bool),
         understanding_pixels=[],
         generation_pixels=[],

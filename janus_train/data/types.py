@@ -4,9 +4,10 @@
 
 Shape legend, used in every module of the project:
 
+    R  rows of a step (``rows_per_step``), each of a stream of its own        W  data-parallel processes
     B  rows of a micro-batch            T  tokens a row can hold (``row_tokens``)
     L  tokens of a micro-batch, all its rows one after the other, without padding
-    D  hidden size of the language model        V  text vocabulary        C  size of the codebook
+    D  hidden size of the language model        V  vocabulary        C  size of the codebook
     P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro);
                                                that of pictures to draw differs if the encoders' patches do
     Nu understanding pictures     Ng generation pictures     No generation pictures with loss (No <= Ng)
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Kind = Literal["understanding", "text", "generation"]
 KINDS: tuple[Kind, ...] = ("understanding", "text", "generation")
@@ -53,7 +55,7 @@ class Record:
     codes: list[np.ndarray | None] = field(default_factory=list)
 
 
-Role = Literal["text", "picture_in", "picture_out", "codes_in"]
+Role = Literal["text", "image_in", "image_out", "codes_in"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Segment:
     """A piece of a sample.
 
     ``text``         text, with a loss on its tokens if ``loss``
-    ``picture_in``   a picture that goes through the understanding encoder
-    ``picture_out``  a picture that the model learns to draw: codes, with loss
+    ``image_in``     a picture that goes through the understanding encoder
+    ``image_out``    a picture that the model learns to draw: codes, with loss
     ``codes_in``     a picture given as codes, without loss
     """
 
@@ -109,8 +111,8 @@ class Quarantined:
     damaged: bool
 
 
-TEXT_SLOT, FEATURE_SLOT, CODE_SLOT = 0, 1, 2
-"""What is put in at a position: a text embedding, an understanding feature, the embedding of a code."""
+TEXT, IMAGE_FEATURE, IMAGE_CODE = 0, 1, 2
+"""The modality of a position, which says what is put in there: a text embedding, an understanding feature, the embedding of a code."""
 
 
 @dataclass
@@ -119,36 +121,41 @@ class Document:
 
     ``labels[i]`` is the token that the hidden state *at* i predicts: the shift by one is done here, once, and nowhere
     else (facts.md, trap 1). Likewise ``image_targets[i]`` says that the hidden state at i predicts the next code: it is
-    true at ``<begin_of_image>`` and at codes 0..P-2 of a ``picture_out``.
+    true at ``<begin_of_image>`` and at codes 0..P-2 of an ``image_out``.
     """
 
     reference: Reference
     kind: Kind
     input_ids: np.ndarray  # int64; the placeholder's id where a picture goes
     labels: np.ndarray  # int64; IGNORE where there is no text loss
-    slots: np.ndarray  # uint8; TEXT_SLOT, FEATURE_SLOT or CODE_SLOT
+    modality: np.ndarray  # uint8; TEXT, IMAGE_FEATURE or IMAGE_CODE
     image_targets: np.ndarray  # bool
     understanding_pixels: list[np.ndarray]  # uint8 (S, S, 3), in order of appearance
     generation_pixels: list[np.ndarray | None]  # uint8 (S, S, 3), in order; None where `codes` has them
     codes: list[np.ndarray | None]  # int (P,) cached codes
-    codes_have_loss: list[bool]  # one a generation picture: picture_out or codes_in
+    codes_have_loss: list[bool]  # one a generation picture: image_out or codes_in
     share: float = 1.0  # of a whole sample
     can_cut: bool = False  # plain text may be cut anywhere
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def num_loss_tokens(self) -> int:
+        """Text and image targets: its share of the step's one denominator."""
+        return int(np.count_nonzero(self.labels != IGNORE) + np.count_nonzero(self.image_targets))
+
     def piece(self, start: int, stop: int) -> Document:
         """Tokens ``start .. stop`` as a document of their own. Each label stays with its token: none is lost or doubled."""
         if (start, stop) == (0, len(self)):
             return self
-        assert self.can_cut and not self.slots.any()  # a picture's tokens never are
+        assert self.can_cut and not self.modality.any()  # a picture's tokens never are
         return replace(
             self,
             reference=replace(self.reference, piece=(start, stop)),
             input_ids=self.input_ids[start:stop],
             labels=self.labels[start:stop],
-            slots=self.slots[start:stop],
+            modality=self.modality[start:stop],
             image_targets=self.image_targets[start:stop],
             share=(stop - start) / len(self),
         )
@@ -178,45 +185,3 @@ class Row:
 def digest(parts: list[str]) -> str:
     """16 hexadecimal digits of the SHA-256 over ``parts``."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-@dataclass
-class Batch:
-    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``, and may be empty at the end.
-
-    Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
-    pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
-    """
-
-    input_ids: torch.Tensor  # (1, L) int64
-    position_ids: torch.Tensor  # (1, L) int64, starts at 0 in every document
-    cu_seqlens: torch.Tensor  # (documents + 1,) int32
-    max_seqlen: int
-    text_positions: torch.Tensor  # (Nt,) int64
-    text_targets: torch.Tensor  # (Nt,) int64
-    text_target_is_understanding: torch.Tensor  # (Nt,) bool: which part of the metrics a text target counts for
-    num_understanding_targets: int  # how many of them: known here, so that nobody has to ask the device
-    understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
-    feature_positions: torch.Tensor  # (Nu * P,) int64
-    generation_pixels: torch.Tensor  # (Nv, 3, S, S) float32 in -1..1
-    uncached_pictures: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
-    cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
-    code_positions: torch.Tensor  # (Ng * P,) int64
-    image_loss_positions: torch.Tensor  # (No * P,) int64
-    image_loss_pictures: torch.Tensor  # (No,) int64, indices into Ng
-
-    @property
-    def num_loss_tokens(self) -> int:
-        """Text and image targets: this micro-batch's share of the step's one denominator."""
-        return self.text_positions.numel() + self.image_loss_positions.numel()
-
-    def to(self, device: torch.device | str) -> Batch:
-        """On ``device``. To a GPU by way of pinned memory, so that the copy goes on beside what the GPU computes."""
-        pin = torch.device(device).type == "cuda"
-
-        def moved(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
-
-        return Batch(**{name: moved(value) for name, value in vars(self).items()})

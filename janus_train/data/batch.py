@@ -3,15 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from janus_train.data.pictures import to_float
-from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
+from janus_train.data.images import to_float
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document, Row
 
 BOUNDARIES_A_ROW = 64
 """Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
+
+
+@dataclass
+class Batch:
+    """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``, and may be empty at the end.
+
+    Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
+    pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
+    """
+
+    input_ids: torch.Tensor  # (1, L) int64
+    position_ids: torch.Tensor  # (1, L) int64, starts at 0 in every document
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    max_seqlen: int
+    text_positions: torch.Tensor  # (Nt,) int64
+    text_targets: torch.Tensor  # (Nt,) int64
+    text_target_is_understanding: torch.Tensor  # (Nt,) bool: which part of the metrics a text target counts for
+    num_understanding_targets: int  # how many of them: known here, so that nobody has to ask the device
+    understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
+    feature_positions: torch.Tensor  # (Nu * P,) int64
+    generation_pixels: torch.Tensor  # (Nv, 3, S, S) float32 in -1..1
+    uncached_pictures: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
+    cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
+    code_positions: torch.Tensor  # (Ng * P,) int64
+    image_loss_positions: torch.Tensor  # (No * P,) int64
+    image_loss_pictures: torch.Tensor  # (No,) int64, indices into Ng
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Text and image targets: this micro-batch's share of the step's one denominator."""
+        return self.text_positions.numel() + self.image_loss_positions.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """On ``device``. To a GPU by way of pinned memory, so that the copy goes on beside what the GPU computes."""
+        pin = torch.device(device).type == "cuda"
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
+
+        return Batch(**{name: moved(value) for name, value in vars(self).items()})
 
 
 def collate(
@@ -30,7 +74,7 @@ def collate(
     P, S, S_out = tokens_per_picture, image_size, picture_out_size or image_size
     lengths = [len(document) for document in documents]
     labels = np.concatenate([document.labels for document in documents])
-    slots = np.concatenate([document.slots for document in documents])
+    modality = np.concatenate([document.modality for document in documents])
     has_text_loss = labels != IGNORE
     understanding = np.repeat([document.kind == "understanding" for document in documents], lengths)
     pixels_in = [pixels for document in documents for pixels in document.understanding_pixels]
@@ -58,17 +102,17 @@ def collate(
         understanding_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_in])
         if pixels_in
         else torch.zeros(0, 3, S, S),
-        feature_positions=torch.from_numpy(np.flatnonzero(slots == FEATURE_SLOT)),
+        feature_positions=torch.from_numpy(np.flatnonzero(modality == IMAGE_FEATURE)),
         generation_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_out])  # type: ignore[arg-type]
         if pixels_out
         else torch.zeros(0, 3, S_out, S_out),
         uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.from_numpy(
-            np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])
+            np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])  # (Ng, P)
             if cached
             else np.zeros((0, P), np.int64)
         ),
-        code_positions=torch.from_numpy(np.flatnonzero(slots == CODE_SLOT)),
+        code_positions=torch.from_numpy(np.flatnonzero(modality == IMAGE_CODE)),
         image_loss_positions=torch.from_numpy(
             np.flatnonzero(np.concatenate([document.image_targets for document in documents]))
         ),
