@@ -33,8 +33,8 @@ from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import ROOT
 from janus_train.data.encode import Encoder
+from janus_train.data.images import understanding_pixels
 from janus_train.data.order import Order
-from janus_train.data.pictures import understanding_pixels
 from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.sample import Kind, Record, Reference
 from janus_train.data.shard_index import Head, write_heads, write_listing

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import JanusForConditionalGeneration
 
-from janus_train.data.pictures import to_float
+from janus_train.data.images import to_float
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Document
 from janus_train.model.codes import encode_pictures
 

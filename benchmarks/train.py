@@ -32,7 +32,7 @@ from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.config import ROOT, Config, load
 from janus_train.data.collate import collate
-from janus_train.data.pictures import to_float
+from janus_train.data.images import to_float
 from janus_train.data.sample import Batch, Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures

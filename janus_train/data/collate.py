@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from janus_train.data.pictures import to_float
+from janus_train.data.images import to_float
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Batch, Document, Row
 
 BOUNDARIES_A_ROW = 64

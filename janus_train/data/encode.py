@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
-from janus_train.data.pictures import generation_pixels, understanding_pixels
+from janus_train.data.images import generation_pixels, understanding_pixels
 from janus_train.data.sample import (
     CODE_SLOT,
     FEATURE_SLOT,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.pictures import MOST_PIXELS
+from janus_train.data.images import MOST_PIXELS
 from janus_train.data.sample import BadSample
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")

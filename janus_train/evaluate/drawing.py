@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from janus_train.data.pictures import generation_pixels, to_float
+from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
 from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
 from janus_train.evaluate.common import Options, Progress, counter, write_lines

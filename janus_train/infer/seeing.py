@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
-from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.data.images import to_float, understanding_pixels
 from janus_train.infer.decoding import inference
 
 

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from janus_train.data.pictures import generation_pixels
+from janus_train.data.images import generation_pixels
 from janus_train.data.recipe import Recipe
 from janus_train.data.sample import BadSample, Document
 from janus_train.inspection.tokens import Picture, Reader, Text

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from janus_train.prepare.items import Skip
 
 MOST_PIXELS = 100_000_000
-"""As in data/pictures.py, which is too slow to load in every process of a conversion."""
+"""As in data/images.py, which is too slow to load in every process of a conversion."""
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Pillow's format -> ending, for what is kept as it is. An MPO is a JPEG with further ones behind it."""
 READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -88,7 +88,7 @@ def _smaller(image: Image.Image, max_side: int) -> bytes:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """As training sees it: upright, on white, 8 bits."""
-    from janus_train.data.pictures import to_rgb
+    from janus_train.data.images import to_rgb
     from janus_train.data.sample import BadSample
 
     try:

@@ -23,7 +23,7 @@ import torch
 
 from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD
-from janus_train.data.pictures import generation_pixels, to_float
+from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.sample import BadSample
 from janus_train.data.shard_index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest

@@ -11,7 +11,7 @@ from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.encode import Encoder, fitted
-from janus_train.data.pictures import to_rgb
+from janus_train.data.images import to_rgb
 from janus_train.data.recipe import Source
 from janus_train.data.sample import BadSample, Document, Kind, Record, Reference
 from janus_train.data.templates import TEMPLATES

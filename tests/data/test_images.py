@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_train.data.pictures import generation_pixels, to_float, to_rgb, understanding_pixels
+from janus_train.data.images import generation_pixels, to_float, to_rgb, understanding_pixels
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (127, 127, 127)
 
