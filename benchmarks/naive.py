@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from janus_train.data.images import to_float
 from transformers import JanusForConditionalGeneration
 
+from janus_train.data.images import to_float
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document
 from janus_train.model.codes import encode_pictures
 

@@ -27,12 +27,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from janus_train.data.images import to_float
 
 from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.config import ROOT, Config, load
 from janus_train.data.batch import Batch, collate
+from janus_train.data.images import to_float
 from janus_train.data.types import Document
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.codes import encode_pictures

@@ -30,6 +30,7 @@ import PIL
 from PIL import Image
 
 from janus_train.config import UserError
+from janus_train.data.image_files import open_image
 
 PACKAGES = {
     "lobehub-fluent-emoji-3d-1.1.0.tgz": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
@@ -125,7 +126,7 @@ def plain(text: str) -> str:
 
 def shrink(picture: bytes) -> Image.Image:
     """The picture at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
-    image = Image.open(io.BytesIO(picture)).convert("RGBA").convert("RGBa")
+    image = open_image(picture).convert("RGBA").convert("RGBa")
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
 
 

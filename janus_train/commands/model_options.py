@@ -81,17 +81,17 @@ def check_writable(folder: Path) -> None:
 
 def open_picture(path: Path) -> Image.Image:
     """The picture, read whole. Raises `UserError` if there is none, or the file is not one."""
-    from PIL import Image, UnidentifiedImageError
+    from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
 
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
+        image = open_image(path)
+        load_image(image)
+        return image
     except FileNotFoundError:
         address = "; nothing is fetched from an address" if str(path).startswith(("http:", "https:")) else ""
         raise UserError(f"--image {path}: there is no such file{address}") from None
-    except UnidentifiedImageError:
-        raise UserError(f"--image {path} cannot be read as a picture: its format is none that is known") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except ImageError as error:
+        raise UserError(f"--image {path} cannot be read as a picture: it {error}; {WHAT_TO_GIVE}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         said = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(f"--image {path} cannot be read as a picture: {said}") from None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.images import MOST_PIXELS
+from janus_train.data.image_files import ImageError, open_image
 from janus_train.data.types import BadSample
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -46,14 +46,9 @@ def caption_of(data: bytes, key: str) -> dict[str, Any]:
 def open_picture(data: bytes, formats: tuple[str, ...], key: str, name: str = "its picture") -> Image.Image:
     """The picture in ``data``, not yet decoded."""
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.UnidentifiedImageError:
-        raise BadSample(f"{name} is no picture of the formats {', '.join(formats)}", key=key) from None
-    except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
-        raise BadSample(f"{name} cannot be read ({error})", key=key) from None
-    if image.width * image.height > MOST_PIXELS:
-        raise BadSample(f"{name} has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are taken", key=key)
-    return image
+        return open_image(data, formats)
+    except ImageError as error:
+        raise BadSample(f"{name} {error}", key=key) from None
 
 
 def codes_of(data: bytes, key: str) -> np.ndarray:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from janus_train.config import UserError
+from janus_train.data.image_files import ImageError, read_image_file
 from janus_train.data.packed_text import PackedText
 from janus_train.data.records import FOLDER_FORMATS, fields_of, open_picture
-from janus_train.data.storage import MISSING, Reader, open_reader, read_whole, retried
+from janus_train.data.storage import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -142,9 +143,11 @@ def read_picture(folder: Path, name: str, key: str) -> Any:
     if len(name) > _LONGEST_PATH or max(len(os.fsencode(part)) for part in path.parts) > 255:
         raise BadSample(f"picture {name[:80]!r}... is longer than a path can be", key=key)
     try:
-        data = read_whole(folder / path)
+        data = retried(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
         raise BadSample(f"picture {name!r} is missing", key=key) from None
+    except ImageError as error:
+        raise BadSample(f"picture {name!r} {error}", key=key) from None
     return open_picture(data, FOLDER_FORMATS, key, f"picture {name!r}")
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.encode import with_places
+from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
 from janus_train.infer.load import Loaded
 
 MOST_PICTURES, MOST_TOKENS = 16, 512
@@ -145,8 +146,13 @@ def serve(loaded: Loaded, name: str, host: str, port: int, *, wait: bool = True)
 
 
 def _picture(path: str) -> Image.Image:
+    """An uploaded file, read whole. Gradio passes its path on without opening it: the gallery's type is filepath."""
+    name = Path(path).name
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(f"{Path(path).name} cannot be read as a picture.") from None
+        image = open_image(Path(path))
+        load_image(image)
+    except ImageError as error:
+        raise UserError(f"{name} cannot be read as a picture: it {error}; {WHAT_TO_GIVE}") from None
+    except (OSError, ValueError):
+        raise UserError(f"{name} cannot be read as a picture: upload it again") from None
+    return image

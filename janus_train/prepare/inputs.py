@@ -9,6 +9,7 @@ from glob import has_magic
 from pathlib import Path
 
 from janus_train.config import UserError
+from janus_train.data.image_files import ImageError, read_image_file
 from janus_train.prepare.items import Skip
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -77,9 +78,11 @@ def file_size(path: str) -> int | None:
 
 
 def read_file(path: str) -> bytes:
-    """Raises `Skip` if there is no such file, `UserError` if it is there and cannot be read."""
+    """A picture's bytes. Raises `Skip` if there is no such file or no regular one, `UserError` if it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return read_image_file(Path(path))
+    except ImageError as error:
+        raise Skip("the picture is no regular file that can be read", f"{path} {error}") from None
     except OSError as error:
         if error.errno in _MISSING:
             raise Skip("the picture is missing", path) from None

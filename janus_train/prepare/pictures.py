@@ -7,16 +7,13 @@ import struct
 import warnings
 import zlib
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
 from janus_train.prepare.items import Skip
 
-MOST_PIXELS = 100_000_000
-"""As in data/pictures.py, which is too slow to load in every process of a conversion."""
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Pillow's format -> ending, for what is kept as it is. An MPO is a JPEG with further ones behind it."""
-READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""All that is opened; the list is short because every decoder is a risk."""
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _QUALITY = 95
 
@@ -32,10 +29,10 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
             return _keep(data, max_side)
-    except Image.UnidentifiedImageError:
-        raise Skip("the picture does not open", f"it is none of {', '.join(READ)}") from None
-    except Image.DecompressionBombError:
-        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels") from None
+    except ImageTooLarge as error:
+        raise Skip(f"the picture has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
+    except ImageError as error:
+        raise Skip("the picture does not open", str(error)) from None
     except (
         OSError,
         SyntaxError,
@@ -47,15 +44,13 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         struct.error,
         zlib.error,
     ) as error:
-        # a damaged file makes a decoder raise any of these
+        # what a damaged file makes of later steps
         raise Skip("the picture does not open", f"{type(error).__name__}: {error}") from None
 
 
 def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
-    image = Image.open(io.BytesIO(data), formats=READ)
+    image = open_image(data)
     width, height = image.size
-    if width * height > MOST_PIXELS:  # by the header: nothing is decoded yet
-        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels", f"{width} x {height}")
     if max_side is not None and max(width, height) > max_side:
         return "jpg", _smaller(image, max_side)
     ending = KEPT.get(image.format or "")
@@ -63,13 +58,13 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
         return "png", _png(image)
     if ending == "jpg":
         image.draft(None, (1, 1))  # all bytes are still read, at an eighth of the pixels
-    image.load()
+    load_image(image)
     return ending, data
 
 
 def _png(image: Image.Image) -> bytes:
     """The first picture of the file, upright, with all its levels if PNG has them."""
-    image = ImageOps.exif_transpose(image)
+    load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
     if image.mode not in _AS_PNG:
         image = _rgb(image)
     out = io.BytesIO()

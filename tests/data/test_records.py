@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from janus_train.data.images import to_rgb
 from PIL import Image
 
-from janus_train.data import pictures
+from janus_train.data.image_files import MAX_PIXELS
+from janus_train.data.images import to_rgb
 from janus_train.data.records import (
     FOLDER_FORMATS,
     SHARD_FORMATS,
@@ -131,7 +131,7 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
     with pytest.raises(BadSample, match="cannot be read"):  # Pillow's own limit
         opened(png(100_000, 100_000, 8, 0, [b"\0"]))
     assert opened(png(10_000, 10_000, 8, 0, [b"\0"])).size == (10_000, 10_000)
-    assert pictures.MOST_PIXELS == 100_000_000
+    assert MAX_PIXELS == 100_000_000
 
 
 # ---------------------------------------------------------------------------------------- what pictures come out as

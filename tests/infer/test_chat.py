@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from janus_train.data.images import to_float, understanding_pixels
 from PIL import Image
 
 from janus_train.config import UserError
+from janus_train.data.images import to_float, understanding_pixels
 from janus_train.infer import chat
 from janus_train.infer.chat import answer, answer_ids, open_turn, stream_answer
 from janus_train.infer.seeing import picture_features, prompt_embeds

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from janus_train.data.images import to_float, understanding_pixels
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from janus_train.data.images import to_float, understanding_pixels
 from janus_train.data.special_tokens import ASSISTANT, USER, SpecialTokens
 from janus_train.infer.chat import answer_ids
 from janus_train.infer.decoding import inference

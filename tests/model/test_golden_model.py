@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from janus_train.data.images import to_float, understanding_pixels
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
+from janus_train.data.images import to_float, understanding_pixels
 from janus_train.interop.official import from_official, is_extra
 from janus_train.model.codes import encode_pictures
 from janus_train.model.janus import PackedJanus, prepare, transformers_config

@@ -8,14 +8,15 @@ import zlib
 
 import numpy as np
 import pytest
-from janus_train.data.images import MOST_PIXELS as LIMIT_OF_TRAINING
-from janus_train.data.images import to_rgb
 from PIL import Image
 
+from janus_train.data.images import to_rgb
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.prepare import turns
+from janus_train.prepare.inputs import read_file
 from janus_train.prepare.items import Skip
-from janus_train.prepare.pictures import MOST_PIXELS, keep
+from janus_train.prepare.pictures import keep
+from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
 from tests.prepare.making import picture_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -28,7 +29,6 @@ def saved(image, form, **options):
 
 
 def test_what_stands_twice_agrees():
-    assert MOST_PIXELS == LIMIT_OF_TRAINING
     assert turns.PLACEHOLDER == PLACEHOLDER
 
 
@@ -124,3 +124,20 @@ def test_refused_with_the_reason(data, reason):
     with pytest.raises(Skip) as caught:
         keep(data)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_skipped(kind, tmp_path):
+    path = hostile_file(kind, tmp_path)
+    with nothing_runs(tmp_path), pytest.raises(Skip) as caught:
+        keep(read_file(str(path)))
+    reasons = {"bomb": "the picture has over 100 megapixels", "pipe": "the picture is no regular file that can be read"}
+    assert caught.value.reason == reasons.get(kind, "the picture does not open")
+    assert "\n" not in caught.value.detail
+
+
+def test_a_tiff_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(keep(saved(Image.fromarray(PIXELS), "TIFF", exif=exif))[1])) as kept:
+        assert np.array_equal(np.asarray(kept), np.rot90(PIXELS, -1)) and not kept.getexif()

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from janus_train.data.images import generation_pixels, to_float
 from safetensors.torch import load_file, save_file
 
 from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD, CodesOrigin, check_codes
+from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.loader import open_recipe
 from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shard_scan import write_index

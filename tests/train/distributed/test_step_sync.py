@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,13 +33,18 @@ def test_a_step_takes_one_exchange_and_no_other_collective(
 ) -> None:
     """Counted over a run's steps; saving and the end of the run have some of their own."""
     calls: list[str] = []
-    for name in ("sum", "gather", "barrier"):
 
-        def counted(self: Distributed, *values: Any, name: str = name, was: Any = getattr(Distributed, name)) -> Any:
+    def counted(name: str) -> Callable[..., Any]:
+        method = getattr(Distributed, name)
+
+        def call(self: Distributed, *values: Any) -> Any:
             calls.append(name)
-            return was(self, *values)
+            return method(self, *values)
 
-        monkeypatch.setattr(Distributed, name, counted)
+        return call
+
+    for name in ("sum", "gather", "barrier"):
+        monkeypatch.setattr(Distributed, name, counted(name))
     marks: list[int] = []
     exchange = StepSync.exchange
 
@@ -49,7 +55,7 @@ def test_a_step_takes_one_exchange_and_no_other_collective(
     monkeypatch.setattr(StepSync, "exchange", marked)
     run(small(2, "run.steps=5", "run.rank_times_every=2"))
     assert len(marks) == 6  # once before the first step
-    assert [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)] == [1] * 5
+    assert [later - earlier for earlier, later in pairwise(marks)] == [1] * 5
     assert all(calls[mark] == "gather" for mark in marks)
 
 

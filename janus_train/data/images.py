@@ -1,6 +1,6 @@
 """Pictures to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
 
-Any picture that Pillow opens goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
+What `image_files.open_image` gives, or any other image of Pillow's, goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
 `to_float` makes what the encoders take. The two recipes differ (facts.md: Data): the understanding encoder sees the
 whole picture on grey, the generation encoder sees the middle of it without a border. Mixing them up is trap 3.
 """
@@ -13,12 +13,11 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from janus_train.data.image_files import MAX_EXIF_BYTES, ImageError, load_image
 from janus_train.data.types import BadSample
 
 BACKGROUND = 127
 """The grey of the understanding picture's border, in each channel (official: ``int(255 * 0.5)``)."""
-MOST_PIXELS = 100_000_000
-"""A larger picture is refused by what its header says: some hundred bytes can ask for gigabytes."""
 MIN_SIDE = 14
 """The official processor never makes the short side smaller than this."""
 REDUCED_TO = 2
@@ -45,19 +44,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises `BadSample` if it cannot be decoded or is too large.
     """
-    if image.width * image.height > MOST_PIXELS:  # known from the header, before anything is decoded
-        raise BadSample(f"its picture has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are taken")
     try:
+        load_image(image)  # here and not when it is resized: what cannot be decoded is a bad sample
         return _to_rgb(image)
+    except ImageError as error:
+        raise BadSample(f"its picture {error}") from None
     except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
         raise BadSample(f"its picture cannot be decoded ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.tell():
-        image.seek(0)
-    image.load()  # here and not when it is resized: what cannot be decoded is a bad sample; TIFF turns itself upright
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(_orientation(image))  # 1 for a TIFF: loading has turned it
     if turn is not None:
         image = image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -74,7 +71,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (upright) without one, and where the EXIF data is damaged, which says nothing of the pixels."""
+    """The EXIF orientation; 1 (upright) without one.
+
+    The same where the EXIF data is damaged or far too long, which says nothing of the pixels.
+    """
+    if len(image.info.get("exif") or b"") > MAX_EXIF_BYTES:
+        return 1
+    if len(image.info.get("Raw profile type exif") or "") > 2 * MAX_EXIF_BYTES:  # hexadecimal
+        return 1
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):

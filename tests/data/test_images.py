@@ -6,8 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from janus_train.data.images import generation_pixels, to_float, to_rgb, understanding_pixels
 from PIL import Image
+
+from janus_train.data.images import generation_pixels, to_float, to_rgb, understanding_pixels
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (127, 127, 127)
 

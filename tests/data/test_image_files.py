@@ -1,0 +1,195 @@
+"""What the one function that opens images refuses, and that it refuses in time."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from PIL import EpsImagePlugin, Image
+
+from janus_train.data import image_files
+from janus_train.data.image_files import SAFE_FORMATS, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.data.images import to_rgb
+from janus_train.data.records import SHARD_FORMATS, open_picture
+from janus_train.data.sources import read_picture
+from janus_train.data.types import BadSample
+from tests.helpers import encoded
+from tests.hostile_images import HOSTILE, bomb, hostile_bytes, hostile_file, nothing_runs, postscript
+
+RED = Image.new("RGB", (8, 8), "red")
+SAYS = {
+    "postscript": "is no picture of the formats",
+    "bomb": "has 13000 x 13000 pixels, at most 100,000,000 are taken",
+    "cut": "cannot be decoded",
+    "pipe": "is a device or a pipe, not a regular file",
+    "words": "is no picture of the formats",
+}
+
+
+def opened_whole(source: bytes | Path) -> None:
+    load_image(open_image(source))
+
+
+def gif_with_comment(blocks: int) -> bytes:
+    """Pillow's time for it grows with the square of the comment's length."""
+    header = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    pixel = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+    return header + b"!\xfe" + (b"\xff" + b"a" * 255) * blocks + b"\0" + pixel
+
+
+def tiff(entries: list[tuple[int, int, int, int]], blob: bytes) -> bytes:
+    """``blob`` at offset 8, then a directory of (tag, type, count, value or offset)."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(blob)) + blob + struct.pack("<H", len(entries)) + directory + b"\0" * 4
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_refused(kind: str, tmp_path: Path) -> None:
+    with nothing_runs(tmp_path), pytest.raises(ImageError, match=SAYS[kind]) as caught:
+        opened_whole(hostile_file(kind, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_source_of_files_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
+    hostile_file(kind, tmp_path)
+    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"(?s)picture.*{SAYS[kind]}"):
+        to_rgb(read_picture(tmp_path, "holiday.png", "k"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "pipe"])
+def test_a_shard_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
+    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"its picture {SAYS[kind]}"):
+        to_rgb(open_picture(hostile_bytes(kind, tmp_path / "marker"), SHARD_FORMATS, "k"))
+
+
+def test_what_runs_programs_is_seen_by_these_tests(tmp_path: Path) -> None:
+    """Pillow without a list of formats does reach its PostScript reader."""
+    with pytest.raises(AssertionError), nothing_runs(tmp_path), pytest.raises(OSError):
+        Image.open(io.BytesIO(postscript(tmp_path / "marker")))
+    assert EpsImagePlugin.EpsImageFile._open.__name__ == "_open"
+
+
+@pytest.mark.parametrize("form", SAFE_FORMATS)
+def test_every_safe_format_opens_from_bytes_and_from_a_file(form: str, tmp_path: Path) -> None:
+    data = encoded(RED, form)
+    (tmp_path / "any.name").write_bytes(data)
+    for source in (data, tmp_path / "any.name"):
+        image = open_image(source)
+        load_image(image)
+        assert image.format == form and image.convert("RGB").getpixel((4, 4))[0] > 250
+
+
+def test_only_the_formats_asked_for_open() -> None:
+    with pytest.raises(ImageError, match="is no picture of the formats JPEG, PNG"):
+        open_image(encoded(RED, "GIF"), ("JPEG", "PNG"))
+
+
+def test_what_the_system_says_of_a_path_is_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_image(tmp_path / "none.png")
+    with pytest.raises(IsADirectoryError):
+        open_image(tmp_path)
+    with pytest.raises(ImageError, match="not a regular file"):
+        open_image(Path("/dev/zero"))
+
+
+def test_too_many_bytes_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(image_files.MAX_FILE_BYTES + 1)
+    with pytest.raises(ImageError, match="has more than 401 MB"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("size", [(13_000, 13_000), (70_000, 10), (10, 70_000), (100_000, 100_000)])
+def test_pixels_are_counted_before_decoding(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageTooLarge, match="pixels"):
+        open_image(bomb(*size))
+    with pytest.raises(ImageTooLarge, match="pixels"):  # also of an image that was opened elsewhere
+        monkeypatch.setattr(image_files, "MAX_PIXELS", 63)
+        load_image(RED.copy())
+
+
+def test_a_tile_larger_than_its_image_is_refused() -> None:
+    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    entries += [(322, 4, 1, 32_000), (323, 4, 1, 32_000), (324, 4, 1, 8), (325, 4, 1, 64)]
+    with pytest.raises(ImageTooLarge, match="tiles of 32000 x 32000 pixels"):
+        open_image(tiff(entries, b"\0" * 64))
+
+
+# ---------------------------------------------------------------------------------------------------------- time, memory
+
+
+def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = gif_with_comment(40_000)  # 10 MB: several seconds
+    monkeypatch.setattr(image_files, "MAX_DECODE_S", 0.1)
+    start = time.thread_time()
+    with pytest.raises(ImageError, match="takes more than"):
+        open_image(data)
+    assert time.thread_time() - start < 1
+
+
+def test_decoding_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time between opening and decoding does not count, and decoding's does."""
+    image, again = (open_image(encoded(RED, "JPEG")) for _ in range(2))
+    load_image(image)
+    monkeypatch.setattr(image_files, "MAX_DECODE_S", -1.0)
+    with pytest.raises(ImageError, match="takes more than"):
+        load_image(again)
+
+
+def test_tags_that_share_their_bytes_are_not_multiplied() -> None:
+    """20,000 tags of the same 4 MB would be 80 GB."""
+    blob = b"x" * (4 << 20)
+    entries = [(1000 + number, 1, len(blob), 8) for number in range(20_000)]
+    with pytest.raises(ImageError, match="the same bytes again and again"):
+        open_image(tiff(entries, blob))
+
+
+def test_exif_data_too_long_to_be_true_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (16, 8)).save(file, "PNG", exif=exif.tobytes() + b"\0" * image_files.MAX_EXIF_BYTES)
+    image = open_image(file.getvalue())
+
+    def read(self: Image.Image) -> Image.Exif:
+        raise AssertionError("EXIF data was read")
+
+    monkeypatch.setattr(Image.Image, "getexif", read)
+    monkeypatch.setattr(type(image), "getexif", read)
+    assert to_rgb(image).size == (16, 8)
+
+
+# -------------------------------------------------------------------------------------------------------- the linter's rule
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from PIL import Image\nImage.open('x')\n",
+        "import PIL.Image\nPIL.Image.open('x')\n",
+        "from PIL.Image import open as o\no('x')\n",
+    ],
+)
+def test_the_linter_forbids_any_other_open(code: str) -> None:
+    import shutil
+    import subprocess
+    import sys
+
+    from janus_train.config import ROOT
+
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None:
+        pytest.skip("no ruff")
+    words = [ruff, "check", "--no-cache", "--output-format", "json", "--stdin-filename", "janus_train/any.py", "-"]
+    found = subprocess.run(words, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "TID251" in {one["code"] for one in json.loads(found.stdout)}
