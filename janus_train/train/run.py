@@ -21,7 +21,8 @@ from janus_train.model import compiling
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
-from janus_train.train.distributed.context import Distributed, process_group
+from janus_train.train.distributed import process_group
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_final_model
 from janus_train.train.monitor import Monitor

@@ -77,6 +77,7 @@ class Trackers:
         options = {"dir": str(run_dir), "group": str(run_dir), "id": _run_id(run_dir, "wandb"), "resume": "allow"}
         started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
         if not started and mode == "online":
+            _forget_wandb_runs()  # the one that could not be started holds its id
             self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
 
 
@@ -97,6 +98,12 @@ def _wandb_settings() -> Any:
     import wandb
 
     return wandb.Settings(init_timeout=WANDB_INIT_S, finish_timeout=WANDB_FINISH_S, console="off")
+
+
+def _forget_wandb_runs() -> None:
+    import wandb
+
+    wandb.teardown()
 
 
 def _has_wandb_key() -> bool:
