@@ -256,8 +256,8 @@ class LoggingConfig(Options):
 
 
 def _resume(value: object) -> object:
-    if not isinstance(value, bool) and value != "force":
-        raise ValueError("true, false or force")
+    if not isinstance(value, bool) and value not in ("force", "restart"):
+        raise ValueError("true, false, force or restart")
     return value
 
 
@@ -268,8 +268,9 @@ class Config(Options):
     seed: int
     output_dir: str | None
     init_from: str | None
-    resume: Annotated[bool | Literal["force"], BeforeValidator(_resume)]
-    """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since."""
+    resume: Annotated[bool | Literal["force", "restart"], BeforeValidator(_resume)]
+    """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since; ``restart``: from
+    step 0 if it has checkpoints and none is valid, with what is there moved aside."""
     precision: Literal["fp32", "bf16"]
     train_parts: tuple[Part, ...] = Field(strict=False)
     """The parts that train in full; every other is frozen."""

@@ -136,7 +136,7 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         (["+stage=1", "+run.extra=3"], "run.extra: no such option"),
         (["+stage=1", "run.steps=many"], "run.steps: Input should be a valid integer, got 'many'"),
         (["+stage=1", "run.steps=0"], "run.steps: Input should be greater than 0, got 0"),
-        (["+stage=1", "resume=maybe"], "resume: true, false or force, got 'maybe'"),
+        (["+stage=1", "resume=maybe"], "resume: true, false, force or restart, got 'maybe'"),
         (["+stage=1", "optim.learning_rate=-1"], "optim.learning_rate"),
         (["+stage=1", "train_parts=[head]"], "train_parts.0"),
         (["+stage=1", "train_parts=[]"], "train_parts: nothing trains"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -80,6 +79,7 @@ def verify(
 def _listing(path: Path | None) -> Iterator[Any]:
     """Takes the lines of the list; without a file for it the first few go to standard error. Whole, or not there."""
     from janus_train.files import sync
+    from janus_train.jsonl import json_line
 
     if path is None:
         shown = 0
@@ -97,7 +97,7 @@ def _listing(path: Path | None) -> Iterator[Any]:
     staging = path.with_name(path.name + ".part")
     try:
         with staging.open("w", encoding="utf-8") as file:
-            yield lambda line: file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            yield lambda line: file.write(json_line(line))
         sync(staging)
         os.replace(staging, path)
         sync(path.parent)

@@ -14,11 +14,12 @@ from janus_train.data.sample import IGNORE, Reference
 from janus_train.data.scene_text import questions
 from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
 from janus_train.data.special_tokens import PLACEHOLDER
-from janus_train.evaluate.common import Options, Progress, counter, write_lines
+from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.measures import commonest, measure
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import Loaded
+from janus_train.jsonl import write_json_lines
 
 SORTS = ("colour", "count", "place", "object")
 """One question of each sort is asked about a scene."""
@@ -55,7 +56,7 @@ def evaluate_answers(
         lines.append(
             {"sort": sort, "question": question, "answer": given, "expected": expected, "right": right, "picture": path}
         )
-    write_lines(out / "answers.jsonl", lines)
+    write_json_lines(out / "answers.jsonl", lines)
     measures = []
     for sort in SORTS:
         of_sort = [line for line in lines if line["sort"] == sort]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, how many are done, of how many)."""
@@ -36,7 +33,3 @@ def counter(report: Progress, what: str, total: int) -> Callable[[int], None]:
         report(what, done, total)
 
     return count
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -12,13 +12,14 @@ from PIL import Image
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
 from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
-from janus_train.evaluate.common import Options, Progress, counter, write_lines
+from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.detector import detector_of
 from janus_train.evaluate.grid import picture_grid
 from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_pictures
 from janus_train.infer.load import Loaded
+from janus_train.jsonl import write_json_lines
 from janus_train.model.codes import decode_codes, encode_pictures
 
 GRID_PICTURES = 24
@@ -61,7 +62,7 @@ def evaluate_drawing(
             }
         )
         report("judge", number + 1, len(scenes))
-    write_lines(out / "pictures.jsonl", lines)
+    write_json_lines(out / "pictures.jsonl", lines)
     picture_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_PICTURES]).save(out / "grid.png")
     return _generation_measures(scenes, judged, objects), detector.num_objects
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from janus_train.files import staged_folder, write_text
+from janus_train.files import staged_folder
+from janus_train.jsonl import write_json_lines
 
 WIDE, MOST = 8, 256
 """A grid has at most so many columns, and shows at most so many pictures (its first ones)."""
@@ -40,7 +40,7 @@ def write_album(out: Path, drawn: Sequence[Drawn], how: dict[str, Any]) -> None:
         shown = [[one.picture for one in group] for _, group in groupby(drawn[:MOST], key=lambda one: one.prompt)]
         grid(shown).save(folder / "grid.png")
         lines = [{"prompt": one.prompt, "seed": one.seed, **how, "file": one.file} for one in drawn]
-        write_text(folder / "metadata.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_json_lines(folder / "metadata.jsonl", lines)
 
 
 def grid(groups: Sequence[Sequence[Image.Image]]) -> Image.Image:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from janus_train.config import ROOT
+from janus_train.jsonl import read_json_lines
 from janus_train.planning.cards import Card
 
 RESULTS = ROOT / "benchmarks/train.jsonl"
@@ -13,11 +13,8 @@ RESULTS = ROOT / "benchmarks/train.jsonl"
 
 def measured_mfu(card: Card, model: str, stage: int, results: Path = RESULTS) -> float | None:
     """The newest share of peak measured with this card, model and stage; None if there is none."""
-    if not results.is_file():
-        return None
     found = None
-    for line in results.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in read_json_lines(results):
         if (entry["card"], entry["model"], entry["stage"], entry["mode"]) == (card.name, model, stage, "ours"):
             found = entry["mfu"]
     return found

@@ -21,7 +21,8 @@ from typing import IO, Any
 
 from janus_train.config import UserError
 from janus_train.data.shard_index import index_path, write_listing
-from janus_train.files import sync, write_json, write_text
+from janus_train.files import sync, write_json
+from janus_train.jsonl import write_json_lines
 from janus_train.prepare.options import Options
 from janus_train.prepare.samples import Packed, Skipped
 
@@ -226,7 +227,7 @@ class Output:
     def write_skipped(self) -> Path:
         """One JSON line a record that was skipped."""
         path = self.folder / SKIPPED
-        write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.totals.skipped))
+        write_json_lines(path, map(asdict, self.totals.skipped))
         return path
 
     def finish(self, version: str) -> dict[str, Any]:

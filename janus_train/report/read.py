@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from janus_train.config import UserError
-
-Line = dict[str, Any]
+from janus_train.jsonl import Line, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def read_folder(folder: Path) -> Source:
 
 
 def _read_run(folder: Path) -> Run:
-    steps = _read_lines(folder / "metrics.jsonl")
+    steps = read_json_lines(folder / "metrics.jsonl")
     manifest = folder / "manifest.json"
     config = folder / "config.yaml"
     return Run(
@@ -104,21 +103,6 @@ def _read_evaluation(folder: Path) -> Evaluation | None:
     return Evaluation(
         folder=folder,
         results=json.loads(results.read_text(encoding="utf-8")),
-        pictures=_read_lines(folder / "pictures.jsonl"),
-        answers=_read_lines(folder / "answers.jsonl"),
+        pictures=read_json_lines(folder / "pictures.jsonl"),
+        answers=read_json_lines(folder / "answers.jsonl"),
     )
-
-
-def _read_lines(path: Path) -> list[Line]:
-    """JSON lines; a last line that a killed run cut off is left out, a damaged one before it is an error."""
-    if not path.is_file():
-        return []
-    texts = path.read_text(encoding="utf-8").splitlines()
-    lines = []
-    for number, text in enumerate(texts, 1):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            if number < len(texts):
-                raise UserError(f"{path}: line {number} is damaged, it is no JSON") from None
-    return lines

@@ -11,7 +11,6 @@ person's decision (delete the checkpoints after the one to go on from, and start
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import deque
@@ -23,6 +22,7 @@ import torch
 
 from janus_train.config import UserError
 from janus_train.data.sample import Row
+from janus_train.jsonl import append_json_lines
 from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.metrics import finite_or_none
@@ -94,8 +94,7 @@ class BadSteps:
             "grad_norm": finite_or_none(result.grad_norm),
         }
         if self._distributed.is_main:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"samples": keys}, ensure_ascii=False) + "\n")
+            append_json_lines(self._path, [line | {"samples": keys}])
         return len(keys)
 
 

@@ -93,6 +93,18 @@ class Distributed:
         return [item for part in found for item in part]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """All ranks go through the block, and where one raises `UserError` all raise the first one's: none goes on alone."""
+        problem = None
+        try:
+            yield
+        except UserError as error:
+            problem = str(error)
+        problems = [one for one in self.gather([problem]) if one is not None]
+        if problems:
+            raise UserError(problems[0])
+
+    @contextmanager
     def main_first(self) -> Iterator[None]:
         """Each machine's first process goes through the block before its others: what it fetches, they find."""
         with self.accelerator.local_main_process_first():

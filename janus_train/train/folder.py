@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ import torch
 import yaml
 
 from janus_train.config import ROOT, Config, Part, UserError
-from janus_train.files import write_json
+from janus_train.files import sync, write_json, write_text
+from janus_train.train.checkpoint import Search, step_folders
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
 
+
+_MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
 
@@ -63,14 +67,29 @@ class RunFolder:
         return self.path / "bad_steps.jsonl"
 
     def manifest(self) -> dict[str, Any]:
+        """Empty if there is none. Raises `UserError` for one that cannot be read or is damaged."""
         path = self.path / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not path.is_symlink():
+                return {}
+            raise UserError(f"{path} cannot be read ({error.strerror or error}): make it readable") from None
+        except (ValueError, RecursionError):
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise UserError(f"{path} is damaged, it is no JSON object: choose another output_dir, or put it back")
+        return manifest
 
     def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
-        self._refuse_unwritable()
+        try:
+            self._refuse_unwritable()
+        except OSError as error:
+            raise UserError(f"output_dir {self.path} cannot be read: {error.strerror or error}") from None
         before = self.manifest()
         if not before:
+            self._refuse_orphans()
             return "new"
         there, here = before.get("stage"), self._config.stage
         if there != here:
@@ -89,7 +108,28 @@ class RunFolder:
             return "finished"
         return "resume"
 
+    def _refuse_orphans(self) -> None:
+        """Checkpoints without the run's manifest: it was lost, and a new run must not write over what is left."""
+        left = step_folders(self.path)
+        if left and self._config.resume != "restart":
+            raise UserError(
+                f"output_dir {self.path} holds checkpoints (the newest is {left[-1].name}) but no manifest.json: put it "
+                f"back, choose another output_dir, or begin at step 0 with resume=restart, which {_MOVES_ASIDE}"
+            )
+
+    def refuse_invalid(self, search: Search) -> None:
+        """Raises `UserError` if there are checkpoints and none is valid, unless ``resume=restart`` begins anew."""
+        if search.found is None and search.passed_over and self._config.resume != "restart":
+            first, more = search.passed_over[0], len(search.passed_over) - 1
+            raise UserError(
+                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.why}"
+                f"{f'; and {more} more' if more else ''}): put them back, choose another output_dir, or begin at step 0 "
+                f"with resume=restart, which {_MOVES_ASIDE}"
+            )
+
     def _refuse_unwritable(self) -> None:
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(f"output_dir {self.path} is a link to nothing: make the folder that it leads to")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir {self.path} is a file")
         parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())
@@ -110,6 +150,17 @@ class RunFolder:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
         target = self.path / f"stage{self.manifest()['stage']}"
         target.mkdir(exist_ok=True)  # there already if a kill interrupted this
+        self._move_into(target)
+        return target
+
+    def restart(self) -> Path:
+        """Move what the run has left into ``restart-N/`` here, so that it can begin anew; nothing is deleted."""
+        target = next(path for n in count(1) if not os.path.lexists(path := self.path / f"restart-{n}"))
+        target.mkdir()
+        self._move_into(target)
+        return target
+
+    def _move_into(self, target: Path) -> None:
         names = (
             "config.yaml",
             "metrics.jsonl",
@@ -123,9 +174,10 @@ class RunFolder:
             "manifest.json",
         )
         for name in names:  # the manifest goes last: until then the folder is still the earlier stage's
-            if (self.path / name).exists():
+            if os.path.lexists(self.path / name):
                 os.replace(self.path / name, target / name)
-        return target
+        sync(target)
+        sync(self.path)
 
     def open(
         self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], resumed: bool
@@ -136,9 +188,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         config = self._config.model_dump(mode="json")
-        (self.path / "config.yaml").write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         manifest = {
             "stage": self._config.stage,
             "finished": False,

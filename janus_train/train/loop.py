@@ -19,6 +19,7 @@ from janus_train.data.sample import Batch, Row, digest
 from janus_train.data.streams import deal_anew
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
+from janus_train.jsonl import truncate_after
 from janus_train.model import compiling, lora
 from janus_train.model.checkpointing import checkpoint_layers
 from janus_train.model.code_encoder import encoder_digest
@@ -29,14 +30,14 @@ from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.bad_steps import BadSteps, check_finite
 from janus_train.train.distributed import Distributed
-from janus_train.train.folder import RunFolder
-from janus_train.train.metrics import Log, batch_metrics, cut_back, step_metrics
+from janus_train.train.folder import RunFolder, State
+from janus_train.train.metrics import Log, batch_metrics, step_metrics
 from janus_train.train.optim import learning_rate
 from janus_train.train.preview import draw_previews
 from janus_train.train.quarantine import Quarantine
 from janus_train.train.ranks import ForwardTimer, Ranks
 from janus_train.train.result import with_start_weights, write_result
-from janus_train.train.saver import Saver
+from janus_train.train.saver import Saver, set_aside
 from janus_train.train.space import check_space
 from janus_train.train.start import check_frozen, find_start, load_start
 from janus_train.train.step import SKIPPED, train_step
@@ -66,7 +67,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     recipe = open_recipe(config)
     data_digests = recipe.digests()
     folder = RunFolder(config, data_digests)
-    state = folder.state()
+    state = _state(folder, distributed)
     if state == "finished":
         print(f"{folder.path} is finished at step {config.run.steps}: the model is in {folder.final}")
         return folder.path
@@ -74,6 +75,8 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         lora.check_usable(distributed.backend)
     compiled = compiling.wanted(config, distributed.device, distributed.gathers_inside_layers)
     check_space(config, folder.path)
+    search = checkpoint.search(folder.path, distributed) if state == "resume" else checkpoint.Search()
+    folder.refuse_invalid(search)
     if config.init_from is not None and is_hub_id(config.init_from):
         with distributed.main_first():
             local_folder(config.init_from, "init_from=")
@@ -90,22 +93,23 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
     backend = make_backend(janus, config, distributed)
 
     drawer, packer = open_mixture(config, recipe, encoder)
-    found = checkpoint.newest(folder.path, distributed) if state == "resume" else None
-    done, stream_states = (found.step, checkpoint.load(found, backend)) if found else (0, {})
+    found = search.found
+    done, stream_states = (found.step, checkpoint.load(found, backend, distributed)) if found else (0, {})
     if found and folder.forced:
         stream_states = deal_anew(stream_states.values(), config.batch.rows_per_step)
     batches = steps(drawer, packer, my_streams, stream_states, config.data.num_workers)
     first_rows = next(batches)  # the first draw finds most of what can be wrong with data: before anything is written
 
-    if distributed.is_main:
-        if state == "next_stage":
-            print(f"the earlier stage's files are now in {folder.archive()}")
-        folder.open(start.what, start.recorded, parts, frozen, found is not None)
-        cut_back(folder.metrics, done)
-        cut_back(folder.quarantine, done)
-        cut_back(folder.bad_steps, done)
-    distributed.barrier()
+    distributed.barrier()  # nor before all ranks have come so far
+    with distributed.together():
+        said = _make_room(folder, state, search) if distributed.is_main else []
+        if distributed.is_main:
+            folder.open(start.what, start.recorded, parts, frozen, found is not None)
+            for record in (folder.metrics, folder.quarantine, folder.bad_steps):
+                truncate_after(record, done)  # after a resume every step stands in them once
     log = Log(config, folder.metrics, done + 1, distributed)
+    for line in said:
+        log.say(line)
     log.say(f"stage {config.stage} starts from " + (f"its checkpoint {found.folder}" if found else start.what))
     if folder.forced and found:
         log.say(f"  resume=force goes on with other settings: {'; '.join(folder.forced)}; its streams are dealt anew")
@@ -131,6 +135,34 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         print(f"the model is in {folder.final}, the report is {report.build(folder.path)}")
     distributed.barrier()
     return folder.path
+
+
+def _state(folder: RunFolder, distributed: Distributed) -> State:
+    """What the run finds in its folder, by all ranks alike."""
+    with distributed.together():
+        state = folder.state()
+    if len(set(distributed.gather([state]))) > 1:
+        raise UserError(
+            f"output_dir {folder.path} is not the same folder for all processes: give one that all nodes share"
+        )
+    return state
+
+
+def _make_room(folder: RunFolder, state: State, search: checkpoint.Search) -> list[str]:
+    """Move out of the way what the run does not go on with; returns lines that say so. Raises `UserError`."""
+    try:
+        if state == "next_stage":
+            return [f"the earlier stage's files are now in {folder.archive()}"]
+        if search.found is None and checkpoint.step_folders(
+            folder.path
+        ):  # resume=restart, or it would have been refused
+            return [f"warning: no checkpoint is valid, resume=restart: what was there is now in {folder.restart()}"]
+        return [
+            f"warning: checkpoint {one.folder} is passed over ({one.why}), it is now {set_aside(one.folder).name}"
+            for one in search.passed_over
+        ]
+    except OSError as error:
+        raise UserError(f"output_dir {folder.path} cannot be written: {error.strerror or error}") from None
 
 
 def _make_trainable(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from janus_train.config import Config
 from janus_train.data.sample import KINDS, Row
+from janus_train.jsonl import append_json_lines
 from janus_train.train.distributed import Distributed
 from janus_train.train.step import StepResult
 from janus_train.train.trackers import Trackers
@@ -50,20 +50,6 @@ def finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Keep the lines up to ``step``: after a resume every step stands in the file once."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):  # a last line that a kill cut short
-            break
-    path.write_text("".join(kept), encoding="utf-8")
-
-
 class Log:
     """Writes the run's metrics, on the main process; on others every method does nothing."""
 
@@ -72,7 +58,7 @@ class Log:
         if not self._active:
             return
         self._config = config
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path = path
         self._console = Console(stderr=True)
         self._trackers = Trackers(config.logging, path.parent, lambda line: self.say(f"warning: {line}"))
         self._bar: Progress | None = None
@@ -94,7 +80,7 @@ class Log:
     def step(self, metrics: dict[str, Any]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        append_json_lines(self._path, [metrics])
         self._trackers.log(metrics)
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
@@ -118,5 +104,4 @@ class Log:
             return
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
         self._trackers.close()

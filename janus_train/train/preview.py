@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
+from janus_train.files import write_bytes
 from janus_train.infer.album import grid
 from janus_train.infer.generate import generate_pictures
 
@@ -29,4 +31,6 @@ def draw_previews(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
     path.parent.mkdir(exist_ok=True)
-    grid([pictures[row : row + each] for row in range(0, len(pictures), each)]).save(path)
+    drawn = BytesIO()
+    grid([pictures[row : row + each] for row in range(0, len(pictures), each)]).save(drawn, "PNG")
+    write_bytes(path, drawn.getvalue())

@@ -7,13 +7,13 @@ damaged``). All ranks count the same, so all stop together.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from janus_train.config import UserError
 from janus_train.data.sample import Row
+from janus_train.jsonl import append_json_lines
 from janus_train.train.distributed import Distributed
 
 JUDGED_FROM = 1000
@@ -36,8 +36,7 @@ class Quarantine:
         )
         if met:
             if self._distributed.is_main:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in met)
+                append_json_lines(self.path, met)
             self._judge(step, rows, {line["source"]: line for line in met})
         return len(met)
 

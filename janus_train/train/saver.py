@@ -3,17 +3,21 @@
     begin    all ranks copy what they own into CPU memory; the step goes on
     thread   each rank writes its file into the staging folder, syncs it and takes its digest
     poll     at every step: once all ranks are done and all succeeded, rank 0 writes the manifest and renames, and only
-             then removes older checkpoints; if any rank failed, all give the save up and the one before stays
+             then removes the checkpoints that this one supersedes; if any rank failed, all give the save up and the one
+             before stays
 
 Never two at once: a new one waits for the one before, as does the end of the run. All nodes have to see the same folder.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,17 @@ from safetensors.torch import save_file
 from janus_train.config import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, Piece
-from janus_train.train.checkpoint import MANIFEST, SCHEMA, STATE, Checkpoint, folder_of, rank_file, state_of, tensors_of
+from janus_train.train.checkpoint import (
+    MANIFEST,
+    SCHEMA,
+    STATE,
+    Checkpoint,
+    folder_of,
+    rank_file,
+    state_of,
+    step_folders,
+    tensors_of,
+)
 from janus_train.train.distributed import Distributed
 
 MAX_FAILURES = 3
@@ -141,7 +155,7 @@ class Saver:
         self._failures = 0
         self.written_s += time.perf_counter() - self._began
         if self._distributed.is_main:
-            self._thread.submit(remove_others, target, self._keep)
+            self._thread.submit(remove_superseded, self._run, pending.step, self._keep)
         return Checkpoint(target, pending.step)
 
     @staticmethod
@@ -202,15 +216,42 @@ def write_manifest(staging: Path, manifest: dict[str, Any]) -> None:
 
 def publish(staging: Path, target: Path) -> None:
     """The moment from which it is a checkpoint."""
-    if target.exists():  # damaged, or the resume would have begun there
-        shutil.rmtree(target)
+    if os.path.lexists(target):  # not one that this run has saved
+        set_aside(target)
     staging.rename(target)
     sync(target.parent)
 
 
-def remove_others(newest: Path, keep: int) -> None:
-    """Delete the older checkpoints but for the newest ``keep`` in all, and what stands for later steps: not valid."""
-    folders = sorted(newest.parent.glob("step-*"))
-    upto = folders.index(newest) + 1
-    for folder in [*folders[: max(0, upto - keep)], *folders[upto:]]:
-        shutil.rmtree(folder, ignore_errors=True)
+def set_aside(folder: Path) -> Path:
+    """Give what is no valid checkpoint a name that says so, ``step-NNNNNN.invalid``, and keep it; returns its new path."""
+    number, target = 1, folder.with_name(f"{folder.name}.invalid")
+    while os.path.lexists(target):
+        number += 1
+        target = folder.with_name(f"{folder.name}.invalid-{number}")
+    folder.rename(target)
+    sync(target.parent)
+    return target
+
+
+def remove_superseded(run: Path, step: int, keep: int) -> None:
+    """Once step ``step`` is committed: delete all but the newest ``keep`` of the checkpoints up to it, and what was set
+    aside of steps up to it. What stands for later steps stays.
+
+    Each goes out of sight in one rename first: a kill in between leaves nothing that looks like a damaged checkpoint.
+    """
+    upto = [folder for folder in step_folders(run) if _step_of(folder) <= step]
+    aside = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
+    for path in [*upto[:-keep], *aside]:
+        with suppress(OSError):
+            path.rename(path.with_name(f".{path.name}.removed"))
+    for path in (run / "checkpoints").glob(".step-*.removed"):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _step_of(path: Path) -> int:
+    found = re.match(r"step-([0-9]+)", path.name)
+    assert found is not None, f"{path} names no step"
+    return int(found[1])
