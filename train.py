@@ -19,6 +19,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from janus_train.config import ROOT, UserError, load
+from janus_train.lifetime import stop_without_launcher
 from janus_train.overrides import check_overrides, quote_stage
 from janus_train.train.stopping import EXIT_LOST, EXIT_STOPPED, Lost, Stopped
 
@@ -52,6 +53,7 @@ def fail(error: UserError) -> NoReturn:
 
 
 if __name__ == "__main__":
+    stop_without_launcher()
     try:
         sys.argv[1:] = quote_stage(sys.argv[1:])
         check_overrides(sys.argv[1:])

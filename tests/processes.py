@@ -189,7 +189,6 @@ def _become(environment: dict[str, str], log: Path) -> None:
 def _train(
     words: tuple[str, ...], environment: dict[str, str], log: Path, sabotage: Callable[[int], None] | None, rank: int
 ) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # for loader workers: what a process of its own has
     _become(environment, log)
     if sabotage is not None:
         sabotage(rank)

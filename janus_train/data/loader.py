@@ -10,10 +10,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from janus_train import lifetime
 from janus_train.config import UserError
 from janus_train.data.packer import Packer
 from janus_train.data.sample import Row
@@ -53,19 +55,24 @@ class _Rows(IterableDataset[list[Row] | UserError]):
             yield error
 
 
-def _obey_the_trainer_alone(worker: int) -> None:
-    """For worker processes: a scheduler signals all processes of a job, and a worker that dies takes its trainer along.
+def _obey_the_trainer_alone(trainer: int, signals_its_death: bool, worker: int) -> None:
+    """For worker processes: they end with their trainer (pid ``trainer``), and when it says so.
 
-    SIGTERM ends a worker if it comes from its trainer, as it does at the trainer's end; a handler could not tell.
+    A scheduler signals all processes of a job, and a worker that dies takes its trainer along: SIGTERM ends a worker if it
+    comes from its trainer, as it does at the trainer's end; a handler could not tell.
     """
+    lifetime.end_with(trainer, signals_its_death)
+    lifetime.let_go_of_sockets()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait_for_the_end() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
+        while True:
+            received = signal.sigtimedwait({signal.SIGTERM}, lifetime.LOOK_EVERY_S)
+            if received and received.si_pid == trainer:
+                os._exit(0)
+            lifetime.end_if_orphan(trainer)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
 
@@ -87,7 +94,8 @@ def steps(
             batch_size=None,
             num_workers=parts,
             prefetch_factor=2 if parts else None,
-            worker_init_fn=_obey_the_trainer_alone,
+            multiprocessing_context="fork" if parts else None,  # why: janus_train/lifetime.py
+            worker_init_fn=partial(_obey_the_trainer_alone, os.getpid(), lifetime.can_signal_its_death()),
         )
     )
     while True:
