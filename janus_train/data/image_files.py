@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """All that may be opened anywhere (Pillow's names); the list is short because every decoder is a risk."""
@@ -35,7 +35,10 @@ MAX_EXIF_BYTES = 1 << 17
 WHAT_TO_GIVE = "give a JPEG, PNG or WebP of at most 100 megapixels"
 """For the end of messages to people."""
 _TOO_MANY_BYTES = f"has more than {MAX_FILE_BYTES // 10**6} MB"
+_NOT_REGULAR = "is a device or a pipe, not a regular file"
 _SPARE_BYTES = 16 << 20
+_PROGRESSIVE_BLOCK = 1 << 12
+"""Bytes that a progressive JPEG is decoded by: each scan, of a hundred bytes, may pass over all pixels."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 
 # `MAX_PIXELS` is the rule here. Pillow's warning at 89 megapixels would stand beside the one line that says so.
@@ -84,6 +87,8 @@ def load_image(image: Image.Image) -> None:
         with _limits_of(image):
             if image.tell():
                 image.seek(0)
+            if image.info.get("progressive") and isinstance(image, ImageFile.ImageFile):
+                image.decodermaxblock = _PROGRESSIVE_BLOCK
             image.load()
     except ImageError:
         raise
@@ -108,13 +113,18 @@ def check_size(image: Image.Image) -> None:
 def read_image_file(path: Path) -> bytes:
     """The file's bytes. Raises `ImageError` if it is no regular file or too large, `OSError` if it cannot be read."""
     # a pipe without a writer would block, both when it is opened and when it is read
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what a socket says
+            raise ImageError(_NOT_REGULAR) from None
+        raise
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("is a device or a pipe, not a regular file")
+            raise ImageError(_NOT_REGULAR)
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(_TOO_MANY_BYTES)
         with os.fdopen(descriptor, "rb", closefd=False) as file:

@@ -137,6 +137,20 @@ def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
     assert time.thread_time() - start < 1
 
 
+def test_a_jpeg_of_too_many_scans_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each passes over all pixels; 100 KB of them would take some ten seconds."""
+    file = io.BytesIO()
+    Image.new("L", (2000, 2000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    image = open_image(data[:-2] + last_scan * (100_000 // len(last_scan)) + data[-2:])
+    monkeypatch.setattr(image_files, "MAX_DECODE_S", 0.1)
+    start = time.thread_time()
+    with pytest.raises(ImageError, match="takes more than"):
+        load_image(image)
+    assert time.thread_time() - start < 2
+
+
 def test_decoding_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time between opening and decoding does not count, and decoding's does."""
     image, again = (open_image(encoded(RED, "JPEG")) for _ in range(2))

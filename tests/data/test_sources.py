@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from janus_train.config import UserError
 from janus_train.data import sources, storage
+from janus_train.data.image_files import read_image_file
 from janus_train.data.recipe import Recipe, SourceConfig
 from janus_train.data.sources import ImageFolderSource, JsonlSource, Lines
 from janus_train.data.types import BadSample, Record
@@ -165,16 +166,16 @@ def test_the_digest_of_jsonl_follows_every_line(tmp_path: Path) -> None:
 def test_unreadable_pictures_are_tried_again_then_end_the_run(
     lines_source: JsonlSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, read_bytes = [0], Path.read_bytes
+    calls = [0]
 
     def sometimes(path: Path) -> bytes:
         calls[0] += 1
         if calls[0] < 3:
             raise OSError(116, "Stale file handle")
-        return read_bytes(path)
+        return read_image_file(path)
 
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(Path, "read_bytes", sometimes)
+    monkeypatch.setattr(sources, "read_image_file", sometimes)
     assert len(lines_source[0].pictures) == 1 and calls[0] == 3
     calls[0] = -99
     with pytest.raises(UserError, match=r"a\.png cannot be read, 5 tries failed"):

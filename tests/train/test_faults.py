@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,53 @@ def test_one_ranks_defect_is_named_by_the_others(words: tuple[str, ...], whole: 
     last, host = failed.said(0).strip().splitlines()[-1], os.uname().nodename
     assert last == f"error: rank 0 on {host}: rank 1 on {host} failed: KeyError: 'weight'; the same command goes on from the newest checkpoint"  # fmt: skip
     assert "Traceback" not in failed.said(0) and "in failing" in failed.said(1)
+
+
+def stale(rank: int) -> None:
+    """Rank 1's file server has forgotten a file of the newest checkpoint."""
+    from janus_train.train import checkpoint
+
+    real = checkpoint.file_sha256
+
+    def failing(path: Path) -> str:
+        if rank == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path)
+
+    checkpoint.file_sha256 = failing  # type: ignore[assignment]
+
+
+def unseen(rank: int) -> None:
+    """Rank 1 does not see the run's manifest."""
+    from janus_train.train.folder import RunFolder
+
+    if rank == 1:
+        RunFolder.manifest = lambda self: {}  # type: ignore[method-assign]
+        RunFolder._refuse_orphans = lambda self: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "what"),
+    [
+        (stale, "cannot be read (Stale file handle): nothing was changed"),
+        (unseen, "is not the same folder for all processes"),
+    ],
+)
+def test_what_one_rank_cannot_read_ends_all_with_one_line(
+    words: tuple[str, ...], tmp_path: Path, sabotage: Callable[[int], None], what: str
+) -> None:
+    """The same on all ranks, at once, and nothing is changed."""
+    short = (*words, "run.planned_steps=8", "run.checkpoint_every=1")
+    with job(tmp_path / "begun", (*short, "run.steps=2")) as begun:
+        assert begun.codes() == [0], begun.said()
+    run = tmp_path / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with job(tmp_path / "log", (*short, "run.steps=3"), 2, sabotage=sabotage) as refused:
+        assert refused.codes(timeout_s=60) == [1, 1], refused.said()
+    last = [refused.said(rank).strip().splitlines()[-1] for rank in (0, 1)]
+    assert last[0] == last[1] and last[0].startswith("error: ") and what in last[0]
+    assert "Traceback" not in refused.said()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def slow(rank: int) -> None:

@@ -195,6 +195,117 @@ def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
     assert checkpoint.newest(folder) is None
 
 
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage(folder: Path, step: int) -> None:
+    (folder / f"checkpoints/step-{step:06d}/rank-00000.safetensors").write_bytes(b"damaged")
+
+
+THREE = ("run.planned_steps=6", "run.checkpoint_every=1", "run.keep_checkpoints=9", "run.steps=3")
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_kept(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
+    """The run goes on from the one before, and what was passed over goes when a later one is committed, not sooner."""
+    folder = run(small(2, *THREE))
+    first = lines(folder)
+    damage(folder, 3)
+    damage(folder, 2)
+    capfd.readouterr()
+    run(small(2, *THREE, "run.steps=2"))  # finished: nothing is looked at
+    assert (folder / "checkpoints/step-000003").is_dir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"finished": False}))
+    run(small(2, *THREE, "run.steps=2"))
+    said = capfd.readouterr().err
+    assert "starts from its checkpoint" in said and "step-000001" in said
+    for step in (2, 3):
+        assert f"warning: checkpoint {folder}/checkpoints/step-{step:06d} is passed over (rank-00000.safetensors has 7 bytes" in said  # fmt: skip
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "step-000001",
+        "step-000002",
+        "step-000003.invalid",
+    ]
+    run(small(2, *THREE, "run.steps=4"))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [f"step-{s:06d}" for s in (1, 2, 3, 4)]
+    assert [line["batch_digest"] for line in lines(folder)[:3]] == [line["batch_digest"] for line in first]
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_the_start_and_changes_nothing(small: Small, tmp_path: Path) -> None:
+    folder = run(small(2, *THREE))
+    weights = folder / "checkpoints/step-000003/rank-00000.safetensors"
+    weights.rename(tmp_path / "away")
+    weights.symlink_to(tmp_path / "elsewhere")
+    before = everything(folder)
+    for resume in ("true", "force", "restart"):
+        with pytest.raises(UserError, match=f"checkpoint {weights} cannot be read") as error:
+            run(small(2, *THREE, "run.steps=4", f"resume={resume}"))
+        assert "\n" not in str(error.value)
+    assert everything(folder) == before and weights.is_symlink()
+    (tmp_path / "away").rename(tmp_path / "elsewhere")
+    run(small(2, *THREE, "run.steps=4"))
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4]
+
+
+def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
+    small: Small, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(small(2, *THREE))
+    for step in (1, 2, 3):
+        damage(folder, step)
+    before = everything(folder)
+    with pytest.raises(UserError, match=r"no valid checkpoint \(step-000003: .*and 2 more.*resume=restart") as error:
+        run(small(2, *THREE, "run.steps=4"))
+    assert "\n" not in str(error.value) and everything(folder) == before
+    capfd.readouterr()
+    run(small(2, *THREE, "run.steps=4", "resume=restart"))
+    assert f"what was there is now in {folder}/restart-1" in capfd.readouterr().err
+    kept = everything(folder / "restart-1")
+    assert all(kept[name] == data for name, data in before.items() if "tensorboard" not in name)
+    whole = run(small(2, *THREE, "run.steps=4", f"output_dir={tmp_path / 'whole'}"))
+    assert timeless(folder) == timeless(whole)
+
+
+def test_restart_goes_on_where_a_checkpoint_is_valid(small: Small) -> None:
+    """So that a job that is requeued with the same words does not begin anew each time."""
+    folder = run(small(2, *THREE))
+    first = lines(folder)
+    run(small(2, *THREE, "run.steps=4", "resume=restart"))
+    assert lines(folder)[:3] == first and not (folder / "restart-1").exists()
+
+
+def test_checkpoints_without_the_runs_manifest_are_not_written_over(small: Small, tmp_path: Path) -> None:
+    folder = run(small(2, *THREE))
+    manifest = folder / "manifest.json"
+    data = manifest.read_bytes()
+    manifest.unlink()
+    before = everything(folder)
+    with pytest.raises(UserError, match=r"step-000003\) but no manifest\.json"):
+        run(small(2, *THREE))
+    manifest.symlink_to(tmp_path / "away")
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+        run(small(2, *THREE))
+    manifest.unlink()
+    for damaged in (b"", b"[]", data[: len(data) // 2]):
+        manifest.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+            run(small(2, *THREE))
+    manifest.unlink()
+    assert everything(folder) == before
+    run(small(2, *THREE, "resume=restart"))
+    assert everything(folder / "restart-1") == before
+
+
+def test_keys_that_look_like_ends_of_lines_survive_a_resume(small: Small) -> None:
+    folder = run(small(2, *THREE))
+    raw = "".join(json.dumps({"step": s, "key": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for s in (1, 2, 3, 4))
+    (folder / "quarantine.jsonl").write_text(raw, encoding="utf-8")  # as older versions wrote them
+    run(small(2, *THREE, "run.steps=4"))
+    found = (folder / "quarantine.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["step"] for line in found if line] == [1, 2, 3]
+
+
 def test_old_checkpoints_go(small: Small) -> None:
     folder = run(small(1, "run.steps=4", "run.checkpoint_every=1", "run.keep_checkpoints=2"))
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
