@@ -211,21 +211,21 @@ def test_one_ranks_defect_is_named_by_the_others(words: tuple[str, ...], whole: 
 
 def stale(rank: int) -> None:
     """Rank 1's file server has forgotten a file of the newest checkpoint."""
-    from janus_train.train import checkpoint
+    from janus_train.train.checkpoint import store
 
-    real = checkpoint.file_sha256
+    real = store.file_sha256
 
     def failing(path: Path) -> str:
         if rank == 1:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return real(path)
 
-    checkpoint.file_sha256 = failing  # type: ignore[assignment]
+    store.file_sha256 = failing  # type: ignore[assignment]
 
 
 def unseen(rank: int) -> None:
     """Rank 1 does not see the run's manifest."""
-    from janus_train.train.folder import RunFolder
+    from janus_train.train.run_dir import RunFolder
 
     if rank == 1:
         RunFolder.manifest = lambda self: {}  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from janus_train.model import lora
 from janus_train.model.components import is_adapter, part_of, set_trainable
 from janus_train.model.janus import PackedJanus
 from janus_train.planning.parameters import adapter_counts
-from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint import store
 from janus_train.train.run import run
 from tests.model.reference import to_batch
 from tests.planning.test_flops import some_documents
@@ -50,7 +50,7 @@ def test_a_run_trains_adapters_and_named_parts_alone(small: Small, random_base: 
     for name, tensor in before.items():
         trains = name in adapted or part_of(name) == "image_head"
         assert torch.equal(tensor, after[name]) != trains and tensor.dtype == after[name].dtype, name
-    found = checkpoint.newest(folder)
+    found = store.newest(folder)
     assert found is not None
     stored = {key.split("/")[1] for key in load_file(found.folder / "rank-00000.safetensors")}
     assert all(is_adapter(name) or part_of(name) == "image_head" for name in stored)

@@ -18,7 +18,7 @@ from janus_train.config import Config, UserError
 from janus_train.data.types import KINDS
 from janus_train.model import compiling
 from janus_train.model.components import part_of
-from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint import store
 from janus_train.train.run import run
 from tests.helpers import encoded, make_shard, picture
 
@@ -43,7 +43,7 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
     for name, tensor in before.items():
         same = torch.equal(tensor, after[name])
         assert same == (part_of(name) not in config.train_parts), name
-    found = checkpoint.newest(folder)
+    found = store.newest(folder)
     assert found is not None
     stored = [key.split("/") for key in load_file(found.folder / "rank-00000.safetensors")]
     names = {name for kind, name in stored if kind == "weight"}
@@ -189,10 +189,10 @@ def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    found = checkpoint.newest(folder)
+    found = store.newest(folder)
     assert found is not None and found.step == 1
     (folder / "checkpoints/step-000001/manifest.json").unlink()
-    assert checkpoint.newest(folder) is None
+    assert store.newest(folder) is None
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -316,7 +316,7 @@ def test_a_finished_run_says_so_and_does_nothing(small: Small, capsys: pytest.Ca
     stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     capsys.readouterr()
     run(small(1, "run.steps=1"))
-    assert "is finished at step 1" in capsys.readouterr().out
+    assert "is finished at step 1" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
 
 
@@ -346,7 +346,7 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
     drawn = sum(stream["draws"]["text_to_image"] for stream in state.values())
     run(small(2, *plan, "run.steps=3", "batch.rows_per_step=4", "ratio.text=1", "resume=force"))
     said = capfd.readouterr().err
-    assert "resume=force goes on with other settings: batch.rows_per_step 2 -> 4; ratio.text 3 -> 1" in said
+    assert "resume=force with other settings: batch.rows_per_step 2 -> 4; ratio.text 3 -> 1" in said
     assert json.loads((folder / "manifest.json").read_text())["forced"] == [
         ["batch.rows_per_step 2 -> 4", "ratio.text 3 -> 1"]
     ]

@@ -24,7 +24,7 @@ from janus_train.config import ROOT, Config, UserError
 from janus_train.train.backends.base import ParameterShard
 from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint
-from janus_train.train.checkpoint import saver
+from janus_train.train.checkpoint import saver, store
 from janus_train.train.run import run
 
 Small = Callable[..., Config]
@@ -95,7 +95,7 @@ def test_killed_in_a_save(plan: tuple[list[str], Path], small: Small, tmp_path: 
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     left = tmp_path / "run/checkpoints/.step-000002.part"
     assert left.is_dir() and (left / "manifest.json").exists() == (point == "rename")
-    found = checkpoint.newest(tmp_path / "run")
+    found = store.newest(tmp_path / "run")
     assert found is not None and found.step == 1
     assert_same_run(run(config_of(*mine)), whole)
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-000003", "step-000004"]
@@ -225,9 +225,9 @@ def test_pieces_go_together_again_however_they_were_cut(
 
 @pytest.mark.parametrize(("schema", "message"), [(1, "the older"), (99, "a newer")])
 def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path, schema: int, message: str) -> None:
-    folder = checkpoint.folder_of(tmp_path, 3)
+    folder = store.folder_of(tmp_path, 3)
     folder.mkdir(parents=True)
     manifest: dict[str, Any] = {"schema": schema, "step": 3, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: go on with {message}"):
-        checkpoint.newest(tmp_path)
+        store.newest(tmp_path)

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from janus_train.config import UserError
-from janus_train.train import checkpoint
-from janus_train.train.saver import publish, remove_superseded, set_aside
+from janus_train.train.checkpoint import store
+from janus_train.train.checkpoint.store import publish, remove_superseded, set_aside
 
 FILES = {"rank-00000.safetensors": b"weights", "state.json": b"{}"}
 
 
 def save(run: Path, step: int) -> Path:
     """A valid checkpoint, as far as a search looks."""
-    folder = checkpoint.folder_of(run, step)
+    folder = store.folder_of(run, step)
     folder.mkdir(parents=True)
     entries = {}
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
         entries[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest = {"schema": checkpoint.SCHEMA, "step": step, "files": entries}
+    manifest = {"schema": store.SCHEMA, "step": step, "files": entries}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -49,13 +49,11 @@ def test_the_newest_is_that_of_the_greatest_number(tmp_path: Path) -> None:
         save(tmp_path, step)
     for name in ("step-9000000.invalid", "step-9000000.bak", ".step-9000000.part"):
         shutil.copytree(tmp_path / "checkpoints/step-000005", tmp_path / "checkpoints" / name)
-    assert checkpoint.search(tmp_path) == checkpoint.Search(
-        checkpoint.Checkpoint(tmp_path / "checkpoints/step-1000000", 1_000_000)
-    )
+    assert store.search(tmp_path) == store.Search(store.Checkpoint(tmp_path / "checkpoints/step-1000000", 1_000_000))
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
-    assert checkpoint.search(tmp_path) == checkpoint.Search()
+    assert store.search(tmp_path) == store.Search()
 
 
 def _listed_file_gone(folder: Path) -> None:
@@ -115,9 +113,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     save(tmp_path, 10)
     damage(save(tmp_path, 20))
     before = names(tmp_path)
-    found = checkpoint.search(tmp_path)
-    assert found.found == checkpoint.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
-    assert found.passed_over == (checkpoint.Invalid(tmp_path / "checkpoints/step-000020", why),)
+    found = store.search(tmp_path)
+    assert found.found == store.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
+    assert found.passed_over == (store.Invalid(tmp_path / "checkpoints/step-000020", why),)
     assert names(tmp_path) == before
 
 
@@ -130,14 +128,14 @@ def test_a_link_to_nothing_is_unreadable_not_invalid(tmp_path: Path, place: str)
     save(tmp_path, 20)
     dangle(tmp_path / "checkpoints" / place)
     with pytest.raises(UserError, match=rf"^checkpoint {tmp_path}/checkpoints/{place}.* cannot be read \(it is a link"):
-        checkpoint.search(tmp_path)
+        store.search(tmp_path)
     assert names(tmp_path) == ["step-000010", "step-000020"]
 
 
 def test_a_folder_of_checkpoints_on_a_disk_that_is_away_is_unreadable(tmp_path: Path) -> None:
     dangle(save(tmp_path, 10).parent)
     with pytest.raises(UserError, match="checkpoints cannot be read"):
-        checkpoint.search(tmp_path)
+        store.search(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
@@ -157,7 +155,7 @@ def test_an_error_in_reading_is_not_damage(
 
     monkeypatch.setattr(Path, method, failing)
     with pytest.raises(UserError, match=r"checkpoints.* cannot be read \(the reason\): nothing was changed") as error:
-        checkpoint.search(tmp_path)
+        store.search(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -186,14 +184,14 @@ def test_a_kill_while_deleting_leaves_no_damaged_checkpoint(tmp_path: Path, monk
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
         remove_superseded(tmp_path, 30, keep=1)
-    assert [folder.name for folder in checkpoint.step_folders(tmp_path)] == ["step-000030"]
+    assert [folder.name for folder in store.step_folders(tmp_path)] == ["step-000030"]
     remove_superseded(tmp_path, 30, keep=1)
     assert names(tmp_path) == ["step-000030"]
 
 
 def test_what_stands_where_a_checkpoint_comes_is_kept_aside(tmp_path: Path) -> None:
     for text in ("first", "second"):
-        folder = checkpoint.folder_of(tmp_path, 10)
+        folder = store.folder_of(tmp_path, 10)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "text").write_text(text)
         staging = tmp_path / "checkpoints/.step-000010.part"
