@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -23,7 +25,6 @@ from janus_train.train.checkpoint import Search, step_folders
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
-
 
 _MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
 
@@ -145,6 +146,14 @@ class RunFolder:
                 "output_dir, take them back, or go on all the same with resume=force"
             )
         self.forced = changes
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Inside, what the disk refuses becomes a `UserError` that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"output_dir {self.path} cannot be written: {error}") from None
 
     def archive(self) -> Path:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""

@@ -102,9 +102,11 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
 
     distributed.barrier()  # nor before all ranks have come so far
     with distributed.together():
-        said = _make_room(folder, state, search) if distributed.is_main else []
+        said: list[str] = []
         if distributed.is_main:
-            folder.open(start.what, start.recorded, parts, frozen, found is not None)
+            with folder.naming_errors():
+                said = _make_room(folder, state, search)
+                folder.open(start.what, start.recorded, parts, frozen, found is not None)
             for record in (folder.metrics, folder.quarantine, folder.bad_steps):
                 truncate_after(record, done)  # after a resume every step stands in them once
     log = Log(config, folder.metrics, done + 1, distributed)
@@ -149,20 +151,15 @@ def _state(folder: RunFolder, distributed: Distributed) -> State:
 
 
 def _make_room(folder: RunFolder, state: State, search: checkpoint.Search) -> list[str]:
-    """Move out of the way what the run does not go on with; returns lines that say so. Raises `UserError`."""
-    try:
-        if state == "next_stage":
-            return [f"the earlier stage's files are now in {folder.archive()}"]
-        if search.found is None and checkpoint.step_folders(
-            folder.path
-        ):  # resume=restart, or it would have been refused
-            return [f"warning: no checkpoint is valid, resume=restart: what was there is now in {folder.restart()}"]
-        return [
-            f"warning: checkpoint {one.folder} is passed over ({one.why}), it is now {set_aside(one.folder).name}"
-            for one in search.passed_over
-        ]
-    except OSError as error:
-        raise UserError(f"output_dir {folder.path} cannot be written: {error.strerror or error}") from None
+    """Move out of the way what the run does not go on with; returns lines that say so."""
+    if state == "next_stage":
+        return [f"the earlier stage's files are now in {folder.archive()}"]
+    if search.found is None and checkpoint.step_folders(folder.path):  # or it would have been refused
+        return [f"warning: no checkpoint is valid, resume=restart: what was there is now in {folder.restart()}"]
+    return [
+        f"warning: checkpoint {one.folder} is passed over ({one.why}), it is now {set_aside(one.folder).name}"
+        for one in search.passed_over
+    ]
 
 
 def _make_trainable(
