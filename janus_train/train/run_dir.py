@@ -11,6 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import count
@@ -29,7 +31,6 @@ from janus_train.train.distributed.context import Distributed
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""
-
 
 _MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
 
@@ -187,6 +188,14 @@ class RunDir:
                 "output_dir, take them back, or go on all the same with resume=force"
             )
         self.forced = changes
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Inside, what the disk refuses becomes a `UserError` that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"output_dir {self.path} cannot be written: {error}") from None
 
     def archive(self) -> Path:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
