@@ -40,6 +40,7 @@ from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.shard_index import Head, write_heads, write_listing
 from janus_train.data.shard_scan import write_index
 from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.templates import get_template
 from janus_train.data.types import Kind, Record, Reference
 
 WIDTH, HEIGHT, SIZE = 500, 400, 384
@@ -134,8 +135,16 @@ def webdataset_records(folder: Path) -> Iterator[Record]:
 
 def documents(records: Iterator[Record], encoder: Encoder, kind: Kind, template: str) -> Iterator[None]:
     for number, record in enumerate(records):
-        sample = encoder.sample(record, template, kind, random.Random(number), 0.1, 0.25)
-        encoder.document(sample, Reference("benchmark", 0, number, record.key))
+        encoder.encode(
+            record,
+            get_template(template),
+            kind,
+            Reference("benchmark", 0, number, record.key),
+            row_tokens=None,
+            rng=random.Random(number),
+            guidance_dropout=0.1,
+            first_sentence=0.25,
+        )
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 from PIL import Image
 
 from janus_train.config import Config, load
+from janus_train.data.encode import Encoder
 from janus_train.data.shard_scan import write_index
+from janus_train.data.templates import get_template
+from janus_train.data.types import Document, Kind, Record, Reference
 from janus_train.overrides import compose_values
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,6 +29,30 @@ def config_of(*overrides: str) -> Config:
 
 def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (80, 60)) -> Image.Image:
     return Image.new("RGB", size, colour)
+
+
+def document_of(
+    encoder: Encoder,
+    record: Record,
+    template: str,
+    kind: Kind,
+    *,
+    row_tokens: int | None = None,
+    dropout: float = 0.0,
+    cut: float = 0.0,
+    seed: int = 0,
+) -> Document:
+    """The record's document, by default of any length and without the recipe's randomness."""
+    return encoder.encode(
+        record,
+        get_template(template),
+        kind,
+        Reference("source", 0, 0, record.key),
+        row_tokens=row_tokens,
+        rng=random.Random(seed),
+        guidance_dropout=dropout,
+        first_sentence=cut,
+    )
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:

@@ -35,7 +35,7 @@ def chat(
         raise UserError("--prompt is empty: ask something")
     pictures = [open_picture(path) for path in image or []]
     loaded = load(model, device, precision)
-    from janus_train.data.encode import with_places
+    from janus_train.data.prompt_format import with_places
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from janus_train.config import UserError
+from janus_train.data.templates import get_template
 
 if TYPE_CHECKING:
     from janus_train.data.recipe import Recipe
@@ -21,8 +22,6 @@ UNKNOWN = "unknown"
 """The origin of codes without a record."""
 VERSION = 1
 """Of the way from a picture to codes: its pixels (pictures.generation_pixels) and the rule (model/codes.py)."""
-DRAWING = ("class_to_image", "text_to_image", "request_to_image", "conversation")
-"""The templates that read codes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ def origin_in(record: bytes) -> str:
 def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
     """Raises `UserError` if a source that is drawn from has codes that this model's encoder did not make."""
     for config, source in recipe.sources.values():
-        origins: dict[str, Any] = getattr(source, "codes_origins", {}) if config.template in DRAWING else {}
+        origins: dict[str, Any] = (
+            getattr(source, "codes_origins", {}) if get_template(config.template).reads_codes else {}
+        )
         for origin, tar in origins.items():
             if origin not in ("", str(model)):
                 raise UserError(

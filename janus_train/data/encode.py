@@ -1,20 +1,24 @@
-"""Samples to documents: the only place where text becomes tokens.
+"""Records to documents: the only place where text becomes tokens.
 
-Record --TEMPLATES[name]--> Sample --Encoder.document--> Document
+    Record --template--> segments --tokenizer--> pieces --fit into a row--> pieces --pixels--> Document
+
+`Encoder.encode` is this line, from top to bottom. What an image shows is decoded at its end, once the length is settled.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import UserError
 from janus_train.data.images import generation_pixels, understanding_pixels
-from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
-from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
+from janus_train.data.prompt_format import chat_prompt, generation_prompt, system_prefix
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER, SpecialTokens, speakers
+from janus_train.data.templates import Template, with_first_sentence
 from janus_train.data.types import (
     IGNORE,
     IMAGE_CODE,
@@ -25,31 +29,30 @@ from janus_train.data.types import (
     Kind,
     Record,
     Reference,
-    Sample,
     Segment,
 )
 
-
-def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:
-    """The record's document, of at most ``row_tokens``: a conversation loses whole trailing turns for it.
-
-    Plain text stays whole, the packer cuts it. Raises `BadSample` for what cannot be made to fit.
-    """
-    whole = document = encode(record)
-    while len(document) > row_tokens and template != "text":
-        shorter = without_last_answer(record) if template == "conversation" else None
-        if shorter is None:
-            raise BadSample(f"{len(whole)} tokens do not fit a row of {row_tokens}")
-        record, document = shorter, encode(shorter)
-    return document
-
-
 SHORT, MOST_KNOWN = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""
+MAX_ROWS_OF_TEXT, CHARACTERS_PER_TOKEN = 64, 8
+"""A text that may be cut into pieces is taken up to so many full rows, of so many characters a token (twice what English
+has): tokenizing needs some hundred times a text's size in memory."""
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A run of texts with the same loss, tokenized as one string: tokens may span segments, as they do at inference."""
+
+    ids: list[int]
+    loss: bool
+
+
+_Piece = _Tokens | Segment
+"""Tokens, or the segment of an image."""
 
 
 class Encoder:
-    """Turns samples into documents, and prompts into the ids that inference starts from."""
+    """Turns records into documents, and prompts into the ids that inference starts from."""
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class Encoder:
         self.image_size = image_size
         self.picture_out_size = picture_out_size or image_size
         self.system_prompt = system_prompt
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
+        """In characters, or more: byte-level tokenizers write a byte as a character."""
         self._known: dict[str, list[int]] = {}  # the templates' own words, and names, come again and again
 
     def ids(self, text: str) -> list[int]:
@@ -84,47 +89,120 @@ class Encoder:
 
     # -- training
 
-    def sample(
-        self, record: Record, template: str, kind: Kind, rng: random.Random, guidance_dropout: float, cut_caption: float
-    ) -> Sample:
-        """Apply the template and the recipe's randomness. Raises `BadSample` with the reason.
+    def encode(
+        self,
+        record: Record,
+        template: Template,
+        kind: Kind,
+        reference: Reference,
+        *,
+        row_tokens: int | None,
+        rng: random.Random,
+        guidance_dropout: float,
+        first_sentence: float,
+    ) -> Document:
+        """The record's document, of at most ``row_tokens`` (None: any length) unless its text may be cut.
 
-        ``cut_caption``: probability that a text-to-image caption keeps only its first sentence (Janus: 25 %).
-        ``guidance_dropout``: probability that a drawn picture's prompt becomes pad tokens (Janus: 10 %), the pictures in
-        it too.
+        ``first_sentence``: probability that a caption keeps only its first sentence (Janus: 25 %), where the template
+        allows it. ``guidance_dropout``: probability that the prompt of an image to draw becomes pad tokens (Janus: 10 %),
+        the images in it too. Raises `BadSample` with the reason why the record cannot be trained on.
         """
-        drop, cut = rng.random() < guidance_dropout, rng.random() < cut_caption
-        segments = TEMPLATES[template](record)
-        if template == "text_to_image" and cut:
-            segments = [Segment("text", first_sentence(segments[0].text)), *segments[1:]]
-        if template == "conversation" and kind == "understanding" and self.system_prompt:
-            segments = [Segment("text", self.system_prompt + "\n\n"), *segments]
-        if drop and _is_prompt_and_picture(segments):
-            drawn = [segment.role for segment in segments].index("image_out")
-            segments = [Segment("text", PAD * self._length(segments[:drawn])), *segments[drawn:]]
-        return Sample(record.key, kind, tuple(segments))
+        drop_prompt, cut_caption = rng.random() < guidance_dropout, rng.random() < first_sentence
+        segments = template.build(record)
+        if cut_caption and template.can_cut_caption:
+            segments = with_first_sentence(segments)
+        if template.takes_system_prompt and kind == "understanding" and self.system_prompt:
+            segments = [Segment("text", system_prefix(self.system_prompt)), *segments]
+        pieces = self._pieces(segments, template, row_tokens)
+        if drop_prompt and _is_prompt_and_image(pieces):
+            first = next(place for place, piece in enumerate(pieces) if isinstance(piece, Segment) and _is_drawn(piece))
+            pads = [self.special.pad] * self._length(pieces[:first])
+            pieces = [_Tokens(pads, loss=False), *pieces[first:]]
+        return self._document(pieces, kind, reference, can_cut=template.can_cut_text)
 
-    def _length(self, segments: Sequence[Segment]) -> int:
+    def _pieces(self, segments: Sequence[Segment], template: Template, row_tokens: int | None) -> list[_Piece]:
+        """The segments, tokenized, that fit into a row. Raises `BadSample` if they cannot be made to fit."""
+        runs = list(_merge(segments))
+        if row_tokens is not None and template.can_drop_turns:
+            return self._whole_turns(runs, row_tokens)
+        if row_tokens is not None:
+            self._check_characters(sum(len(run.text) for run in runs), row_tokens, can_cut=template.can_cut_text)
+        pieces = [self._tokenized(run) for run in runs]
+        length = 1 + self._length(pieces)  # BOS is a token too
+        if row_tokens is not None and length > row_tokens and not template.can_cut_text:
+            raise BadSample(f"{length} tokens do not fit a row of {row_tokens}")
+        return pieces
+
+    def _check_characters(self, characters: int, row_tokens: int, *, can_cut: bool) -> None:
+        """Raises `BadSample` for a text that is too long to be worth tokenizing."""
+        most = self._most_characters(row_tokens)
+        if characters > most and not can_cut:
+            raise BadSample(f"{characters:,} characters do not fit a row of {row_tokens} tokens")
+        most = MAX_ROWS_OF_TEXT * row_tokens * CHARACTERS_PER_TOKEN
+        if characters > most and can_cut:
+            raise BadSample(
+                f"{characters:,} characters of text, at most {most:,} are taken ({MAX_ROWS_OF_TEXT} rows of {row_tokens} "
+                "tokens): split it into documents"
+            )
+
+    def _most_characters(self, row_tokens: int) -> int:
+        """More of them make more tokens than a row holds, whatever they are."""
+        return row_tokens * self._longest_token
+
+    def _whole_turns(self, runs: Sequence[Segment], row_tokens: int) -> list[_Piece]:
+        """All of a conversation that fits into a row, to the end of one of its answers. Raises `BadSample` if none ends there.
+
+        An answer ends with EOS. That is a token of its own, so what stands before it has the same tokens whatever follows:
+        the text is tokenized once, as far as a row goes.
+        """
+        pieces: list[_Piece] = []
+        length, turn_end = (
+            1,
+            (0, 0),
+        )  # BOS; the piece in which the last answer that fits ends, and after how many tokens
+        for run in runs:
+            if len(run.text) > self._most_characters(row_tokens):
+                break
+            piece = self._tokenized(run)
+            pieces.append(piece)
+            if isinstance(piece, _Tokens):
+                fitting = piece.ids[: row_tokens - length]
+                if self.special.eos in fitting:
+                    turn_end = (len(pieces), len(fitting) - fitting[::-1].index(self.special.eos))
+            length += self._length([piece])
+            if length > row_tokens:
+                break
+        else:
+            return pieces
+        if turn_end == (0, 0):
+            raise BadSample(f"the first question and answer do not fit a row of {row_tokens} tokens")
+        *before, last = pieces[: turn_end[0]]
+        assert isinstance(last, _Tokens)
+        return [*before, _Tokens(last.ids[: turn_end[1]], last.loss)]
+
+    def _tokenized(self, run: Segment) -> _Piece:
+        return _Tokens(self.ids(run.text), run.loss) if run.role == "text" else run
+
+    def _length(self, pieces: Sequence[_Piece]) -> int:
         """Their number of tokens."""
-        pieces = _pieces(segments)
-        return sum(len(self.ids(p[0])) if isinstance(p, tuple) else self.tokens_per_picture + 2 for p in pieces)
+        return sum(len(piece.ids) if isinstance(piece, _Tokens) else self.tokens_per_picture + 2 for piece in pieces)
 
-    def document(self, sample: Sample, reference: Reference) -> Document:
-        """BOS, then the segments; see `Document` for what each array means."""
+    def _document(self, pieces: Sequence[_Piece], kind: Kind, reference: Reference, *, can_cut: bool) -> Document:
+        """BOS, then the pieces; see `Document` for what each array means."""
         P, special = self.tokens_per_picture, self.special
-        runs: list[Sequence[int] | np.ndarray] = [[special.bos]]  # of ids that have slot and loss in common
+        runs: list[Sequence[int] | np.ndarray] = [[special.bos]]  # of ids that have modality and loss in common
         modality, losses = [TEXT], [False]
         length, drawn_at = 1, []
         understanding: list[np.ndarray] = []
         generation: list[np.ndarray | None] = []
         codes: list[np.ndarray | None] = []
         codes_have_loss: list[bool] = []
-        for piece in _pieces(sample.segments):
-            if isinstance(piece, tuple):
-                runs.append(self.ids(piece[0]))
+        for piece in pieces:
+            if isinstance(piece, _Tokens):
+                runs.append(piece.ids)
                 modality.append(TEXT)
-                losses.append(piece[1])
-                length += len(runs[-1])
+                losses.append(piece.loss)
+                length += len(piece.ids)
                 continue
             begin, length = length, length + P + 2
             runs += [[special.begin_of_image], np.full(P, special.placeholder), [special.end_of_image]]
@@ -135,7 +213,7 @@ class Encoder:
                 understanding.append(understanding_pixels(piece.picture, self.image_size, reduced=self.reduced_jpeg))
                 continue
             if piece.codes is None:
-                # trap 3: the generation encoder sees the cropped picture, never the grey-padded one
+                # the generation encoder sees the cropped image, never the one padded with grey
                 assert piece.picture is not None
                 generation.append(generation_pixels(piece.picture, self.picture_out_size))
             else:
@@ -143,9 +221,9 @@ class Encoder:
                     raise BadSample(f"cached codes have shape {piece.codes.shape}, the model takes ({P},)")
                 generation.append(None)
             codes.append(piece.codes)
-            codes_have_loss.append(piece.role == "image_out")
-            if piece.role == "image_out":
-                # trap 1: the state at <begin_of_image> predicts code 0, the one at code i predicts code i+1
+            codes_have_loss.append(_is_drawn(piece))
+            if _is_drawn(piece):
+                # the state at <begin_of_image> predicts code 0, the one at code i predicts code i+1
                 drawn_at.append(begin)
         ids = np.concatenate([np.asarray(run, np.int64) for run in runs])
         lengths = [len(run) for run in runs]
@@ -157,7 +235,7 @@ class Encoder:
             targets[begin : begin + P] = True
         return Document(
             reference=reference,
-            kind=sample.kind,
+            kind=kind,
             input_ids=ids,
             labels=labels,
             modality=np.repeat(np.asarray(modality, np.uint8), lengths),
@@ -166,17 +244,14 @@ class Encoder:
             generation_pixels=generation,
             codes=codes,
             codes_have_loss=codes_have_loss,
+            can_cut=can_cut,
         )
 
     # -- inference: the same strings, up to where the model goes on
 
-    def generation_prompt(self, prompt: str) -> str:
-        """The official text-to-image prompt; ``<begin_of_image>`` follows without a space."""
-        return f"{USER}: {prompt.strip()}\n\n{ASSISTANT}:"
-
     def generation_prompt_ids(self, prompt: str, num_pictures: int = 0) -> list[int]:
         """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
-        return [*self._prompt_ids(self.generation_prompt(prompt), num_pictures), self.special.begin_of_image]
+        return [*self._prompt_ids(generation_prompt(prompt), num_pictures), self.special.begin_of_image]
 
     def chat_prompt_ids(self, messages: list[dict[str, str]], num_pictures: int) -> list[int]:
         """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
@@ -195,52 +270,31 @@ class Encoder:
         return ids
 
 
-def with_places(text: str, num_pictures: int) -> str:
-    """The text with placeholders for pictures that it gives no place: before it, a line each."""
-    return f"{PLACEHOLDER}\n" * (num_pictures - text.count(PLACEHOLDER)) + text
-
-
-def chat_prompt(messages: list[dict[str, str]], system: str) -> str:
-    """The official ``deepseek`` conversation template to the letter (tests/golden/official_prompts.json).
-
-    Contents lose the white space around them; an empty one leaves the turn open: ``<|Assistant|>:``, where the model
-    goes on.
-    """
-    prompt = f"{system}\n\n" if system else ""
-    for message in messages:
-        role = ROLES[message["role"]]
-        content, end = message["content"].strip(), "\n\n" if role == USER else EOS
-        prompt += f"{role}: {content}{end}" if content else f"{role}:"
-    return prompt
-
-
-def _merge(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
-    """Neighbouring texts with the same loss become one string: tokens may span segments, as they do at inference."""
-    merged: list[tuple[str, bool]] = []
-    for segment in segments:
-        if merged and merged[-1][1] == segment.loss:
-            merged[-1] = (merged[-1][0] + segment.text, segment.loss)
-        else:
-            merged.append((segment.text, segment.loss))
-    return merged
-
-
-def _pieces(segments: Sequence[Segment]) -> list[tuple[str, bool] | Segment]:
-    """The segments with each run of texts merged."""
-    pieces: list[tuple[str, bool] | Segment] = []
+def _merge(segments: Sequence[Segment]) -> Iterator[Segment]:
+    """Neighbouring texts with the same loss become one."""
     run: list[Segment] = []
     for segment in segments:
-        if segment.role == "text":
-            run.append(segment)
-        else:
-            pieces += [*_merge(run), segment]
+        if run and not (segment.role == run[0].role == "text" and segment.loss == run[0].loss):
+            yield _joined(run)
             run = []
-    return [*pieces, *_merge(run)]
+        run.append(segment)
+    if run:
+        yield _joined(run)
 
 
-def _is_prompt_and_picture(segments: Sequence[Segment]) -> bool:
-    """One prompt, of words or of words and pictures, and the picture drawn from it: what guidance drop-out is for."""
-    roles = [segment.role for segment in segments]
-    first = roles.index("image_out") if "image_out" in roles else 0
-    lossless = not any(segment.loss for segment in segments)
-    return first > 0 and set(roles[:first]) <= {"text", "image_in"} and set(roles[first + 1 :]) <= {"text"} and lossless
+def _joined(run: Sequence[Segment]) -> Segment:
+    """One segment of texts; a run of one is what it is."""
+    return run[0] if len(run) == 1 else Segment("text", "".join(segment.text for segment in run), run[0].loss)
+
+
+def _is_drawn(segment: Segment) -> bool:
+    return segment.role == "image_out"
+
+
+def _is_prompt_and_image(pieces: Sequence[_Piece]) -> bool:
+    """One prompt, of words or of words and images, and the image drawn from it: what guidance drop-out is for."""
+    roles = ["text" if isinstance(piece, _Tokens) else piece.role for piece in pieces]
+    if any(piece.loss for piece in pieces) or "image_out" not in roles:
+        return False
+    prompt, rest = roles[: roles.index("image_out")], roles[roles.index("image_out") + 1 :]
+    return bool(prompt) and set(prompt) <= {"text", "image_in"} and set(rest) <= {"text"}

@@ -25,7 +25,7 @@ from janus_train.data.scenes import SceneSource
 from janus_train.data.shards import ShardSource, find_tars
 from janus_train.data.sources import ImageFolderSource, JsonlSource
 from janus_train.data.storage import Location, find, locate
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, Record, digest
 
 
@@ -188,10 +188,7 @@ class Recipe:
         for source in self.config.sources:
             if source.name in self.sources:
                 raise UserError(f"{self.path}: two sources are called {source.name!r}")
-            if source.template not in TEMPLATES:
-                raise UserError(
-                    f"{self.path}: source {source.name!r} has template {source.template!r}, known are {', '.join(TEMPLATES)}"
-                )
+            get_template(source.template, of=f"{self.path}: source {source.name!r}")
             places = self._places[source.name] = places_of(source, self.path)
             self.sources[source.name] = (source, SOURCE_TYPES[source.type](source, places, image_size))
 

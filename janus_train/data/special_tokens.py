@@ -13,12 +13,10 @@ PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE = "<image_placeholder>", "<begin_of_im
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, USER, ASSISTANT)
 
-ROLES = {USER: USER, ASSISTANT: ASSISTANT, "user": USER, "assistant": ASSISTANT, "User": USER, "Assistant": ASSISTANT}
-
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids looked up by string: they differ between the 1B and the 7B (facts.md)."""
+    """Ids looked up by string: they differ between the 1B and the 7B."""
 
     bos: int
     eos: int
@@ -40,5 +38,5 @@ class SpecialTokens:
 
 
 def speakers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
-    """What stands for `USER` and `ASSISTANT` in a model's text: themselves, or Janus-1.3B's words (facts.md)."""
+    """What stands for `USER` and `ASSISTANT` in a model's text: themselves, or Janus-1.3B's words."""
     return (USER, ASSISTANT) if USER in tokenizer.get_vocab() else ("User", "Assistant")

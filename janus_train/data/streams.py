@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.data.encode import Encoder, fitted
+from janus_train.data.encode import Encoder
 from janus_train.data.order import Order, stable_hash
 from janus_train.data.packer import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
-from janus_train.data.types import BadSample, Document, Kind, Quarantined, Record, Reference, Row
+from janus_train.data.templates import get_template
+from janus_train.data.types import BadSample, Document, Kind, Quarantined, Reference, Row
 
 MOST_IN_A_ROW = 100
 """So many unusable samples of a source one after the other end the run."""
@@ -45,6 +46,7 @@ class Drawer:
         self.recipe, self.encoder, self.seed, self.num_streams = recipe, encoder, seed, num_streams
         self.row_tokens = row_tokens
         self.guidance_dropout, self.first_sentence = guidance_dropout, first_sentence
+        self.templates = {name: get_template(config.template) for name, (config, _) in recipe.sources.items()}
         self.orders = {
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
         }
@@ -76,20 +78,19 @@ class Drawer:
         config, source = self.recipe.sources[source_name]
         record = source[index]
         reference = Reference(source_name, epoch, index, record.key)
-        rng_seed = stable_hash("sample", self.seed, source_name, epoch, index)
-
-        def encode(record: Record) -> Document:
-            rng = random.Random(rng_seed)
-            dropout, cut = self.guidance_dropout, self.first_sentence
-            sample = self.encoder.sample(record, config.template, config.kind, rng, dropout, cut)
-            return self.encoder.document(sample, reference)
-
         try:
-            document = fitted(record, config.template, self.row_tokens, encode)
+            return self.encoder.encode(
+                record,
+                self.templates[source_name],
+                config.kind,
+                reference,
+                row_tokens=self.row_tokens,
+                rng=random.Random(stable_hash("sample", self.seed, source_name, epoch, index)),
+                guidance_dropout=self.guidance_dropout,
+                first_sentence=self.first_sentence,
+            )
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
-        document.can_cut = config.template == "text"
-        return document
 
 
 def initial_state() -> dict[str, Any]:

@@ -1,106 +1,118 @@
-"""The project's only templates: a record's fields and pictures -> the segments of its sample.
+"""Templates: how a record's fields and images become the segments of a sample.
 
-Formats: facts.md "Sequence formats" (the official code) and Pro, section 3.1 for the stages' templates.
+A recipe names the template of each of its sources. A template is one function, and what may be done to its result:
+
+    @register_template(reads="caption", reads_codes=True)
+    def text_to_image(record: Record) -> list[Segment]: ...
+
+Other packages register theirs in the same way, before a recipe that names them is opened. The formats of the stages are
+those of Janus-Pro, section 3.1; stage 3's conversations are in the official code's format (prompt_format.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, ROLES, SPECIAL_TOKENS, USER
+from janus_train.config import UserError
+from janus_train.data.prompt_format import ROLES, full_turn, generation_prompt, open_turn
+from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.data.types import BadSample, Record, Segment
+
+Build = Callable[[Record], list[Segment]]
 
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", re.DOTALL)
 
 
-def _text(record: Record, name: str, *, clean: bool = True) -> str:
-    value = record.fields.get(name)
-    if not isinstance(value, str):
-        raise BadSample(f"field {name!r} is missing or no text")
-    if not value.strip():
-        raise BadSample(f"field {name!r} is empty")
-    found = _SPECIAL.search(value) if clean else None
-    if found:
-        raise BadSample(f"field {name!r} holds the special token {found[0]}")
-    return value
+@dataclass(frozen=True)
+class Template:
+    """What makes segments of a record, and what else may be done to them."""
+
+    name: str
+    """As recipes name it."""
+    build: Build
+    """Raises `BadSample` for a record that does not suit."""
+    reads: str
+    """The field by which a record is known to be meant for it, where no recipe says so."""
+    reads_codes: bool = False
+    """It makes ``image_out`` or ``codes_in`` segments, which use the codes that a shard holds."""
+    can_cut_text: bool = False
+    """Its sample is text alone, and may be cut anywhere into pieces that go into different rows."""
+    can_drop_turns: bool = False
+    """Where the sample is longer than a row, it may end at any `EOS` before its last one."""
+    can_cut_caption: bool = False
+    """Its first segment is a caption of which the first sentence alone makes sense."""
+    takes_system_prompt: bool = False
+    """The model's system prompt goes before it, where its source is for understanding."""
 
 
-def _picture(record: Record) -> tuple[Image.Image, np.ndarray | None]:
-    if len(record.pictures) != 1:
-        raise BadSample(f"{len(record.pictures)} pictures where the template takes 1")
-    return record.pictures[0], (record.codes[0] if record.codes else None)
+_TEMPLATES: dict[str, Template] = {}
 
 
-def _image_in(record: Record) -> Segment:
-    return Segment("image_in", picture=_picture(record)[0])
+def register_template(
+    *,
+    reads: str,
+    reads_codes: bool = False,
+    can_cut_text: bool = False,
+    can_drop_turns: bool = False,
+    can_cut_caption: bool = False,
+    takes_system_prompt: bool = False,
+) -> Callable[[Build], Build]:
+    """Make a function of a module a template of the function's name; for the options see `Template`.
+
+    The function stays what it is, so that it can be sent to worker processes by its name.
+    """
+
+    def register(build: Build) -> Build:
+        name = build.__name__
+        known = _TEMPLATES.get(name)
+        if known is not None and known.build.__module__ != build.__module__:
+            raise UserError(f"template {name!r} of {build.__module__}: {known.build.__module__} has one of this name")
+        _TEMPLATES[name] = Template(
+            name, build, reads, reads_codes, can_cut_text, can_drop_turns, can_cut_caption, takes_system_prompt
+        )
+        return build
+
+    return register
 
 
-def _image_out(record: Record) -> Segment:
-    picture, codes = _picture(record)
-    return Segment("image_out", picture=picture, codes=codes)
+def get_template(name: str, of: str = "") -> Template:
+    """The template of this name. Raises `UserError` with the known ones if there is none; ``of`` says what names it."""
+    if name not in _TEMPLATES:
+        raise UserError(f"{of and of + ': '}there is no template {name!r}, known are {', '.join(_TEMPLATES)}")
+    return _TEMPLATES[name]
 
 
-def text(record: Record) -> list[Segment]:
-    """Plain text, all of it with loss."""
-    return [Segment("text", _text(record, "text") + EOS, loss=True)]
+def template_for(record: Record) -> Template:
+    """A template for a record of which no recipe speaks: the first one whose field is there. Raises `BadSample`."""
+    for template in _TEMPLATES.values():
+        if template.reads in record.fields:
+            return template
+    fields = dict.fromkeys(template.reads for template in _TEMPLATES.values())
+    raise BadSample(f"none of the fields {', '.join(fields)} is there", key=record.key)
 
 
-def image_caption(record: Record) -> list[Segment]:
-    """Stage 1: ``<image><text>``."""
-    return [_image_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
+# -- the templates: of several that read one field, `template_for` takes the first
 
 
-def image_describe(record: Record) -> list[Segment]:
-    """Stage 2: ``<image>Describe the image in detail.<caption>``."""
-    caption = _text(record, "caption")
-    return [
-        _image_in(record),
-        Segment("text", "Describe the image in detail."),
-        Segment("text", caption + EOS, loss=True),
-    ]
-
-
-def question_answer(record: Record) -> list[Segment]:
-    """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
-    question, answer = _text(record, "question"), _text(record, "answer")
-    return [_image_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
-
-
-def class_to_image(record: Record) -> list[Segment]:
-    """Stage 1: ``<category_name><image>``."""
-    return [Segment("text", _text(record, "class_name")), _image_out(record)]
-
-
-def text_to_image(record: Record) -> list[Segment]:
-    """Stage 2: ``<caption><image>``."""
-    return [Segment("text", _text(record, "caption")), _image_out(record)]
-
-
-def request_to_image(record: Record) -> list[Segment]:
-    """Stage 3: a caption as the user's request and the picture as the answer, in the official generation prompt."""
-    prompt = f"{USER}: {_text(record, 'caption').strip()}\n\n{ASSISTANT}:"
-    return [Segment("text", prompt), _image_out(record), Segment("text", EOS)]
-
-
+@register_template(reads="conversations", reads_codes=True, can_drop_turns=True, takes_system_prompt=True)
 def conversation(record: Record) -> list[Segment]:
-    """Stage 3: the official chat template, contents without the white space around them as there; loss on the
-    assistant's words and on the pictures it draws.
+    """Stage 3: turns that alternate, with loss on the assistant's words and on the images it draws.
 
-    A placeholder in a user's turn is a picture to look at, one in the assistant's turn a picture to draw.
+    A placeholder in a user's turn is an image to look at, one in the assistant's turn an image to draw.
     """
     turns = record.fields.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadSample("field 'conversations' is missing, empty or no list")
-    pictures = iter(zip(record.pictures, record.codes or [None] * len(record.pictures), strict=True))
-    wanted = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
-    if wanted != len(record.pictures):
-        raise BadSample(f"{wanted} placeholders but {len(record.pictures)} pictures")
+    images = iter(zip(record.pictures, record.codes or [None] * len(record.pictures), strict=True))
+    places = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
+    if places != len(record.pictures):
+        raise BadSample(f"{places} placeholders but {len(record.pictures)} pictures")
     segments: list[Segment] = []
     for number, turn in enumerate(turns):
         role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
@@ -111,65 +123,122 @@ def conversation(record: Record) -> list[Segment]:
         content = turn.get("content")
         if not isinstance(content, str) or not content.strip():
             raise BadSample(f"turn {number} is empty or no text")
-        found = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
-        if found:
-            raise BadSample(f"turn {number} holds the special token {found[0]}")
-        segments += (_user_turn if role == USER else _assistant_turn)(content.strip(), pictures)
+        special = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
+        if special:
+            raise BadSample(f"turn {number} holds the special token {special[0]}")
+        segments += (_user_turn if role == USER else _assistant_turn)(content, images)
     if len(turns) % 2:
         raise BadSample("the last turn is the user's: there is nothing to learn from it")
     return segments
 
 
-def _user_turn(content: str, pictures: Any) -> list[Segment]:
-    first, *rest = f"{USER}: {content}\n\n".split(PLACEHOLDER)
+_Images = Iterator[tuple[Image.Image, np.ndarray | None]]
+
+
+def _user_turn(content: str, images: _Images) -> list[Segment]:
+    first, *rest = full_turn(USER, content).split(PLACEHOLDER)
     segments = [Segment("text", first)]
-    for piece in rest:
-        segments += [Segment("image_in", picture=next(pictures)[0]), Segment("text", piece)]
+    for words in rest:
+        segments += [Segment("image_in", picture=next(images)[0]), Segment("text", words)]
     return segments
 
 
-def _assistant_turn(content: str, pictures: Any) -> list[Segment]:
-    """`` {words}<EOS>`` with loss; no space before a picture that comes first, and no loss on the EOS after a picture."""
-    first, *rest = content.split(PLACEHOLDER)
-    segments = [Segment("text", f"{ASSISTANT}:")]
-    if first.strip():
-        segments.append(Segment("text", " " + first + ("" if rest else EOS), loss=True))
-    for number, piece in enumerate(rest):
-        picture, codes = next(pictures)
-        segments.append(Segment("image_out", picture=picture, codes=codes))
-        last = number == len(rest) - 1
-        if piece.strip():
-            segments.append(Segment("text", piece + (EOS if last else ""), loss=True))
-        elif last:
+def _assistant_turn(content: str, images: _Images) -> list[Segment]:
+    """Loss on the words and the EOS after them; no space before an image that comes first, no loss on the EOS after one."""
+    begin = open_turn(ASSISTANT)
+    segments = [Segment("text", begin)]
+    for number, words in enumerate(full_turn(ASSISTANT, content).removeprefix(begin).split(PLACEHOLDER)):
+        if number > 0:
+            image, codes = next(images)
+            segments.append(Segment("image_out", picture=image, codes=codes))
+        if words.removesuffix(EOS).strip():
+            segments.append(Segment("text", words, loss=True))
+        elif words.endswith(EOS):
             segments.append(Segment("text", EOS))
     return segments
 
 
-def without_last_answer(record: Record) -> Record | None:
-    """A conversation without its last question and answer and their pictures; None if it would be empty."""
-    turns = record.fields["conversations"][:-2]
-    if not turns:
-        return None
-    kept = sum(turn["content"].count(PLACEHOLDER) for turn in turns)
-    return Record(record.key, record.fields | {"conversations": turns}, record.pictures[:kept], record.codes[:kept])
+@register_template(reads="question")
+def question_answer(record: Record) -> list[Segment]:
+    """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
+    question, answer = _text(record, "question"), _text(record, "answer")
+    return [_image_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
 
 
-TEMPLATES: dict[str, Callable[[Record], list[Segment]]] = {
-    f.__name__: f
-    for f in (
-        text,
-        image_caption,
-        image_describe,
-        question_answer,
-        class_to_image,
-        text_to_image,
-        request_to_image,
-        conversation,
-    )
-}
+@register_template(reads="caption")
+def image_caption(record: Record) -> list[Segment]:
+    """Stage 1: ``<image><text>``."""
+    return [_image_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
+
+
+@register_template(reads="caption")
+def image_describe(record: Record) -> list[Segment]:
+    """Stage 2: ``<image>Describe the image in detail.<caption>``."""
+    caption = _text(record, "caption")
+    return [
+        _image_in(record),
+        Segment("text", "Describe the image in detail."),
+        Segment("text", caption + EOS, loss=True),
+    ]
+
+
+@register_template(reads="caption", reads_codes=True, can_cut_caption=True)
+def text_to_image(record: Record) -> list[Segment]:
+    """Stage 2: ``<caption><image>``."""
+    return [Segment("text", _text(record, "caption")), _image_out(record)]
+
+
+@register_template(reads="caption", reads_codes=True)
+def request_to_image(record: Record) -> list[Segment]:
+    """Stage 3: a caption as the user's request and the image as the answer, in the official generation prompt."""
+    return [Segment("text", generation_prompt(_text(record, "caption"))), _image_out(record), Segment("text", EOS)]
+
+
+@register_template(reads="class_name", reads_codes=True)
+def class_to_image(record: Record) -> list[Segment]:
+    """Stage 1: ``<category_name><image>``."""
+    return [Segment("text", _text(record, "class_name")), _image_out(record)]
+
+
+@register_template(reads="text", can_cut_text=True)
+def text(record: Record) -> list[Segment]:
+    """Plain text, all of it with loss."""
+    return [Segment("text", _text(record, "text") + EOS, loss=True)]
+
+
+def with_first_sentence(segments: list[Segment]) -> list[Segment]:
+    """The segments, of the caption that comes first only its first sentence."""
+    return [Segment("text", first_sentence(segments[0].text)), *segments[1:]]
 
 
 def first_sentence(caption: str) -> str:
     """The caption up to its first full stop; the whole of it if it has none."""
     match = _FIRST_SENTENCE.match(caption)
     return match[0] if match else caption
+
+
+def _text(record: Record, name: str) -> str:
+    value = record.fields.get(name)
+    if not isinstance(value, str):
+        raise BadSample(f"field {name!r} is missing or no text")
+    if not value.strip():
+        raise BadSample(f"field {name!r} is empty")
+    special = _SPECIAL.search(value)
+    if special:
+        raise BadSample(f"field {name!r} holds the special token {special[0]}")
+    return value
+
+
+def _image(record: Record) -> tuple[Image.Image, np.ndarray | None]:
+    if len(record.pictures) != 1:
+        raise BadSample(f"{len(record.pictures)} pictures where the template takes 1")
+    return record.pictures[0], (record.codes[0] if record.codes else None)
+
+
+def _image_in(record: Record) -> Segment:
+    return Segment("image_in", picture=_image(record)[0])
+
+
+def _image_out(record: Record) -> Segment:
+    image, codes = _image(record)
+    return Segment("image_out", picture=image, codes=codes)

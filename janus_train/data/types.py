@@ -1,6 +1,6 @@
 """The shapes that travel the data path, from a source's record to the model's batch.
 
-    Record -> (template) -> Sample -> (encoder) -> Document -> (packer) -> Row -> (collate) -> Batch
+    Record -> (template) -> segments -> (encoder) -> Document -> (packer) -> Row -> (collate) -> Batch
 
 Shape legend, used in every module of the project:
 
@@ -60,7 +60,7 @@ Role = Literal["text", "image_in", "image_out", "codes_in"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a sample.
+    """A piece of a sample. A list of segments is the general form of every kind of data.
 
     ``text``         text, with a loss on its tokens if ``loss``
     ``image_in``     a picture that goes through the understanding encoder
@@ -73,15 +73,6 @@ class Segment:
     loss: bool = False
     picture: Image.Image | None = None
     codes: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The general form of every kind of data: a list of segments."""
-
-    key: str
-    kind: Kind
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +111,7 @@ class Document:
     """One encoded sample: the unit that attention never leaves. All arrays have one entry a token.
 
     ``labels[i]`` is the token that the hidden state *at* i predicts: the shift by one is done here, once, and nowhere
-    else (facts.md, trap 1). Likewise ``image_targets[i]`` says that the hidden state at i predicts the next code: it is
+    else. Likewise ``image_targets[i]`` says that the hidden state at i predicts the next code: it is
     true at ``<begin_of_image>`` and at codes 0..P-2 of an ``image_out``.
     """
 

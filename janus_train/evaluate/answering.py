@@ -13,6 +13,7 @@ import torch
 from janus_train.data.scene_text import questions
 from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
 from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
 from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.measures import commonest, measure
@@ -88,8 +89,19 @@ def evaluate_dialogues(loaded: Loaded, shards: list[Path], options: Options, rep
     documents = []
     for index in range(options.num_dialogues):
         record = source[index]
-        sample = encoder.sample(record, "conversation", "text", random.Random(0), 0.0, 0.0)
-        documents.append(encoder.document(sample, Reference("dialogue", 0, index, record.key)))
+        reference = Reference("dialogue", 0, index, record.key)
+        documents.append(
+            encoder.encode(
+                record,
+                get_template("conversation"),
+                "text",
+                reference,
+                row_tokens=None,
+                rng=random.Random(0),
+                guidance_dropout=0.0,
+                first_sentence=0.0,
+            )
+        )
     documents.sort(key=len)
     total, tokens, device = 0.0, 0, janus.lm_head.weight.device
     for start in range(0, len(documents), options.batch_size):

@@ -17,8 +17,8 @@ import gradio
 from PIL import Image
 
 from janus_train.config import UserError
-from janus_train.data.encode import with_places
 from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
+from janus_train.data.prompt_format import with_places
 from janus_train.infer.load import Loaded
 
 MOST_PICTURES, MOST_TOKENS = 16, 512

@@ -13,7 +13,8 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
-from janus_train.data.special_tokens import ASSISTANT, ROLES
+from janus_train.data.prompt_format import ROLES
+from janus_train.data.special_tokens import ASSISTANT
 from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
 from janus_train.infer.seeing import picture_features, prompt_embeds
 

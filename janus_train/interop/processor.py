@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
 from janus_train.config import UserError
+from janus_train.data.prompt_format import chat_template
 from janus_train.data.special_tokens import (
-    ASSISTANT,
     BEGIN_OF_IMAGE,
     BOS,
     END_OF_IMAGE,
@@ -24,7 +24,6 @@ from janus_train.data.special_tokens import (
     PAD,
     PLACEHOLDER,
     SPECIAL_TOKENS,
-    USER,
     SpecialTokens,
     speakers,
 )
@@ -71,43 +70,6 @@ def generation_config(special: SpecialTokens, guidance: float, temperature: floa
     )
     config.generation_kwargs = {"boi_token_id": special.begin_of_image, "eoi_token_id": special.end_of_image}
     return config
-
-
-def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
-    """Jinja for ``apply_chat_template``: contents are strings, or lists of {"type": "text" | "image", ...}.
-
-    ``system`` goes before a conversation with pictures, unless that has a system message of its own; ``user`` and
-    ``assistant``: `special_tokens.speakers`.
-    """
-    default = f"{{{{ {json.dumps(system, ensure_ascii=False)} + '\\n\\n' }}}}" if system else ""
-    return (
-        "{%- set seen = namespace(picture=false) -%}"
-        "{%- for message in messages -%}"
-        f"{{%- if message['content'] is string -%}}{{%- if '{PLACEHOLDER}' in message['content'] -%}}"
-        "{%- set seen.picture = true -%}{%- endif -%}"
-        "{%- else -%}{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}"
-        "{%- set seen.picture = true -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- if seen.picture and messages[0]['role'] != 'system' -%}" + default + "{%- endif -%}"
-        "{%- for message in messages -%}"
-        "{%- set body = namespace(text='', after_picture=false) -%}"
-        "{%- if message['content'] is string -%}{%- set body.text = message['content'] -%}"
-        "{%- else -%}{%- for item in message['content'] -%}"
-        "{%- if not loop.first and (body.after_picture or item['type'] == 'image') -%}"
-        "{%- set body.text = body.text + '\\n' -%}{%- endif -%}"
-        "{%- if item['type'] == 'image' -%}"
-        f"{{%- set body.text = body.text + '{PLACEHOLDER}' -%}}{{%- set body.after_picture = true -%}}"
-        "{%- else -%}{%- set body.text = body.text + item['text'] -%}{%- set body.after_picture = false -%}{%- endif -%}"
-        "{%- endfor -%}{%- endif -%}"
-        "{%- if message['role'] != 'system' -%}{%- set body.text = body.text | trim -%}{%- endif -%}"
-        "{%- if message['role'] == 'system' -%}{{ body.text + '\\n\\n' }}"
-        f"{{%- elif message['role'] | lower == 'user' or message['role'] == '{USER}' -%}}"
-        f"{{{{ '{user}: ' + body.text + '\\n\\n' if body.text else '{user}:' }}}}"
-        f"{{%- else -%}}{{{{ '{assistant}: ' + body.text + '{EOS}' if body.text else '{assistant}:' }}}}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{ '{assistant}:' }}}}{{%- endif -%}}"
-    )
 
 
 def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, system: str, folder: Path) -> None:

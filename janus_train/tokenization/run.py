@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from janus_train.config import UserError
-from janus_train.data.cached_codes import DRAWING
 from janus_train.data.given import Given
 from janus_train.data.shard_index import ShardIndex, own_index, read_head
 from janus_train.data.shard_swap import Busy, finish_swap, locked, relist, replace_shard
 from janus_train.data.storage import Location
+from janus_train.data.templates import get_template
 from janus_train.model.code_encoder import CodeEncoder
 from janus_train.tokenization.rewrite import Tally, has_pictures, rewrite
 
@@ -28,9 +28,9 @@ def tars_of(given: Sequence[Given]) -> list[Path]:
         raise UserError(
             f"none of the {len(given)} sources is of kind generation and type shards: nothing to cache codes in"
         )
-    unread = [one for one in wanted if one.config is not None and one.config.template not in DRAWING]
-    if unread:
-        raise UserError(f"source {unread[0].name!r}: its template {unread[0].config.template} draws no picture")  # type: ignore[union-attr]
+    for one in wanted:
+        if one.config is not None and not get_template(one.config.template, of=f"source {one.name!r}").reads_codes:
+            raise UserError(f"source {one.name!r}: its template {one.config.template} draws no picture")
     return sorted({_local(place).absolute() for one in wanted for place in one.places})
 
 

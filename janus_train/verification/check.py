@@ -10,21 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from janus_train.config import UserError
-from janus_train.data.encode import Encoder, fitted
+from janus_train.data.encode import Encoder
 from janus_train.data.images import to_rgb
 from janus_train.data.recipe import Source
-from janus_train.data.templates import TEMPLATES
-from janus_train.data.types import BadSample, Document, Kind, Record, Reference
+from janus_train.data.templates import Template, template_for
+from janus_train.data.types import BadSample, Kind, Record, Reference
 from janus_train.interop.processor import load_tokenizer
 
-FORMS = {
-    "conversations": ("conversation",),
-    "question": ("question_answer",),
-    "caption": ("image_caption", "text_to_image"),
-    "class_name": ("class_to_image",),
-    "text": ("text",),
-}
-"""The field that tells a record's form, and the templates that may read it: for tars that no recipe speaks of."""
 _STUB = Image.new("RGB", (1, 1))
 
 
@@ -46,15 +38,18 @@ class Lengths:
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
 
-    def check(self, record: Record, template: str, kind: Kind) -> None:
+    def check(self, record: Record, template: Template, kind: Kind) -> None:
         """Raises `BadSample` if the sample fits no row."""
-
-        def encode(record: Record) -> Document:
-            sample = self._encoder.sample(record, template, kind, random.Random(0), 0.0, 0.0)
-            return self._encoder.document(sample, Reference("", 0, 0, record.key))
-
-        small = Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes)
-        fitted(small, template, self.row_tokens, encode)
+        self._encoder.encode(
+            Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes),
+            template,
+            kind,
+            Reference("", 0, 0, record.key),
+            row_tokens=self.row_tokens,
+            rng=random.Random(0),
+            guidance_dropout=0.0,
+            first_sentence=0.0,
+        )
 
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
@@ -74,7 +69,7 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
 class Check:
     """What is asked of a source's samples. ``template`` None: to fit any known form."""
 
-    template: str | None = None
+    template: Template | None = None
     kind: Kind | None = None
     lengths: Lengths | None = None
     fields: bool = True
@@ -95,16 +90,8 @@ class Check:
         return len(record.pictures)
 
     def _fits(self, record: Record) -> None:
-        template = self.template or form_of(record)
-        TEMPLATES[template](record)
+        template = self.template or template_for(record)
+        template.build(record)
         if self.lengths is not None:
             kind = self.kind or ("understanding" if record.pictures else "text")
             self.lengths.check(record, template, kind)
-
-
-def form_of(record: Record) -> str:
-    """The template for a record of which nothing is said. Raises `BadSample` if its fields are of no known form."""
-    for field, templates in FORMS.items():
-        if field in record.fields:
-            return templates[0]
-    raise BadSample(f"none of the fields {', '.join(FORMS)} is there", key=record.key)

@@ -14,7 +14,7 @@ from janus_train.data.recipe import SOURCE_TYPES, Source
 from janus_train.data.shard_index import read_head
 from janus_train.data.shards import ShardSource
 from janus_train.data.storage import Location, file_sizes, open_reader
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
 from janus_train.verification.check import Check, Lengths
 
@@ -84,12 +84,11 @@ def make_plan(given: Sequence[Given], lengths: Lengths | None) -> Plan:
         plan.pieces.append([])
         plan.sizes.append(sum(map(_bytes_at, one.places)))
         config = one.config
-        if config is not None and config.template not in TEMPLATES:
-            raise UserError(f"source {one.name!r} has template {config.template!r}, known are {', '.join(TEMPLATES)}")
         if config is None:
             plan.checks.append(Check(lengths=lengths))
         else:
-            plan.checks.append(Check(config.template, config.kind, lengths, fields=config.type != "scenes"))
+            template = get_template(config.template, of=f"source {one.name!r}")
+            plan.checks.append(Check(template, config.kind, lengths, fields=config.type != "scenes"))
         if one.in_tars or (config is not None and config.type == "scenes"):
             _plan_tars(plan, number, one)
             continue

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.data.encode import BadSample, Encoder, chat_prompt
-from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PAD, PLACEHOLDER, USER
+from janus_train.data.encode import BadSample, Encoder
+from janus_train.data.prompt_format import chat_prompt, generation_prompt
+from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
-from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record, Reference
-from tests.helpers import picture
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record
+from tests.helpers import document_of, picture
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())
 P = 64
@@ -30,8 +32,7 @@ def encode(
     cut: float = 0.0,
 ) -> Document:
     record = Record("k", fields, [picture((40 * i, 0, 0)) for i in range(pictures)], [None] * pictures)
-    sample = encoder.sample(record, template, kind, random.Random(0), dropout, cut)
-    return encoder.document(sample, Reference("s", 0, 0, "k"))
+    return document_of(encoder, record, template, kind, dropout=dropout, cut=cut)
 
 
 def text_of(encoder: Encoder, document: Document) -> str:
@@ -45,14 +46,9 @@ def trained_text(encoder: Encoder, document: Document) -> str:
 PICTURE = f"{BEGIN_OF_IMAGE}[P]{END_OF_IMAGE}"
 
 
-@pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["name"])
-def test_prompts_are_the_official_ones_to_the_letter(case: dict[str, Any]) -> None:
-    assert chat_prompt(case["messages"], case["system"]) == case["prompt"]
-
-
 def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
     [case] = [c for c in PROMPTS if c["name"] == "generation_prompt"]
-    assert encoder.generation_prompt(case["messages"][0]["content"]) == case["prompt"]
+    assert generation_prompt(case["messages"][0]["content"]) == case["prompt"]
     ids = encoder.generation_prompt_ids(case["messages"][0]["content"])
     assert (ids[0], ids[-1]) == (encoder.special.bos, encoder.special.begin_of_image)
     assert encoder.tokenizer.decode(ids) == BOS + case["prompt"] + BEGIN_OF_IMAGE  # no space before the picture
@@ -71,7 +67,7 @@ def words_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
 
 @pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["name"])
 def test_janus_1_3b_has_words_for_its_speakers(words_encoder: Encoder, case: dict[str, Any]) -> None:
-    """facts.md: its prompts say User and Assistant."""
+    """Its prompts say User and Assistant, in words."""
     decoded = words_encoder.tokenizer.decode(words_encoder.ids(chat_prompt(case["messages"], case["system"])))
     assert USER in case["prompt"]
     assert decoded == case["prompt"].replace(USER, "User").replace(ASSISTANT, "Assistant")
@@ -142,7 +138,7 @@ def test_contents_lose_the_white_space_around_them_as_in_the_official_code(encod
     assert chat_prompt(untidy["conversations"], "") == chat_prompt(tidy["conversations"], "")
     ids = [encode(encoder, "conversation", "understanding", fields, 1).input_ids.tolist() for fields in (tidy, untidy)]
     assert ids[0] == ids[1]
-    assert encoder.generation_prompt(" a dog\n") == encoder.generation_prompt("a dog")
+    assert generation_prompt(" a dog\n") == generation_prompt("a dog")
     captions = [{"caption": "a dog"}, {"caption": " a dog\n"}]
     ids = [encode(encoder, "request_to_image", "generation", fields, 1).input_ids.tolist() for fields in captions]
     assert ids[0] == ids[1]
@@ -178,7 +174,7 @@ def test_training_and_inference_have_the_same_prompt(encoder: Encoder) -> None:
     assert asked.labels[len(prompt) - 2] == IGNORE and asked.labels[len(prompt) - 1] != IGNORE
 
 
-def test_trap_1_begin_of_image_predicts_code_0_and_nothing_is_shifted_twice(encoder: Encoder) -> None:
+def test_begin_of_image_predicts_code_0_and_nothing_is_shifted_twice(encoder: Encoder) -> None:
     document = encode(encoder, "text_to_image", "generation", {"caption": "a dog"}, 1)
     begin = document.input_ids.tolist().index(encoder.special.begin_of_image)
     assert np.flatnonzero(document.image_targets).tolist() == list(range(begin, begin + P))
@@ -196,7 +192,7 @@ def test_modality_tells_understanding_from_generation_pictures(encoder: Encoder)
     assert document.codes_have_loss == [True]
 
 
-def test_trap_3_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> None:
+def test_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> None:
     wide = {"caption": "a dog"}
     drawn = encode(encoder, "text_to_image", "generation", wide, 1).generation_pixels[0]
     seen = encode(encoder, "image_caption", "understanding", wide, 1).understanding_pixels[0]
@@ -206,14 +202,11 @@ def test_trap_3_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> Non
 
 def test_cached_codes_replace_the_picture(encoder: Encoder) -> None:
     record = Record("k", {"caption": "a dog"}, [picture()], [np.arange(P)])
-    sample = encoder.sample(record, "text_to_image", "generation", random.Random(0), 0.0, 0.0)
-    document = encoder.document(sample, Reference("s", 0, 0, "k"))
+    document = document_of(encoder, record, "text_to_image", "generation")
     assert document.generation_pixels == [None] and document.codes[0].tolist() == list(range(P))  # type: ignore[union-attr]
     record.codes[0] = np.arange(9)
     with pytest.raises(BadSample, match="shape"):
-        encoder.document(
-            encoder.sample(record, "text_to_image", "generation", random.Random(0), 0, 0), Reference("s", 0, 0, "k")
-        )
+        document_of(encoder, record, "text_to_image", "generation")
 
 
 @pytest.mark.parametrize(
@@ -269,11 +262,13 @@ def test_guidance_dropout_of_an_editing_sample_takes_words_and_picture(encoder: 
 
 
 def test_guidance_dropout_and_first_sentence_come_as_often_as_asked(encoder: Encoder) -> None:
-    record = Record("k", {"caption": "A dog. It is big."}, [picture()], [None])
-    samples = [encoder.sample(record, "text_to_image", "generation", random.Random(i), 0.1, 0.25) for i in range(2000)]
-    texts = [sample.segments[0].text for sample in samples]
-    dropped = sum(PAD in text for text in texts)
-    cut = sum(text == "A dog." for text in texts)
+    record = Record("k", {"caption": "A dog. It is big."}, [picture()], [np.arange(P)])
+    documents = [
+        document_of(encoder, record, "text_to_image", "generation", dropout=0.1, cut=0.25, seed=seed)
+        for seed in range(2000)
+    ]
+    dropped = sum(encoder.special.pad in document.input_ids for document in documents)
+    cut = sum(text_of(encoder, document) == f"{BOS}A dog.{PICTURE}" for document in documents)
     assert abs(dropped / 2000 - 0.1) < 0.025 and abs(cut / (2000 - dropped) - 0.25) < 0.04
 
 
@@ -314,3 +309,113 @@ def test_bad_samples_say_why(
 ) -> None:
     with pytest.raises(BadSample, match=message):
         encode(encoder, template, "understanding", fields, pictures)
+
+
+def long_conversation(number: int, words: int) -> dict[str, Any]:
+    return conversation(*(f"{turn} {'A red apple. ' * words}" for turn in range(2 * number)))
+
+
+def dropping_turns_one_by_one(
+    encoder: Encoder, record: Record, kind: Kind, row_tokens: int, dropout: float
+) -> Document:
+    """What `encode` has to give: the whole record encoded again for each question and answer that goes."""
+    turns = record.fields["conversations"]
+    for end in range(len(turns), 0, -2):
+        fields = {"conversations": turns[:end]}
+        images = sum(turn["content"].count(PLACEHOLDER) for turn in turns[:end])
+        shorter = Record(record.key, fields, record.pictures[:images], record.codes[:images])
+        document = document_of(encoder, shorter, "conversation", kind, dropout=dropout)
+        if len(document) <= row_tokens:
+            return document
+    raise BadSample("nothing is left")
+
+
+user_words = st.lists(st.sampled_from([PLACEHOLDER, "What?", " a dog\n", "苹果", " \n"]), min_size=1, max_size=4)
+answers = st.lists(st.sampled_from([PLACEHOLDER, "A red apple. ", "苹果", " "]), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    turns=st.lists(st.tuples(user_words, answers), min_size=1, max_size=5),
+    kind=st.sampled_from(["understanding", "text", "generation"]),
+    row_tokens=st.integers(8, 700),
+    dropout=st.sampled_from([0.0, 1.0]),
+)
+def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(
+    tokenizer: PreTrainedTokenizerFast,
+    turns: list[tuple[list[str], list[str]]],
+    kind: Kind,
+    row_tokens: int,
+    dropout: float,
+) -> None:
+    encoder = Encoder(tokenizer, P, 8, "Look well.")
+    contents = ["".join(words) for turn in turns for words in turn]
+    assume(all(content.strip() for content in contents))
+    images = sum(content.count(PLACEHOLDER) for content in contents)
+    record = Record("k", conversation(*contents), [picture((i, 0, 0)) for i in range(images)], [None] * images)
+    try:
+        expected = dropping_turns_one_by_one(encoder, record, kind, row_tokens, dropout)
+    except BadSample:
+        with pytest.raises(BadSample, match="do not fit a row"):
+            document_of(encoder, record, "conversation", kind, row_tokens=row_tokens, dropout=dropout)
+        return
+    document = document_of(encoder, record, "conversation", kind, row_tokens=row_tokens, dropout=dropout)
+    assert len(document) <= row_tokens
+    for name, values in vars(expected).items():
+        np.testing.assert_equal(getattr(document, name), values, err_msg=name)
+
+
+class CountingEncoder(Encoder):
+    """Counts the characters that the tokenizer is given."""
+
+    characters = 0
+
+    def ids(self, text: str) -> list[int]:
+        self.characters += len(text)
+        return super().ids(text)
+
+
+@pytest.fixture
+def counting(tokenizer: PreTrainedTokenizerFast) -> CountingEncoder:
+    return CountingEncoder(tokenizer, P, 8, "")
+
+
+def test_an_over_long_conversation_is_tokenized_once_and_no_further_than_a_row_goes(counting: CountingEncoder) -> None:
+    record = Record("k", long_conversation(2000, words=3))
+    document = document_of(counting, record, "conversation", "text", row_tokens=512)
+    assert 400 < len(document) <= 512 and document.input_ids[-1] == counting.special.eos
+    assert counting.characters < 512 * max(map(len, counting.tokenizer.get_vocab()))
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "pictures", "message"),
+    [
+        ("text_to_image", {"caption": "A dog " * 100_000}, 1, "600,000 characters do not fit a row of 256 tokens"),
+        ("image_caption", {"caption": "A dog " * 100_000}, 1, "600,019 characters do not fit a row"),
+        ("conversation", conversation("Why?", "Because " * 100_000), 0, "the first question and answer do not fit"),
+        ("text", {"text": "A dog " * 100_000}, 0, r"at most 131,072 are taken \(64 rows of 256 tokens\): split it"),
+    ],
+)
+def test_a_text_that_is_far_too_long_is_refused_before_it_is_tokenized(
+    counting: CountingEncoder, template: str, fields: dict[str, Any], pictures: int, message: str
+) -> None:
+    record = Record("k", fields, [picture()] * pictures, [None] * pictures)
+    with pytest.raises(BadSample, match=message):
+        document_of(counting, record, template, "understanding", row_tokens=256)
+    assert counting.characters < 100
+
+
+def test_a_text_of_several_rows_is_taken_whole_and_may_be_cut(encoder: Encoder) -> None:
+    document = document_of(encoder, Record("k", {"text": "A red apple. " * 500}), "text", "text", row_tokens=256)
+    assert len(document) > 4 * 256 and document.can_cut
+
+
+def test_no_text_that_fits_a_row_has_too_many_characters(counting: CountingEncoder) -> None:
+    """The tightest case: the longest token of the vocabulary, as often as a row holds it."""
+    longest = max((token for token in counting.tokenizer.get_vocab() if token.isascii() and token.isalpha()), key=len)
+    counting._longest_token = len(longest)
+    record = Record("k", {"class_name": longest * 400}, [picture()], [None])
+    length = 1 + 400 + P + 2
+    assert len(document_of(counting, record, "class_to_image", "generation", row_tokens=length)) == length
+    with pytest.raises(BadSample, match=f"{length} tokens do not fit a row of {length - 1}"):
+        document_of(counting, record, "class_to_image", "generation", row_tokens=length - 1)

@@ -44,7 +44,7 @@ def test_digests_follow_recipe_and_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"template": "poem"}, "template 'poem', known are text,"),
+        ({"template": "poem"}, "source 'a': there is no template 'poem', known are conversation,"),
         ({"type": "janus_train.evil"}, "sources.0.type"),
         ({"paths": ["b*.tar"]}, "nothing is at 'b*.tar'"),
         ({"paths": []}, "sources.0.paths"),

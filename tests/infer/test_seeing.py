@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from PIL import Image
 
 from janus_train.config import UserError
 from janus_train.data.batch import collate
-from janus_train.data.encode import with_places
+from janus_train.data.prompt_format import with_places
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
-from janus_train.data.types import Record, Reference, Row
+from janus_train.data.types import Record, Row
 from janus_train.infer.generate import generate_codes, generate_pictures
 from janus_train.infer.seeing import picture_features
 from janus_train.model.janus import PackedJanus, prepare
+from tests.helpers import document_of
 from tests.infer.conftest import SIZE
 
 RED, BLUE = Image.new("RGB", (20, 16), (250, 10, 10)), Image.new("RGB", (16, 16), (0, 0, 250))
@@ -30,8 +29,7 @@ def training_logits(janus, encoder, prompt, picture, codes, dropped):
     """(P, C) logits of the drawn picture in the training sequence, teacher-forced with `codes`; `dropped`: guidance drop-out."""
     turns = [{"role": USER, "content": f"{PLACEHOLDER}\n{prompt}"}, {"role": ASSISTANT, "content": PLACEHOLDER}]
     record = Record("k", {"conversations": turns}, [picture, picture], [None, codes.numpy()])
-    sample = encoder.sample(record, "conversation", "generation", random.Random(0), float(dropped), 0.0)
-    document = encoder.document(sample, Reference("edits", 0, 0, "k"))
+    document = document_of(encoder, record, "conversation", "generation", dropout=float(dropped))
     batch = collate([Row(0, [document], {}, [])], encoder.tokens_per_picture, SIZE)
     model = PackedJanus(janus)
     with torch.no_grad():

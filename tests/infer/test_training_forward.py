@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,21 +14,17 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.special_tokens import PLACEHOLDER
-from janus_train.data.types import Document, Record, Reference, Row
+from janus_train.data.types import Document, Record, Row
 from janus_train.infer import generate as drawing
 from janus_train.infer.chat import open_turn
 from janus_train.infer.decoding import Decoder, inference, left_pad
 from janus_train.infer.seeing import picture_features, prompt_embeds
 from janus_train.model.janus import PackedJanus
+from tests.helpers import document_of
 
 CAPTIONS = ("A red apple.", "A dog on the right, on a blue background.", "苹果")
 CODES = np.random.default_rng(0).integers(0, 40, (3, 16))
 GUIDANCE = 5.0
-
-
-def document(encoder: Encoder, record: Record, template: str, kind, dropout: float = 0.0) -> Document:
-    sample = encoder.sample(record, template, kind, random.Random(0), dropout, 0.0)
-    return encoder.document(sample, Reference("test", 0, 0, record.key))
 
 
 def packed_logits(janus, encoder: Encoder, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +47,7 @@ def test_image_logits_with_guidance(
         for n, text in enumerate(CAPTIONS)
     ]
     documents = [
-        document(encoder, record, "request_to_image", "generation", dropout)
+        document_of(encoder, record, "request_to_image", "generation", dropout=dropout)
         for dropout in (0.0, 1.0)
         for record in records
     ]
@@ -93,7 +88,7 @@ def test_text_logits(janus: JanusForConditionalGeneration, encoder: Encoder, fix
         record = Record(
             str(number), {"conversations": [*messages, {"role": "assistant", "content": said}]}, list(shown)
         )
-        documents.append(document(encoder, record, "conversation", kind))
+        documents.append(document_of(encoder, record, "conversation", kind))
         prompts.append(encoder.chat_prompt_ids(open_turn(messages), len(shown)))
     trained = packed_logits(janus, encoder, documents)[0].unflatten(0, (3, -1))  # (3, tokens, V)
     answer = documents[0].labels[documents[0].labels >= 0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,14 +9,13 @@ from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
 from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, USER
-from janus_train.data.types import Document, Record, Reference
+from janus_train.data.types import Document, Record
 from janus_train.inspection.tokens import Picture, Reader, Text, loss_runs, picture_runs
-from tests.helpers import picture
+from tests.helpers import document_of, picture
 
 
 def document(encoder: Encoder, template: str, kind: str, record: Record, drop: float = 0.0) -> Document:
-    sample = encoder.sample(record, template, kind, random.Random(0), drop, 0.0)  # type: ignore[arg-type]
-    return encoder.document(sample, Reference("s", 0, 0, record.key))
+    return document_of(encoder, record, template, kind, dropout=drop)  # type: ignore[arg-type]
 
 
 def learnt(pieces: list[Text | Picture]) -> str:
@@ -63,7 +59,7 @@ def test_cached_codes_have_no_pixels(encoder: Encoder) -> None:
 
 
 def test_a_cut_text_shows_the_target_beyond_its_end(encoder: Encoder) -> None:
-    found = replace(document(encoder, "text", "text", Record("k", {"text": "one two three four five"})), can_cut=True)
+    found = document(encoder, "text", "text", Record("k", {"text": "one two three four five"}))
     first, second = found.piece(0, 5), found.piece(5, len(found))
     reader = Reader(encoder.tokenizer)
     pieces = list(reader.pieces(first))

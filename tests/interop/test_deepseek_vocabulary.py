@@ -22,7 +22,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.config import ROOT
-from janus_train.data.encode import Encoder, chat_prompt
+from janus_train.data.encode import Encoder
+from janus_train.data.prompt_format import chat_prompt
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
 from janus_train.interop.language import extend_tokenizer
 from janus_train.interop.processor import load_tokenizer, save_official_processor, save_processor

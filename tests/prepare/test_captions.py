@@ -9,7 +9,7 @@ import pytest
 from janus_train.config import UserError
 from janus_train.data.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from tests.prepare.making import fields, make, picture_bytes, samples, skipped, write
 
 
@@ -109,7 +109,7 @@ def test_journeydb(tmp_path):
     assert fields(tmp_path / "plain")[1] == {"caption": "A painting of 1."}
     make("captions", file, out=tmp_path / "draw", form="draw", **options)
     source = ShardSource([tmp_path / "draw/shard-00000.tar"])
-    segments = TEMPLATES["conversation"](source[1])
+    segments = get_template("conversation").build(source[1])
     assert [segment.role for segment in segments] == ["text", "text", "image_out", "text"]
     assert "A painting of 1." in segments[0].text
 

@@ -6,7 +6,7 @@ import pytest
 
 from janus_train.data.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from tests.prepare.making import fields, make, picture_bytes, samples, skipped, write
 
 
@@ -33,7 +33,7 @@ def test_llava(tmp_path):
     assert found[1][1]["conversations"][0]["content"] == f"{PLACEHOLDER} or {PLACEHOLDER}?"
     assert found[2][1]["conversations"][0]["content"] == "Write <image> in HTML.", "no picture: the words are words"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
-    assert [len(TEMPLATES["conversation"](source[i])) for i in range(3)] == [5, 7, 3]
+    assert [len(get_template("conversation").build(source[i])) for i in range(3)] == [5, 7, 3]
 
 
 def test_pictures_and_text_apart(tmp_path):
@@ -59,7 +59,10 @@ def test_janus_form(tmp_path):
     make("conversations", file, out=tmp_path / "out")
     (found,) = samples(tmp_path / "out")
     assert found[2] == [picture_bytes(1, "PNG"), picture_bytes(2, "PNG")]
-    roles = [segment.role for segment in TEMPLATES["conversation"](ShardSource([tmp_path / "out/shard-00000.tar"])[0])]
+    roles = [
+        segment.role
+        for segment in get_template("conversation").build(ShardSource([tmp_path / "out/shard-00000.tar"])[0])
+    ]
     assert roles == ["text", "image_in", "text", "text", "image_out", "text"]
 
 

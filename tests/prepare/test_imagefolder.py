@@ -6,7 +6,7 @@ import pytest
 
 from janus_train.config import UserError
 from janus_train.data.shards import ShardSource
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from tests.prepare.making import fields, make, picture_bytes, samples, tar_bytes, write, write_tar
 
 SYNSETS = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\nn01484850 great white shark\n"
@@ -33,7 +33,7 @@ def test_ilsvrc_tar_of_tars(tmp_path):
         assert value == {"class_name": CLASSES[class_id]}
         assert pictures == [picture_bytes(100 * list(CLASSES).index(class_id) + int(number))], "kept byte for byte"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
-    assert TEMPLATES["class_to_image"](source[0])[0].text == found[0][1]["class_name"]
+    assert get_template("class_to_image").build(source[0])[0].text == found[0][1]["class_name"]
 
 
 def test_every_shard_has_its_share_of_every_class(tmp_path):

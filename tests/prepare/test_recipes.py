@@ -12,7 +12,7 @@ import yaml
 from janus_train import cli
 from janus_train.config import ROOT
 from janus_train.data.recipe import RecipeConfig
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS
 from janus_train.prepare import run
 from tests.helpers import config_of
@@ -41,7 +41,7 @@ def test_every_kind_that_the_stage_draws_has_a_source(stage):
 
 @pytest.mark.parametrize(("stage", "source"), SOURCES)
 def test_a_source_says_all_that_is_needed(stage, source):
-    assert source.template in TEMPLATES
+    assert get_template(source.template)
     assert source.licence
     assert source.home
     assert source.prepare

@@ -11,7 +11,7 @@ import pytest
 from janus_train.config import UserError
 from janus_train.data.shards import ShardSource
 from janus_train.data.special_tokens import PLACEHOLDER
-from janus_train.data.templates import TEMPLATES
+from janus_train.data.templates import get_template
 from tests.prepare.making import fields, make, picture_bytes, samples
 
 
@@ -41,7 +41,7 @@ def test_docmatix_pairs(tmp_path):
     ]  # fmt: skip
     assert [pictures for _, _, pictures in found] == [[picture_bytes(1)]] * 2 + [[picture_bytes(4)]] * 3
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
-    assert TEMPLATES["question_answer"](source[0])[1].text == "Q0?"
+    assert get_template("question_answer").build(source[0])[1].text == "Q0?"
 
 
 def test_docmatix_conversations(tmp_path):

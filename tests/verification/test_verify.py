@@ -270,7 +270,7 @@ def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: P
         (["x.tar", "--out", "FOLDER"], "FOLDER is a folder"),
         (["x.tar", "--out", "NOWHERE/q.jsonl"], "there is no folder NOWHERE"),
         (["x.tar", "--max-bad", "2"], "'--max-bad'"),
-        (["odd.yaml"], "has template 'nonsense'"),
+        (["odd.yaml"], "there is no template 'nonsense'"),
         (["ftp://example.org/x.tar"], "URLs may begin with"),
     ],
 )

@@ -1,0 +1,77 @@
+"""The conversation format: how turns become one string, for training, for inference and for transformers.
+
+    <system prompt>\\n\\n<|User|>: <words>\\n\\n<|Assistant|>: <words><EOS><|User|>: ...
+
+This is the official code's ``deepseek`` conversation template to the letter (tests/golden/official_prompts.json). Its
+strings stand here alone: the training templates and the prompts of inference are made of these functions, and
+`chat_template` says the same in Jinja, for models that leave the project.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, USER
+
+ROLES = {USER: USER, ASSISTANT: ASSISTANT, "user": USER, "assistant": ASSISTANT, "User": USER, "Assistant": ASSISTANT}
+"""The names that a message's role may have."""
+SEPARATOR = "\n\n"
+"""What follows the system prompt."""
+TURN_ENDS = {USER: SEPARATOR, ASSISTANT: EOS}
+"""What follows the words of a turn."""
+_CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+def system_prefix(system: str) -> str:
+    """The system prompt as a conversation begins with it; nothing if there is none."""
+    return f"{system}{SEPARATOR}" if system else ""
+
+
+def open_turn(role: str) -> str:
+    """The beginning of a turn, after which the model goes on. ``role``: `USER` or `ASSISTANT`."""
+    return f"{role}:"
+
+
+def full_turn(role: str, content: str) -> str:
+    """A whole turn; ``content`` loses the white space around it. ``role``: `USER` or `ASSISTANT`."""
+    return f"{open_turn(role)} {content.strip()}{TURN_ENDS[role]}"
+
+
+def chat_prompt(messages: list[dict[str, str]], system: str) -> str:
+    """A conversation of ``{"role": one of `ROLES`, "content": text}``; empty content leaves the turn open."""
+    turns = ((ROLES[message["role"]], message["content"]) for message in messages)
+    return system_prefix(system) + "".join(
+        full_turn(role, content) if content.strip() else open_turn(role) for role, content in turns
+    )
+
+
+def generation_prompt(prompt: str) -> str:
+    """The text-to-image prompt; ``<begin_of_image>`` follows without a space."""
+    return full_turn(USER, prompt) + open_turn(ASSISTANT)
+
+
+def with_places(text: str, num_pictures: int) -> str:
+    """The text with placeholders for pictures that it gives no place: before it, a line each."""
+    return f"{PLACEHOLDER}\n" * (num_pictures - text.count(PLACEHOLDER)) + text
+
+
+def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
+    """The format in Jinja, for transformers' ``apply_chat_template``: chat_template.jinja after the values it needs.
+
+    ``system`` goes before a conversation with images, unless that has a system message of its own. ``user`` and
+    ``assistant``: `special_tokens.speakers`.
+    """
+    values = {
+        "system_prompt": system,
+        "user": user,
+        "assistant": assistant,
+        "user_token": USER,
+        "image_token": PLACEHOLDER,
+        "separator": SEPARATOR,
+        "user_end": TURN_ENDS[USER],
+        "assistant_end": TURN_ENDS[ASSISTANT],
+    }
+    literals = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    head = "".join(f"{{%- set {name} = {literal} -%}}\n" for name, literal in literals.items())
+    return head + _CHAT_TEMPLATE.read_text(encoding="utf-8")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from janus_train.config import RatioConfig, UserError
+from janus_train.data import templates
+from janus_train.data.encode import Encoder
+from janus_train.data.recipe import Recipe
+from janus_train.data.special_tokens import EOS
+from janus_train.data.streams import Drawer
+from janus_train.data.templates import get_template, register_template, template_for
+from janus_train.data.types import BadSample, Record, Segment
+from tests.helpers import make_shard
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, templates.Template]:
+    """What a test registers is gone after it."""
+    copy = dict(templates._TEMPLATES)
+    monkeypatch.setattr(templates, "_TEMPLATES", copy)
+    return copy
+
+
+def limerick(record: Record) -> list[Segment]:
+    return [Segment("text", "Once: "), Segment("text", record.fields["limerick"] + EOS, loss=True)]
+
+
+@pytest.fixture
+def registered(registry: dict[str, templates.Template]) -> Iterator[None]:
+    assert register_template(reads="limerick")(limerick) is limerick
+    yield
+
+
+def test_an_unknown_template_is_named_with_the_known_ones() -> None:
+    with pytest.raises(
+        UserError, match=r"^there is no template 'poem', known are conversation, question_answer, .*, text$"
+    ):
+        get_template("poem")
+    with pytest.raises(UserError, match=r"^r\.yaml: there is no template 'poem'"):
+        get_template("poem", of="r.yaml")
+
+
+@pytest.mark.usefixtures("registered")
+def test_another_package_adds_a_template_that_a_recipe_names(encoder: Encoder, tmp_path: Path) -> None:
+    make_shard(tmp_path / "a.tar", {"0.json": {"limerick": "There was a dog."}})
+    (tmp_path / "r.yaml").write_text(
+        "{name: r, licence: none, sources: [{name: a, kind: text, type: shards, template: limerick, weight: 1, "
+        "paths: [a.tar]}]}"
+    )
+    recipe = Recipe(str(tmp_path / "r.yaml"), RatioConfig(understanding=0, text=1, generation=0, unit="samples"), 64)
+    drawer = Drawer(recipe, encoder, seed=0, num_streams=1, row_tokens=64, guidance_dropout=0.0, first_sentence=0.0)
+    document, _ = drawer.draw("a", 0, 0)
+    assert encoder.tokenizer.decode(document.input_ids[1:].tolist()) == f"Once: There was a dog.{EOS}"
+    assert not document.can_cut
+    assert pickle.loads(pickle.dumps(drawer.templates)) == drawer.templates, "worker processes get them by pickle"  # noqa: S301
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_record_of_which_no_recipe_speaks_is_known_by_its_field() -> None:
+    fields = {"conversations": [], "question": "", "caption": "", "class_name": "", "text": "", "limerick": ""}
+    names = [template_for(Record("k", dict(list(fields.items())[place:]))).name for place in range(len(fields))]
+    assert names == ["conversation", "question_answer", "image_caption", "class_to_image", "text", "limerick"]
+    with pytest.raises(BadSample, match=r"none of the fields conversations, question, caption, .*limerick is there"):
+        template_for(Record("k", {"poem": "x"}))
+
+
+@pytest.mark.usefixtures("registry")
+def test_two_packages_cannot_have_one_name() -> None:
+    def text(record: Record) -> list[Segment]:
+        return []
+
+    with pytest.raises(UserError, match=r"template 'text' of .*test_templates.*: janus_train.data.templates has one"):
+        register_template(reads="text")(text)
+    assert get_template("text").build.__module__ == "janus_train.data.templates"
+
+
+def test_the_templates_that_draw_read_codes() -> None:
+    drawing = {name for name, template in templates._TEMPLATES.items() if template.reads_codes}
+    assert drawing == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
