@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 
-from janus_train.config import load
+from janus_train.compose import compose_config
 from janus_train.infer import decoding
 from janus_train.infer.generate import generate_codes, guided, tokens_per_picture, unconditional
 from janus_train.model.janus import build
-from janus_train.overrides import compose_values
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
 GUIDANCE = 5.0
@@ -44,7 +43,7 @@ SMALL = (
 
 def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGeneration:
     overrides = SMALL if model == "small" else (f"model={model}",)
-    config = load(compose_values(["+stage=1", *overrides])).model
+    config = compose_config(["+stage=1", *overrides]).model
     torch.manual_seed(0)
     janus = build(config, bos=BOS, eos=EOS, pad=PAD, placeholder=PLACEHOLDER, begin_of_image=BOI, end_of_image=EOI)
     with torch.no_grad():  # far enough apart that rounding does not choose the likeliest code

@@ -30,7 +30,8 @@ import torch
 
 from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
-from janus_train.config import ROOT, Config, load
+from janus_train.compose import compose_config
+from janus_train.config import Config
 from janus_train.data.collate import collate
 from janus_train.data.pictures import to_float
 from janus_train.data.sample import Batch, Document
@@ -41,7 +42,7 @@ from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus, build, prepare
 from janus_train.model.loss import LossSums, cross_entropies, loss_sums
 from janus_train.model.text_loss import text_head
-from janus_train.overrides import compose_values
+from janus_train.paths import ROOT
 from janus_train.planning.cards import card_of, peak_flops
 from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
@@ -89,7 +90,7 @@ NAIVE_BATCH, TRAINER_BATCH = 8, 2
 
 def config_of(model: str, stage: int) -> Config:
     overrides = PRESETS.get(model, (f"model={model}",))
-    return load(compose_values([f"+stage={stage}", *overrides]))
+    return compose_config([f"+stage={stage}", *overrides])
 
 
 class HeadsEverywhere(PackedJanus):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from tests.test_report import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")

@@ -21,7 +21,7 @@ from janus_train.commands.model_options import (
     open_picture,
 )
 from janus_train.commands.terminal import count_bar
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def generate(

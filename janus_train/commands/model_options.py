@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

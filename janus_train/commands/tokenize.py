@@ -11,7 +11,7 @@ import typer
 
 from janus_train.commands.model_options import Device, device_kind
 from janus_train.commands.terminal import count_bar
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def tokenize(

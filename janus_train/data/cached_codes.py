@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 if TYPE_CHECKING:
     from janus_train.data.recipe import Recipe

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.pictures import generation_pixels, understanding_pixels
 from janus_train.data.sample import (
     CODE_SLOT,
@@ -28,6 +27,7 @@ from janus_train.data.sample import (
 )
 from janus_train.data.special_tokens import ASSISTANT, EOS, PAD, PLACEHOLDER, ROLES, USER, SpecialTokens, speakers
 from janus_train.data.templates import TEMPLATES, first_sentence, without_last_answer
+from janus_train.errors import UserError
 
 
 def fitted(record: Record, template: str, row_tokens: int, encode: Callable[[Record], Document]) -> Document:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from janus_train.config import UserError
 from janus_train.data.records import FOLDER_FORMATS, open_picture
 from janus_train.data.sample import BadSample, Record, digest
 from janus_train.data.storage import retried
+from janus_train.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow

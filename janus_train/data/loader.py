@@ -14,10 +14,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from janus_train.config import UserError
 from janus_train.data.packer import Packer
 from janus_train.data.sample import Row
 from janus_train.data.streams import Drawer, Stream
+from janus_train.errors import UserError
 
 
 def split(items: int, parts: int, part: int) -> range:

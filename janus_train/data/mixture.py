@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.packer import Packer, RowPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
+from janus_train.errors import UserError
 
 
 def open_recipe(config: Config) -> Recipe:

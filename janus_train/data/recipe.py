@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from janus_train.config import Options, RatioConfig, UserError, resolve
+from janus_train.config import Options, RatioConfig
 from janus_train.data.hf_dataset import HfDatasetSource
 from janus_train.data.sample import KINDS, Kind, Record, digest
 from janus_train.data.scenes import SceneSource
@@ -27,6 +27,8 @@ from janus_train.data.shards import ShardSource, find_tars
 from janus_train.data.sources import ImageFolderSource, JsonlSource
 from janus_train.data.storage import Location, find, locate
 from janus_train.data.templates import TEMPLATES
+from janus_train.errors import UserError
+from janus_train.paths import resolve
 
 
 class Source(Protocol):

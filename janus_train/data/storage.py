@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from janus_train.config import UserError
 from janus_train.data.block_cache import BlockCache, block_cache
+from janus_train.errors import UserError
 
 Location = Path | str
 """A local path, or a URL as text."""

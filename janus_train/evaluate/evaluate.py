@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import ROOT, UserError
+from janus_train.errors import UserError
 from janus_train.evaluate.answering import evaluate_answers, evaluate_dialogues
 from janus_train.evaluate.common import Options, Progress
 from janus_train.evaluate.drawing import evaluate_drawing
 from janus_train.evaluate.measures import NEAR
 from janus_train.infer.load import Loaded
+from janus_train.paths import ROOT
 
 SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 

@@ -16,8 +16,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.encode import with_places
+from janus_train.errors import UserError
 from janus_train.infer.load import Loaded
 
 MOST_PICTURES, MOST_TOKENS = 16, 512

@@ -15,7 +15,7 @@ import torch
 from transformers import Cache, JanusForConditionalGeneration
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder, with_places
+from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
 from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
 from janus_train.infer.seeing import picture_features

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from transformers import JanusConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError
 from janus_train.interop import processor
 from janus_train.interop.hub import local_folder
 from janus_train.interop.language import Language, load_language

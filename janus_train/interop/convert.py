@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
 from janus_train.interop.hub import local_folder

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import JanusConfig
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.model.codes import picture_out_size

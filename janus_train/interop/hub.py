@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from janus_train.config import UserError, resolve
+from janus_train.errors import UserError
+from janus_train.paths import resolve
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SMALL = ["*.json", "*.jinja"]

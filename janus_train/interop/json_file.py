@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
+from janus_train.errors import UserError
 from janus_train.interop.write import quiet
 from janus_train.model import attention
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.interop.json_file import read_object, read_object_if_any
 from janus_train.model.components import part_of

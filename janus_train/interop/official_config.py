@@ -14,8 +14,8 @@ from typing import Any
 from transformers import JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError
 from janus_train.interop.official import TOWER, VQ
 
 Shapes = Mapping[str, tuple[int, ...]]

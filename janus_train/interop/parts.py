@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import SiglipVisionConfig
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop import official, official_config, tensors
 from janus_train.interop.model_folder import read_config
 

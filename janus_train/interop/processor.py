@@ -14,7 +14,6 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import (
     ASSISTANT,
     BEGIN_OF_IMAGE,
@@ -28,6 +27,7 @@ from janus_train.data.special_tokens import (
     SpecialTokens,
     speakers,
 )
+from janus_train.errors import UserError
 from janus_train.files import write_json, write_text
 from janus_train.interop.json_file import read_object_if_any
 

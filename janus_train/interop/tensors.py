@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import write_json
 from janus_train.interop.json_file import read_object
 

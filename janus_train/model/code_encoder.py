@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers.models.janus import JanusVQVAE
 
-from janus_train.config import UserError
 from janus_train.data.cached_codes import CodesOrigin
+from janus_train.errors import UserError
 from janus_train.model.codes import encode_pictures, picture_out_size
 
 PREFIX = "model.vqmodel."

@@ -19,7 +19,8 @@ import torch
 import torch._dynamo.exc
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
+from janus_train.errors import UserError
 from janus_train.model.text_loss import losses_and_slopes, text_head
 
 BACKEND: Any = "inductor"

@@ -24,8 +24,9 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from janus_train.config import ModelConfig, UserError
+from janus_train.config import ModelConfig
 from janus_train.data.sample import Batch
+from janus_train.errors import UserError
 from janus_train.model import attention
 from janus_train.model.codes import encode_pictures
 from janus_train.model.loss import LossSums, cross_entropies, loss_sums

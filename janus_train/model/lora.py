@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Part, PeftConfig, UserError
+from janus_train.config import Part, PeftConfig
+from janus_train.errors import UserError
 from janus_train.files import staged_folder, write_text
 from janus_train.model.components import MODULES, is_adapter
 

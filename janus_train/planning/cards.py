@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 TFLOPS = 1e12
 GIB = 1 << 30

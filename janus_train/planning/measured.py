@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 from janus_train.planning.cards import Card
 
 RESULTS = ROOT / "benchmarks/train.jsonl"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from janus_train.config import Config, load
-from janus_train.overrides import compose_values
+from janus_train.compose import compose_config
+from janus_train.config import Config
 from janus_train.planning.cards import CARDS, Card
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
@@ -65,11 +65,9 @@ class RunPlan:
 
 def plan_run(overrides: list[str], card: Card, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
     """``overrides``: what train.py takes. ``mfu`` None: as measured, or assumed. Raises `UserError` for what is wrong."""
-    config = load(compose_values(overrides))
+    config = compose_config(overrides)
     shared = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
-    configs = [
-        config if stage == config.stage else load(compose_values([f"+stage={stage}", *shared])) for stage in (1, 2, 3)
-    ]
+    configs = [config if stage == config.stage else compose_config([f"+stage={stage}", *shared]) for stage in (1, 2, 3)]
     stages = tuple(plan_stage(c, card, gpus, *_expected_mfu(c, card, mfu), cached_codes) for c in configs)
     return RunPlan(stages, config.stage, cached_codes)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.items import UNIT_BYTES, Unit
 
 _BATCH_BYTES = 8 << 20

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 Line = dict[str, Any]
 

@@ -21,8 +21,8 @@ from typing import Literal
 
 import torch
 
-from janus_train.config import UserError
 from janus_train.data.sample import Row
+from janus_train.errors import UserError
 from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.metrics import finite_or_none

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import file_sha256
 from janus_train.train.backends import Backend, Piece
 from janus_train.train.distributed import Distributed

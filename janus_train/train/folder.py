@@ -16,8 +16,10 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from janus_train.config import ROOT, Config, Part, UserError
+from janus_train.config import Config, Part
+from janus_train.errors import UserError
 from janus_train.files import write_json
+from janus_train.paths import ROOT
 
 _MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
 """What may differ between a run and its continuation: none of it changes what is trained on."""

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import JanusForConditionalGeneration
 
 from janus_train import report
-from janus_train.config import PARTS, Config, Part, UserError
+from janus_train.config import PARTS, Config, Part
 from janus_train.data.cached_codes import CodesOrigin, check_codes
 from janus_train.data.collate import collate
 from janus_train.data.encode import Encoder
@@ -17,6 +17,7 @@ from janus_train.data.loader import steps, streams_of
 from janus_train.data.mixture import make_encoder, open_mixture, open_recipe
 from janus_train.data.sample import Batch, Row, digest
 from janus_train.data.streams import deal_anew
+from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.model import compiling, lora

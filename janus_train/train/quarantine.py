@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from janus_train.config import UserError
 from janus_train.data.sample import Row
+from janus_train.errors import UserError
 from janus_train.train.distributed import Distributed
 
 JUDGED_FROM = 1000

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from janus_train.config import RunConfig, UserError
+from janus_train.config import RunConfig
+from janus_train.errors import UserError
 from janus_train.train.stopping import Lost, Stopped
 
 FAILED = "failed"

@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, Piece
 from janus_train.train.checkpoint import MANIFEST, SCHEMA, STATE, Checkpoint, folder_of, rank_file, state_of, tensors_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
+from janus_train.errors import UserError
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 
 BYTES_A_PARAMETER = 4 + 8

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder, fitted
 from janus_train.data.pictures import to_rgb
 from janus_train.data.recipe import Source
 from janus_train.data.sample import BadSample, Document, Kind, Record, Reference
 from janus_train.data.templates import TEMPLATES
+from janus_train.errors import UserError
 from janus_train.interop.processor import load_tokenizer
 
 FORMS = {

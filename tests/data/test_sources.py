@@ -12,11 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
 from janus_train.data import sources, storage
 from janus_train.data.recipe import Recipe, SourceConfig
 from janus_train.data.sample import BadSample, Record
 from janus_train.data.sources import ImageFolderSource, JsonlSource, Lines
+from janus_train.errors import UserError
 from tests.helpers import config_of, encoded, make_shard, picture
 
 

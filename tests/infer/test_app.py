@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer.load import Loaded, load_model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.pictures import to_float, understanding_pixels
+from janus_train.errors import UserError
 from janus_train.infer import chat
 from janus_train.infer.chat import answer, answer_ids, open_turn, stream_answer
 from janus_train.infer.seeing import picture_features, prompt_embeds

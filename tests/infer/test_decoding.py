@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer.decoding import Decoder, Graph, check_fits, inference, left_pad
 
 ROWS = ([5, 6, 7], [8], [9, 10, 11, 12, 13])

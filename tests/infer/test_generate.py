@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer import generate as module
 from janus_train.infer.generate import generate_codes, generate_pictures, guided, pick, unconditional, uniforms
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer.generate import generate_codes
 from janus_train.infer.load import load_model, quickest_dtype
 

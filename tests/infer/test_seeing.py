@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.collate import collate
 from janus_train.data.encode import with_places
 from janus_train.data.sample import Record, Reference, Row
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.errors import UserError
 from janus_train.infer.generate import generate_codes, generate_pictures
 from janus_train.infer.seeing import picture_features
 from janus_train.model.janus import PackedJanus, prepare

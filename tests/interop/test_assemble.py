@@ -26,8 +26,8 @@ from transformers import (
 from transformers.models.janus import JanusVQVAE
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
+from janus_train.errors import UserError
 from janus_train.interop.assemble import assemble
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.official import to_official

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import ROOT, UserError
+from janus_train.errors import UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
+from janus_train.paths import ROOT
 from tests.interop.conftest import same, small_model, stored
 
 BF16, FP32 = torch.bfloat16, torch.float32

@@ -21,11 +21,11 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import ROOT
 from janus_train.data.encode import Encoder, chat_prompt
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
 from janus_train.interop.language import extend_tokenizer
 from janus_train.interop.processor import load_tokenizer, save_official_processor, save_processor
+from janus_train.paths import ROOT
 
 pytestmark = pytest.mark.registry
 

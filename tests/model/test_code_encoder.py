@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_train.config import ROOT, UserError
+from janus_train.errors import UserError
 from janus_train.model.code_encoder import encoder_digest, load_code_encoder
+from janus_train.paths import ROOT
 from janus_train.train.folder import RunFolder
 from janus_train.train.loop import run as train
 from janus_train.train.start import find_start, load_start

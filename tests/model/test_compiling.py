@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.model.compiling import wanted
 from tests.helpers import config_of
 

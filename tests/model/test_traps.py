@@ -14,7 +14,8 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAEVectorQuantizer
 
-from janus_train.config import ModelConfig, Part, UserError
+from janus_train.config import ModelConfig, Part
+from janus_train.errors import UserError
 from janus_train.model.codes import encode_pictures, quantise
 from janus_train.model.components import MODULES, set_trainable
 from janus_train.model.janus import PackedJanus, build, prepare, transformers_config

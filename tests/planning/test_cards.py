@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.planning import cards
 from janus_train.planning.cards import CARDS, card_named, card_of, measured_cpu_flops, peak_flops
 

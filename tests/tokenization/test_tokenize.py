@@ -15,13 +15,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD, CodesOrigin, check_codes
 from janus_train.data.mixture import open_recipe
 from janus_train.data.pictures import generation_pixels, to_float
 from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shard_scan import write_index
 from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
 from janus_train.model import janus as janus_module
 from janus_train.model.code_encoder import load_code_encoder
 from janus_train.model.codes import encode_pictures

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.train.backends import Backend, Piece
 from janus_train.train.bad_steps import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
 from janus_train.train.distributed import Distributed

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from tests.processes import SMALL, digests, job, metrics
 from tests.train.backend_worker import BACKENDS
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, PeftConfig, UserError
+from janus_train.config import Config, PeftConfig
+from janus_train.errors import UserError
 from janus_train.model import lora
 from janus_train.model.components import is_adapter, part_of, set_trainable
 from janus_train.model.janus import PackedJanus

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.formats.rows import Rows
 from janus_train.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, Format, Item, Unit
 from janus_train.prepare.options import Options
