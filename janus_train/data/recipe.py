@@ -27,7 +27,7 @@ from janus_train.data.shards import ShardSource, find_tars
 from janus_train.data.sources import ImageFolderSource, JsonlSource
 from janus_train.data.storage import Location, find, locate
 from janus_train.data.templates import TEMPLATES
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.paths import resolve
 
 
@@ -154,7 +154,7 @@ def read_recipe(path: Path) -> RecipeConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: no valid YAML ({one_line(error)})") from None
     if not isinstance(values, dict) or not values.get("sources"):
         raise UserError(f"{path}: the recipe is empty, it needs at least one entry under sources")
     try:

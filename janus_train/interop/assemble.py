@@ -21,7 +21,7 @@ from janus_train.interop.hub import local_folder
 from janus_train.interop.language import Language, load_language
 from janus_train.interop.model_folder import model_shapes
 from janus_train.interop.parts import Piece, load_siglip, load_vq
-from janus_train.interop.write import check_target, one_line, write_transformers
+from janus_train.interop.write import check_target, user_errors_on_write, write_transformers
 from janus_train.model.codes import picture_out_size
 
 ADAPTOR_DEPTH = 2
@@ -58,7 +58,7 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
                 f"{_where(name, llm, vision, vq)} does not fit: {name} is {found or 'missing'}, its configuration asks for "
                 f"{wanted.get(name, 'nothing of that name')}"
             )
-    with one_line(target):
+    with user_errors_on_write(target):
         write_transformers(
             target,
             config,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from janus_train.errors import UserError
+from janus_train.files import read_json_object
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
 from janus_train.interop.hub import local_folder
-from janus_train.interop.json_file import read_object
 from janus_train.interop.model_folder import ModelFolder, open_folder
-from janus_train.interop.write import check_target, one_line, write_official, write_transformers
+from janus_train.interop.write import check_target, user_errors_on_write, write_official, write_transformers
 
 Format = Literal["hf", "official"]
 
@@ -40,7 +40,7 @@ def _write(found: ModelFolder, form: Format, target: Path, manifest: dict[str, A
         card = model_card(found.config, manifest, form)
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{found.path}: the manifest.json of its run does not say what was trained") from None
-    with one_line(target):
+    with user_errors_on_write(target):
         if form == "hf":
             write_transformers(
                 target,
@@ -60,5 +60,5 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     """Of the run that ``path`` is, or in whose ``final/`` it lies."""
     for folder in (path, path.parent if path.name == "final" else path):
         if (folder / "manifest.json").is_file():
-            return read_object(folder / "manifest.json")
+            return read_json_object(folder / "manifest.json")
     return None

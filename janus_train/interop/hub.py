@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.paths import resolve
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -67,5 +67,4 @@ def _fetch(repository: str, what: str, patterns: list[str]) -> Path:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise UserError(f"{where} {why} and the cache ({constants.HF_HUB_CACHE}) does not have the model") from None
     except Exception as error:  # whatever else goes wrong on the way to a server and back
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} the hub could not be asked: {said}") from None
+        raise UserError(f"{where} the hub could not be asked: {one_line(error, 200)}") from None

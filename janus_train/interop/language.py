@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.interop.write import quiet
 from janus_train.model import attention
 
@@ -61,7 +61,7 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
-        raise UserError(f"{folder} cannot be loaded as a causal language model: {_brief(error)}") from None
+        raise UserError(f"{folder} cannot be loaded as a causal language model: {one_line(error, 200)}") from None
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} is not complete: {len(missing)} tensors are missing, the first is {missing[0]}")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -72,10 +72,6 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     if not hasattr(model.base_model, "embed_tokens"):
         raise UserError(f"{folder}: {model.config.model_type} names its embeddings in another way than Janus can take")
     return model, tokenizer
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _own(*ids: int | list[int] | None) -> int | None:
@@ -161,7 +157,9 @@ def check_packs(model: PreTrainedModel, folder: Path) -> None:
             documents=attention.Documents(bounds, max(lengths)),
         ).last_hidden_state
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
-        raise UserError(f"{folder}: {model.config.model_type} does not run on packed rows ({_brief(error)})") from None
+        raise UserError(
+            f"{folder}: {model.config.model_type} does not run on packed rows ({one_line(error, 200)})"
+        ) from None
     wanted = torch.cat(alone, dim=1).float()
     off = float((packed.float() - wanted).abs().max() / wanted.abs().max())
     if not off < (1e-3 if base.dtype == torch.float32 else 0.05):

@@ -13,9 +13,9 @@ import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.data.special_tokens import SpecialTokens
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
-from janus_train.interop.json_file import read_object, read_object_if_any
 from janus_train.model.components import part_of
 
 Layout = Literal["transformers", "official"]
@@ -49,7 +49,7 @@ class ModelFolder:
             raise UserError(f"{self.path}: {error}") from None
         except Exception as error:  # transformers' configurations check themselves in many ways
             raise UserError(
-                f"{self.path / 'config.json'} is no Janus model's configuration ({' '.join(str(error).split())[:200]})"
+                f"{self.path / 'config.json'} is no Janus model's configuration ({one_line(error, 200)})"
             ) from None
 
     @cached_property
@@ -62,7 +62,7 @@ class ModelFolder:
         if self.layout == "transformers":
             return self._own_shapes
         empty = ((name, torch.empty(shape, device="meta")) for name, shape in self._own_shapes.items())
-        with self._one_line():
+        with self._user_errors_on_names():
             return {name: tuple(tensor.shape) for name, tensor in official.from_official(empty)}
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -70,7 +70,7 @@ class ModelFolder:
         if self.layout == "transformers":
             yield from tensors.read(self._files, prefix)
             return
-        with self._one_line():
+        with self._user_errors_on_names():
             for name, tensor in official.from_official(tensors.read(self._files)):
                 if name.startswith(prefix):
                     yield name, tensor
@@ -101,7 +101,7 @@ class ModelFolder:
     def drawing(self) -> dict[str, float]:
         """``guidance`` and ``temperature``: the folder's own, else the official ones."""
         path = self.path / "generation_config.json"
-        found = read_object_if_any(path)
+        found = read_json_object_if_any(path)
         try:
             return {
                 "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
@@ -135,7 +135,7 @@ class ModelFolder:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
 
     @contextmanager
-    def _one_line(self) -> Iterator[None]:
+    def _user_errors_on_names(self) -> Iterator[None]:
         """A name that no table knows is a `UserError` that says in which folder."""
         try:
             yield
@@ -149,14 +149,13 @@ def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             return {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
     except Exception as error:  # of any layer that its values make impossible
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"its config.json describes no model that can be built ({said})") from None
+        raise UserError(f"its config.json describes no model that can be built ({one_line(error, 200)})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Raises `UserError` if it is missing or no JSON object."""
+    """The folder's config.json. Raises `UserError` if it is missing or not a JSON object."""
     try:
-        return read_object(folder / "config.json")
+        return read_json_object(folder / "config.json")
     except FileNotFoundError:
         what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None

@@ -15,7 +15,7 @@ from transformers import JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.data.special_tokens import SpecialTokens
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.interop.official import TOWER, VQ
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -97,7 +97,7 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             **({} if special is None else {"image_token_id": special.placeholder}),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
         raise UserError(f"its config.json is no official Janus model's: {what}") from None
 
 

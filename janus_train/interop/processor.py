@@ -27,9 +27,8 @@ from janus_train.data.special_tokens import (
     SpecialTokens,
     speakers,
 )
-from janus_train.errors import UserError
-from janus_train.files import write_json, write_text
-from janus_train.interop.json_file import read_object_if_any
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object_if_any, write_json, write_text
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -51,12 +50,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a file that it cannot read
-        raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {one_line(error, 200)}") from None
 
 
 def system_prompt(folder: Path) -> str:
     """The one that the model was trained with (`save_processor` writes it), else the official one."""
-    return read_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
+    return read_json_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
 
 
 def generation_config(special: SpecialTokens, guidance: float, temperature: float) -> GenerationConfig:

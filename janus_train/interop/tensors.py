@@ -17,9 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from janus_train.errors import UserError
-from janus_train.files import write_json
-from janus_train.interop.json_file import read_object
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object, write_json
 
 EXTRAS = "official_extras.safetensors"
 """Side file of a folder in transformers' layout: what only the official layout has a place for."""
@@ -52,7 +51,7 @@ def has_weights(folder: Path) -> bool:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = set(read_object(index)["weight_map"].values())
+        names = set(read_json_object(index)["weight_map"].values())
         assert names and all(isinstance(name, str) and Path(name).name == name for name in names)
     except (KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{index} is no index of weight files (weight_map: name -> file)") from None
@@ -107,7 +106,7 @@ def load_pickle(path: Path) -> object:
             f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from None
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:

@@ -153,7 +153,7 @@ def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def one_line(target: Path) -> Iterator[None]:
+def user_errors_on_write(target: Path) -> Iterator[None]:
     """A full disk, or a folder without permission, is one line."""
     try:
         yield

@@ -15,7 +15,7 @@ import torch
 from transformers.models.janus import JanusVQVAE
 
 from janus_train.data.cached_codes import CodesOrigin
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.model.codes import encode_pictures, picture_out_size
 
 PREFIX = "model.vqmodel."
@@ -84,6 +84,7 @@ def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
         vqmodel = JanusVQVAE(config.vq_config)
         vqmodel.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{folder.path}: its VQ tokenizer does not fit its config.json ({said[:300]})") from None
+        raise UserError(
+            f"{folder.path}: its VQ tokenizer does not fit its config.json ({one_line(error, 300)})"
+        ) from None
     return CodeEncoder(vqmodel.float().eval().requires_grad_(False).to(device), picture_out_size(config))

@@ -20,7 +20,7 @@ import torch._dynamo.exc
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.model.text_loss import losses_and_slopes, text_head
 
 BACKEND: Any = "inductor"
@@ -65,7 +65,7 @@ def naming_failures() -> Iterator[None]:
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise UserError(
             f"the decoder layers cannot be compiled here ({why}): run.compile=false trains without"
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from janus_train.config import LoggingConfig
+from janus_train.errors import first_line
 
 WANDB_INIT_S = 60
 WANDB_FINISH_S = 120
@@ -57,7 +58,7 @@ class Trackers:
             tracker = make()
             tracker.start()
         except Exception as error:  # whatever a logging service does
-            why = next(iter(str(error).splitlines()), type(error).__name__)
+            why = first_line(error)
             self._warn(f"{name} could not be started ({why}); metrics.jsonl goes on")
             return False
         self._started.append(tracker)

@@ -126,7 +126,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_config(f, lambda c: c.pop("gen_head_config")),
         r"no official Janus model's: 'gen_head_config' is missing",
     ),
-    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is no JSON object"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not a JSON object"),
     "no config": (lambda f: (f / "config.json").unlink(), r"no model there \(config\.json is missing\)"),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),

@@ -284,7 +284,10 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert "# tiny, stage 1" in card and "| steps | 1 |" in card and "data_recipes/demo/stage1.yaml" in card
     assert manifest["data"] and all(digest in card for digest in manifest["data"].values())
-    for text, message in (("{", "manifest.json is no JSON object"), ('{"stage": 1}', "does not say what was trained")):
+    for text, message in (
+        ("{", "manifest.json is not a JSON object"),
+        ('{"stage": 1}', "does not say what was trained"),
+    ):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=message) as error:
             export_model(str(folder), tmp_path / "none", "hf")
