@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from janus_train.compose import compose_config
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.parts import set_trainable
 from janus_train.train.backends import make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.saver import Saver

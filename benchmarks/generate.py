@@ -26,7 +26,7 @@ from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 from janus_train.compose import compose_config
 from janus_train.infer import decoding
 from janus_train.infer.generate import generate_codes, guided, tokens_per_picture, unconditional
-from janus_train.model.janus import build
+from janus_train.model.build import build
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
 GUIDANCE = 5.0

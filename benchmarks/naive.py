@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.pictures import to_float
 from janus_train.data.sample import CODE_SLOT, FEATURE_SLOT, IGNORE, Document
-from janus_train.model.codes import encode_pictures
+from janus_train.model.vq import encode_pictures
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from janus_train.planning.cards import card_named
+from janus_train.planning.gpus import card_named
 from janus_train.planning.plan import POLICIES, StagePlan
 from janus_train.planning.run_plan import plan_run
 from janus_train.planning.state import SHARINGS

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.train import allocated
-from janus_train.model.text_loss import LOGITS, chunked_loss, losses_and_slopes
+from janus_train.model.chunked_cross_entropy import LOGITS, chunked_loss, losses_and_slopes
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -35,17 +35,18 @@ from janus_train.config import Config
 from janus_train.data.collate import collate
 from janus_train.data.pictures import to_float
 from janus_train.data.sample import Batch, Document
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.codes import encode_pictures
-from janus_train.model.compiling import compile_layers
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build, prepare
-from janus_train.model.loss import LossSums, cross_entropies, loss_sums
-from janus_train.model.text_loss import text_head
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.build import build, prepare
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.compile import compile_layers
+from janus_train.model.janus import PackedJanus
+from janus_train.model.losses import LossSums, cross_entropies, loss_sums
+from janus_train.model.parts import set_trainable
+from janus_train.model.vq import encode_pictures
 from janus_train.paths import ROOT
-from janus_train.planning.cards import card_of, peak_flops
-from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
+from janus_train.planning.gpus import card_of, peak_flops
+from janus_train.planning.workload import content_of
 from janus_train.train.backends import make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer

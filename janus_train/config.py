@@ -23,10 +23,10 @@ Part = Literal[
 PARTS: tuple[Part, ...] = get_args(Part)
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
-"""What of a decoder layer is computed again in backward instead of kept (`model.checkpointing`)."""
+"""What of a decoder layer is computed again in backward instead of kept (`model.activation_checkpointing`)."""
 
 TextLoss = Literal["chunked", "whole"]
-"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
+"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.chunked_cross_entropy`)."""
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -203,7 +203,7 @@ class RunConfig(Options):
     """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive
     compile: bool | None
-    """Whether decoder layers are compiled (`model.compiling`); None: on a GPU."""
+    """Whether decoder layers are compiled (`model.compile`); None: on a GPU."""
     cpu_threads: Positive | None
     """Threads of a process that trains on the CPU; None: its share of the cores."""
     join_timeout_s: Seconds

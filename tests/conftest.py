@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from janus_train import cli
 from janus_train.data.encode import Encoder
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
-from janus_train.model.janus import build
+from janus_train.model.build import build
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
 

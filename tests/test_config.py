@@ -12,7 +12,7 @@ import yaml
 from janus_train.compose import check_overrides, compose_values, quote_stage, validate
 from janus_train.config import PARTS, Config, TextConfig, VisionConfig, VQConfig
 from janus_train.errors import UserError
-from janus_train.model.janus import transformers_config
+from janus_train.model.build import transformers_config
 from janus_train.paths import ROOT
 from tests.helpers import config_of
 

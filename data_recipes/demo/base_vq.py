@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from base_common import Figures, Pictures, Progress, Schedule, scenes, to_float
 from torch import nn
 
-from janus_train.model.codes import decode_codes, encode_pictures
+from janus_train.model.vq import decode_codes, encode_pictures
 
 CODES_BATCH, PICTURES_BATCH = 16, 8
 PEAK = 2e-3

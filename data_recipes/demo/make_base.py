@@ -35,7 +35,7 @@ from janus_train.config import ModelConfig
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError
 from janus_train.files import staged_folder
-from janus_train.model.janus import build
+from janus_train.model.build import build
 from janus_train.paths import ROOT
 
 STEPS = {"codes": 2000, "pictures": 1000, "vision": 1600, "llm": 1500}

@@ -58,7 +58,7 @@ def generate(
     check_writable(out.absolute().parent)
     given = [open_picture(path) for path in image or []]
     loaded = load(model, device, precision)
-    from janus_train.infer.album import Drawn, write_album
+    from janus_train.infer.image_grid import Drawn, write_album
 
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature

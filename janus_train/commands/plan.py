@@ -34,7 +34,7 @@ def plan(
     By arithmetic on the configuration; needs neither a GPU nor data nor weights. The other two stages are planned along
     for the days and GPU-hours of the whole run.
     """
-    from janus_train.planning.cards import card_named
+    from janus_train.planning.gpus import card_named
 
     card = card_named(gpu)
     if html is not None:

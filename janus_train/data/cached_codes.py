@@ -20,7 +20,7 @@ RECORD = ".codes.json"
 UNKNOWN = "unknown"
 """The origin of codes without a record."""
 VERSION = 1
-"""Of the way from a picture to codes: its pixels (pictures.generation_pixels) and the rule (model/codes.py)."""
+"""Of the way from a picture to codes: its pixels (pictures.generation_pixels) and the rule (model/vq.py)."""
 DRAWING = ("class_to_image", "text_to_image", "request_to_image", "conversation")
 """The templates that read codes."""
 
@@ -30,7 +30,7 @@ class CodesOrigin:
     """What codes depend on besides the picture."""
 
     encoder: str
-    """SHA-256 of the encoder's weights (model/code_encoder.py)."""
+    """SHA-256 of the encoder's weights (model/vq.py)."""
     image_size: int
     version: int = VERSION
 

@@ -19,7 +19,7 @@ from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_pictures
 from janus_train.infer.load import Loaded
-from janus_train.model.codes import decode_codes, encode_pictures
+from janus_train.model.vq import decode_codes, encode_pictures
 
 GRID_PICTURES = 24
 

@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.encode import Encoder
 from janus_train.data.special_tokens import ASSISTANT, ROLES
 from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import picture_features, prompt_embeds
 
 Messages = list[dict[str, str]]
 """Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""

@@ -16,8 +16,8 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
-from janus_train.infer.seeing import prompt_embeds
-from janus_train.model.codes import decode_codes
+from janus_train.infer.image_inputs import prompt_embeds
+from janus_train.model.vq import decode_codes
 
 Progress = Callable[[int], None]
 """Told how many more pictures are done."""
@@ -76,7 +76,7 @@ def generate_codes(
         temperature: above 0; what logits are divided by.
         seeds: one a picture: the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
-        seen: features of the pictures in each prompt (`seeing.picture_features`); empty: there are no pictures.
+        seen: features of the pictures in each prompt (`image_inputs.picture_features`); empty: there are no pictures.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.

@@ -14,13 +14,13 @@ from janus_train.data.encode import Encoder, with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
 from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
-from janus_train.infer.seeing import picture_features
+from janus_train.infer.image_inputs import picture_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
+from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import quiet
-from janus_train.model.code_encoder import PREFIX as VQ_PREFIX
-from janus_train.model.codes import picture_out_size
+from janus_train.model.vq import picture_out_size
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig, Jan
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError
 from janus_train.interop import processor
+from janus_train.interop.base_encoders import Piece, load_siglip, load_vq
+from janus_train.interop.base_language_model import Language, load_language
 from janus_train.interop.hub import local_folder
-from janus_train.interop.language import Language, load_language
 from janus_train.interop.model_folder import model_shapes
-from janus_train.interop.parts import Piece, load_siglip, load_vq
 from janus_train.interop.write import check_target, user_errors_on_write, write_transformers
-from janus_train.model.codes import picture_out_size
+from janus_train.model.vq import picture_out_size
 
 ADAPTOR_DEPTH = 2
 """Pro, Table 1: two-layer MLPs."""

@@ -9,7 +9,7 @@ from transformers import JanusConfig
 from janus_train.errors import UserError
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.model.codes import picture_out_size
+from janus_train.model.vq import picture_out_size
 
 _NO_SHAPE = ("transformers_version", "_name_or_path", "architectures", "dtype", "model_type")
 

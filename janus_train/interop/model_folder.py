@@ -16,7 +16,7 @@ from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError, one_line
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
-from janus_train.model.components import part_of
+from janus_train.model.parts import part_of
 
 Layout = Literal["transformers", "official"]
 

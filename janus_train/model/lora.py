@@ -24,7 +24,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Part, PeftConfig
 from janus_train.errors import UserError
 from janus_train.files import staged_folder, write_text
-from janus_train.model.components import MODULES, is_adapter
+from janus_train.model.parts import MODULES, is_adapter
 
 _BASE = ".base_layer."
 _ADAPTER = "default"
@@ -57,7 +57,7 @@ def targets(janus: nn.Module, part: Part) -> dict[str, nn.Linear]:
 
 
 def attach(janus: JanusForConditionalGeneration, options: PeftConfig) -> None:
-    """Put adapters into ``janus``, A at random, B zero: its outputs are as before. Gradients: `components.set_trainable`.
+    """Put adapters into ``janus``, A at random, B zero: its outputs are as before. Gradients: `parts.set_trainable`.
 
     Call it while the weights are in fp32: adapters take their type. `check_usable` comes before.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from janus_train.config import Part
-from janus_train.model.components import is_adapter, part_of
+from janus_train.model.parts import is_adapter, part_of
 
 ROUNDED = (nn.Linear, nn.Conv2d)
 """Layers whose weights autocast rounds."""

@@ -5,7 +5,7 @@ Out: `Activations`. Counted are transformers' eager modules as they are (a norm 
 input and its output) with packed attention; what `torch.compile` fuses away comes off this. A linear layer keeps its
 input only if its weight trains, so stage 1 keeps far less than stage 2.
 
-Checkpointing (`model.checkpointing`): ``none`` keeps all of a decoder layer; ``selective`` its input and the outputs of its matrix
+Checkpointing (`model.activation_checkpointing`): ``none`` keeps all of a decoder layer; ``selective`` its input and the outputs of its matrix
 products and of attention; ``full`` its input alone. With either of them one layer at a time is whole again in backward.
 """
 
@@ -15,9 +15,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
-from janus_train.model.text_loss import LOGITS
-from janus_train.planning.content import Content
+from janus_train.model.chunked_cross_entropy import LOGITS
 from janus_train.planning.flops import gradient_flow
+from janus_train.planning.workload import Content
 
 FP32 = 4
 """Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""

@@ -6,7 +6,7 @@ twice that.
 
 from __future__ import annotations
 
-from janus_train.planning.cards import GPUS_PER_NODE, Card
+from janus_train.planning.gpus import GPUS_PER_NODE, Card
 from janus_train.planning.state import BF16, FP32, Sharing, Sizes
 
 

@@ -21,8 +21,8 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from janus_train.config import ModelConfig, Part, PeftConfig
-from janus_train.planning.content import Content
 from janus_train.planning.parameters import adapter_counts
+from janus_train.planning.workload import Content
 
 Piece = Literal[
     "language_model",

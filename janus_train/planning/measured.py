@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from janus_train.paths import ROOT
-from janus_train.planning.cards import Card
+from janus_train.planning.gpus import Card
 
 RESULTS = ROOT / "benchmarks/train.jsonl"
 

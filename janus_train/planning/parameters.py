@@ -10,9 +10,9 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig, Part, PeftConfig
-from janus_train.model.components import MODULES, parameters_by_part, part_of
-from janus_train.model.janus import transformers_config
+from janus_train.model.build import transformers_config
 from janus_train.model.lora import targets
+from janus_train.model.parts import MODULES, parameters_by_part, part_of
 from janus_train.model.precision import ROUNDED
 
 

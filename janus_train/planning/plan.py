@@ -10,11 +10,11 @@ from typing import get_args
 
 from janus_train.config import ActivationCheckpointing, Config
 from janus_train.planning.activations import Activations, Widths, activations
-from janus_train.planning.cards import Card
 from janus_train.planning.communication import bytes_sent, seconds
-from janus_train.planning.content import Content, expected_row
 from janus_train.planning.flops import Piece, Work, gradient_flow, work
+from janus_train.planning.gpus import Card
 from janus_train.planning.state import SHARINGS, Sharing, Sizes, State, sizes_of, state
+from janus_train.planning.workload import Content, expected_row
 
 POLICIES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
 RESERVE = 2e9

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from janus_train.compose import compose_config
 from janus_train.config import Config
-from janus_train.planning.cards import CARDS, Card
+from janus_train.planning.gpus import CARDS, Card
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from janus_train.planning.content import GENERATION_TEXT, TEXT, UNDERSTANDING_LOSS, UNDERSTANDING_TEXT
 from janus_train.planning.plan import POLICIES, Option, StagePlan
 from janus_train.planning.run_plan import RunPlan
 from janus_train.planning.state import SHARINGS
+from janus_train.planning.workload import GENERATION_TEXT, TEXT, UNDERSTANDING_LOSS, UNDERSTANDING_TEXT
 
 WIDTH = 130
 """Where there is no terminal to ask."""

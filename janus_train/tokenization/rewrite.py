@@ -29,7 +29,7 @@ from janus_train.data.shard_index import CODES_ENDING, PICTURE_ENDINGS, Member, 
 from janus_train.data.shard_scan import scan
 from janus_train.errors import UserError
 from janus_train.files import sync
-from janus_train.model.code_encoder import CodeEncoder
+from janus_train.model.vq import CodeEncoder
 
 BATCH = 32
 """Pictures that are encoded at a time."""

@@ -20,12 +20,13 @@ from janus_train.data.streams import deal_anew
 from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.model import compiling, lora
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.code_encoder import encoder_digest
-from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
+from janus_train.model import compile as compiling
+from janus_train.model import lora
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.parts import is_adapter, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import narrow_frozen
-from janus_train.model.text_loss import text_head
+from janus_train.model.vq import encoder_digest
 from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.bad_steps import BadSteps, check_finite

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
-from janus_train.infer.album import grid
 from janus_train.infer.generate import generate_pictures
+from janus_train.infer.image_grid import grid
 
 
 def draw_previews(

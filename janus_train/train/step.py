@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from janus_train.data.sample import Batch
-from janus_train.model.loss import LossSums
+from janus_train.model.losses import LossSums
 from janus_train.train.backends import Backend
 from janus_train.train.distributed import Distributed
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from janus_train.config import Config
 from janus_train.data.sample import Row
-from janus_train.planning.cards import peak_flops
-from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
+from janus_train.planning.gpus import peak_flops
 from janus_train.planning.parameters import parameter_counts
+from janus_train.planning.workload import content_of
 from janus_train.train.distributed import Distributed
 
 

@@ -13,8 +13,8 @@ from benchmarks import train
 from benchmarks.naive import padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.data.sample import IGNORE
-from janus_train.model import compiling
-from janus_train.planning.content import content_of, expected_row
+from janus_train.model import compile as compiling
+from janus_train.planning.workload import content_of, expected_row
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

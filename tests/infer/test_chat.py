@@ -11,7 +11,7 @@ from janus_train.data.pictures import to_float, understanding_pixels
 from janus_train.errors import UserError
 from janus_train.infer import chat
 from janus_train.infer.chat import answer, answer_ids, open_turn, stream_answer
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import picture_features, prompt_embeds
 
 LOOK = "<image_placeholder>\n"
 

@@ -19,7 +19,7 @@ from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.infer import generate as drawing
 from janus_train.infer.chat import open_turn
 from janus_train.infer.decoding import Decoder, inference, left_pad
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import picture_features, prompt_embeds
 from janus_train.model.janus import PackedJanus
 
 CAPTIONS = ("A red apple.", "A dog on the right, on a blue background.", "苹果")

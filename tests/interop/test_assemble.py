@@ -29,9 +29,9 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
 from janus_train.errors import UserError
 from janus_train.interop.assemble import assemble
+from janus_train.interop.base_encoders import load_vq
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.official import to_official
-from janus_train.interop.parts import load_vq
 from tests.conftest import TEXTS
 from tests.helpers import config_of
 from tests.interop.conftest import stored
@@ -217,8 +217,8 @@ def open_folder_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def test_the_encoders_are_kept(parts, tmp_path) -> None:
     """Same features and same codes as from the parts themselves; the attention pool stays for an export."""
-    from janus_train.model.code_encoder import load_code_encoder
-    from janus_train.model.codes import encode_pictures
+    from janus_train.interop.vq_encoder import load_code_encoder
+    from janus_train.model.vq import encode_pictures
 
     assemble(str(parts / "llm-llama, tied"), str(parts / "siglip"), parts / "vq.pt", tmp_path / "m", seed=0)
     from transformers import JanusForConditionalGeneration

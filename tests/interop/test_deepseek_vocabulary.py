@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.encode import Encoder, chat_prompt
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
-from janus_train.interop.language import extend_tokenizer
+from janus_train.interop.base_language_model import extend_tokenizer
 from janus_train.interop.processor import load_tokenizer, save_official_processor, save_processor
 from janus_train.paths import ROOT
 
@@ -183,7 +183,7 @@ def test_both_layouts_bring_the_same_ids_back(
     fetched: Path, janus_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, layout: str
 ) -> None:
     """The official files name LlamaTokenizerFast, whose own rules would split this vocabulary's text in another way."""
-    from janus_train.model.janus import transformers_config
+    from janus_train.model.build import transformers_config
     from tests.model.model_configs import model_config
 
     config = transformers_config(model_config("janus_pro_1b"), None, None, None, None)

@@ -26,12 +26,12 @@ from janus_train.data.special_tokens import ASSISTANT, USER, SpecialTokens
 from janus_train.infer.chat import answer_ids
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_codes, guided
+from janus_train.infer.image_inputs import picture_features, prompt_embeds
 from janus_train.infer.load import Loaded, load_model
-from janus_train.infer.seeing import picture_features, prompt_embeds
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
-from janus_train.model.codes import decode_codes
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.vq import decode_codes
 from tests.interop.conftest import same, stored
 from tests.model.model_configs import model_config
 

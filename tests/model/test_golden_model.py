@@ -22,10 +22,11 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.pictures import to_float, understanding_pixels
 from janus_train.interop.official import from_official, is_extra
-from janus_train.model.codes import encode_pictures
-from janus_train.model.janus import PackedJanus, prepare, transformers_config
-from janus_train.model.loss import LossSums, cross_entropies
-from janus_train.model.text_loss import text_head
+from janus_train.model.build import prepare, transformers_config
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
+from janus_train.model.losses import LossSums, cross_entropies
+from janus_train.model.vq import encode_pictures
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
 

@@ -9,9 +9,9 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Part
-from janus_train.model.codes import encode_pictures
-from janus_train.model.components import parameters_by_part, set_trainable
 from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import parameters_by_part, set_trainable
+from janus_train.model.vq import encode_pictures
 from tests.model import reference
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Documents, Text, to_batch
 

@@ -18,15 +18,16 @@ from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.collate import collate
 from janus_train.data.sample import Row
 from janus_train.inspection.drawn import open_drawn
-from janus_train.model import text_loss
+from janus_train.model import chunked_cross_entropy
 from janus_train.model.attention import Documents as Layout
-from janus_train.model.codes import encode_pictures
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build, transformers_config
+from janus_train.model.build import build, transformers_config
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
 from janus_train.model.lora import attach
-from janus_train.model.text_loss import text_head
-from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
+from janus_train.model.parts import set_trainable
+from janus_train.model.vq import encode_pictures
 from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
+from janus_train.planning.workload import Content, content_of, content_of_batch, expected_row
 from tests.helpers import config_of
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, PictureIn, Text, to_batch
@@ -160,7 +161,7 @@ def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_chunked_text_loss_costs_the_same(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of it is made twice, and none that nobody needs."""
-    monkeypatch.setattr(text_loss, "LOGITS", 50 * 1024)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 50 * 1024)
     trained = STAGES[stage].train_parts
     assert Counted(trained, chunked=True).total == Counted(trained).total > 0
 

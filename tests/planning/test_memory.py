@@ -13,17 +13,18 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, Part, TextLoss
 from janus_train.data.sample import Batch
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.build import build
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
 from janus_train.model.lora import attach
+from janus_train.model.parts import set_trainable
 from janus_train.model.precision import narrow_frozen
-from janus_train.model.text_loss import text_head
 from janus_train.planning.activations import Activations, Widths, activations
-from janus_train.planning.cards import CARDS
-from janus_train.planning.content import Content, content_of_batch, expected_row
+from janus_train.planning.gpus import CARDS
 from janus_train.planning.plan import POLICIES, RESERVE
 from janus_train.planning.state import SHARINGS, Sizes, sizes_of, state
+from janus_train.planning.workload import Content, content_of_batch, expected_row
 from janus_train.train.optim import make_optimizer
 from tests.helpers import config_of
 from tests.model.reference import to_batch

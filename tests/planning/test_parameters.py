@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from janus_train.model.components import parameters_by_part
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.parts import parameters_by_part
 from janus_train.planning.parameters import parameter_counts
 from tests.helpers import config_of
 

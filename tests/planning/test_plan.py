@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.planning.cards import CARDS
 from janus_train.planning.communication import bytes_sent, seconds
+from janus_train.planning.gpus import CARDS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import POLICIES, StagePlan, implied_mfu, plan_stage
 from janus_train.planning.run_plan import RunPlan, plan_run

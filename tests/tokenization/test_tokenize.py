@@ -22,9 +22,9 @@ from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shard_scan import write_index
 from janus_train.data.shards import ShardSource
 from janus_train.errors import UserError
+from janus_train.interop.vq_encoder import load_code_encoder
 from janus_train.model import janus as janus_module
-from janus_train.model.code_encoder import load_code_encoder
-from janus_train.model.codes import encode_pictures
+from janus_train.model.vq import encode_pictures
 from janus_train.train.loop import run as train
 from tests.helpers import Run, config_of, encoded, make_shard, picture
 from tests.tokenization.conftest import noise

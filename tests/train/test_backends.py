@@ -19,7 +19,7 @@ import pytest
 from safetensors.torch import load_file
 
 from janus_train.errors import UserError
-from janus_train.model.components import part_of
+from janus_train.model.parts import part_of
 from janus_train.paths import ROOT
 from janus_train.train import checkpoint
 from janus_train.train.distributed import Distributed

@@ -17,8 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from janus_train.config import Config
 from janus_train.data.sample import KINDS
 from janus_train.errors import UserError
-from janus_train.model import compiling
-from janus_train.model.components import part_of
+from janus_train.model import compile as compiling
+from janus_train.model.parts import part_of
 from janus_train.train import checkpoint
 from janus_train.train.loop import run
 from tests.helpers import encoded, make_shard, picture

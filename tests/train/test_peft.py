@@ -16,8 +16,8 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config, PeftConfig
 from janus_train.errors import UserError
 from janus_train.model import lora
-from janus_train.model.components import is_adapter, part_of, set_trainable
 from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import is_adapter, part_of, set_trainable
 from janus_train.planning.parameters import adapter_counts
 from janus_train.train import checkpoint
 from janus_train.train.loop import run
@@ -121,7 +121,7 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
 
 
 def test_drop_out_is_repeated_when_a_layer_is_computed_again(base: JanusForConditionalGeneration) -> None:
-    from janus_train.model.checkpointing import checkpoint_layers
+    from janus_train.model.activation_checkpointing import checkpoint_layers
 
     options = PeftConfig(rank=2, alpha=4.0, dropout=0.5, parts=("language_model",))
     janus, batch, found = random_adapters(base, options), to_batch(some_documents(), 64, 64), []

@@ -9,9 +9,9 @@ import pytest
 
 from janus_train.config import Config
 from janus_train.inspection.drawn import open_drawn
-from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
+from janus_train.planning.workload import content_of
 from janus_train.train import utilisation
 from janus_train.train.distributed import Distributed
 from janus_train.train.loop import run

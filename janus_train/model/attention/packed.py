@@ -22,8 +22,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from janus_train.model.documents import Documents
-from janus_train.model.grouped_attention import grouped_attention
+from janus_train.model.attention.documents import Documents
+from janus_train.model.attention.grouped import grouped_attention
 
 NAME = "janus_packed"
 

@@ -1,4 +1,4 @@
-"""Peak rates: of known cards by their names, of a CPU by measuring, of others none."""
+"""Peak rates: of known GPUs by their names, of a CPU by measuring, of others none."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from janus_train.errors import UserError
-from janus_train.planning import cards
-from janus_train.planning.cards import CARDS, card_named, card_of, measured_cpu_flops, peak_flops
+from janus_train.planning import gpus
+from janus_train.planning.gpus import CARDS, card_named, card_of, measured_cpu_flops, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_peak_of_a_gpu_follows_the_precision(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cpu_is_measured_in_a_fraction_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock of our own: each product takes 10 ms by it but one, which takes 4."""
     ticks = iter([0.0, *(t for n in range(100) for t in (n * 0.01, n * 0.01 + (0.004 if n == 7 else 0.01)))])
-    monkeypatch.setattr(cards.time, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(gpus.time, "thread_time", lambda: next(ticks))
     assert measured_cpu_flops(torch.float32) == pytest.approx(2 * 1024**3 / 0.004)
     assert next(ticks) < 0.5
 

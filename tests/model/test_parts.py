@@ -9,8 +9,8 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import PARTS, Part
-from janus_train.model.components import MODULES, parameters_by_part, part_of, set_modes, set_trainable
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.parts import MODULES, parameters_by_part, part_of, set_modes, set_trainable
 from tests.model.model_configs import model_config
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from janus_train.errors import UserError
-from janus_train.model.compiling import wanted
+from janus_train.model.compile import wanted
 from tests.helpers import config_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

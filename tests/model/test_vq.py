@@ -1,4 +1,4 @@
-"""Codes and pictures (the quantiser's rule and its fp32 are in test_traps.py and test_golden_model.py)."""
+"""Codes and pictures (the quantiser's rule and its fp32 are in test_known_mistakes.py and test_golden_model.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from janus_train.model import codes
-from janus_train.model.codes import decode_codes, encode_pictures, quantise
+from janus_train.model import vq
+from janus_train.model.vq import decode_codes, encode_pictures, quantise
 from tests.model.reference import CODEBOOK, SIZE, TOKENS
 
 
@@ -51,9 +51,9 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
     pixels = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = encode_pictures(vqmodel, pixels)
     pictures = decode_codes(vqmodel, ids)
-    monkeypatch.setattr(codes, "ENCODE_CHUNK", 2)
-    monkeypatch.setattr(codes, "DECODE_CHUNK", 2)
-    monkeypatch.setattr(codes, "_SCORES_CHUNK", 7)
+    monkeypatch.setattr(vq, "ENCODE_CHUNK", 2)
+    monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
+    monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
     assert torch.equal(encode_pictures(vqmodel, pixels), ids)
     # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
     apart = (decode_codes(vqmodel, ids).int() - pictures.int()).abs()
@@ -76,7 +76,7 @@ def test_tf32_is_off_on_cuda_while_codes_are_made(precision: str) -> None:
         kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # autocast for a device that is not there
-            with codes._exact_fp32(torch.device("cuda")):
+            with vq._exact_fp32(torch.device("cuda")):
                 assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision == "ieee"
         assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == kept
         assert torch.get_float32_matmul_precision() == precision

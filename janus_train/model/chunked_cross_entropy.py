@@ -37,7 +37,7 @@ class TextHead:
         assert head.bias is None, "Janus' text head has no bias"
         self._head: nn.Linear = head
         self.chunked: bool = True
-        """False: the loss is made from all logits at once, by `loss.cross_entropies`; then targets must not be given."""
+        """False: the loss is made from all logits at once, by `losses.cross_entropies`; then targets must not be given."""
         self.slopes: Slopes = losses_and_slopes
 
     def __call__(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor | None = None) -> Any:

@@ -16,10 +16,11 @@ from transformers.models.janus.modeling_janus import JanusVQVAEVectorQuantizer
 
 from janus_train.config import ModelConfig, Part
 from janus_train.errors import UserError
-from janus_train.model.codes import encode_pictures, quantise
-from janus_train.model.components import MODULES, set_trainable
-from janus_train.model.janus import PackedJanus, build, prepare, transformers_config
-from janus_train.model.loss import cross_entropies
+from janus_train.model.build import build, prepare, transformers_config
+from janus_train.model.janus import PackedJanus
+from janus_train.model.losses import cross_entropies
+from janus_train.model.parts import MODULES, set_trainable
+from janus_train.model.vq import encode_pictures, quantise
 from tests.model import reference
 from tests.model.reference import (
     BOI,

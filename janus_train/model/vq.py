@@ -9,15 +9,21 @@ Not transformers' own ``encode``: its quantiser skips the L2 normalisation of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import JanusConfig
 from transformers.models.janus import JanusVQVAE
+
+from janus_train.data.cached_codes import CodesOrigin
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
 """Pictures at a time: the first layers of VQ-16 hold 75 MB an activation and picture in fp32."""
@@ -58,6 +64,48 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         codes = F.normalize(codebook.float(), dim=-1)  # (C, e)
         ids = torch.cat([(chunk @ codes.T).argmax(dim=-1) for chunk in flat.split(_SCORES_CHUNK)])
     return ids.view(latent.shape[0], -1)
+
+
+def encoder_digest(vqmodel: JanusVQVAE) -> str:
+    """SHA-256 of the weights that codes depend on: encoder, its last convolution, codebook; in fp32, without their names.
+
+    Neither the decoder nor transformers' naming is in it: codes stay valid if only those change.
+    """
+    tensors = [
+        *vqmodel.encoder.state_dict().values(),
+        *vqmodel.quant_conv.state_dict().values(),
+        vqmodel.quantize.embedding.weight,
+    ]
+    parts = []
+    for tensor in tensors:
+        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        parts.append(hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
+
+
+@dataclass(frozen=True)
+class CodeEncoder:
+    """Pictures in, codes out."""
+
+    vqmodel: JanusVQVAE
+    image_size: int
+    """S: a picture's side in pixels."""
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """P."""
+        stride = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
+        return (self.image_size // stride) ** 2
+
+    @cached_property
+    def origin(self) -> CodesOrigin:
+        """What is written beside codes that this encoder made."""
+        return CodesOrigin(encoder_digest(self.vqmodel), self.image_size)
+
+    def codes(self, pixels: torch.Tensor) -> np.ndarray:
+        """pixels (N, 3, S, S) float32 in -1..1, on any device -> (N, P) uint16."""
+        device = self.vqmodel.quant_conv.weight.device
+        return encode_pictures(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
 
 
 def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:

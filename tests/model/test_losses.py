@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from janus_train.model.loss import cross_entropies, loss_sums
+from janus_train.model.losses import cross_entropies, loss_sums
 
 
 def test_sums_are_split_by_the_kind_of_the_sample() -> None:

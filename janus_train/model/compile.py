@@ -2,7 +2,7 @@
 
 Each layer's own forward is compiled, not the model: all layers share one compiled code, what backends hang around a layer
 (FSDP2's gathering, DDP's buckets) stays outside it, and parameters keep their names. It goes around what
-`model.checkpointing` does, so that the compiler sees what is to be computed again.
+`model.activation_checkpointing` does, so that the compiler sees what is to be computed again.
 
 One code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
 of tokens and of document boundaries. Drawing, which comes with a cache and no documents, runs as it was.
@@ -21,7 +21,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.errors import UserError, one_line
-from janus_train.model.text_loss import losses_and_slopes, text_head
+from janus_train.model.chunked_cross_entropy import losses_and_slopes, text_head
 
 BACKEND: Any = "inductor"
 """torch.compile's."""
@@ -49,7 +49,7 @@ def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) ->
 def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:
     """Compile every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
 
-    Call it once, after `checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
+    Call it once, after `activation_checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
     """
     backend = backend or BACKEND
     # DDP's own cutting of compiled code at bucket boundaries is for whole models, and knows no checkpoints.

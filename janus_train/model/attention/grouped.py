@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from janus_train.model.documents import Documents
+from janus_train.model.attention.documents import Documents
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from janus_train.errors import UserError
-from janus_train.model.code_encoder import encoder_digest, load_code_encoder
+from janus_train.interop.vq_encoder import load_code_encoder
+from janus_train.model.vq import encoder_digest
 from janus_train.paths import ROOT
 from janus_train.train.folder import RunFolder
 from janus_train.train.loop import run as train

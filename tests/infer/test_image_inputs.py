@@ -14,8 +14,9 @@ from janus_train.data.sample import Record, Reference, Row
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.errors import UserError
 from janus_train.infer.generate import generate_codes, generate_pictures
-from janus_train.infer.seeing import picture_features
-from janus_train.model.janus import PackedJanus, prepare
+from janus_train.infer.image_inputs import picture_features
+from janus_train.model.build import prepare
+from janus_train.model.janus import PackedJanus
 from tests.infer.conftest import SIZE
 
 RED, BLUE = Image.new("RGB", (20, 16), (250, 10, 10)), Image.new("RGB", (16, 16), (0, 0, 250))
