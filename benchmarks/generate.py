@@ -25,7 +25,7 @@ from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 
 from janus_train.compose import compose_config
 from janus_train.infer import decoding
-from janus_train.infer.generate import generate_codes, guided, tokens_per_picture, unconditional
+from janus_train.infer.generate import generate_codes, guided, tokens_per_image, unconditional
 from janus_train.model.build import build
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
@@ -58,7 +58,7 @@ def plain(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool)
     without = torch.tensor([unconditional(row, PAD) for row in ids.tolist()], device=ids.device)
     embeds = janus.get_input_embeddings()(torch.cat([ids, without]))
     cache, codes = DynamicCache(config=janus.config.text_config), []
-    for _ in range(tokens_per_picture(janus)):
+    for _ in range(tokens_per_image(janus)):
         out = janus.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         logits = guided(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
         picked = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
@@ -78,7 +78,7 @@ def official(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bo
         temperature=1.0,
         top_k=None,
         use_cache=True,
-        max_length=ids.shape[1] + tokens_per_picture(janus),
+        max_length=ids.shape[1] + tokens_per_image(janus),
     )
 
 
@@ -177,7 +177,7 @@ def report(taken: dict[str, list[float]], given: argparse.Namespace, janus: Janu
         )
     if given.device == "cuda" and given.bandwidth:
         size = sum(p.numel() * p.element_size() for p in janus.model.language_model.layers.parameters())
-        floor = size / (given.bandwidth * 1e9) * tokens_per_picture(janus)
+        floor = size / (given.bandwidth * 1e9) * tokens_per_image(janus)
         print(f"ours: {100 * floor / fastest:.0f} % of the memory-bandwidth floor ({floor:.2f} s a batch)")
 
 

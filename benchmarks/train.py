@@ -42,11 +42,11 @@ from janus_train.model.compile import compile_layers
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums, cross_entropies, loss_sums
 from janus_train.model.parts import set_trainable
-from janus_train.model.vq import encode_pictures
+from janus_train.model.vq import encode_images
 from janus_train.paths import ROOT
 from janus_train.planning.flops import total_flops
-from janus_train.planning.gpus import card_of, peak_flops
-from janus_train.planning.workload import content_of
+from janus_train.planning.gpus import gpu_of, peak_flops
+from janus_train.planning.workload import workload_of
 from janus_train.train.backends import make_backend
 from janus_train.train.distributed import Distributed
 from janus_train.train.optim import make_optimizer
@@ -130,7 +130,7 @@ class Bench:
         with device:
             self.janus = build(config.model)
         pictures = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
-        made = encode_pictures(self.janus.model.vqmodel, torch.stack(pictures).to(device))
+        made = encode_images(self.janus.model.vqmodel, torch.stack(pictures).to(device))
         self.samples = with_codes(samples, made.cpu().numpy())
         self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
 
@@ -295,9 +295,9 @@ def main() -> None:
     if unknown:
         parser.error(f"no such mode: {unknown[0]}; there are {'; '.join(modes)}")
     chosen = list(filter(None, given.modes.split(";"))) or list(modes)
-    tokens, useful = sum(map(len, samples)), total_flops(config.model, config.train_parts, content_of(bench.samples))
+    tokens, useful = sum(map(len, samples)), total_flops(config.model, config.train_parts, workload_of(bench.samples))
     peak = peak_flops(device, config.precision)
-    card = card_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    card = gpu_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     found: dict[str, dict[str, Any]] = {}
     for mode in chosen:

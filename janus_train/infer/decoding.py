@@ -67,7 +67,7 @@ def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, to
     return ids, mask
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedKVCacheLayer(DynamicLayer):
     """A layer's keys and values (N, heads, tokens, head size) in memory that is taken once for all tokens to come.
 
     transformers' growing layer copies everything at each step, its static one attends to the empty room too: on a CPU
@@ -100,7 +100,7 @@ class RoomyLayer(DynamicLayer):
 class Decoder:
     """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` by `step`.
 
-    Two caches with the same results. On a CPU a step attends to the tokens so far (`RoomyLayer`). On a GPU every step has
+    Two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a GPU every step has
     the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA graph and replayed:
     one launch a step instead of some hundreds.
     """
@@ -110,14 +110,14 @@ class Decoder:
         self.language_model = janus.model.language_model
         device = janus.lm_head.weight.device
         self.room, self.fixed = room, device.type == "cuda" if fixed is None else fixed
-        layer = StaticLayer if self.fixed else RoomyLayer
+        layer = StaticLayer if self.fixed else PreallocatedKVCacheLayer
         self.cache = Cache(layers=[layer(room) for _ in range(self.language_model.config.num_hidden_layers)])
         self.mask: torch.Tensor  # (N, room) bool, true at the own tokens and at all that are still to come
         self.tokens: int  # in the cache
         self.position: torch.Tensor  # (N, 1) int64, of the newest token
         self.count: torch.Tensor  # (1, 1) int64, tokens in the cache, where the fixed step finds it
         self.columns = torch.arange(room, device=device)
-        self.graph: Graph | None = None
+        self.graph: CudaGraph | None = None
 
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Reads the prompts: embeddings (N, T, D), mask (N, T) -> hidden states of the last tokens (N, D)."""
@@ -140,7 +140,7 @@ class Decoder:
                 return self._fixed_step(embeds)
             if self.graph is None:
                 state = [self.position, self.count, *(layer.cumulative_length for layer in self.cache.layers)]
-                self.graph = Graph(self._fixed_step, embeds, state)
+                self.graph = CudaGraph(self._fixed_step, embeds, state)
             return self.graph(embeds)
         self.tokens += 1
         self.position = self.position + 1
@@ -165,7 +165,7 @@ class Decoder:
         return out.last_hidden_state[:, -1]
 
 
-class Graph:
+class CudaGraph:
     """A function of one tensor as a CUDA graph. Written for a GPU, and not run on one by its authors."""
 
     def __init__(

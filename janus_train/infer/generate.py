@@ -19,11 +19,11 @@ from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
 from janus_train.model.vq import decode_codes
 
-Progress = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 """Told how many more pictures are done."""
 
 
-def tokens_per_picture(janus: JanusForConditionalGeneration) -> int:
+def tokens_per_image(janus: JanusForConditionalGeneration) -> int:
     """P: the side of the encoders' grid, squared."""
     vision = janus.config.vision_config
     return (vision.image_size // vision.patch_size) ** 2
@@ -66,7 +66,7 @@ def generate_codes(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
-    seen: Sequence[torch.Tensor] = (),
+    image_features: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
 
@@ -76,7 +76,7 @@ def generate_codes(
         temperature: above 0; what logits are divided by.
         seeds: one a picture: the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
-        seen: features of the pictures in each prompt (`image_inputs.picture_features`); empty: there are no pictures.
+        image_features: features of the pictures in each prompt (`image_inputs.image_features`); empty: there are no pictures.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
@@ -87,13 +87,13 @@ def generate_codes(
     twice = guidance != 1.0
     rows = [list(p) for p in prompts] + ([unconditional(p, pad_id) for p in prompts] if twice else [])
     ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
-    num_codes = tokens_per_picture(janus)
+    num_codes = tokens_per_image(janus)
     uniform = uniforms(seeds, num_codes).to(device)
     codes = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=device)
     model = janus.model
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
-        hidden = decoder.prefill(prompt_embeds(janus, ids, seen), mask)  # (N or 2N, D)
+        hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()
             if twice:
@@ -119,10 +119,10 @@ def _check(
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed a picture")
     if not greedy and temperature <= 0:
         raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
-    check_fits(janus, max(map(len, prompts)), tokens_per_picture(janus), "of a picture")
+    check_fits(janus, max(map(len, prompts)), tokens_per_image(janus), "of a picture")
 
 
-def generate_pictures(
+def generate_images(
     janus: JanusForConditionalGeneration,
     prompts: Sequence[Sequence[int]],
     *,
@@ -132,8 +132,8 @@ def generate_pictures(
     seeds: Sequence[int],
     greedy: bool = False,
     batch_size: int = 64,
-    progress: Progress | None = None,
-    seen: Sequence[torch.Tensor] = (),
+    progress: ProgressCallback | None = None,
+    image_features: Sequence[torch.Tensor] = (),
 ) -> list[Image.Image]:
     """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together.
 
@@ -142,7 +142,7 @@ def generate_pictures(
     """
     _check(janus, prompts, seeds, temperature, greedy)
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-    pictures: dict[int, Image.Image] = {}
+    images: dict[int, Image.Image] = {}
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         codes = generate_codes(
@@ -153,12 +153,12 @@ def generate_pictures(
             temperature=temperature,
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
-            seen=[seen[n] for n in chunk] if seen else (),
+            image_features=[image_features[n] for n in chunk] if image_features else (),
         )
         with inference(janus):
             for n, own in zip(chunk, codes, strict=True):
                 pixels = decode_codes(janus.model.vqmodel, own[None])  # (1, S, S, 3) uint8
-                pictures[n] = Image.fromarray(pixels[0].cpu().numpy())
+                images[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:
             progress(len(chunk))
-    return [pictures[n] for n in range(len(prompts))]
+    return [images[n] for n in range(len(prompts))]

@@ -1,4 +1,4 @@
-"""Drawn pictures as files: PNGs, a grid, and how each was drawn."""
+"""Generated images as files: PNGs, a grid, and how each was generated."""
 
 from __future__ import annotations
 
@@ -14,43 +14,45 @@ from PIL import Image
 
 from janus_train.files import staged_folder, write_text
 
-WIDE, MOST = 8, 256
+MAX_COLUMNS, MAX_IMAGES = 8, 256
 """A grid has at most so many columns, and shows at most so many pictures (its first ones)."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImage:
     """A picture and what it was drawn from."""
 
-    picture: Image.Image
+    image: Image.Image
     prompt: str
     seed: int
     file: str
 
 
-def write_album(out: Path, drawn: Sequence[Drawn], how: dict[str, Any]) -> None:
+def write_image_folder(out: Path, images: Sequence[GeneratedImage], how: dict[str, Any]) -> None:
     """``out``, in one rename: the pictures, grid.png, and metadata.jsonl, a line a picture, ``how`` in each.
 
     Raises:
         OSError: the disk is full, or the folder cannot be made; nothing is left of it then.
     """
     with staged_folder(out.absolute()) as folder:
-        for one in drawn:
-            one.picture.save(folder / one.file)
-        shown = [[one.picture for one in group] for _, group in groupby(drawn[:MOST], key=lambda one: one.prompt)]
+        for item in images:
+            item.image.save(folder / item.file)
+        shown = [
+            [item.image for item in group] for _, group in groupby(images[:MAX_IMAGES], key=lambda item: item.prompt)
+        ]
         grid(shown).save(folder / "grid.png")
-        lines = [{"prompt": one.prompt, "seed": one.seed, **how, "file": one.file} for one in drawn]
+        lines = [{"prompt": item.prompt, "seed": item.seed, **how, "file": item.file} for item in images]
         write_text(folder / "metadata.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def grid(groups: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Pictures of one size side by side; each group begins a row, and one of more than `WIDE` becomes a square."""
+    """Pictures of one size side by side; each group begins a row, and one of more than `MAX_COLUMNS` becomes a square."""
     most = max(map(len, groups))
-    columns = most if most <= WIDE else min(WIDE, math.isqrt(most - 1) + 1)
+    columns = most if most <= MAX_COLUMNS else min(MAX_COLUMNS, math.isqrt(most - 1) + 1)
     rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
     width, height = groups[0][0].size
     sheet = Image.new("RGB", (columns * width, len(rows) * height), "white")
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(picture, (x * width, y * height))
+        for x, image in enumerate(row):
+            sheet.paste(image, (x * width, y * height))
     return sheet

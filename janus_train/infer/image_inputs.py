@@ -20,12 +20,12 @@ from janus_train.data.pictures import to_float, understanding_pixels
 from janus_train.infer.decoding import inference
 
 
-def picture_features(
-    janus: JanusForConditionalGeneration, encoder: Encoder, pictures: Sequence[Image.Image]
+def image_features(
+    janus: JanusForConditionalGeneration, encoder: Encoder, images: Sequence[Image.Image]
 ) -> torch.Tensor:
     """(n, P, D): n pictures, at least one, as the language model reads them."""
     parameter: Any = next(janus.model.vision_model.parameters())
-    pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in pictures])
+    pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in images])
     with inference(janus):
         features: torch.Tensor = janus.model.get_image_features(pixels.to(parameter)).pooler_output
     return features
@@ -37,9 +37,9 @@ def prompt_embeds(
     """(N, T) ids -> (N, T, D) embeddings, with ``features``, (n, P, D) each, over the placeholders in the rows' order."""
     embeds = janus.model.language_model.embed_tokens(ids)
     places = ids == janus.config.image_token_id  # (N, T); placeholders stand for nothing else
-    given = torch.cat([f.flatten(0, 1) for f in features]) if features else embeds.new_empty(0, embeds.shape[2])
-    if int(places.sum()) != len(given):
+    replacements = torch.cat([f.flatten(0, 1) for f in features]) if features else embeds.new_empty(0, embeds.shape[2])
+    if int(places.sum()) != len(replacements):
         raise ValueError(f"{int(places.sum())} placeholders but features of {len(given)} tokens")
     embeds = embeds.clone()
-    embeds[places] = given.to(embeds.dtype)
+    embeds[places] = replacements.to(embeds.dtype)
     return embeds

@@ -13,18 +13,18 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.encode import Encoder, with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
-from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
-from janus_train.infer.image_inputs import picture_features
+from janus_train.infer.generate import ProgressCallback, generate_images, tokens_per_image
+from janus_train.infer.image_inputs import image_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import quiet
-from janus_train.model.vq import picture_out_size
+from janus_train.model.vq import generation_image_size
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to draw and to answer."""
 
     folder: Path
@@ -47,9 +47,9 @@ class Loaded:
         seeds: Sequence[int],
         guidance: float | None = None,
         temperature: float | None = None,
-        pictures: Sequence[Image.Image] = (),
+        images: Sequence[Image.Image] = (),
         batch_size: int = 16,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> list[Image.Image]:
         """A picture a prompt, each by its own seed; guidance and temperature (0: the likeliest codes) else the folder's.
 
@@ -57,12 +57,12 @@ class Loaded:
         `UserError` for more placeholders than pictures.
         """
         temperature = self.temperature if temperature is None else temperature
-        number = len(pictures)
+        number = len(images)
         ids = [self.encoder.generation_prompt_ids(with_places(prompt, number), number) for prompt in prompts]
-        return generate_pictures(
+        return generate_images(
             self.janus,
             ids,
-            seen=[picture_features(self.janus, self.encoder, pictures)] * len(prompts) if pictures else (),
+            image_features=[image_features(self.janus, self.encoder, images)] * len(prompts) if images else (),
             pad_id=self.encoder.special.pad,
             guidance=self.guidance if guidance is None else guidance,
             temperature=temperature,
@@ -72,17 +72,15 @@ class Loaded:
             progress=progress,
         )
 
-    def chat(
-        self, messages: Messages, pictures: Sequence[Image.Image] = (), max_new_tokens: int = 256
-    ) -> Iterator[str]:
+    def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
         """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
 
         Messages are ``{"role": "user" or "assistant", "content": text}``, with an <image_placeholder> a picture.
         """
-        return stream_answer(self.janus, self.encoder, messages, pictures, max_new_tokens)
+        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens)
 
 
-def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
     """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
 
     ``dtype``: of all but the VQ tokenizer, which is fp32 (trap 4). None: bf16 on a GPU that computes in it, else fp32.
@@ -101,10 +99,10 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
         stored = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
         janus.model.vqmodel.float().load_state_dict(stored)
     janus.to(device).eval()
-    image_size, out_size = janus.config.vision_config.image_size, picture_out_size(janus.config)
-    tokens = tokens_per_picture(janus)
+    image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
+    tokens = tokens_per_image(janus)
     encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, picture_out_size=out_size)
-    return Loaded(folder.path, janus, encoder)
+    return LoadedModel(folder.path, janus, encoder)
 
 
 def quickest_dtype(device: str) -> torch.dtype:

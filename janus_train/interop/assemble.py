@@ -17,12 +17,12 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig, Jan
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError
 from janus_train.interop import processor
-from janus_train.interop.base_encoders import Piece, load_siglip, load_vq
-from janus_train.interop.base_language_model import Language, load_language
+from janus_train.interop.base_encoders import BaseEncoder, load_siglip, load_vq
+from janus_train.interop.base_language_model import BaseLanguageModel, load_base_language_model
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import model_shapes
 from janus_train.interop.write import check_target, user_errors_on_write, write_transformers
-from janus_train.model.vq import picture_out_size
+from janus_train.model.vq import generation_image_size
 
 ADAPTOR_DEPTH = 2
 """Pro, Table 1: two-layer MLPs."""
@@ -37,7 +37,7 @@ class Assembled:
 
     config: JanusConfig
     new_tokens: list[str]
-    generation_size: int
+    generation_image_size: int
 
 
 def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assembled:
@@ -45,7 +45,7 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
     check_target(target)
     generator = torch.Generator().manual_seed(seed)
     siglip, codes = load_siglip(local_folder(vision, "--vision ")), load_vq(vq)
-    language = load_language(local_folder(llm, "--llm "), generator)
+    language = load_base_language_model(local_folder(llm, "--llm "), generator)
     special = SpecialTokens.of(language.tokenizer)
     config = _config(language, siglip, codes, special)
     tensors = {**siglip.tensors, **codes.tensors, **language.tensors}
@@ -68,10 +68,12 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
             processor.generation_config(special, processor.GUIDANCE, processor.TEMPERATURE),
             siglip.extras | codes.extras,
         )
-    return Assembled(config, language.new_tokens, picture_out_size(config))
+    return Assembled(config, language.new_tokens, generation_image_size(config))
 
 
-def _config(language: Language, siglip: Piece, codes: Piece, special: SpecialTokens) -> JanusConfig:
+def _config(
+    language: BaseLanguageModel, siglip: BaseEncoder, codes: BaseEncoder, special: SpecialTokens
+) -> JanusConfig:
     text, width = language.config, language.config.hidden_size
     text.bos_token_id, text.eos_token_id, text.pad_token_id = special.bos, special.eos, special.pad
     grid = siglip.config["image_size"] // siglip.config["patch_size"]
@@ -95,7 +97,7 @@ def _config(language: Language, siglip: Piece, codes: Piece, special: SpecialTok
 _NEW = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
 
 
-def _new(wanted: dict[str, tuple[int, ...]], codes: Piece, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _new(wanted: dict[str, tuple[int, ...]], codes: BaseEncoder, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Adaptors, image head and code embeddings: those are the codebook's L2-normalised rows (both papers are silent)."""
     codebook = codes.tensors["model.vqmodel.quantize.embedding.weight"].float()
     made = {"model.generation_embeddings.weight": F.normalize(codebook, dim=-1)}

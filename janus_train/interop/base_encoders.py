@@ -21,7 +21,7 @@ from janus_train.interop.model_folder import read_config
 
 
 @dataclass(frozen=True)
-class Piece:
+class BaseEncoder:
     """``config``: fields of the Janus configuration's section; ``extras``: by official names."""
 
     config: dict[str, Any]
@@ -29,7 +29,7 @@ class Piece:
     extras: dict[str, torch.Tensor]
 
 
-def load_siglip(folder: Path) -> Piece:
+def load_siglip(folder: Path) -> BaseEncoder:
     """Raises `UserError` if the folder holds no SigLIP of transformers' layout."""
     values = read_config(folder)
     if values.get("model_type") not in ("siglip", "siglip_vision_model"):
@@ -50,7 +50,7 @@ def load_siglip(folder: Path) -> Piece:
         "mlp_ratio": official_config.mlp_ratio(vision.hidden_size, vision.intermediate_size),
     }
     named = {f"{official.SIGLIP}.{name.replace('.out_proj.', '.projection_layer.')}": t for name, t in found.items()}
-    return Piece(config, named, dict(_attention_pool(head, vision.hidden_size)) if head else {})
+    return BaseEncoder(config, named, dict(_attention_pool(head, vision.hidden_size)) if head else {})
 
 
 def _vision_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -81,7 +81,7 @@ def _attention_pool(head: dict[str, torch.Tensor], width: int) -> Iterator[tuple
                 break
 
 
-def load_vq(path: Path) -> Piece:
+def load_vq(path: Path) -> BaseEncoder:
     """Raises `UserError` if the file is no LlamaGen VQ tokenizer, or holds more than tensors."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a VQ tokenizer is one file, such as vq_ds16_t2i.pt")
@@ -98,4 +98,4 @@ def load_vq(path: Path) -> Piece:
         named = dict(official.from_official(prefixed.items()))
     except (UserError, ValueError) as error:
         raise UserError(f"{path} is no VQ tokenizer of LlamaGen's layout: {error}") from None
-    return Piece(shape, named, {name: tensor for name, tensor in prefixed.items() if official.is_extra(name)})
+    return BaseEncoder(shape, named, {name: tensor for name, tensor in prefixed.items() if official.is_extra(name)})

@@ -24,7 +24,7 @@ NOISE = 0.1
 
 
 @dataclass(frozen=True)
-class Language:
+class BaseLanguageModel:
     """``config`` and ``tensors`` as Janus takes them: untied, with rows for every token."""
 
     config: Any
@@ -33,7 +33,7 @@ class Language:
     new_tokens: list[str]
 
 
-def load_language(folder: Path, generator: torch.Generator) -> Language:
+def load_base_language_model(folder: Path, generator: torch.Generator) -> BaseLanguageModel:
     """The whole model is held in memory, in its own type. Raises `UserError` if it cannot be the base of a Janus."""
     model, tokenizer = _load(folder)
     check_packs(model, folder)
@@ -52,7 +52,7 @@ def load_language(folder: Path, generator: torch.Generator) -> Language:
     tensors["model.language_model.embed_tokens.weight"] = wide["in"]
     tensors["lm_head.weight"] = wide["out"]
     _as_janus(config, rows)
-    return Language(config, tensors, tokenizer, new)
+    return BaseLanguageModel(config, tensors, tokenizer, new)
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -127,7 +127,7 @@ def _as_janus(config: Any, rows: int) -> None:
     """
     config.vocab_size = rows
     config.tie_word_embeddings = False
-    window = attention.window(config)
+    window = attention.sliding_window(config)
     if window is not None:
         config.max_position_embeddings = min(config.max_position_embeddings, window)
     for key, value in (("use_sliding_window", False), ("sliding_window", None)):

@@ -13,7 +13,7 @@ from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.interop.write import check_target, user_errors_on_write, write_official, write_transformers
 
-Format = Literal["hf", "official"]
+ExportFormat = Literal["hf", "official"]
 
 
 def import_official(source: str, target: Path) -> None:
@@ -25,7 +25,7 @@ def import_official(source: str, target: Path) -> None:
     _write(found, "hf", target, None)
 
 
-def export_model(source: str, target: Path, form: Format) -> list[str]:
+def export_model(source: str, target: Path, form: ExportFormat) -> list[str]:
     """A run's result or a model's folder to ``form``. Returns what of it the official code cannot build, if that is asked."""
     check_target(target)
     path = local_folder(source, "export ")
@@ -34,7 +34,7 @@ def export_model(source: str, target: Path, form: Format) -> list[str]:
     return official_config.not_buildable(found.config) if form == "official" else []
 
 
-def _write(found: ModelFolder, form: Format, target: Path, manifest: dict[str, Any] | None) -> None:
+def _write(found: ModelFolder, form: ExportFormat, target: Path, manifest: dict[str, Any] | None) -> None:
     found.check_complete()
     try:
         card = model_card(found.config, manifest, form)

@@ -98,7 +98,7 @@ class ModelFolder:
         return processor.system_prompt(self.path)
 
     @property
-    def drawing(self) -> dict[str, float]:
+    def generation_settings(self) -> dict[str, float]:
         """``guidance`` and ``temperature``: the folder's own, else the official ones."""
         path = self.path / "generation_config.json"
         found = read_json_object_if_any(path)
@@ -112,7 +112,7 @@ class ModelFolder:
 
     @property
     def generation_config(self) -> GenerationConfig:
-        return processor.generation_config(self.special, **self.drawing)
+        return processor.generation_config(self.special, **self.generation_settings)
 
     def check_complete(self) -> None:
         """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""

@@ -22,7 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Siglip:
+class SiglipShape:
     """A vision tower that the official code can build (its ``SigLIP_MODEL_CONFIG``)."""
 
     width: int
@@ -33,9 +33,9 @@ class Siglip:
 
 
 SIGLIPS = {
-    "siglip_large_patch16_384": Siglip(1024, 24, 16, 16, 4.0),
-    "siglip_so400m_patch14_384": Siglip(1152, 27, 16, 14, 3.7362),
-    "siglip_so400m_patch14_224": Siglip(1152, 27, 16, 14, 3.7362),
+    "siglip_large_patch16_384": SiglipShape(1024, 24, 16, 16, 4.0),
+    "siglip_so400m_patch14_384": SiglipShape(1152, 27, 16, 14, 3.7362),
+    "siglip_so400m_patch14_224": SiglipShape(1152, 27, 16, 14, 3.7362),
 }
 CUSTOM_SIGLIP = "siglip_custom"
 """Name of a tower that the official code cannot build; its shape stands beside it in ``params``."""
@@ -128,7 +128,7 @@ def _vision(params: Mapping[str, Any], shapes: Shapes | None) -> dict[str, Any]:
     image_size = int(params["image_size"])
     if shapes is None:
         if known is None:
-            known = Siglip(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
+            known = SiglipShape(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
         width, layers, patch, ratio = known.width, known.layers, known.patch_size, known.mlp_ratio
     else:
         width, _, patch, _ = _shape(shapes, f"{TOWER}.patch_embed.proj.weight")
@@ -250,14 +250,14 @@ def _projector(name: str, depth: int, width: int, target: int) -> dict[str, Any]
     return {"cls": "MlpProjector", "model_type": name, "params": params}
 
 
-def _siglip(config: JanusConfig) -> Siglip:
+def _siglip(config: JanusConfig) -> SiglipShape:
     vision = config.vision_config
     for known in SIGLIPS.values():
         shape = (known.width, known.layers, known.heads, known.patch_size)
         ours = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.patch_size)
         if shape == ours and int(known.width * known.mlp_ratio) == int(vision.hidden_size * vision.mlp_ratio):
             return known
-    return Siglip(*ours, float(vision.mlp_ratio))
+    return SiglipShape(*ours, float(vision.mlp_ratio))
 
 
 def check_fits_layout(config: JanusConfig) -> None:

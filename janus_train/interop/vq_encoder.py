@@ -13,7 +13,7 @@ from transformers.models.janus import JanusVQVAE
 from janus_train.errors import UserError, one_line
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.model.vq import CodeEncoder, picture_out_size
+from janus_train.model.vq import CodeEncoder, generation_image_size
 
 PREFIX = "model.vqmodel."
 """What the names of the VQ tokenizer's tensors begin with in transformers' layout."""
@@ -39,4 +39,4 @@ def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
         raise UserError(
             f"{folder.path}: its VQ tokenizer does not fit its config.json ({one_line(error, 300)})"
         ) from None
-    return CodeEncoder(vqmodel.float().eval().requires_grad_(False).to(device), picture_out_size(config))
+    return CodeEncoder(vqmodel.float().eval().requires_grad_(False).to(device), generation_image_size(config))

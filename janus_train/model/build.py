@@ -17,7 +17,7 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig, Jan
 from janus_train.config import ModelConfig
 from janus_train.errors import UserError
 from janus_train.model import attention
-from janus_train.model.chunked_cross_entropy import install
+from janus_train.model.chunked_cross_entropy import install_text_head
 
 
 def build(
@@ -103,7 +103,7 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
         )
-    window = attention.window(janus.config.text_config)
+    window = attention.sliding_window(janus.config.text_config)
     if window is not None and window < janus.config.text_config.max_position_embeddings:
         raise UserError(
             f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
@@ -113,7 +113,7 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
     embedding.padding_idx = None
     janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here
     janus.set_attn_implementation({"text_config": attention.NAME})
-    install(janus.lm_head)
+    install_text_head(janus.lm_head)
     return janus
 
 

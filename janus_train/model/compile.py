@@ -21,13 +21,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.errors import UserError, one_line
-from janus_train.model.chunked_cross_entropy import losses_and_slopes, text_head
+from janus_train.model.chunked_cross_entropy import losses_and_grads, text_head
 
 BACKEND: Any = "inductor"
 """torch.compile's."""
 
 
-def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
+def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
     """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs, and rows are
     packed (``batch.unit=samples`` would fill each sample up to a row's length).
 
@@ -56,11 +56,11 @@ def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) ->
     torch._dynamo.config.optimize_ddp = False
     for layer in janus.model.language_model.layers:
         layer.forward = _Compiled(layer.forward, backend)
-    text_head(janus).slopes = torch.compile(losses_and_slopes, backend=backend, dynamic=True)
+    text_head(janus).losses_and_grads = torch.compile(losses_and_grads, backend=backend, dynamic=True)
 
 
 @contextmanager
-def naming_failures() -> Iterator[None]:
+def compile_errors_as_user_errors() -> Iterator[None]:
     """Inside, a compiler that fails (at the first step, forward or backward) is one `UserError`."""
     try:
         yield

@@ -26,7 +26,7 @@ from janus_train.model import attention
 from janus_train.model.build import prepare
 from janus_train.model.chunked_cross_entropy import text_head
 from janus_train.model.losses import LossSums, cross_entropies, loss_sums
-from janus_train.model.vq import encode_pictures
+from janus_train.model.vq import encode_images
 
 
 class PackedJanus(nn.Module):
@@ -66,7 +66,7 @@ class PackedJanus(nn.Module):
         """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
         if not len(batch.uncached_pictures):
             return batch.cached_codes
-        made = encode_pictures(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
+        made = encode_images(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
         return batch.cached_codes.index_copy(0, batch.uncached_pictures, made)
 
     def embeddings(self, batch: Batch, codes_NP: torch.Tensor) -> torch.Tensor:

@@ -31,14 +31,14 @@ _SCORES_CHUNK = 8192
 """Latents at a time against the codebook: 0.5 GB of similarities for 16,384 codes."""
 
 
-def picture_out_size(config: JanusConfig) -> int:
+def generation_image_size(config: JanusConfig) -> int:
     """S of pictures to draw: the side of the encoders' common grid times the pixels of one of its codes."""
     vision = config.vision_config
     return (vision.image_size // vision.patch_size) * 2 ** (len(config.vq_config.channel_multiplier) - 1)
 
 
 @torch.no_grad()
-def encode_pictures(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
+def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast (trap 4)."""
     ids = [quantise(_latent(vqmodel, chunk), vqmodel.quantize.embedding.weight) for chunk in pixels.split(ENCODE_CHUNK)]
     return torch.cat(ids)
@@ -47,11 +47,11 @@ def encode_pictures(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
     """Pictures uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
-    pictures = []
+    images = []
     for chunk in ids.split(DECODE_CHUNK):
         decoded = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
-        pictures.append(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
-    return torch.cat(pictures)
+        images.append(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+    return torch.cat(images)
 
 
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class CodeEncoder:
     """S: a picture's side in pixels."""
 
     @property
-    def tokens_per_picture(self) -> int:
+    def tokens_per_image(self) -> int:
         """P."""
         stride = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
         return (self.image_size // stride) ** 2
@@ -105,7 +105,7 @@ class CodeEncoder:
     def codes(self, pixels: torch.Tensor) -> np.ndarray:
         """pixels (N, 3, S, S) float32 in -1..1, on any device -> (N, P) uint16."""
         device = self.vqmodel.quant_conv.weight.device
-        return encode_pictures(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
+        return encode_images(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
 
 
 def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Bytes that autograd keeps between forward and backward, by arithmetic on what each operation saves.
 
-In: `ModelConfig`, the trained parts, the `Content` of a micro-batch, how wide numbers are, the checkpointing policy.
+In: `ModelConfig`, the trained parts, the `Workload` of a micro-batch, how wide numbers are, the checkpointing policy.
 Out: `Activations`. Counted are transformers' eager modules as they are (a norm keeps its input in fp32, its normalised
 input and its output) with packed attention; what `torch.compile` fuses away comes off this. A linear layer keeps its
 input only if its weight trains, so stage 1 keeps far less than stage 2.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
 from janus_train.model.chunked_cross_entropy import LOGITS
 from janus_train.planning.flops import gradient_flow
-from janus_train.planning.workload import Content
+from janus_train.planning.workload import Workload
 
 FP32 = 4
 """Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
@@ -58,7 +58,7 @@ class Activations:
 def activations(
     model: ModelConfig,
     trained: Collection[Part],
-    content: Content,
+    content: Workload,
     widths: Widths,
     policy: ActivationCheckpointing = "none",
     grouped_attention: bool = False,
@@ -100,7 +100,7 @@ def activations(
     recomputed = whole if layers and policy != "none" else 0.0
     return Activations(
         language_model=layers * kept + rotary + final_norm,
-        encoder=_encoder(model, widths) * content.understanding_pictures * P * ("understanding_encoder" in trained),
+        encoder=_encoder(model, widths) * content.understanding_images * P * ("understanding_encoder" in trained),
         adaptors_and_heads=_adaptors(model, trained, content, widths)
         + head_input
         + c * D * content.image_targets * (2 * ("image_head" in trained) + flows["hidden"]),
@@ -138,16 +138,16 @@ def _encoder(model: ModelConfig, widths: Widths) -> float:
     return vision.num_hidden_layers * layer + s * width
 
 
-def _adaptors(model: ModelConfig, trained: Collection[Part], content: Content, widths: Widths) -> float:
+def _adaptors(model: ModelConfig, trained: Collection[Part], content: Workload, widths: Widths) -> float:
     """Inputs of the layers that train, inputs of their activations, and the rows put into the sequence."""
     P, D, c = model.tokens_per_picture, model.text.hidden_size, widths.compute
     hidden = model.adaptor_depth - 1
     total = 0.0
-    for part, pictures, width, before in (
-        ("understanding_adaptor", content.understanding_pictures, model.vision.hidden_size, "understanding_encoder"),
-        ("generation_adaptor", content.generation_pictures, model.vq.embed_dim, "generation_embedding"),
+    for part, images, width, before in (
+        ("understanding_adaptor", content.understanding_images, model.vision.hidden_size, "understanding_encoder"),
+        ("generation_adaptor", content.generation_images, model.vq.embed_dim, "generation_embedding"),
     ):
         trains, flows = part in trained, part in trained or before in trained
         a_token = c * width * trains + hidden * c * D * (flows + trains) + widths.stream * D * flows
-        total += pictures * P * a_token
+        total += images * P * a_token
     return total

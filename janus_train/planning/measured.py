@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from janus_train.paths import ROOT
-from janus_train.planning.gpus import Card
+from janus_train.planning.gpus import GPU
 
 RESULTS = ROOT / "benchmarks/train.jsonl"
 
 
-def measured_mfu(card: Card, model: str, stage: int, results: Path = RESULTS) -> float | None:
+def measured_mfu(card: GPU, model: str, stage: int, results: Path = RESULTS) -> float | None:
     """The newest share of peak measured with this card, model and stage; None if there is none."""
     if not results.is_file():
         return None

@@ -11,7 +11,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.model.build import transformers_config
-from janus_train.model.lora import targets
+from janus_train.model.lora import target_layers
 from janus_train.model.parts import MODULES, parameters_by_part, part_of
 from janus_train.model.precision import ROUNDED
 
@@ -35,7 +35,7 @@ def _counts(model: str) -> _Counts:
     return _Counts(
         {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(janus).items()},
         rounded,
-        {p: sum(layer.in_features + layer.out_features for layer in targets(janus, p).values()) for p in MODULES},
+        {p: sum(layer.in_features + layer.out_features for layer in target_layers(janus, p).values()) for p in MODULES},
     )
 
 

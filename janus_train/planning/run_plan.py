@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from janus_train.compose import compose_config
 from janus_train.config import Config
-from janus_train.planning.gpus import CARDS, Card
+from janus_train.planning.gpus import GPU, GPUS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
 
@@ -59,11 +59,11 @@ class RunPlan:
         if name not in PAPER_DAYS:
             return None
         card, gpus, days = PAPER_DAYS[name]
-        share = implied_mfu(sum(stage.flops for stage in self.stages), CARDS[card], gpus, days)
+        share = implied_mfu(sum(stage.flops for stage in self.stages), GPUS[card], gpus, days)
         return f"the paper's {days:.0f} days on {gpus} x {card} are {100 * share:.0f} % of peak by this count"
 
 
-def plan_run(overrides: list[str], card: Card, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
+def plan_run(overrides: list[str], card: GPU, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
     """``overrides``: what train.py takes. ``mfu`` None: as measured, or assumed. Raises `UserError` for what is wrong."""
     config = compose_config(overrides)
     shared = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
@@ -72,7 +72,7 @@ def plan_run(overrides: list[str], card: Card, gpus: int, mfu: float | None, cac
     return RunPlan(stages, config.stage, cached_codes)
 
 
-def _expected_mfu(config: Config, card: Card, asked: float | None) -> tuple[float, str]:
+def _expected_mfu(config: Config, card: GPU, asked: float | None) -> tuple[float, str]:
     if asked is not None:
         return asked, "as asked"
     measured = measured_mfu(card, config.model.name, config.stage)
@@ -85,7 +85,7 @@ def _what_would_fit(stage: StagePlan) -> str:
     """Larger cards, and more of the same."""
     larger = [
         card.name
-        for card in CARDS.values()
+        for card in GPUS.values()
         if card.memory > stage.card.memory and plan_stage(stage.config, card, stage.gpus, 1.0, "", True).chosen
     ]
     rows = stage.config.batch.rows_per_step

@@ -24,8 +24,8 @@ from janus_train.model import compile as compiling
 from janus_train.model import lora
 from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.chunked_cross_entropy import text_head
-from janus_train.model.parts import is_adapter, parameters_by_part, part_digests, set_trainable
-from janus_train.model.precision import narrow_frozen
+from janus_train.model.parts import is_lora, parameters_by_part, part_digests, set_trainable
+from janus_train.model.precision import cast_frozen_to_bf16
 from janus_train.model.vq import encoder_digest
 from janus_train.train import checkpoint, rendezvous
 from janus_train.train.backends import Backend, make_backend
@@ -55,7 +55,7 @@ def run(config: Config) -> Path:
     store = rendezvous.join(config.run)
     distributed = Distributed(config)
     deadlines = Watchdog(distributed.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with rendezvous.sharing_errors(store), deadlines as watchdog, compiling.naming_failures():
+    with rendezvous.sharing_errors(store), deadlines as watchdog, compiling.compile_errors_as_user_errors():
         return _run(config, distributed, watchdog)
 
 
@@ -74,7 +74,7 @@ def _run(config: Config, distributed: Distributed, watchdog: Watchdog) -> Path:
         return folder.path
     if config.peft is not None:
         lora.check_usable(distributed.backend)
-    compiled = compiling.wanted(config, distributed.device, distributed.gathers_inside_layers)
+    compiled = compiling.should_compile(config, distributed.device, distributed.gathers_inside_layers)
     check_space(config, folder.path)
     if config.init_from is not None and is_hub_id(config.init_from):
         with distributed.main_first():
@@ -144,14 +144,14 @@ def _make_trainable(
 ) -> list[str]:
     """What the configuration does to the model, in the order that it needs; the names of the weights that are bf16 now."""
     if config.peft is not None:
-        lora.attach(janus, config.peft)
+        lora.add_lora(janus, config.peft)
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
         compiling.compile_layers(janus)
     if config.precision == "bf16" and distributed.backend == "replicated":  # elsewhere they are shared out, as fp32
-        return narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
+        return cast_frozen_to_bf16(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
     return []
 
 
@@ -159,7 +159,7 @@ def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts:
     """For the manifest: each part's parameters, whether they train, whether they are new, and those of its adapters."""
     table: dict[str, Any] = {}
     for part, named in parameters_by_part(janus).items():
-        adapter = sum(p.numel() for name, p in named if is_adapter(name))
+        adapter = sum(p.numel() for name, p in named if is_lora(name))
         parameters = sum(p.numel() for _, p in named) - adapter
         table[part] = {"parameters": parameters, "trains": part in config.train_parts, "new": part in new_parts}
         table[part] |= {"adapter": adapter} if adapter else {}

@@ -41,5 +41,5 @@ def write_result(
     """``weights``: the trained model's, whole. ``final/`` comes last: with it the run is finished."""
     if config.peft is not None:
         lora.write_adapter(janus, weights, config.peft, folder.adapter, start.recorded, config.train_parts)
-        weights = lora.merged(weights, config.peft)
+        weights = lora.merge_lora(weights, config.peft)
     save_model(janus, encoder, folder.final, weights, extras)

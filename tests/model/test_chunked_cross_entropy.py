@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import JanusForConditionalGeneration
 
 from janus_train.model import chunked_cross_entropy
-from janus_train.model.chunked_cross_entropy import chunked_loss, install, text_head
+from janus_train.model.chunked_cross_entropy import chunked_loss, install_text_head, text_head
 from janus_train.model.janus import PackedJanus
 from janus_train.model.parts import set_trainable
 from tests.model.reference import Documents, to_batch
@@ -83,7 +83,7 @@ def test_never_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None
 
     def watched(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(logits.numel())
-        return chunked_cross_entropy.losses_and_slopes(logits, targets)
+        return chunked_cross_entropy.losses_and_grads(logits, targets)
 
     chunked_loss(*problem(13, 30), watched)
     assert seen == [60] * 6 + [30]
@@ -107,9 +107,9 @@ def test_a_second_backward_is_refused() -> None:
 def test_the_head_stays_a_linear_layer() -> None:
     head = nn.Linear(12, 7, bias=False)
     before, names = head(torch.ones(2, 12)), list(head.state_dict())
-    install(head)
+    install_text_head(head)
     forward = head.forward
-    install(head)
+    install_text_head(head)
     assert head.forward is forward and type(head) is nn.Linear and list(head.state_dict()) == names
     assert torch.equal(head(torch.ones(2, 12)), before)
 

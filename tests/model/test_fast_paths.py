@@ -132,7 +132,9 @@ def test_one_compilation_serves_all_packings_and_layers(
     compiled = copy.deepcopy(janus)
     checkpoint_layers(compiled, policy)
     compile_layers(compiled, counter)
-    text_head(compiled).slopes = chunked_cross_entropy.losses_and_slopes  # whose one compilation is counted elsewhere
+    text_head(
+        compiled
+    ).losses_and_grads = chunked_cross_entropy.losses_and_grads  # whose one compilation is counted elsewhere
     for batch in packings(janus, documents):
         for model in (janus, compiled):
             model.zero_grad()
@@ -145,11 +147,11 @@ def test_one_compilation_serves_all_packings_and_layers(
 
 def test_the_text_losss_pointwise_part_compiles_for_any_number_of_positions() -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    slopes = torch.compile(chunked_cross_entropy.losses_and_slopes, backend=counter, dynamic=True)
+    compiled_fn = torch.compile(chunked_cross_entropy.losses_and_grads, backend=counter, dynamic=True)
     for n in (9, 4, 17, 30):
         logits, targets = torch.randn(n, 50), torch.randint(0, 50, (n,))
         for got, wanted in zip(
-            slopes(logits, targets), chunked_cross_entropy.losses_and_slopes(logits, targets), strict=True
+            compiled_fn(logits, targets), chunked_cross_entropy.losses_and_grads(logits, targets), strict=True
         ):
             torch.testing.assert_close(got, wanted)
     assert counter.frame_count == 1
@@ -170,7 +172,7 @@ def test_lora_compiles(
     janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
 ) -> None:
     pytest.importorskip("peft")
-    lora.attach(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
+    lora.add_lora(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
     for name, parameter in janus.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ from janus_train.model.build import prepare, transformers_config
 from janus_train.model.chunked_cross_entropy import text_head
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums, cross_entropies
-from janus_train.model.vq import encode_pictures
+from janus_train.model.vq import encode_images
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
 
@@ -221,7 +221,7 @@ def test_trap_5_code_ids(
     official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int
 ) -> None:
     """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
-    ids = encode_pictures(official.model.vqmodel, pixels(i)[None]).numpy()[0]
+    ids = encode_images(official.model.vqmodel, pixels(i)[None]).numpy()[0]
     clear = golden["vq_margin"][n] > 1e-4
     assert clear.mean() > 0.98 and np.array_equal(ids[clear], golden["vq_ids"][n][clear])
 

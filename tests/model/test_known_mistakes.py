@@ -20,7 +20,7 @@ from janus_train.model.build import build, prepare, transformers_config
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import cross_entropies
 from janus_train.model.parts import MODULES, set_trainable
-from janus_train.model.vq import encode_pictures, quantise
+from janus_train.model.vq import encode_images, quantise
 from tests.model import reference
 from tests.model.reference import (
     BOI,
@@ -97,24 +97,24 @@ def test_trap_3_codes_come_from_the_generation_picture(janus: JanusForConditiona
     generation[1][1].pixels = pixels
     batch = to_batch([understanding, generation])
     codes = PackedJanus(janus).codes(batch)
-    assert torch.equal(codes, encode_pictures(janus.model.vqmodel, pixels[None]))
-    assert not torch.equal(codes, encode_pictures(janus.model.vqmodel, batch.understanding_pixels))
+    assert torch.equal(codes, encode_images(janus.model.vqmodel, pixels[None]))
+    assert not torch.equal(codes, encode_images(janus.model.vqmodel, batch.understanding_pixels))
 
 
 def test_trap_4_codes_are_made_in_fp32(janus: JanusForConditionalGeneration) -> None:
     """Under autocast, and from a module in bf16, every operation of the encoder is fp32."""
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    exact = encode_pictures(vqmodel, pixels)
+    exact = encode_images(vqmodel, pixels)
     dtypes: set[torch.dtype] = set()
     vqmodel.quant_conv.register_forward_hook(
         lambda module, inputs, output: dtypes.update({inputs[0].dtype, output.dtype})
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(encode_pictures(vqmodel, pixels), exact)
-        assert encode_pictures(vqmodel, pixels.bfloat16()).shape == exact.shape
+        assert torch.equal(encode_images(vqmodel, pixels), exact)
+        assert encode_images(vqmodel, pixels.bfloat16()).shape == exact.shape
     rounded = copy.deepcopy(vqmodel).to(torch.bfloat16)
-    assert torch.equal(encode_pictures(rounded, pixels), encode_pictures(copy.deepcopy(rounded).float(), pixels))
+    assert torch.equal(encode_images(rounded, pixels), encode_images(copy.deepcopy(rounded).float(), pixels))
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}, "left as it was"
     assert dtypes == {torch.float32}
 

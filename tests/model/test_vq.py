@@ -11,7 +11,7 @@ from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from janus_train.model import vq
-from janus_train.model.vq import decode_codes, encode_pictures, quantise
+from janus_train.model.vq import decode_codes, encode_images, quantise
 from tests.model.reference import CODEBOOK, SIZE, TOKENS
 
 
@@ -31,11 +31,11 @@ def test_the_codes_length_does_not_matter(janus: JanusForConditionalGeneration) 
     """A code is a direction: scaled rows of the codebook encode and decode the same."""
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ids = encode_pictures(vqmodel, pixels)
+    ids = encode_images(vqmodel, pixels)
     picture = decode_codes(vqmodel, ids)
     with torch.no_grad():
         vqmodel.quantize.embedding.weight *= torch.linspace(0.5, 2, CODEBOOK)[:, None]
-    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    assert torch.equal(encode_images(vqmodel, pixels), ids)
     assert (decode_codes(vqmodel, ids).int() - picture.int()).abs().max() <= 1  # rounding may cross a whole number
 
 
@@ -49,12 +49,12 @@ def test_ids_are_in_reading_order() -> None:
 def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ids = encode_pictures(vqmodel, pixels)
+    ids = encode_images(vqmodel, pixels)
     pictures = decode_codes(vqmodel, ids)
     monkeypatch.setattr(vq, "ENCODE_CHUNK", 2)
     monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
     monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
-    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    assert torch.equal(encode_images(vqmodel, pixels), ids)
     # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
     apart = (decode_codes(vqmodel, ids).int() - pictures.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
@@ -62,7 +62,7 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
 
 def test_no_gradient_reaches_the_tokenizer(janus: JanusForConditionalGeneration) -> None:
     pixels = torch.zeros(1, 3, SIZE, SIZE, requires_grad=True)
-    ids = encode_pictures(janus.model.vqmodel, pixels)
+    ids = encode_images(janus.model.vqmodel, pixels)
     assert not ids.requires_grad and not decode_codes(janus.model.vqmodel, ids).requires_grad
 
 

@@ -7,7 +7,7 @@ import torch
 
 from janus_train.errors import UserError
 from janus_train.planning import gpus
-from janus_train.planning.gpus import CARDS, card_named, card_of, measured_cpu_flops, peak_flops
+from janus_train.planning.gpus import GPUS, gpu_named, gpu_of, measured_cpu_flops, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from janus_train.planning.gpus import CARDS, card_named, card_of, measured_cpu_f
     ],
 )
 def test_cards_are_told_by_torchs_names(device: str, card: str | None) -> None:
-    found = card_of(device)
+    found = gpu_of(device)
     assert (found.name if found else None) == card
 
 
@@ -58,5 +58,5 @@ def test_a_cpu_is_measured_in_a_fraction_of_a_second(monkeypatch: pytest.MonkeyP
 
 def test_an_unknown_card_is_a_line_that_lists_them() -> None:
     with pytest.raises(UserError, match=r"--gpu a1000: no such card, choose a100-40gb, .*rtx4090"):
-        card_named("a1000")
-    assert all(card.bf16 >= card.tf32 >= card.fp32 and card.link >= card.network for card in CARDS.values())
+        gpu_named("a1000")
+    assert all(card.bf16 >= card.tf32 >= card.fp32 and card.link >= card.network for card in GPUS.values())

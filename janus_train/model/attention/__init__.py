@@ -6,6 +6,6 @@ grouped     its CPU form as one operator, for compiled layers
 """
 
 from janus_train.model.attention.documents import Documents
-from janus_train.model.attention.packed import NAME, packed_attention, window
+from janus_train.model.attention.packed import NAME, packed_attention, sliding_window
 
-__all__ = ["NAME", "Documents", "packed_attention", "window"]
+__all__ = ["NAME", "Documents", "packed_attention", "sliding_window"]

@@ -35,7 +35,7 @@ def _(q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("janus_train::grouped_attention_backward", mutates_args=())
 def grouped_attention_backward(
-    slope_LHd: torch.Tensor,
+    grad_output_LHd: torch.Tensor,
     q_LHd: torch.Tensor,
     k_LHd: torch.Tensor,
     v_LHd: torch.Tensor,
@@ -46,17 +46,17 @@ def grouped_attention_backward(
     inputs = (q_LHd, k_LHd, v_LHd)
     gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
     shared = q_LHd.shape[1] // k_LHd.shape[1]  # query heads to a key's
-    for index, real, (slope, q, k, v) in _groups(cu_seqlens, slope_LHd, *inputs, zeros_behind=1):
+    for index, real, (grad_output, q, k, v) in _groups(cu_seqlens, grad_output_LHd, *inputs, zeros_behind=1):
         output, statistics = _forward(q, k, v, 0.0, True, scale=scale)
-        found = _backward(slope, q, k, v, output, statistics, 0.0, True, scale=scale)
-        for gradient, all_heads in zip(gradients, found, strict=True):
+        all_gradients = _backward(grad_output, q, k, v, output, statistics, 0.0, True, scale=scale)
+        for gradient, all_heads in zip(gradients, all_gradients, strict=True):
             mine = all_heads.transpose(1, 2).flatten(0, 1)[real]  # (tokens, H, d)
             gradient[index] = mine if gradient is gradients[0] else mine.unflatten(1, (-1, shared)).sum(2)
     return gradients  # type: ignore[return-value]
 
 
 @grouped_attention_backward.register_fake
-def _(slope_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
+def _(grad_output_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_LHd, k_LHd, v_LHd))
 
 
@@ -92,8 +92,8 @@ def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, slope_LHd):  # type: ignore[no-untyped-def]
-    gradients = grouped_attention_backward(slope_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
+def _differentiate(ctx, grad_output_LHd):  # type: ignore[no-untyped-def]
+    gradients = grouped_attention_backward(grad_output_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
     return (*gradients, None, None)
 
 

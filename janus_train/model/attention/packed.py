@@ -104,7 +104,7 @@ def _grouped(
     return torch.cat(outputs).index_select(0, place)
 
 
-def window(config: Any) -> int | None:
+def sliding_window(config: Any) -> int | None:
     """A text configuration's sliding window, None if every layer attends to everything: `packed_attention` knows none."""
     types = getattr(config, "layer_types", None)
     return getattr(config, "sliding_window", None) if not types or "sliding_attention" in types else None
