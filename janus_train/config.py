@@ -19,7 +19,7 @@ Part = Literal[
     "image_head",
     "language_model",
 ]
-"""The seven named parts of a Janus model (facts: Pro, Table 2): the vocabulary for freezing and reports."""
+"""The seven named parts of a Janus model (Janus-Pro, Table 2): the vocabulary for freezing and reports."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
@@ -121,7 +121,7 @@ class ModelConfig(Options):
 
 
 class RatioConfig(Options):
-    """How much of each kind a step holds (facts: Pro, Table 2)."""
+    """How much of each kind a step holds (Janus-Pro, Table 2)."""
 
     understanding: NonNegative
     text: NonNegative

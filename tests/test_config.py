@@ -1,4 +1,4 @@
-"""The paper's tables, typed from the report (facts.md), against what ``--cfg job`` prints."""
+"""The paper's tables, typed from the report, against what ``--cfg job`` prints."""
 
 from __future__ import annotations
 

@@ -114,8 +114,9 @@ def check_address(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        answered = error.strerror or error
-        raise UserError(f"http://{host}:{port} cannot be served ({said}): give another --port or --host") from None
+        raise UserError(
+            f"http://{host}:{port} cannot be served ({error.strerror or error}): give another --port or --host"
+        ) from None
 
 
 def serve(loaded: LoadedModel, name: str, host: str, port: int, *, wait: bool = True) -> gradio.Blocks:

@@ -55,8 +55,7 @@ def check_fits(janus: JanusForConditionalGeneration, prompt: int, more: int, wha
 def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, T) int64 ids padded on the left with ``fill``, and the (N, T) bool mask that is true at the rows' own tokens.
 
-    The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to
-    (facts.md, trap 12).
+    The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to.
     """
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.int64)

@@ -1,10 +1,9 @@
-"""Pictures from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
+"""Images from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
 
-    prompt ids (end with <begin_of_image>) -> P codes, one a step -> VQ decoder -> picture
+    prompt ids (end with <begin_of_image>) -> P codes, one per step -> VQ decoder -> image
 
-The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1 (facts.md: Sequence formats); the
-loop ends after P codes, no token closes a picture. With guidance each prompt is read twice, as it is and without its
-text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
+The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1. The loop ends after P codes; no
+token closes an image. With guidance each prompt is read twice, as it is and without its text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def generate_codes(
                 logits = guided(logits, guidance)  # (N, C)
             codes[:, i] = logits.argmax(-1) if greedy else pick(logits, uniform[:, i], temperature)
             if i + 1 < num_codes:
-                # Trap 2: a code goes in through its own table and adaptor, not through the text embedding.
+                # A code goes in through its own table and adaptor: in the text embedding it would be a word.
                 embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
                 hidden = decoder.step(torch.cat([embeds, embeds]) if twice else embeds)
     return codes

@@ -39,7 +39,7 @@ def prompt_embeds(
     places = ids == janus.config.image_token_id  # (N, T); placeholders stand for nothing else
     replacements = torch.cat([f.flatten(0, 1) for f in features]) if features else embeds.new_empty(0, embeds.shape[2])
     if int(places.sum()) != len(replacements):
-        raise ValueError(f"{int(places.sum())} placeholders but features of {len(given)} tokens")
+        raise ValueError(f"{int(places.sum())} placeholders but features of {len(replacements)} tokens")
     embeds = embeds.clone()
     embeds[places] = replacements.to(embeds.dtype)
     return embeds

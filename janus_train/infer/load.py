@@ -83,7 +83,7 @@ class LoadedModel:
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
     """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
 
-    ``dtype``: of all but the VQ tokenizer, which is fp32 (trap 4). None: bf16 on a GPU that computes in it, else fp32.
+    ``dtype``: of all but the VQ tokenizer, which is fp32: codes and colours change if it is rounded. None: bf16 on a GPU that computes in it, else fp32.
     """
     if not is_hub_id(str(model)):
         _check_folder(Path(model).expanduser(), model)

@@ -120,7 +120,7 @@ def extend_rows(
 
 
 def _as_janus(config: Any, rows: int) -> None:
-    """In place: untied (trap 8), and every layer attends to the whole document.
+    """In place: text head and embeddings untied, as Janus has them, and every layer attends to the whole document.
 
     Layers that attend within a window see all of a row that is no longer than the window: such a model gets a context of
     the window's length, and is then the same model.

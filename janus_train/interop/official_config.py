@@ -93,7 +93,7 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
                 num_hidden_layers=gen_align["depth"],
                 num_patches=grid,
             ),
-            tie_word_embeddings=False,  # trap 8
+            tie_word_embeddings=False,  # transformers' default for Janus ties them, the official model does not
             **({} if special is None else {"image_token_id": special.placeholder}),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 The chat template gives the official prompts to the letter (tests/golden/official_prompts.json), so that transformers'
 own ``JanusProcessor`` makes the ids that this project trains on. That processor rounds where the official one
-truncates (trap 6): its pictures can differ by a row, in its hands as before.
+truncates when it scales an image's short side: its images can differ by a row of pixels, here as everywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SYSTEM_PROMPT = (
 """What the official template puts before a conversation with pictures: for folders that do not say (official ones)."""
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
-"""The official values for drawing (facts: Pro; the official code), for folders whose generation_config.json has none."""
+"""The official values for drawing (Janus-Pro's report; the official code), for folders whose generation_config.json has none."""
 
 MIN_SIDE = 14
 """The official image processor's ``min_size``: the short side of a very long picture, in pixels."""
@@ -118,7 +118,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
         eos_token=EOS,
         pad_token=PAD,
         extra_special_tokens=named,
-        add_bos_token=True,  # every sequence begins with it (facts.md: Sequence formats)
+        add_bos_token=True,  # every sequence begins with it, as the official processor's do
         padding_side="left",
         model_max_length=config.text_config.max_position_embeddings,
         clean_up_tokenization_spaces=False,

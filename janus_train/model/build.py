@@ -78,7 +78,7 @@ def transformers_config(
             num_hidden_layers=config.adaptor_depth,
             num_patches=config.image_size // vision.patch_size,
         ),
-        tie_word_embeddings=False,  # trap 8: the default ties the text head to the embeddings
+        tie_word_embeddings=False,  # transformers' default ties the text head to the embeddings; Janus has both
         **({} if placeholder is None else {"image_token_id": placeholder}),
     )
 
@@ -99,7 +99,7 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
     """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
     embedding = janus.get_input_embeddings()
     if janus.lm_head.weight is embedding.weight:
-        # Trap 8: transformers' default. The checkpoint's own head was not even loaded: nothing to repair here.
+        # transformers' default for Janus. The checkpoint's own head was not even loaded: nothing to repair here.
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
         )
@@ -109,9 +109,9 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
             f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
             f"and max_position_embeddings to at most {window} in its config.json"
         )
-    # Trap 7: with a padding_idx the pad row never gets a gradient, and guidance drop-out feeds it.
+    # With a padding_idx the pad row never gets a gradient, although guidance drop-out feeds it.
     embedding.padding_idx = None
-    janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here
+    janus.model.vqmodel.float()  # codes are made in fp32, from weights that were never rounded here
     janus.set_attn_implementation({"text_config": attention.NAME})
     install_text_head(janus.lm_head)
     return janus

@@ -8,9 +8,10 @@
 The model is transformers' ``JanusForConditionalGeneration``, in training and at inference; ours are the way through it
 and what its defaults get silently wrong for training (`build`, `prepare`).
 
-Every trainable module runs exactly once a micro-batch, whatever the batch holds (trap 11): one with nothing to do gets
-a single dummy input, of which no output is used, so its gradients are zeros and not missing. The frozen VQ encoder
-alone runs only when codes are missing: frameworks that shard parameters must leave it whole.
+Every trainable module runs exactly once per micro-batch, whatever the batch holds, because DDP, ZeRO and FSDP wait for its
+gradients or weights on all ranks: a module with nothing to do gets a single dummy input, of which no output is used, so its
+gradients are zeros and not missing. The frozen VQ encoder alone runs only when codes are missing: frameworks that shard
+parameters must leave it whole.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class PackedJanus(nn.Module):
         """The sum over the text's loss positions, with gradient, and each cross-entropy (Nt,)."""
         head, hidden_ND = self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions)
         if text_head(self.janus).chunked:
-            return head(hidden_ND, batch.text_targets)  # with no position too (trap 11): then its gradients are zeros
+            return head(hidden_ND, batch.text_targets)  # without any position too: then its gradients are zeros
         losses = cross_entropies(_run(head, hidden_ND, spare=hidden_LD[:1]), batch.text_targets)
         return losses.sum(), losses
 
@@ -88,7 +89,7 @@ class PackedJanus(nn.Module):
         return _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:])).flatten(0, 1)
 
     def code_embeddings(self, codes_NP: torch.Tensor) -> torch.Tensor:
-        """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor, never the text embedding (trap 2)."""
+        """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor: in the text embedding they would be words."""
         codes = codes_NP.flatten()  # (Ng * P,)
         return _run(self.janus.prepare_embeddings_for_image_generation, codes, spare=codes.new_zeros(1))
 
@@ -101,14 +102,14 @@ class PackedJanus(nn.Module):
             inputs_embeds=embeds_LD[None],
             position_ids=batch.position_ids,
             attention_mask=no_mask,
-            use_cache=False,  # trap 9
+            use_cache=False,  # a cache would make transformers build its own mask, without the documents
             documents=attention.Documents(batch.cu_seqlens, batch.max_seqlen),
         )
         return output.last_hidden_state[0]
 
 
 def _run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
-    """``module(inputs)``; without inputs (n = 0) it still runs, on ``spare``, and gives n = 0 outputs (trap 11).
+    """``module(inputs)``; without inputs (n = 0) it still runs, on ``spare``, and gives n = 0 outputs.
 
     The empty slice keeps the module and ``spare`` in the graph, so that parameters get zeros for gradients, not None.
     """

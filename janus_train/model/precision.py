@@ -2,7 +2,8 @@
 
 Autocast rounds the weights of linear layers and convolutions to bf16 before each use anyway; those that train need
 their fp32 beside it, those that are frozen do not. Norms and embeddings stay in fp32: autocast does not touch them and
-they make the residual stream. So does the VQ tokenizer (trap 4).
+they make the residual stream. So does the VQ tokenizer: its codes change if it is
+rounded.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 In: a VQ tokenizer (transformers' ``JanusVQVAE``), pixels (N, 3, S, S) in -1..1, or ids (N, P).
 Out: ids (N, P) int64, or pictures uint8 (N, S, S, 3).
 
-Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes
-(trap 5). Not bf16 and not TF32: 5.5 % of the codes change in bf16 (trap 4).
+Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes. Not
+bf16 and not TF32: 5.5 % of the codes change in bf16.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def generation_image_size(config: JanusConfig) -> int:
 
 @torch.no_grad()
 def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
-    """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast (trap 4)."""
+    """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast."""
     ids = [quantise(_latent(vqmodel, chunk), vqmodel.quantize.embedding.weight) for chunk in pixels.split(ENCODE_CHUNK)]
     return torch.cat(ids)
 
@@ -55,7 +55,7 @@ def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
 
 
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The code nearest to each latent after both are L2-normalised (official VectorQuantizer; trap 5).
+    """The code nearest to each latent after both are L2-normalised (as in the official VectorQuantizer).
 
     latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """

@@ -139,7 +139,7 @@ def test_the_chat_template_is_the_official_one_to_the_letter() -> None:
 
 
 def test_janus_1_3b_keeps_its_words_for_the_speakers(make_official, tmp_path) -> None:
-    """facts.md: `User` and `Assistant`, for which its tokenizer has no tokens."""
+    """Janus-1.3B says `User` and `Assistant`, for which its tokenizer has no tokens."""
     from transformers import JanusProcessor
 
     from janus_train.infer.load import load_model

@@ -158,7 +158,7 @@ def test_it_gives_the_ids_of_the_vectors(fetched: Path, tokenizer: PreTrainedTok
             assert core.decode(ids, skip_special_tokens=False) == text
 
 
-def test_special_tokens_have_the_facts_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_have_the_published_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_tokens_to_ids([BOS, EOS]) == [100_000, 100_001]
 
 

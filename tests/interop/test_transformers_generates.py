@@ -83,7 +83,9 @@ def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcesso
 
 def test_answering(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: LoadedModel) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(one) for one in pixels]  # of the encoder's size: nothing is scaled (trap 6)
+    pictures = [
+        Image.fromarray(one) for one in pixels
+    ]  # of the encoder's size: nothing is scaled, where transformers rounds otherwise
     said = []
     for shown, words in ((pictures[:1], "What?"), (pictures, "Which one is larger?"), ([], "Hello, who is there?")):
         content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": words}]

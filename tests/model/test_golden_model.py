@@ -2,7 +2,7 @@
 
 The real vision tower and VQ tokenizer with weights by rule, a small language model. All values in fp32; "relative" is
 the largest difference over the largest value. What is left is the order in which sums are taken, which depends on the
-machine's kernels: the tolerances leave room for it, and are far below what any trap does.
+machine's kernels: the tolerances leave room for it, and are far below what any known mistake does.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_trap_6_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
+def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
     original = picture(i)
     assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
@@ -172,7 +172,7 @@ def test_vision_features_and_adaptor(
     assert relative(aligned[::48], golden["aligned"][1]) < 1e-5
 
 
-def test_trap_2_generation_embeddings(
+def test_generation_embeddings(
     official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
 ) -> None:
     """Picture 0's codes in the packed row; picture 4's as drawing feeds them."""
@@ -190,7 +190,7 @@ def test_understanding_logits(run: Run, golden: dict[str, np.ndarray]) -> None:
     assert run.sums.num_understanding == 7 and run.sums.text == 0
 
 
-def test_trap_1_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarray]) -> None:
+def test_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarray]) -> None:
     """All 576 codes have their loss, the first one from the prompt's last token."""
     assert relative(run.image_logits[::96, ::32], golden["gen_logits"]) < 1e-5
     losses = cross_entropies(run.image_logits, torch.from_numpy(golden["vq_ids"][0]))
@@ -199,7 +199,7 @@ def test_trap_1_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarra
     assert run.sums.num_generation == TOKENS
 
 
-def test_trap_12_guidance(
+def test_guidance(
     official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row without its text: first and last token stay, all between is pad, and pad is attended to."""
@@ -217,9 +217,7 @@ def test_trap_12_guidance(
 
 
 @pytest.mark.parametrize(("n", "i"), [(0, 0), (1, 4)])
-def test_trap_5_code_ids(
-    official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int
-) -> None:
+def test_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int) -> None:
     """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
     ids = encode_images(official.model.vqmodel, pixels(i)[None]).numpy()[0]
     clear = golden["vq_margin"][n] > 1e-4

@@ -32,7 +32,7 @@ def test_every_tensor_belongs_to_one_part(name: str) -> None:
 
 
 def test_sizes_of_the_1b_are_the_reports() -> None:
-    """facts.md: 2.00 B with SigLIP (the frozen VQ tokenizer is not counted there)."""
+    """Counted from the report: 2.00 B with SigLIP (the frozen VQ tokenizer is not counted there)."""
     with torch.device("meta"):
         janus = build(model_config("janus_pro_1b"))
     count = numbers(janus)
