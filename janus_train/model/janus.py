@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
@@ -86,11 +87,12 @@ class PackedJanus(nn.Module):
             features = self.janus.model.vision_model(pixels).last_hidden_state  # (Nu, P, vision width)
             return self.janus.model.aligner(features)  # (Nu, P, D)
 
-        return _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:])).flatten(0, 1)
+        adapted = _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:]))
+        return rearrange(adapted, "Nu P D -> (Nu P) D")
 
     def code_embeddings(self, codes_NP: torch.Tensor) -> torch.Tensor:
         """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor: in the text embedding they would be words."""
-        codes = codes_NP.flatten()  # (Ng * P,)
+        codes = rearrange(codes_NP, "Ng P -> (Ng P)")
         return _run(self.janus.prepare_embeddings_for_image_generation, codes, spare=codes.new_zeros(1))
 
     def hidden_states(self, embeds_LD: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from transformers import JanusConfig
 from transformers.models.janus import JanusVQVAE
@@ -50,7 +51,7 @@ def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
     images = []
     for chunk in ids.split(DECODE_CHUNK):
         decoded = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
-        images.append(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+        images.append(rearrange(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8), "n c h w -> n h w c"))
     return torch.cat(images)
 
 
@@ -60,10 +61,11 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """
     with _exact_fp32(latent.device):
-        flat = F.normalize(latent.float().flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)  # (N * h * w, e)
+        flat = F.normalize(rearrange(latent.float(), "n e h w -> (n h w) e"), dim=-1)
         codes = F.normalize(codebook.float(), dim=-1)  # (C, e)
         ids = torch.cat([(chunk @ codes.T).argmax(dim=-1) for chunk in flat.split(_SCORES_CHUNK)])
-    return ids.view(latent.shape[0], -1)
+    height, width = latent.shape[2:]
+    return rearrange(ids, "(n h w) -> n (h w)", h=height, w=width)
 
 
 def encoder_digest(vqmodel: JanusVQVAE) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from einops import rearrange, reduce, repeat
 
 from janus_train.model.attention.documents import Documents
 
@@ -24,7 +25,8 @@ def grouped_attention(
     """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d)."""
     output = torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
     for index, real, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
-        output[index] = _forward(q, k, v, 0.0, True, scale=scale)[0].transpose(1, 2).flatten(0, 1)[real]
+        all_places = _forward(q, k, v, 0.0, True, scale=scale)[0]
+        output[index] = rearrange(all_places, "n H m d -> (n m) H d")[real]
     return output
 
 
@@ -50,8 +52,10 @@ def grouped_attention_backward(
         output, statistics = _forward(q, k, v, 0.0, True, scale=scale)
         all_gradients = _backward(grad_output, q, k, v, output, statistics, 0.0, True, scale=scale)
         for gradient, all_heads in zip(gradients, all_gradients, strict=True):
-            mine = all_heads.transpose(1, 2).flatten(0, 1)[real]  # (tokens, H, d)
-            gradient[index] = mine if gradient is gradients[0] else mine.unflatten(1, (-1, shared)).sum(2)
+            mine = rearrange(all_heads, "n H m d -> (n m) H d")[real]  # (tokens, H, d)
+            if gradient is not gradients[0]:  # query heads that share a key's add up
+                mine = reduce(mine, "tokens (Hkv shared) d -> tokens Hkv d", "sum", shared=shared)
+            gradient[index] = mine
     return gradients  # type: ignore[return-value]
 
 
@@ -79,10 +83,11 @@ def _groups(
         behind[real] = False
         padded = []
         for number, x_LHd in enumerate(tensors_LHd):
-            x = x_LHd.index_select(0, group.index).repeat_interleave(heads // x_LHd.shape[1], 1)  # (n * m, H, d)
+            shared = heads // x_LHd.shape[1]
+            x = repeat(x_LHd.index_select(0, group.index), "places Hkv d -> places (Hkv shared) d", shared=shared)
             if number < zeros_behind:
                 x[behind] = 0
-            padded.append(x.unflatten(0, (group.num_documents, -1)).transpose(1, 2))  # (n, H, m, d)
+            padded.append(rearrange(x, "(n m) H d -> n H m d", n=group.num_documents))
         yield tokens, real, padded
         offset += size
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -92,15 +93,14 @@ def _grouped(
     groups, place = documents.groups
     outputs = []
     for group in groups:
-        # (L, H, d) -> (n * m, H, d) -> (n, m, H, d) -> (n, H, m, d)
         q, k, v = (
-            x.index_select(0, group.index).unflatten(0, (group.num_documents, -1)).transpose(1, 2)
+            rearrange(x.index_select(0, group.index), "(n m) H d -> n H m d", n=group.num_documents)
             for x in (q_LHd, k_LHd, v_LHd)
         )
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (n * m, H, d)
+        outputs.append(rearrange(out, "n H m d -> (n m) H d"))
     return torch.cat(outputs).index_select(0, place)
 
 
