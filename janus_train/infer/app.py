@@ -1,4 +1,4 @@
-"""Both directions in a browser, as in the official demo: ask about pictures, draw a prompt."""
+"""Both directions in a browser, as in the official demo: ask about images, generate one from a prompt."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from janus_train.infer.load import LoadedModel
 
 MAX_IMAGES, MAX_TOKENS = 16, 512
 MAX_SEED = 2**53
-"""What a browser counts exactly."""
+"""The largest whole number that a browser holds exactly."""
 _STYLE = """
 .small-pictures .grid-container {grid-template-columns: repeat(4, 1fr) !important}
 .grid-wrap {min-height: 0 !important; padding-top: 32px !important}
 """
-"""Two pictures to ask about would fill the row, and be cut off; drawn ones would lie under the label, over an empty field."""
+"""Two images to ask about would fill the row, and be cut off; generated ones would lie under the label, over an empty field."""
 
 
 def build(loaded: LoadedModel, name: str) -> gradio.Blocks:
-    """The page over one model, called ``name``. One question or drawing at a time runs, the others wait in a queue."""
+    """The page over one model, called ``name``. One question or generation runs at a time; the others wait in a queue."""
 
     def ask(shown: list[tuple[str, str | None]] | None, question: str, max_new_tokens: float) -> Iterator[Any]:
         if not question.strip():
@@ -101,7 +101,7 @@ def build(loaded: LoadedModel, name: str) -> gradio.Blocks:
 
 
 def _warn(message: str) -> Any:
-    """Says it in a corner of the page, and leaves everything else there as it is."""
+    """Shows ``message`` in a corner of the page and leaves everything else as it is."""
     gradio.Warning(html.escape(message), duration=20)  # it takes HTML, and a placeholder looks like a tag
     return gradio.skip()
 

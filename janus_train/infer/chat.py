@@ -1,6 +1,6 @@
-"""Answers to questions about pictures and to plain text: greedy, batched, several pictures and turns a request.
+"""Answers to questions about images and to plain text: greedy, batched, several images and turns per request.
 
-messages + pictures -> prompt ids with P placeholders a picture -> text embeddings, understanding features put over
+messages + images -> prompt ids with P placeholders per image -> text embeddings, understanding features put over
 the placeholders -> tokens until EOS -> text
 """
 
@@ -39,12 +39,12 @@ def answer(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """One answer a request, in the requests' order, each until EOS or ``max_new_tokens``.
+    """One answer per request, in the requests' order, each until EOS or ``max_new_tokens``.
 
-    Requests of like length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
+    Requests of similar length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
 
     Raises:
-        UserError: a request's placeholders and pictures are not equally many, or it does not fit the model's context.
+        UserError: a request's placeholders and images are not equally many, or it does not fit the model's context.
     """
     prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images)) for messages, images in requests]
     check_fits(janus, max((len(prompt) for prompt in prompts), default=0), max_new_tokens, "new ones")
@@ -114,7 +114,7 @@ def answer_tokens(
 ) -> Iterator[torch.Tensor]:
     """The likeliest next tokens (N,), a step at a time until all rows have ended; EOS from where a row has."""
     device = janus.lm_head.weight.device
-    ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
+    ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, M)
     with evaluation_mode(janus):
         decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
         features = [image_features(janus, encoder, images)] if images else []

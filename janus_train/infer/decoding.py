@@ -1,4 +1,4 @@
-"""What drawing and answering share: inference mode, left padding, and the language model's cached steps.
+"""What generating images and answering share: inference mode, left padding, and the language model's cached steps.
 
 A row is a prompt. Rows of different lengths are padded on the left, so that all of them go on at the same column; the
 padding is never attended to and positions start at each row's first own token, so a row's result does not depend on
@@ -30,7 +30,7 @@ def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
     """Eval mode, and plain masked attention in the language model; puts back what it found.
 
     Training sets the language model to an attention that needs the documents' cumulative lengths: with a cache and one
-    token a step there are none.
+    token per step there are none.
     """
     training = [module for module in janus.modules() if module.training]
     text_config = janus.model.language_model.config
@@ -53,7 +53,7 @@ def check_fits(janus: JanusForConditionalGeneration, prompt: int, more: int, wha
 
 
 def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, T) int64 ids padded on the left with ``fill``, and the (N, T) bool mask that is true at the rows' own tokens.
+    """(N, M) int64 ids padded on the left with ``fill`` to the longest, and the (N, M) bool mask that is true at the rows' own tokens.
 
     The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to.
     """
@@ -101,7 +101,7 @@ class Decoder:
 
     Two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a GPU every step has
     the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA graph and replayed:
-    one launch a step instead of some hundreds.
+    one launch per step instead of some hundreds.
     """
 
     def __init__(self, janus: JanusForConditionalGeneration, room: int, fixed: bool | None = None):
@@ -119,7 +119,7 @@ class Decoder:
         self.graph: CudaGraph | None = None
 
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Reads the prompts: embeddings (N, T, D), mask (N, T) -> hidden states of the last tokens (N, D)."""
+        """Reads the prompts: embeddings (N, M, D), mask (N, M) -> hidden states of the last tokens (N, D)."""
         rows, width = mask.shape
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
         self.mask = torch.cat([mask, mask.new_ones(rows, self.room - width)], dim=1)
@@ -127,13 +127,13 @@ class Decoder:
         self.count = torch.full((1, 1), width, device=mask.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
         itself = torch.eye(width, dtype=torch.bool, device=mask.device)  # a padding's own row must not be empty: NaN
-        allowed = (causal & mask[:, None, :]) | itself  # (N, T, T)
+        allowed = (causal & mask[:, None, :]) | itself  # (N, M, M)
         if self.fixed:  # the cache gives the empty room to the attention too
             allowed = torch.nn.functional.pad(allowed, (0, self.room - width))
         return self._run(embeds, allowed[:, None], position_ids)
 
     def step(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Reads one token a row: embeddings (N, D) -> hidden states (N, D)."""
+        """Reads one token per row: embeddings (N, D) -> hidden states (N, D)."""
         if self.fixed:
             if embeds.device.type != "cuda":
                 return self._fixed_step(embeds)
@@ -165,7 +165,7 @@ class Decoder:
 
 
 class CudaGraph:
-    """A function of one tensor as a CUDA graph. Written for a GPU, and not run on one by its authors."""
+    """A function of one tensor as a CUDA graph, replayed at each call."""
 
     def __init__(
         self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, state: Sequence[torch.Tensor]

@@ -19,7 +19,7 @@ from janus_train.infer.image_inputs import prompt_embeds
 from janus_train.model.vq import decode_codes
 
 ProgressCallback = Callable[[int], None]
-"""Told how many more pictures are done."""
+"""Called with the number of images that were finished since the last call."""
 
 
 def tokens_per_image(janus: JanusForConditionalGeneration) -> int:
@@ -34,13 +34,13 @@ def unconditional(prompt: Sequence[int], pad_id: int) -> list[int]:
 
 
 def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
-    """(N, P) float64 in [0, 1): each picture's own random numbers, whatever batch or device it is drawn in."""
+    """(N, P) float64 in [0, 1): each image's own random numbers, whatever batch or device it is generated in."""
     rows = [torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(rows)
 
 
 def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Samples one code a row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
+    """Samples one code per row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
 
     In float64: the few ulps by which logits differ between batches of different sizes then choose another code only
     once in some 1e6 draws.
@@ -67,19 +67,19 @@ def generate_codes(
     greedy: bool = False,
     image_features: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
-    """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
+    """Codes (N, P) int64 of one image per prompt, all of them in one batch.
 
     Args:
         prompts: ids that begin with BOS and end with <begin_of_image>; of any lengths.
         guidance: weight of classifier-free guidance; 1 is none, and costs half.
         temperature: above 0; what logits are divided by.
-        seeds: one a picture: the same seed and prompt give the same codes in any batch.
+        seeds: one per image; the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
-        image_features: features of the pictures in each prompt (`image_inputs.image_features`); empty: there are no pictures.
+        image_features: features of the images in each prompt (`image_inputs.image_features`); empty: there are no images.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
-        UserError: a prompt and its picture are longer than the model's context.
+        UserError: a prompt and its image are longer than the model's context.
     """
     _check(janus, prompts, seeds, temperature, greedy)
     device = janus.lm_head.weight.device
@@ -134,9 +134,9 @@ def generate_images(
     progress: ProgressCallback | None = None,
     image_features: Sequence[torch.Tensor] = (),
 ) -> list[Image.Image]:
-    """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together.
+    """Images in the prompts' order, generated ``batch_size`` at a time, prompts of similar length together.
 
-    On a CPU a picture is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
+    On a CPU an image is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
     depends on how many it decodes at once, gets one at a time. (On a GPU the language model's rounding depends on them too.)
     """
     _check(janus, prompts, seeds, temperature, greedy)

@@ -15,12 +15,12 @@ from PIL import Image
 from janus_train.files import staged_folder, write_text
 
 MAX_COLUMNS, MAX_IMAGES = 8, 256
-"""A grid has at most so many columns, and shows at most so many pictures (its first ones)."""
+"""A grid has at most so many columns, and shows at most so many images (its first ones)."""
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture and what it was drawn from."""
+    """An image and what it was generated from."""
 
     image: Image.Image
     prompt: str
@@ -29,7 +29,7 @@ class GeneratedImage:
 
 
 def write_image_folder(out: Path, images: Sequence[GeneratedImage], how: dict[str, Any]) -> None:
-    """``out``, in one rename: the pictures, grid.png, and metadata.jsonl, a line a picture, ``how`` in each.
+    """Writes ``out`` in one rename: the images, grid.png, and metadata.jsonl with one line per image, ``how`` in each.
 
     Raises:
         OSError: the disk is full, or the folder cannot be made; nothing is left of it then.
@@ -46,7 +46,7 @@ def write_image_folder(out: Path, images: Sequence[GeneratedImage], how: dict[st
 
 
 def grid(groups: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Pictures of one size side by side; each group begins a row, and one of more than `MAX_COLUMNS` becomes a square."""
+    """Images of one size side by side; each group begins a row, and one of more than `MAX_COLUMNS` becomes a square."""
     most = max(map(len, groups))
     columns = most if most <= MAX_COLUMNS else min(MAX_COLUMNS, math.isqrt(most - 1) + 1)
     rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]

@@ -1,8 +1,8 @@
-"""What the model sees of the pictures in its prompts: their features over the placeholders, to answer or to edit.
+"""What the model sees of the images in its prompts: their features over the placeholders, to answer or to edit.
 
     <bos><|User|>: <begin_of_image> P features <end_of_image>\nMake it red.\n\n<|Assistant|>:<begin_of_image>  -> P codes
 
-The row that guidance compares with has neither the words nor the pictures: all between its first and its last token is
+The row that guidance compares with has neither the words nor the images: all between its first and its last token is
 pad, as in training (`data.encode`).
 """
 
@@ -23,7 +23,7 @@ from janus_train.infer.decoding import inference
 def image_features(
     janus: JanusForConditionalGeneration, encoder: Encoder, images: Sequence[Image.Image]
 ) -> torch.Tensor:
-    """(n, P, D): n pictures, at least one, as the language model reads them."""
+    """(n, P, D): n images, at least one, as the language model reads them."""
     parameter: Any = next(janus.model.vision_model.parameters())
     pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in images])
     with inference(janus):
@@ -34,9 +34,9 @@ def image_features(
 def prompt_embeds(
     janus: JanusForConditionalGeneration, ids: torch.Tensor, features: Sequence[torch.Tensor] = ()
 ) -> torch.Tensor:
-    """(N, T) ids -> (N, T, D) embeddings, with ``features``, (n, P, D) each, over the placeholders in the rows' order."""
+    """(N, M) ids -> (N, M, D) embeddings, with ``features``, (n, P, D) each, over the placeholders in the rows' order."""
     embeds = janus.model.language_model.embed_tokens(ids)
-    places = ids == janus.config.image_token_id  # (N, T); placeholders stand for nothing else
+    places = ids == janus.config.image_token_id  # (N, M); placeholders stand for nothing else
     replacements = torch.cat([f.flatten(0, 1) for f in features]) if features else embeds.new_empty(0, embeds.shape[2])
     if int(places.sum()) != len(replacements):
         raise ValueError(f"{int(places.sum())} placeholders but features of {len(replacements)} tokens")

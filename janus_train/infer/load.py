@@ -1,4 +1,4 @@
-"""A trained model (a run's ``final/``, a folder in either layout, a hub id) -> the model, its tokenizer and its encoder."""
+"""Loads a trained model: a run's ``final/``, a model's folder in either layout, or a hub id."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from janus_train.model.vq import generation_image_size
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to draw and to answer."""
+    """A model that is ready to generate images and to answer."""
 
     folder: Path
     janus: JanusForConditionalGeneration
@@ -51,10 +51,10 @@ class LoadedModel:
         batch_size: int = 16,
         progress: ProgressCallback | None = None,
     ) -> list[Image.Image]:
-        """A picture a prompt, each by its own seed; guidance and temperature (0: the likeliest codes) else the folder's.
+        """One image per prompt, each by its own seed; guidance and temperature (0: the likeliest codes) default to the folder's.
 
         ``pictures``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
-        `UserError` for more placeholders than pictures.
+        `UserError` for more placeholders than images.
         """
         temperature = self.temperature if temperature is None else temperature
         number = len(images)
@@ -75,13 +75,13 @@ class LoadedModel:
     def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
         """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
 
-        Messages are ``{"role": "user" or "assistant", "content": text}``, with an <image_placeholder> a picture.
+        Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
         """
         return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens)
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
-    """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
+    """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
 
     ``dtype``: of all but the VQ tokenizer, which is fp32: codes and colours change if it is rounded. None: bf16 on a GPU that computes in it, else fp32.
     """
@@ -95,7 +95,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
             None, config=folder.config, state_dict=dict(folder.tensors()), dtype=dtype, attn_implementation="sdpa"
         )
     janus.generation_config = folder.generation_config
-    if dtype != torch.float32:  # as it is stored: rounded, it would draw other colours
+    if dtype != torch.float32:  # as it is stored: rounded, it would give other colours
         stored = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
         janus.model.vqmodel.float().load_state_dict(stored)
     janus.to(device).eval()

@@ -1,7 +1,7 @@
 """A stage-1 start from base parts: a language model, a SigLIP, a VQ tokenizer; adaptors and heads start anew.
 
-Both encoders come to one grid: a picture to draw has as many codes as a picture to look at has patches, so its side is
-the grid's side times the VQ tokenizer's stride (384 pixels by patches of 14 are 27 x 27: pictures of 432 to draw).
+Both encoders come to one grid: an image to draw has as many codes as an image to look at has patches, so its side is
+the grid's side times the VQ tokenizer's stride (384 pixels by patches of 14 are 27 x 27: images of 432 to draw).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ADAPTOR_DEPTH = 2
 """Pro, Table 1: two-layer MLPs."""
 
 SPREAD = 0.02
-"""Of new weights; biases start at 0. Both papers are silent: transformers' default, as for a base without these parts."""
+"""Standard deviation of new weights; biases start at 0. Both papers are silent: transformers' default, as for a base without these parts."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """What came of it, for the command's lines."""
+    """What was assembled, for the command to report."""
 
     config: JanusConfig
     new_tokens: list[str]

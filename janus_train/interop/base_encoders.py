@@ -1,4 +1,4 @@
-"""Base parts as their makers publish them -> tensors by transformers' Janus names, and their shapes in its words.
+"""Pretrained vision encoders and VQ tokenizers as published -> tensors and configuration in transformers' Janus names.
 
 - SigLIP in transformers' layout (``SiglipModel`` or ``SiglipVisionModel``), any size and patch size; its attention pool
   becomes an extra of the official layout (`official.is_extra`), for an export.

@@ -1,4 +1,4 @@
-"""A causal language model as the base of a Janus: loaded, given Janus's tokens, and proved fit for packed rows."""
+"""A causal language model as the base of a Janus model: loaded, extended by Janus's tokens, and checked on packed rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW_MULTIPLE = 64
 """Embedding tables that grow do so to a multiple of this: matrix kernels want it."""
 
 NOISE = 0.1
-"""Of a new row, in units of the old rows' spread: enough to tell new tokens apart while embeddings are frozen (stage 1)."""
+"""Noise of a new row, in units of the old rows' spread: enough to tell new tokens apart while embeddings are frozen (stage 1)."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _write(found: ModelFolder, form: ExportFormat, target: Path, manifest: dict[
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Of the run that ``path`` is, or in whose ``final/`` it lies."""
+    """The manifest of the run that ``path`` is, or in whose ``final/`` it lies; None if there is none."""
     for folder in (path, path.parent if path.name == "final" else path):
         if (folder / "manifest.json").is_file():
             return read_json_object(folder / "manifest.json")

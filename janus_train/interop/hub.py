@@ -22,7 +22,7 @@ def is_hub_id(given: str) -> bool:
 
 
 def hint(given: str) -> str:
-    """For the end of an error's line: what to give in an address's place."""
+    """The end of an error's line that says what to give in place of a web address."""
     return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in given else ""
 
 

@@ -1,4 +1,4 @@
-"""A model's folder in either layout, read as if it were in transformers': configuration, tensors, tokenizer, settings."""
+"""A model's folder in either layout, read as if it were in that of transformers: configuration, tensors, tokenizer, settings."""
 
 from __future__ import annotations
 

@@ -34,17 +34,17 @@ SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-"""What the official template puts before a conversation with pictures: for folders that do not say (official ones)."""
+"""What the official template puts before a conversation with images: for folders that do not say (official ones)."""
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
-"""The official values for drawing (Janus-Pro's report; the official code), for folders whose generation_config.json has none."""
+"""The official values for generating images (Janus-Pro's report; the official code), for folders whose generation_config.json has none."""
 
 MIN_SIDE = 14
-"""The official image processor's ``min_size``: the short side of a very long picture, in pixels."""
+"""The official image processor's ``min_size``: the short side of a very long image, in pixels."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Of a model's folder in either layout: its tokenizer.json as it is, whatever class tokenizer_config.json names."""
+    """The tokenizer of a model's folder in either layout: tokenizer.json as it is, whatever class tokenizer_config.json names."""
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json")
     try:
@@ -59,7 +59,7 @@ def system_prompt(folder: Path) -> str:
 
 
 def generation_config(special: SpecialTokens, guidance: float, temperature: float) -> GenerationConfig:
-    """How the model draws unless told otherwise, for transformers' own ``generate``."""
+    """How the model generates images by default, for transformers' own ``generate``."""
     config = GenerationConfig(
         bos_token_id=special.bos,
         eos_token_id=special.eos,
@@ -75,7 +75,7 @@ def generation_config(special: SpecialTokens, guidance: float, temperature: floa
 def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
     """Jinja for ``apply_chat_template``: contents are strings, or lists of {"type": "text" | "image", ...}.
 
-    ``system`` goes before a conversation with pictures, unless that has a system message of its own; ``user`` and
+    ``system`` goes before a conversation with images, unless that has a system message of its own; ``user`` and
     ``assistant``: `special_tokens.speakers`.
     """
     default = f"{{{{ {json.dumps(system, ensure_ascii=False)} + '\\n\\n' }}}}" if system else ""

@@ -22,7 +22,7 @@ MAX_CODES = 1 << 16
 
 
 def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
-    """Of a model's folder in either layout, or a hub id. Raises `UserError` naming what is missing or does not fit."""
+    """Loads the VQ encoder of a model's folder in either layout, or of a hub id. Raises `UserError` naming what is missing or does not fit."""
     folder = open_folder(local_folder(str(model), ""))
     config = folder.config
     if config.vq_config.num_embeddings > MAX_CODES:

@@ -46,7 +46,7 @@ def checkpoint_layers(janus: JanusForConditionalGeneration, policy: ActivationCh
 
 
 class _Checkpointed:
-    """A layer's forward that leaves less behind. Without gradients, as in drawing, the layer's own."""
+    """A layer's forward that leaves less behind. Without gradients, as in generation, the layer's own."""
 
     def __init__(self, layer: Any, policy: ActivationCheckpointing):
         self._layer, self._forward = layer, type(layer).forward

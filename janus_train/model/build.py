@@ -40,7 +40,7 @@ def build(
     generation = janus.generation_config
     assert generation is not None
     generation.bos_token_id, generation.eos_token_id, generation.pad_token_id = bos, eos, pad
-    # How it draws; do_sample, or transformers refuses to save a temperature.
+    # How it generates images; do_sample, or transformers refuses to save a temperature.
     generation.guidance_scale, generation.temperature, generation.do_sample = config.guidance, config.temperature, True
     if begin_of_image is not None:
         generation.generation_kwargs = {"boi_token_id": begin_of_image, "eoi_token_id": end_of_image}
@@ -51,7 +51,7 @@ def build(
 def transformers_config(
     config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
 ) -> JanusConfig:
-    """``config`` in transformers' words."""
+    """``config`` as transformers' configuration."""
     if config.transformers is not None:
         return _as_given(config.transformers, bos, eos, pad, placeholder)
     text, vision, vq = config.text, config.vision, config.vq

@@ -1,4 +1,4 @@
-"""The text head's loss without all its logits: some positions at a time, and their gradients in the same pass.
+"""The text head's cross-entropy without all its logits: some positions at a time, with their gradients in the same pass.
 
     hidden states (Nt, D), targets (Nt,) -> the sum of the cross-entropies, with gradient, and each of them (Nt,), without
 

@@ -5,7 +5,7 @@ Each layer's own forward is compiled, not the model: all layers share one compil
 `model.activation_checkpointing` does, so that the compiler sees what is to be computed again.
 
 One code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
-of tokens and of document boundaries. Drawing, which comes with a cache and no documents, runs as it was.
+of tokens and of document boundaries. Generation, which comes with a cache and no documents, runs as it was.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) ->
 
 @contextmanager
 def compile_errors_as_user_errors() -> Iterator[None]:
-    """Inside, a compiler that fails (at the first step, forward or backward) is one `UserError`."""
+    """Turns a compiler's failure (at the first step, forward or backward) into a `UserError` of one line."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:

@@ -65,7 +65,7 @@ class PackedJanus(nn.Module):
         return losses.sum(), losses
 
     def codes(self, batch: Batch) -> torch.Tensor:
-        """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
+        """Code ids (Ng, P): the cached ones, and the VQ encoder's for the images that have none."""
         if not len(batch.uncached_pictures):
             return batch.cached_codes
         made = encode_images(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
@@ -78,7 +78,7 @@ class PackedJanus(nn.Module):
         return _put(embeds_LD, batch.code_positions, self.code_embeddings(codes_NP), "codes")
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Understanding pictures (Nu, 3, S, S) -> adapted features (Nu * P, D).
+        """Understanding images (Nu, 3, S, S) -> adapted features (Nu * P, D).
 
         An encoder whose parameters are frozen leaves no graph: neither they nor the pixels require gradients.
         """

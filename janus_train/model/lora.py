@@ -1,7 +1,7 @@
-"""LoRA by the peft library: adapters beside the linear layers of frozen parts, merged away when the run ends.
+"""LoRA with the peft library: adapters beside the linear layers of frozen parts, merged into them when the run ends.
 
-    attach           y = W x  becomes  y = W x + alpha / rank * B A x;  W keeps its bytes, A and B train (B starts at 0)
-    merged           the whole model's weights under their own names again: W + alpha / rank * B A
+    add_lora         y = W x  becomes  y = W x + alpha / rank * B A x;  W keeps its bytes, A and B train (B starts at 0)
+    merge_lora       the whole model's weights under their own names again: W + alpha / rank * B A
     write_adapter    A and B alone, in peft's format: ``PeftModel.from_pretrained(base, folder)``
 
 The model stays transformers' ``JanusForConditionalGeneration``: peft's layers stand where the linear ones stood, so the
@@ -32,7 +32,7 @@ _ADAPTER = "default"
 
 
 def check_usable(backend: str) -> None:
-    """Raises `UserError` if peft is not there, or the run's ``backend`` shares weights out."""
+    """Raises `UserError` if peft is not there, or the run's ``backend`` shards weights."""
     if find_spec("peft") is None:
         raise UserError("+peft=lora needs the library peft, which is not installed: pip install peft")
     if backend != "replicated":
@@ -79,7 +79,7 @@ def _peft_config(janus: nn.Module, options: PeftConfig, base: str | None) -> Any
 
 
 def _pattern(janus: nn.Module, parts: Collection[Part]) -> str:
-    """A regular expression of exactly the target layers; of names peft would make suffixes."""
+    """A regular expression of exactly the target layers; from names peft would make suffixes."""
     names = {plain_name(f"{name}.")[:-1] for part in parts for name in target_layers(janus, part) if not is_lora(name)}
     return "|".join(sorted({re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in names}))
 

@@ -21,8 +21,8 @@ class LossSums(NamedTuple):
     """
 
     total: torch.Tensor
-    """What is differentiated: all kinds weigh the same (the papers weigh no task's loss against another's). Of the sums by kind those
-    of the text head are values alone, without gradient."""
+    """What is differentiated: all kinds weigh the same (the papers weigh no task's loss against another's). The sums by kind of
+    the text head are values alone, without gradient."""
     text: torch.Tensor
     understanding: torch.Tensor
     generation: torch.Tensor

@@ -1,4 +1,4 @@
-"""What is frozen in bf16 alone: half the memory, and not a bit of the results changes.
+"""Keeps frozen weights as bf16 alone: half the memory, with results unchanged to the last bit.
 
 Autocast rounds the weights of linear layers and convolutions to bf16 before each use anyway; those that train need
 their fp32 beside it, those that are frozen do not. Norms and embeddings stay in fp32: autocast does not touch them and
@@ -21,7 +21,7 @@ ROUNDED = (nn.Linear, nn.Conv2d)
 
 
 def cast_frozen_to_bf16(janus: nn.Module, keep: Collection[Part]) -> list[str]:
-    """Frozen weights of such layers become bf16; returns their names. Parts in ``keep`` stay as they are."""
+    """Frozen weights of layers that autocast rounds become bf16; returns their names. Parts in ``keep`` stay as they are."""
     bf16_names = []
     for name, module in janus.named_modules():
         if not isinstance(module, ROUNDED) or is_lora(name):

@@ -1,7 +1,7 @@
-"""Pictures to code ids and back, by the official rule and always in fp32.
+"""Images to code ids and back, by the official rule and always in fp32.
 
 In: a VQ tokenizer (transformers' ``JanusVQVAE``), pixels (N, 3, S, S) in -1..1, or ids (N, P).
-Out: ids (N, P) int64, or pictures uint8 (N, S, S, 3).
+Out: ids (N, P) int64, or images uint8 (N, S, S, 3).
 
 Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes. Not
 bf16 and not TF32: 5.5 % of the codes change in bf16.
@@ -27,13 +27,13 @@ from transformers.models.janus import JanusVQVAE
 from janus_train.data.cached_codes import CodesOrigin
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
-"""Pictures at a time: the first layers of VQ-16 hold 75 MB an activation and picture in fp32."""
+"""Images at a time: the first layers of VQ-16 hold 75 MB per activation and image in fp32."""
 _SCORES_CHUNK = 8192
 """Latents at a time against the codebook: 0.5 GB of similarities for 16,384 codes."""
 
 
 def generation_image_size(config: JanusConfig) -> int:
-    """S of pictures to draw: the side of the encoders' common grid times the pixels of one of its codes."""
+    """S of images to draw: the side of the encoders' common grid times the pixels of one of its codes."""
     vision = config.vision_config
     return (vision.image_size // vision.patch_size) * 2 ** (len(config.vq_config.channel_multiplier) - 1)
 
@@ -47,7 +47,7 @@ def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
+    """Images uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
     images = []
     for chunk in ids.split(DECODE_CHUNK):
         decoded = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
@@ -87,11 +87,11 @@ def encoder_digest(vqmodel: JanusVQVAE) -> str:
 
 @dataclass(frozen=True)
 class CodeEncoder:
-    """Pictures in, codes out."""
+    """Images in, codes out."""
 
     vqmodel: JanusVQVAE
     image_size: int
-    """S: a picture's side in pixels."""
+    """S: an image's side in pixels."""
 
     @property
     def tokens_per_image(self) -> int:

@@ -20,7 +20,7 @@ from janus_train.planning.flops import gradient_flow
 from janus_train.planning.workload import Workload
 
 FP32 = 4
-"""Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
+"""Bytes of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def activations(
     peft: PeftConfig | None = None,
     text_loss: TextLoss = "chunked",
 ) -> Activations:
-    """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
+    """The bytes of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
 
     A part with adapters keeps its linear layers' inputs as if it trained, and what lies between each pair of adapters.
     """
@@ -110,7 +110,7 @@ def activations(
 
 
 def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, norms_train: bool, grouped: bool) -> float:
-    """Bytes a token of a layer of which nothing is recomputed."""
+    """Bytes per token of a layer of which nothing is recomputed."""
     text, s, c = model.text, widths.stream, widths.compute
     D, heads = text.hidden_size, text.num_attention_heads
     key_value = D // heads * text.num_key_value_heads
@@ -121,7 +121,7 @@ def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, norms_train
 
 
 def _kept_selectively(model: ModelConfig, widths: Widths) -> float:
-    """Bytes a token: the layer's input, the outputs of q, k, v, attention, o, gate and up; not down's, which nothing needs."""
+    """Bytes per token: the layer's input, the outputs of q, k, v, attention, o, gate and up; not down's, which nothing needs."""
     text = model.text
     D, heads = text.hidden_size, text.num_attention_heads
     key_value = D // heads * text.num_key_value_heads
@@ -130,7 +130,7 @@ def _kept_selectively(model: ModelConfig, widths: Widths) -> float:
 
 
 def _encoder(model: ModelConfig, widths: Widths) -> float:
-    """Bytes a token of a picture in the whole understanding encoder, if it trains."""
+    """Bytes per token of an image in the whole understanding encoder, if it trains."""
     vision, s, c = model.vision, widths.stream, widths.compute
     width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
     inputs = 4 * c if widths.casts else 2 * c  # of q, k, v and of the first MLP layer

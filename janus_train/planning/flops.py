@@ -6,11 +6,11 @@ In: `ModelConfig`, the trained parts, `Workload`. Out: a `PartFlops` for each `F
 - the forward of every piece once; no padding, no dummy inputs, no recomputation;
 - gradients of weights only where the part trains; gradients of inputs only where something before them trains
   (stage 1's frozen language model has the latter and not the former; a frozen encoder has neither);
-- attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in a picture.
+- attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in an image.
   Forward two products a pair, backward four (flash attention's fifth is a recomputation);
 - LoRA's adapters, forward and both gradients; the frozen matrices beside them have input gradients alone. (Those of the
   first layer's q, k and v count too, though nothing needs them where nothing in front trains: under 1 %.)
-- heads at loss positions only, the VQ encoder for pictures without cached codes only.
+- heads at loss positions only, the VQ encoder for images without cached codes only.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def flops_by_part(
 
 
 def _vectors(model: ModelConfig, content: Workload) -> dict[FlopsPart, float]:
-    """How many a part's linear layers meet: tokens, loss positions, or the tokens of pictures."""
+    """How many a part's linear layers meet: tokens, loss positions, or the tokens of images."""
     P = model.tokens_per_picture
     return {
         "language_model": content.tokens,
@@ -152,7 +152,7 @@ def _mlp(rows: float, widths: Sequence[int]) -> list[_Product]:
 
 
 def _vision_layers(model: ModelConfig, images: float) -> list[_Product]:
-    """Each picture's tokens see all of them, so attention is whole, not causal."""
+    """Each image's tokens see all of them, so attention is whole, not causal."""
     vision, P = model.vision, model.tokens_per_picture
     width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
     linear = 2 * P * (4 * width * width + 2 * width * inner)
@@ -161,7 +161,7 @@ def _vision_layers(model: ModelConfig, images: float) -> list[_Product]:
 
 
 def vq_encoder_flops(model: ModelConfig) -> float:
-    """One picture to codes: LlamaGen's VQ encoder, its last convolution, and the latents against the codebook."""
+    """One image to codes: LlamaGen's VQ encoder, its last convolution, and the latents against the codebook."""
     vq, side = model.vq, model.image_size
     total = 0.0
 

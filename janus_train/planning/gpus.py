@@ -35,7 +35,7 @@ class GPU:
     network: float
 
     def peak(self, precision: str) -> float:
-        """Of ``bf16``, ``tf32`` or ``fp32`` products."""
+        """The peak rate of ``bf16``, ``tf32`` or ``fp32`` products."""
         return {"bf16": self.bf16, "tf32": self.tf32, "fp32": self.fp32}[precision]
 
 
@@ -60,7 +60,7 @@ GPUS: dict[str, GPU] = {
 
 
 def gpu_named(name: str) -> GPU:
-    """Of ``--gpu``. Raises `UserError` that lists the names."""
+    """The GPU that ``--gpu`` names. Raises `UserError` that lists the names."""
     if name not in GPUS:
         raise UserError(f"--gpu {name}: no such card, choose {', '.join(GPUS)}")
     return GPUS[name]
@@ -87,7 +87,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 CPU_SECONDS = 0.1
-"""Of computing; a busy machine may need longer to give them."""
+"""Seconds of computing; a busy machine may need longer to give them."""
 _SIZE = 1024
 
 

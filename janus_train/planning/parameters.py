@@ -40,7 +40,7 @@ def _counts(model: str) -> _Counts:
 
 
 def parameter_counts(model: ModelConfig) -> dict[Part, int]:
-    """Of every part; true also where a run has the weights in pieces on several devices."""
+    """Parameters of every part; true also where a run has the weights in pieces on several devices."""
     return dict(_counts(model.model_dump_json()).all)
 
 

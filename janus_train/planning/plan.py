@@ -80,7 +80,7 @@ class StagePlan:
 
     @property
     def flops(self) -> float:
-        """Of the whole stage."""
+        """FLOPs of the whole stage."""
         return self.flops_a_row * self.config.batch.rows_per_step * self.config.run.steps
 
     @property
@@ -89,7 +89,7 @@ class StagePlan:
 
     @property
     def step_s(self) -> float:
-        """Of the chosen option; if none fits, computing alone, without recomputation."""
+        """Seconds per step of the chosen option; if none fits, computing alone, without recomputation."""
         return self.chosen.step_s if self.chosen else self._compute_s
 
     @property
@@ -150,7 +150,7 @@ def plan_stage(config: Config, card: GPU, gpus: int, mfu: float, mfu_from: str, 
 
 
 def _best(options: list[Option]) -> Option | None:
-    """Of those that fit the quickest; among equals (1 %) what shares out least, then the larger micro-batch."""
+    """The quickest option that fits; among equals (1 %) the one that shards least, then the larger micro-batch."""
     fitting = [option for option in options if option.fits]
     if not fitting:
         return None

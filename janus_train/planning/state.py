@@ -1,4 +1,4 @@
-"""Bytes of weights, gradients and optimiser on one GPU, under each way of sharing them out.
+"""Bytes of weights, gradients and optimiser on one GPU, under each sharding strategy.
 
 In: how many parameters train and how many are frozen (LoRA's adapters among the former), the number of GPUs, the
 precision. Out: `State`. It follows what the trainer keeps: fp32 weights and moments for what trains; in bf16 runs autocast adds
@@ -20,14 +20,14 @@ FP32, BF16 = 4, 2
 
 @dataclass(frozen=True)
 class ShardingStrategy:
-    """What of the trained parts' state is shared out over the GPUs, in the field's names."""
+    """What of the trained parts' state is sharded over the GPUs, in the field's names."""
 
     name: str
     optimizer: bool = False
     gradients: bool = False
     weights: bool = False
     bf16_frozen: bool = False  # in bf16 runs frozen matrices are kept as bf16 alone
-    masters: bool = False  # a second fp32 copy of the weights, shared out: DeepSpeed updates that one
+    masters: bool = False  # a second fp32 copy of the weights, sharded: DeepSpeed updates that one
 
     @property
     def gathers_narrow(self) -> bool:
@@ -54,7 +54,7 @@ class Sizes:
 
     trained: float
     frozen: float  # without the VQ tokenizer
-    whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is shared out
+    whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is sharded
     matrices: float  # of the trained ones: autocast keeps a narrow copy of these until backward has passed
     unit: float  # the largest that is gathered at a time: a layer, the embedding or a head
     frozen_matrices: float = 0.0  # of the frozen ones
@@ -78,7 +78,7 @@ class State:
 
 
 def sizes_of(model: ModelConfig, trained: Collection[Part], peft: PeftConfig | None = None) -> Sizes:
-    """Of a run that trains whole parts, and by ``peft`` adapters beside others."""
+    """Sizes of a run that trains whole parts, and by ``peft`` adapters beside others."""
     counts, rounded = parameter_counts(model), rounded_counts(model)
     adapters = adapter_counts(model, peft)
     flows, text = gradient_flow((*trained, *adapters)), model.text

@@ -1,4 +1,4 @@
-"""What of a row or a micro-batch decides its FLOPs and its memory: a handful of counts, measured or expected.
+"""The counts of a row or a micro-batch that decide its FLOPs and its memory, measured or expected.
 
 Everything else in ``planning`` is linear in these counts, so those of rows add up to those of a step.
 """
@@ -70,7 +70,7 @@ def workload_of_batch(batch: Batch) -> Workload:
 UNDERSTANDING_TEXT, UNDERSTANDING_LOSS = 150, 110
 GENERATION_TEXT = 60
 TEXT = 800
-"""Assumed tokens of a sample beside its picture: the papers give no lengths. A picture's begin and end are two more."""
+"""Assumed tokens of a sample beside its image: the papers give no lengths. An image's begin and end are two more."""
 
 
 def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) -> dict[Kind, Workload]:

@@ -1,6 +1,6 @@
 """Attention inside documents on a CPU as one operator, for compiled layers: the compiler sees a black box of fixed shape.
 
-The way through Python in `attention` looks at the documents' lengths, on which compiled code would be made anew for every
+The Python code in `packed` looks at the documents' lengths, on which compiled code would be made anew for every
 packing. On CUDA the variable-length kernel is such an operator already. Backward repeats the forward of a group instead of
 keeping its statistics: compiling is for GPUs, and here the same path has to be right, not quick.
 """

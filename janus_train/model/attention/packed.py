@@ -4,7 +4,7 @@ Registered with transformers as "janus_packed". Given ``documents`` (a `Document
 arguments of ``LlamaModel``) every query sees the earlier tokens of its own document only:
 
 - on CUDA in bf16 or fp16 one variable-length kernel call (``torch.nn.attention.varlen``);
-- elsewhere one SDPA call a group of documents of similar length. Groups are padded on the right: under causal
+- elsewhere one SDPA call per group of documents of similar length. Groups are padded on the right: under causal
   attention a document's own tokens never see what stands behind them, so padding needs no mask. In compiled layers all
   these calls are one operator.
 
@@ -89,7 +89,7 @@ def _varlen(
 def _grouped(
     q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, documents: Documents, scaling: float | None
 ) -> torch.Tensor:
-    """One SDPA call a group of similar documents: (L, H, d)."""
+    """One SDPA call per group of similar documents: (L, H, d)."""
     groups, place = documents.groups
     outputs = []
     for group in groups:
