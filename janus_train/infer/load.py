@@ -111,10 +111,10 @@ def quickest_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _check_folder(path: Path, given: str | Path) -> None:
+def _check_folder(path: Path, asked: str | Path) -> None:
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {given}: give a trained model's, for example outputs/demo/stage3/final{hint(str(given))}"
+            f"there is no folder {asked}: give a trained model's, for example outputs/demo/stage3/final{hint(str(asked))}"
         )
     if not (path / "config.json").is_file():
         inner = path / "final"

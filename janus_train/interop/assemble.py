@@ -49,20 +49,20 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
     special = SpecialTokens.of(language.tokenizer)
     config = _config(language, siglip, codes, special)
     tensors = {**siglip.tensors, **codes.tensors, **language.tensors}
-    wanted = model_shapes(config)
-    tensors |= _new(wanted, codes, generator)
-    for name in sorted(wanted.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != wanted.get(name):
+    expected = model_shapes(config)
+    tensors |= _new(expected, codes, generator)
+    for name in sorted(expected.keys() | tensors.keys()):
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if shape != expected.get(name):
             raise UserError(
-                f"{_where(name, llm, vision, vq)} does not fit: {name} is {found or 'missing'}, its configuration asks for "
-                f"{wanted.get(name, 'nothing of that name')}"
+                f"{_where(name, llm, vision, vq)} does not fit: {name} is {shape or 'missing'}, its configuration asks for "
+                f"{expected.get(name, 'nothing of that name')}"
             )
     with user_errors_on_write(target):
         write_transformers(
             target,
             config,
-            ((name, tensors[name]) for name in wanted),
+            ((name, tensors[name]) for name in expected),
             language.tokenizer,
             processor.SYSTEM_PROMPT,
             processor.generation_config(special, processor.GUIDANCE, processor.TEMPERATURE),

@@ -35,9 +35,9 @@ def load_siglip(folder: Path) -> BaseEncoder:
     if values.get("model_type") not in ("siglip", "siglip_vision_model"):
         raise UserError(f"{folder}: model_type {values.get('model_type')!r} is no SigLIP in transformers' layout")
     vision = SiglipVisionConfig(**values.get("vision_config", values))
-    held = dict(_vision_tensors(folder))
-    found = {name: tensor for name, tensor in held.items() if not name.startswith("head.")}
-    head = {name: tensor for name, tensor in held.items() if name.startswith("head.")}
+    state = dict(_vision_tensors(folder))
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     config = {
         "hidden_size": vision.hidden_size,
         "num_hidden_layers": vision.num_hidden_layers,
@@ -49,7 +49,7 @@ def load_siglip(folder: Path) -> BaseEncoder:
         "layer_norm_eps": vision.layer_norm_eps,
         "mlp_ratio": official_config.mlp_ratio(vision.hidden_size, vision.intermediate_size),
     }
-    named = {f"{official.SIGLIP}.{name.replace('.out_proj.', '.projection_layer.')}": t for name, t in found.items()}
+    named = {f"{official.SIGLIP}.{name.replace('.out_proj.', '.projection_layer.')}": t for name, t in encoder.items()}
     return BaseEncoder(config, named, dict(_attention_pool(head, vision.hidden_size)) if head else {})
 
 
@@ -85,14 +85,14 @@ def load_vq(path: Path) -> BaseEncoder:
     """Raises `UserError` if the file is no LlamaGen VQ tokenizer, or holds more than tensors."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a VQ tokenizer is one file, such as vq_ds16_t2i.pt")
-    held = dict(tensors.read([path])) if path.suffix == ".safetensors" else tensors.load_pickle(path)
+    state = dict(tensors.read([path])) if path.suffix == ".safetensors" else tensors.load_pickle(path)
     for key in ("ema", "model", "state_dict"):  # the averaged weights come first, as LlamaGen's own scripts have it
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
             break
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} holds no VQ tokenizer's tensors")
-    prefixed = {f"{official.VQ}{name.removeprefix('module.')}": tensor for name, tensor in held.items()}
+    prefixed = {f"{official.VQ}{name.removeprefix('module.')}": tensor for name, tensor in state.items()}
     try:
         shape = official_config.vq_shape({name: tuple(t.shape) for name, t in prefixed.items()}, official.VQ)
         named = dict(official.from_official(prefixed.items()))

@@ -76,8 +76,8 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 def _own(*ids: int | list[int] | None) -> int | None:
     """The first that there is; of several ends of sequence, the first."""
-    found = next((i for i in ids if i is not None), None)
-    return found[0] if isinstance(found, list) else found
+    first = next((i for i in ids if i is not None), None)
+    return first[0] if isinstance(first, list) else first
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerFast) -> list[str]:

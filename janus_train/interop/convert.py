@@ -19,41 +19,41 @@ ExportFormat = Literal["hf", "official"]
 def import_official(source: str, target: Path) -> None:
     """An official checkpoint (a folder, or a hub id) to transformers' layout. Raises `UserError`; leaves nothing half."""
     check_target(target)
-    found = open_folder(local_folder(source, "import "))
-    if found.layout != "official":
-        raise UserError(f"{found.path} is in transformers' layout already: there is nothing to import")
-    _write(found, "hf", target, None)
+    folder = open_folder(local_folder(source, "import "))
+    if folder.layout != "official":
+        raise UserError(f"{folder.path} is in transformers' layout already: there is nothing to import")
+    _write(folder, "hf", target, None)
 
 
 def export_model(source: str, target: Path, form: ExportFormat) -> list[str]:
     """A run's result or a model's folder to ``form``. Returns what of it the official code cannot build, if that is asked."""
     check_target(target)
     path = local_folder(source, "export ")
-    found = open_folder(path)
-    _write(found, form, target, _manifest(path))
-    return official_config.not_buildable(found.config) if form == "official" else []
+    folder = open_folder(path)
+    _write(folder, form, target, _manifest(path))
+    return official_config.not_buildable(folder.config) if form == "official" else []
 
 
-def _write(found: ModelFolder, form: ExportFormat, target: Path, manifest: dict[str, Any] | None) -> None:
-    found.check_complete()
+def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict[str, Any] | None) -> None:
+    folder.check_complete()
     try:
-        card = model_card(found.config, manifest, form)
+        card = model_card(folder.config, manifest, form)
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{found.path}: the manifest.json of its run does not say what was trained") from None
+        raise UserError(f"{folder.path}: the manifest.json of its run does not say what was trained") from None
     with user_errors_on_write(target):
         if form == "hf":
             write_transformers(
                 target,
-                found.config,
-                found.tensors(),
-                found.tokenizer,
-                found.system_prompt,
-                found.generation_config,
-                found.extras(),
+                folder.config,
+                folder.tensors(),
+                folder.tokenizer,
+                folder.system_prompt,
+                folder.generation_config,
+                folder.extras(),
                 card,
             )
         else:
-            write_official(target, found.config, found.tensors(), found.tokenizer, found.extras(), card)
+            write_official(target, folder.config, folder.tensors(), folder.tokenizer, folder.extras(), card)
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

@@ -16,30 +16,30 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SMALL = ["*.json", "*.jinja"]
 
 
-def is_hub_id(given: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """``owner/name``, unless such a path is there."""
-    return _ID.fullmatch(given) is not None and not resolve(given).exists()
+    return _ID.fullmatch(name) is not None and not resolve(name).exists()
 
 
-def hint(given: str) -> str:
+def hint(name: str) -> str:
     """The end of an error's line that says what to give in place of a web address."""
-    return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in given else ""
+    return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in name else ""
 
 
-def local_folder(given: str, what: str, *, weights: bool = True) -> Path:
-    """The folder of ``given``, fetched if it is a hub id; without ``weights`` only the small files.
+def local_folder(name: str, what: str, *, weights: bool = True) -> Path:
+    """The folder of ``name``, fetched if it is a hub id; without ``weights`` only the small files.
 
     ``what``: who asks, such as ``init_from=``, for the error's line. Raises `UserError` if there is no such folder and no such model.
     """
-    if not is_hub_id(given):
-        path = resolve(given)
+    if not is_hub_id(name):
+        path = resolve(name)
         if not path.is_dir():
-            raise UserError(f"{what}{given}: there is no such folder{hint(given)}")
+            raise UserError(f"{what}{name}: there is no such folder{hint(name)}")
         return path
     if not weights:
-        return _fetch(given, what, SMALL)
-    folder = _fetch(given, what, [*SMALL, "*.safetensors"])
-    return folder if any(folder.glob("*.safetensors")) else _fetch(given, what, [*SMALL, "*.bin"])
+        return _fetch(name, what, SMALL)
+    folder = _fetch(name, what, [*SMALL, "*.safetensors"])
+    return folder if any(folder.glob("*.safetensors")) else _fetch(name, what, [*SMALL, "*.bin"])
 
 
 def _fetch(repository: str, what: str, patterns: list[str]) -> Path:

@@ -101,11 +101,11 @@ class ModelFolder:
     def generation_settings(self) -> dict[str, float]:
         """``guidance`` and ``temperature``: the folder's own, else the official ones."""
         path = self.path / "generation_config.json"
-        found = read_json_object_if_any(path)
+        values = read_json_object_if_any(path)
         try:
             return {
-                "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
-                "temperature": float(found.get("temperature") or processor.TEMPERATURE),
+                "guidance": float(values.get("guidance_scale") or processor.GUIDANCE),
+                "temperature": float(values.get("temperature") or processor.TEMPERATURE),
             }
         except (TypeError, ValueError):
             raise UserError(f"{path}: guidance_scale and temperature must be numbers") from None
@@ -116,23 +116,23 @@ class ModelFolder:
 
     def check_complete(self) -> None:
         """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
-        config, found = self.config, self.shapes
+        config, shapes = self.config, self.shapes
         try:
-            wanted = model_shapes(config)
+            expected = model_shapes(config)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        if missing := sorted(wanted.keys() - found.keys()):
+        if missing := sorted(expected.keys() - shapes.keys()):
             parts = sorted({part_of(name) for name in missing})
             hint = "" if len(parts) == 1 else "; is it a base that was not trained yet?"
             raise UserError(
                 f"{self.path} is not complete: {len(missing)} tensors are missing ({', '.join(parts)}), "
                 f"the first is {missing[0]}{hint}"
             )
-        if strange := sorted(found.keys() - wanted.keys()):
+        if strange := sorted(shapes.keys() - expected.keys()):
             raise UserError(f"{self.path} has {strange[0]}, which the model that its config.json describes has not")
-        for name, shape in found.items():
-            if shape != wanted[name]:
-                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
+        for name, shape in shapes.items():
+            if shape != expected[name]:
+                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected[name]}")
 
     @contextmanager
     def _user_errors_on_names(self) -> Iterator[None]:

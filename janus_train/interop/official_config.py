@@ -63,10 +63,10 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
         if values.get("model_type") != "multi_modality":
             raise UserError(f"its model_type is {values.get('model_type')!r}, Janus's is 'multi_modality'")
         for part in ("aligner_config", "gen_aligner_config"):
-            given = values[part]
-            kind = given["params"].get("projector_type", "mlp_gelu")
-            if given["cls"] != "MlpProjector" or kind != "mlp_gelu":
-                raise UserError(f"{part} is {given['cls']} {kind}, known is MlpProjector mlp_gelu")
+            section = values[part]
+            kind = section["params"].get("projector_type", "mlp_gelu")
+            if section["cls"] != "MlpProjector" or kind != "mlp_gelu":
+                raise UserError(f"{part} is {section['cls']} {kind}, known is MlpProjector mlp_gelu")
         language = values["language_config"]
         if language.get("model_type", "llama") != "llama":
             raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
@@ -181,10 +181,10 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 def _count(shapes: Shapes, pattern: str) -> int:
     """One more than the largest number at the pattern's group."""
-    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
-    if not found:
+    numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    if not numbers:
         raise UserError(f"it is not complete: nothing is named {pattern.replace(chr(92), '')}")
-    return max(found) + 1
+    return max(numbers) + 1
 
 
 _LANGUAGE = (
@@ -274,12 +274,12 @@ def check_fits_layout(config: JanusConfig) -> None:
 def not_buildable(config: JanusConfig) -> list[str]:
     """What the unmodified official code cannot build of the model; it loads the model if there is nothing."""
     vision, vq = config.vision_config, config.vq_config
-    found = []
+    parts = []
     if _siglip(config) not in SIGLIPS.values():
-        found.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
+        parts.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
     if vision.hidden_act != "gelu":
-        found.append(f"its vision encoder's activation {vision.hidden_act} (known is gelu)")
+        parts.append(f"its vision encoder's activation {vision.hidden_act} (known is gelu)")
     ours = {key: getattr(vq, key) for key in VQ_16} | {"channel_multiplier": list(vq.channel_multiplier)}
     if ours != VQ_16:
-        found.append("its VQ tokenizer (known is VQ-16)")
-    return found
+        parts.append("its VQ tokenizer (known is VQ-16)")
+    return parts

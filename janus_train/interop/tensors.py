@@ -73,26 +73,26 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            held = _unpickled(path)
-            for name in sorted(held):
-                tensor = held.pop(name)
+            state = _unpickled(path)
+            for name in sorted(state):
+                tensor = state.pop(name)
                 if name.startswith(prefix):
                     yield name, tensor
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     """Every tensor's shape, without reading their bytes."""
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
             try:
                 with safe_open(path, framework="pt") as file:
-                    found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                    by_name |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            found |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
-    return found
+            by_name |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+    return by_name
 
 
 def load_pickle(path: Path) -> object:
@@ -110,10 +110,10 @@ def load_pickle(path: Path) -> object:
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:
-    held = load_pickle(path)
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+    state = load_pickle(path)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is no state dict: names and tensors are expected, nothing else")
-    return held
+    return state
 
 
 class ShardWriter:

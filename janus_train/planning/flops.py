@@ -58,7 +58,7 @@ def flops_by_part(
     adapters = adapter_counts(model, peft)
     flows = gradient_flow((*trained, *adapters))
     forward = _forward(model, content)
-    found: dict[FlopsPart, PartFlops] = {}
+    result: dict[FlopsPart, PartFlops] = {}
     for piece, products in forward.items():
         part: Part = "language_model" if piece in ("attention", "text_head") else piece  # type: ignore[assignment]
         trains = part in trained
@@ -69,12 +69,12 @@ def flops_by_part(
             inputs += before * product.flops * (2 if product.without_weight else 1)
             weights += trains and not product.without_weight and product.flops
             before = before or trains or part in adapters
-        found[piece] = PartFlops(sum(product.flops for product in products), inputs, weights)
+        result[piece] = PartFlops(sum(product.flops for product in products), inputs, weights)
     for part, count in adapters.items():
         own = 2 * count * _vectors(model, content)[part]  # type: ignore[index]
-        base = found[part]  # type: ignore[index]
-        found[part] = PartFlops(base.forward + own, base.input_gradients + own, base.weight_gradients + own)  # type: ignore[index]
-    return found
+        base = result[part]  # type: ignore[index]
+        result[part] = PartFlops(base.forward + own, base.input_gradients + own, base.weight_gradients + own)  # type: ignore[index]
+    return result
 
 
 def _vectors(model: ModelConfig, content: Workload) -> dict[FlopsPart, float]:

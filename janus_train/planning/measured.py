@@ -15,9 +15,9 @@ def measured_mfu(card: GPU, model: str, stage: int, results: Path = RESULTS) -> 
     """The newest share of peak measured with this card, model and stage; None if there is none."""
     if not results.is_file():
         return None
-    found = None
+    newest = None
     for line in results.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if (entry["card"], entry["model"], entry["stage"], entry["mode"]) == (card.name, model, stage, "ours"):
-            found = entry["mfu"]
-    return found
+            newest = entry["mfu"]
+    return newest

@@ -37,20 +37,20 @@ class RunPlan:
     @property
     def warnings(self) -> list[str]:
         """What does not fit or stands idle, and what would help."""
-        said = []
+        lines = []
         for number, stage in enumerate(self.stages, start=1):
             if stage.chosen is None:
                 least = min(option.total for option in stage.options)
-                said.append(
+                lines.append(
                     f"stage {number} does not fit: the least is {least / 1e9:.1f} GB, a {stage.card.name} has "
                     f"{stage.card.memory / 1e9:.1f}; {_what_would_fit(stage)}"
                 )
             if stage.busy_gpus < stage.gpus:
-                said.append(
+                lines.append(
                     f"stage {number} has {stage.config.batch.rows_per_step} rows a step: only {stage.busy_gpus} of the "
                     f"{stage.gpus} GPUs get some"
                 )
-        return said
+        return lines
 
     @property
     def paper(self) -> str | None:
