@@ -18,15 +18,21 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from janus_train.config import ROOT, UserError, load
+from janus_train.compose import check_overrides, quote_stage, validate
+from janus_train.errors import UserError
 from janus_train.lifetime import stop_without_launcher
-from janus_train.overrides import check_overrides, quote_stage
-from janus_train.train.distributed.signals import EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted
+from janus_train.paths import CONFIGS
+from janus_train.train.distributed.signals import (
+    EXIT_PEER_LOST,
+    EXIT_PREEMPTED,
+    PeerLost,
+    Preempted,
+)
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(values: DictConfig) -> None:
-    config = load(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    config = validate(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
     from janus_train.train.distributed.context import destroy_process_group
     from janus_train.train.run import run  # torch and transformers load only once the configuration is right
 

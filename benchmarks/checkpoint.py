@@ -17,10 +17,9 @@ from pathlib import Path
 
 import torch
 
-from janus_train.config import load
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import build
-from janus_train.overrides import compose_values
+from janus_train.compose import compose_config
+from janus_train.model.build import build
+from janus_train.model.parts import set_trainable
 from janus_train.train.backends import make_backend
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed.context import Distributed
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=0.2, help="seconds of work between two looks after the save")
     options, overrides = parser.parse_known_args()
 
-    config = load(compose_values(overrides))
+    config = compose_config(overrides)
     distributed = Distributed(config)
     torch.manual_seed(0)
     janus = build(config.model)

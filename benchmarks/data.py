@@ -31,7 +31,6 @@ import webdataset
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import ROOT
 from janus_train.data.encode import Encoder
 from janus_train.data.image_files import open_image
 from janus_train.data.images import understanding_pixels
@@ -42,6 +41,7 @@ from janus_train.data.shard_scan import write_index
 from janus_train.data.shards import ShardSource, find_tars
 from janus_train.data.templates import get_template
 from janus_train.data.types import Kind, Record, Reference
+from janus_train.paths import ROOT
 
 WIDTH, HEIGHT, SIZE = 500, 400, 384
 CAPTION = "A wooden table with two cups of coffee, a newspaper and a pair of glasses. Light falls in from the left."

@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 
-from janus_train.config import load
+from janus_train.compose import compose_config
 from janus_train.infer import decoding
-from janus_train.infer.generate import generate_codes, guided, tokens_per_picture, unconditional
-from janus_train.model.janus import build
-from janus_train.overrides import compose_values
+from janus_train.infer.generate import generate_codes, guided, tokens_per_image, unconditional
+from janus_train.model.build import build
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
 GUIDANCE = 5.0
@@ -44,7 +43,7 @@ SMALL = (
 
 def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGeneration:
     overrides = SMALL if model == "small" else (f"model={model}",)
-    config = load(compose_values(["+stage=1", *overrides])).model
+    config = compose_config(["+stage=1", *overrides]).model
     torch.manual_seed(0)
     janus = build(config, bos=BOS, eos=EOS, pad=PAD, placeholder=PLACEHOLDER, begin_of_image=BOI, end_of_image=EOI)
     with torch.no_grad():  # far enough apart that rounding does not choose the likeliest code
@@ -59,7 +58,7 @@ def plain(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool)
     without = torch.tensor([unconditional(row, PAD) for row in ids.tolist()], device=ids.device)
     embeds = janus.get_input_embeddings()(torch.cat([ids, without]))
     cache, codes = DynamicCache(config=janus.config.text_config), []
-    for _ in range(tokens_per_picture(janus)):
+    for _ in range(tokens_per_image(janus)):
         out = janus.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         logits = guided(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
         picked = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
@@ -79,7 +78,7 @@ def official(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bo
         temperature=1.0,
         top_k=None,
         use_cache=True,
-        max_length=ids.shape[1] + tokens_per_picture(janus),
+        max_length=ids.shape[1] + tokens_per_image(janus),
     )
 
 
@@ -178,7 +177,7 @@ def report(taken: dict[str, list[float]], given: argparse.Namespace, janus: Janu
         )
     if given.device == "cuda" and given.bandwidth:
         size = sum(p.numel() * p.element_size() for p in janus.model.language_model.layers.parameters())
-        floor = size / (given.bandwidth * 1e9) * tokens_per_picture(janus)
+        floor = size / (given.bandwidth * 1e9) * tokens_per_image(janus)
         print(f"ours: {100 * floor / fastest:.0f} % of the memory-bandwidth floor ({floor:.2f} s a batch)")
 
 

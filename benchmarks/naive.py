@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.images import to_float
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document
-from janus_train.model.codes import encode_pictures
+from janus_train.model.vq import encode_images
 
 
 @dataclass
@@ -67,7 +67,7 @@ def naive_loss(janus: JanusForConditionalGeneration, batch: Padded) -> torch.Ten
         embeds = embeds.masked_scatter(batch.feature_mask[..., None], features.flatten(0, 1).to(embeds.dtype))
     image_labels = torch.full_like(batch.text_labels, IGNORE)
     if len(batch.drawn):
-        codes = encode_pictures(janus.model.vqmodel, batch.drawn)  # (Ng, P)
+        codes = encode_images(janus.model.vqmodel, batch.drawn)  # (Ng, P)
         image_labels = image_labels.masked_scatter(batch.image_mask, codes)
         drawn = janus.prepare_embeddings_for_image_generation(codes)
         embeds = embeds.masked_scatter(batch.code_mask[..., None], drawn.flatten(0, 1).to(embeds.dtype))

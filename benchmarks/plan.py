@@ -12,28 +12,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from janus_train.planning.cards import card_named
+from janus_train.planning.gpus import gpu_named
 from janus_train.planning.plan import POLICIES, StagePlan
 from janus_train.planning.run_plan import plan_run
-from janus_train.planning.state import SHARINGS
+from janus_train.planning.state import SHARDING_STRATEGIES
 
 CARDS = ("rtx4090", "a100-40gb", "a100-80gb", "h200")
 GPUS = {"janus_pro_1b": (1, 8, 128), "janus_pro_7b": (8, 256)}
 
 
 def planned(model: str, gpus: int, card: str) -> StagePlan:
-    return plan_run(["+stage=2", f"model={model}"], card_named(card), gpus, 0.5, cached_codes=True).stage
+    return plan_run(["+stage=2", f"model={model}"], gpu_named(card), gpus, 0.5, cached_codes=True).stage
 
 
 def micro_batches() -> None:
-    print(f"| model | GPUs | {' | '.join(SHARINGS)} |\n|---|---|{'---|' * len(SHARINGS)}")
+    print(f"| model | GPUs | {' | '.join(SHARDING_STRATEGIES)} |\n|---|---|{'---|' * len(SHARDING_STRATEGIES)}")
     for model, numbers in GPUS.items():
         for gpus in numbers:
             for card in CARDS:
                 stage = planned(model, gpus, card)
                 cells = [
                     " / ".join(str(stage.largest_micro_rows(sharing, policy) or "-") for policy in POLICIES)
-                    for sharing in SHARINGS
+                    for sharing in SHARDING_STRATEGIES
                 ]
                 print(f"| {model} | {gpus} x {card} | {' | '.join(cells)} |")
 
@@ -45,7 +45,7 @@ def communication() -> None:
         gpus = numbers[-1]
         stage = planned(model, gpus, "a100-40gb")
         rows = stage.rows_a_gpu
-        for sharing in SHARINGS:
+        for sharing in SHARDING_STRATEGIES:
             options = [stage.option(sharing, "none", size) for size in (1, rows)]
             seconds = list(dict.fromkeys(option.communication_s for option in options))
             computing = options[0].compute_s

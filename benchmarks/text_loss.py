@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.train import allocated
-from janus_train.model.text_loss import LOGITS, chunked_loss, losses_and_slopes
+from janus_train.model.chunked_cross_entropy import LOGITS, chunked_loss, losses_and_grads
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -42,7 +42,7 @@ def torchs(reduction: str, rows: int | None) -> Way:
 
 def ways(vocabulary: int) -> dict[str, Way]:
     rows = max(1, LOGITS // vocabulary)
-    compiled, pointwise = torch.compile(whole), torch.compile(losses_and_slopes, dynamic=True)
+    compiled, pointwise = torch.compile(whole), torch.compile(losses_and_grads, dynamic=True)
     return {
         "all logits": whole,
         "all logits, compiled": compiled,

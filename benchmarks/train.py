@@ -30,21 +30,23 @@ import torch
 
 from benchmarks.naive import naive_loss, padded
 from benchmarks.rows import documents, packed, with_codes
-from janus_train.config import ROOT, Config, load
+from janus_train.compose import compose_config
+from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.images import to_float
 from janus_train.data.types import Document
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.codes import encode_pictures
-from janus_train.model.compiling import compile_layers
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build, prepare
-from janus_train.model.loss import LossSums, cross_entropies, loss_sums
-from janus_train.model.text_loss import text_head
-from janus_train.overrides import compose_values
-from janus_train.planning.cards import card_of, peak_flops
-from janus_train.planning.content import content_of
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.build import build, prepare
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.compile import compile_layers
+from janus_train.model.janus import PackedJanus
+from janus_train.model.losses import LossSums, cross_entropies, loss_sums
+from janus_train.model.parts import set_trainable
+from janus_train.model.vq import encode_images
+from janus_train.paths import ROOT
 from janus_train.planning.flops import total_flops
+from janus_train.planning.gpus import gpu_of, peak_flops
+from janus_train.planning.workload import workload_of
 from janus_train.train.backends import make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
@@ -89,7 +91,7 @@ NAIVE_BATCH, TRAINER_BATCH = 8, 2
 
 def config_of(model: str, stage: int) -> Config:
     overrides = PRESETS.get(model, (f"model={model}",))
-    return load(compose_values([f"+stage={stage}", *overrides]))
+    return compose_config([f"+stage={stage}", *overrides])
 
 
 class HeadsEverywhere(PackedJanus):
@@ -128,7 +130,7 @@ class Bench:
         with device:
             self.janus = build(config.model)
         pictures = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
-        made = encode_pictures(self.janus.model.vqmodel, torch.stack(pictures).to(device))
+        made = encode_images(self.janus.model.vqmodel, torch.stack(pictures).to(device))
         self.samples = with_codes(samples, made.cpu().numpy())
         self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
 
@@ -294,9 +296,9 @@ def main() -> None:
     if unknown:
         parser.error(f"no such mode: {unknown[0]}; there are {'; '.join(modes)}")
     chosen = list(filter(None, given.modes.split(";"))) or list(modes)
-    tokens, useful = sum(map(len, samples)), total_flops(config.model, config.train_parts, content_of(bench.samples))
+    tokens, useful = sum(map(len, samples)), total_flops(config.model, config.train_parts, workload_of(bench.samples))
     peak = peak_flops(device, config.precision)
-    card = card_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    card = gpu_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     found: dict[str, dict[str, Any]] = {}
     for mode in chosen:

@@ -24,7 +24,7 @@ from janus_train.commands.prepare import prepare
 from janus_train.commands.report import report
 from janus_train.commands.tokenize import tokenize
 from janus_train.commands.verify import verify
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 app = typer.Typer(
     help="Tools around Janus-Pro-like models: draw, ask, evaluate, report.",

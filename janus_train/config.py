@@ -1,18 +1,14 @@
-"""Every option of a training run, frozen and validated: the one place that turns YAML into objects.
+"""Every option of a training run: the schema of the configuration, frozen and validated.
 
-Hydra composes the YAML under ``configs/``; `load` checks it and gives a `Config`. Scientific values have no defaults
-here, only there. An error names the key, what is wrong with it and what would be right, in one line.
+Scientific values have no defaults here, only in the YAML under ``configs/``. `compose` turns that YAML and the command
+line's overrides into a `Config`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-ROOT = Path(__file__).resolve().parents[1]
-"""The project's folder: configs/ and data_recipes/ stand in it."""
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Part = Literal[
     "understanding_encoder",
@@ -23,14 +19,14 @@ Part = Literal[
     "image_head",
     "language_model",
 ]
-"""The seven named parts of a Janus model (facts: Pro, Table 2): the vocabulary for freezing and reports."""
+"""The seven named parts of a Janus model (Janus-Pro, Table 2): the vocabulary for freezing and reports."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
-"""What of a decoder layer is computed again in backward instead of kept (`model.checkpointing`)."""
+"""What of a decoder layer is computed again in backward instead of kept (`model.activation_checkpointing`)."""
 
 TextLoss = Literal["chunked", "whole"]
-"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.text_loss`)."""
+"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.chunked_cross_entropy`)."""
 
 Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 """The experiment trackers that Accelerate knows; each needs its own package installed."""
@@ -128,7 +124,7 @@ class ModelConfig(Options):
 
 
 class RatioConfig(Options):
-    """How much of each kind a step holds (facts: Pro, Table 2)."""
+    """How much of each kind a step holds (Janus-Pro, Table 2)."""
 
     understanding: NonNegative
     text: NonNegative
@@ -210,7 +206,7 @@ class RunConfig(Options):
     """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive
     compile: bool | None
-    """Whether decoder layers are compiled (`model.compiling`); None: on a GPU."""
+    """Whether decoder layers are compiled (`model.compile`); None: on a GPU."""
     cpu_threads: Positive | None
     """Threads of a process that trains on the CPU; None: its share of the cores."""
     join_timeout_s: Seconds
@@ -312,35 +308,3 @@ class Config(Options):
                 f"{self.model.text.max_position_embeddings}"
             )
         return self
-
-
-class UserError(Exception):
-    """A user's mistake: its message is the one line that is printed; no traceback."""
-
-
-def load(values: dict[str, Any]) -> Config:
-    """The validated configuration. Raises `UserError` with one line that names the first wrong key."""
-    if values.get("stage") is None:
-        raise UserError(
-            "no stage given: add +stage=1 (adaptors and image head), +stage=2 (unified pretraining) or +stage=3 (fine-tuning)"
-        )
-    if (values.get("model") or {}).get("name") == "from_folder":
-        from janus_train.interop.from_folder import model_values  # transformers loads only where its words are read
-
-        values = values | {"model": model_values(values["model"], values.get("init_from"))}
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "configuration"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: no such option; --cfg job prints every key") from None
-        what = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise UserError(f"{where}: {what}{given}") from None
-
-
-def resolve(path: str) -> Path:
-    """``path``, or ``path`` under the project's folder if it is relative and only stands there."""
-    given = Path(path).expanduser()
-    return given if given.is_absolute() or given.exists() else ROOT / given

@@ -1,4 +1,7 @@
-"""Writing so that nothing half written is ever taken for whole: stage, sync, rename."""
+"""Files: JSON read with errors of one line; everything written by staging, syncing and renaming.
+
+So nothing that was half written is ever taken for whole.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from janus_train.errors import UserError
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return values
+
+
+def read_json_object_if_any(path: Path) -> dict[str, Any]:
+    """As `read_json_object`; an empty object if there is no such file."""
+    return read_json_object(path) if path.is_file() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import write_text
 
 Line = dict[str, Any]

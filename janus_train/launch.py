@@ -19,6 +19,7 @@ from types import FrameType
 
 import psutil
 
+from janus_train.errors import first_line
 from janus_train.train.distributed.signals import EXIT_PREEMPTED
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -54,7 +55,7 @@ def launch(arguments: list[str]) -> int:
             print(f"rank {rank} ended first on this node, with code {code}", file=sys.stderr)
         return code
     except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:  # the launcher's own
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = first_line(error)
         print(f"error: the processes could not be launched: {first}", file=sys.stderr)
         return 1
     return 0

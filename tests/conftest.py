@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from janus_train import cli
-from janus_train.config import ROOT
 from janus_train.data.encode import Encoder
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
 
 torch.set_num_threads(1)  # two test processes share two cores

@@ -12,19 +12,19 @@ from typing import Any
 
 from PIL import Image
 
-from janus_train.config import Config, load
+from janus_train.compose import compose_config
+from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.shard_scan import write_index
 from janus_train.data.templates import get_template
 from janus_train.data.types import Document, Kind, Record, Reference
-from janus_train.overrides import compose_values
 
 Run = Callable[..., tuple[int, str, str]]
 """The `run` fixture: a command's words -> (exit code, standard output, standard error)."""
 
 
 def config_of(*overrides: str) -> Config:
-    return load(compose_values(list(overrides)))
+    return compose_config(list(overrides))
 
 
 def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (80, 60)) -> Image.Image:

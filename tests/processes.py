@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["janus_train.train.run", "hydra", "datasets", "torch._dynamo"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from tests.test_report import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("janus_train.infer.album.write_text", full)  # the last file
+    monkeypatch.setattr("janus_train.infer.image_grid.write_text", full)  # the last file
     words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
     code, printed, told = run(*words, "--out", tmp_path / "new")
     assert (code, printed) == (2, "")
@@ -236,7 +236,7 @@ def test_too_little_memory_is_one_line(run, random_base, tmp_path, monkeypatch, 
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("janus_train.infer.load.generate_pictures", fail)
+    monkeypatch.setattr("janus_train.infer.load.generate_images", fail)
     code, _, told = run("generate", random_base, "--prompt", "a dog", "--out", tmp_path / "out")
     assert code == 2 and told.count("\n") == 1 and "a smaller --batch-size" in told
     assert not list(tmp_path.iterdir())
@@ -246,7 +246,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(run, random_base, tmp_path, monkeypat
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("janus_train.infer.load.generate_pictures", interrupted)
+    monkeypatch.setattr("janus_train.infer.load.generate_images", interrupted)
     monkeypatch.setattr("janus_train.infer.load.stream_answer", interrupted)
     for words in (("generate", random_base, "--out", tmp_path / "out"), ("chat", random_base)):
         assert run(*words, "--prompt", "a dog") == (130, "", "")

@@ -1,4 +1,4 @@
-"""The paper's tables, typed from the report (facts.md), against what ``--cfg job`` prints."""
+"""The paper's tables, typed from the report, against what ``--cfg job`` prints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from janus_train.config import PARTS, ROOT, Config, TextConfig, UserError, VisionConfig, VQConfig, load
-from janus_train.model.janus import transformers_config
-from janus_train.overrides import check_overrides, compose_values, quote_stage
+from janus_train.compose import check_overrides, compose_values, quote_stage, validate
+from janus_train.config import PARTS, Config, TextConfig, VisionConfig, VQConfig
+from janus_train.errors import UserError
+from janus_train.model.build import transformers_config
+from janus_train.paths import ROOT
 from tests.helpers import config_of
 
 MODELS = ("janus_pro_1b", "janus_pro_7b")
@@ -106,7 +108,7 @@ def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
     assert set(printed["train_parts"]) == TRAINS[stage]
     assert (printed["data"]["guidance_dropout"], printed["data"]["first_sentence"]) == (0.1, 0.25)
     assert printed["stage"] == stage
-    load(printed)  # and it is a configuration that runs
+    validate(printed)  # and it is a configuration that runs
 
 
 def test_pictures_have_576_tokens() -> None:

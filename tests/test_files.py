@@ -1,4 +1,4 @@
-"""Writing: whole or not there, and for those to read whom the umask lets."""
+"""Reading: an object, or an error of one line. Writing: whole or not there, and for those to read whom the umask lets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from janus_train.files import staged_folder
+from janus_train.errors import UserError
+from janus_train.files import read_json_object, read_json_object_if_any, staged_folder
 
 
 @pytest.fixture
@@ -53,3 +54,16 @@ def test_the_umask_says_who_may_read(tmp_path: Path, umask: None) -> None:
         (folder / "config.json").write_text("{}")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
     assert modes == {0o640}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\x00"])
+def test_a_file_that_holds_no_json_object_is_a_users_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json is not a JSON object"):
+        read_json_object(tmp_path / "a.json")
+
+
+def test_a_missing_json_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    assert read_json_object_if_any(tmp_path / "a.json") == {}
+    with pytest.raises(FileNotFoundError):
+        read_json_object(tmp_path / "a.json")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.jsonl import append_json_lines, json_line, read_json_lines, truncate_after, write_json_lines
 
 HOSTILE = ("a\u2028b", "c\u2029d", "e\x85f", "g\nh", "i\x0b\x0c\x1cj", "half \ud800 pair", "\U0001f600 é")

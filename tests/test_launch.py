@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
 from janus_train.launch import exit_code
+from janus_train.paths import ROOT
 from tests.processes import free_port, wait_for
 
 WAITS = """

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from base_common import Figures, Pictures, Progress, Schedule, scenes, to_float
 from torch import nn
 
-from janus_train.model.codes import decode_codes, encode_pictures
+from janus_train.model.vq import decode_codes, encode_images
 
 CODES_BATCH, PICTURES_BATCH = 16, 8
 PEAK = 2e-3
@@ -258,7 +258,7 @@ def train_pictures(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8
     for step in range(steps):
         schedule.apply(optimizer, step)
         pixels = to_float(pictures.batch(10**6 + step, PICTURES_BATCH))
-        ids = encode_pictures(vq, pixels).flatten()
+        ids = encode_images(vq, pixels).flatten()
         latent = as_grid(vq.quantize.embedding.weight.detach()[ids], pixels, stride)
         made = draw(vq.decoder, vq.post_quant_conv(latent), whole=step >= whole_from * steps)
         loss = pixel_loss(made, pixels, edges=0.5)
@@ -276,7 +276,7 @@ def evaluate_vq(vq: nn.Module, size: int, count: int = 200) -> Figures:
     """Errors of reconstruction on held-out combinations, in 0..255, and how much of the codebook they use."""
     vq.eval()
     _, pixels = scenes("held_out", 7003, count, size)
-    ids = encode_pictures(vq, to_float(pixels))
+    ids = encode_images(vq, to_float(pixels))
     made = decode_codes(vq, ids).permute(0, 3, 1, 2).float()
     error = made - pixels.float()
     ground = pixels.flatten(2).mode(2).values[..., None, None]  # the background's colour

@@ -29,8 +29,8 @@ from typing import Any
 import PIL
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.image_files import open_image
+from janus_train.errors import UserError
 
 PACKAGES = {
     "lobehub-fluent-emoji-3d-1.1.0.tgz": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",

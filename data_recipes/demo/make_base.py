@@ -31,10 +31,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from janus_train.config import ROOT, ModelConfig, UserError
+from janus_train.config import ModelConfig
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError
 from janus_train.files import staged_folder
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.paths import ROOT
 
 STEPS = {"codes": 2000, "pictures": 1000, "vision": 1600, "llm": 1500}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}

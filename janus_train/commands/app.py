@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.model_options import Device, Model, Precision, load
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def app(

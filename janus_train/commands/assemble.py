@@ -34,6 +34,6 @@ def assemble(
     print(f"new tokens: {' '.join(tokens) or 'none, the tokenizer had them all'}")
     print(
         f"pictures: {config.vision_config.num_image_tokens} tokens; {config.vision_config.image_size} pixels a side to look "
-        f"at, {made.generation_size} to draw"
+        f"at, {made.generation_image_size} to draw"
     )
     print(out)

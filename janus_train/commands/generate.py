@@ -21,7 +21,7 @@ from janus_train.commands.model_options import (
     open_picture,
 )
 from janus_train.commands.terminal import count_bar
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def generate(
@@ -58,7 +58,7 @@ def generate(
     check_writable(out.absolute().parent)
     given = [open_picture(path) for path in image or []]
     loaded = load(model, device, precision)
-    from janus_train.infer.album import Drawn, write_album
+    from janus_train.infer.image_grid import GeneratedImage, write_image_folder
 
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature
@@ -71,16 +71,16 @@ def generate(
             seeds=seeds,
             guidance=guidance,
             temperature=temperature,
-            pictures=given,
+            images=given,
             batch_size=batch_size,
             progress=partial(bar.advance, task),
         )
     drawn = [
-        Drawn(picture, text, own, f"{number // num_images:03d}-{own}.png")
+        GeneratedImage(picture, text, own, f"{number // num_images:03d}-{own}.png")
         for number, (picture, text, own) in enumerate(zip(pictures, texts, seeds, strict=True))
     ]
     try:
-        write_album(out, drawn, {"guidance": guidance, "temperature": temperature, "model": model})
+        write_image_folder(out, drawn, {"guidance": guidance, "temperature": temperature, "model": model})
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from None
     for one in drawn:

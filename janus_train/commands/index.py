@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def index(

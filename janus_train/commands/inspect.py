@@ -28,12 +28,11 @@ def inspect(
     A line holds step, row (the number of its stream), digest, and samples with source, kind, key and tokens. Training
     logs the digest of a step's row digests as batch_digest.
     """
-    from janus_train.config import load
-    from janus_train.overrides import compose_values
+    from janus_train.compose import compose_config
 
     if html is not None:
         check_target(html)
-    config = load(compose_values(overrides or []))
+    config = compose_config(overrides or [])
     from janus_train.files import write_text
     from janus_train.inspection.drawn import line, open_drawn
     from janus_train.inspection.page import Page

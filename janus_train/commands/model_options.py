@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from janus_train.infer.load import Loaded
+    from janus_train.infer.load import LoadedModel
 
 Model = Annotated[
     str,
@@ -39,7 +39,7 @@ Temperature = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**62, help="The first picture's; the next have the next numbers.")]
 
 
-def load(model: str, device: str, precision: str) -> Loaded:
+def load(model: str, device: str, precision: str) -> LoadedModel:
     """The model on its device. Raises `UserError` for a device or a folder that is not there."""
     import torch
 

@@ -34,9 +34,9 @@ def plan(
     By arithmetic on the configuration; needs neither a GPU nor data nor weights. The other two stages are planned along
     for the days and GPU-hours of the whole run.
     """
-    from janus_train.planning.cards import card_named
+    from janus_train.planning.gpus import gpu_named
 
-    card = card_named(gpu)
+    card = gpu_named(gpu)
     if html is not None:
         check_target(html)
     from janus_train.planning.run_plan import plan_run

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 Format = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
 

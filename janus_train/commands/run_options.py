@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 Overrides = Annotated[
     list[str] | None,

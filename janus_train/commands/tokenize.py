@@ -11,7 +11,7 @@ import typer
 
 from janus_train.commands.model_options import Device, device_kind
 from janus_train.commands.terminal import count_bar
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 def tokenize(
@@ -49,7 +49,7 @@ def tokenize(
 
     tars = tars_of(given_data(data))
     mine = tars[index::number]
-    from janus_train.model.code_encoder import load_code_encoder
+    from janus_train.interop.vq_encoder import load_code_encoder
 
     encoder = load_code_encoder(model.expanduser(), _device(device, index))
     from janus_train.tokenization.run import Told

@@ -14,7 +14,7 @@ import typer
 
 from janus_train.commands.run_options import check_target
 from janus_train.commands.terminal import count_bar, table_console
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 FEW = 1000
 """Samples that one process looks at sooner than others have started."""

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 BLOCK_BYTES = 4 << 20
 """A request's latency of some 30 ms is small beside the time for 4 MiB; some 50 samples lie in one."""

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from janus_train.config import UserError
 from janus_train.data.templates import get_template
+from janus_train.errors import UserError
 
 if TYPE_CHECKING:
     from janus_train.data.recipe import Recipe
@@ -29,7 +29,7 @@ class CodesOrigin:
     """What codes depend on besides the picture."""
 
     encoder: str
-    """SHA-256 of the encoder's weights (model/code_encoder.py)."""
+    """SHA-256 of the encoder's weights (model/vq.py)."""
     image_size: int
     version: int = VERSION
 

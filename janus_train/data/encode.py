@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.images import generation_pixels, understanding_pixels
 from janus_train.data.prompt_format import chat_prompt, generation_prompt, system_prefix
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER, SpecialTokens, speakers
@@ -31,6 +30,7 @@ from janus_train.data.types import (
     Reference,
     Segment,
 )
+from janus_train.errors import UserError
 
 SHORT, MOST_KNOWN = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.config import UserError, resolve
 from janus_train.data.recipe import SourceConfig, places_of, read_recipe
 from janus_train.data.shards import find_tars
 from janus_train.data.storage import Location, locate, name_of
+from janus_train.errors import UserError
+from janus_train.paths import resolve
 
 RECIPE_ENDINGS = (".yaml", ".yml")
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from janus_train.config import UserError
 from janus_train.data.records import FOLDER_FORMATS, open_picture
 from janus_train.data.storage import retried
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -143,7 +143,7 @@ class _ArrowRows:
             else:
                 found = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
         except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-            raise UserError(f"hf_dataset {paths[0]} cannot be opened ({' '.join(str(error).split())})") from None
+            raise UserError(f"hf_dataset {paths[0]} cannot be opened ({one_line(error)})") from None
         if not isinstance(found, Dataset):
             raise UserError(
                 f"hf_dataset {paths[0]} holds the splits {', '.join(found)}: give the folder of one of them"
@@ -186,7 +186,7 @@ class _ParquetRows:
             file = pyarrow.parquet.ParquetFile(path)
             return file.metadata, file.schema_arrow
         except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"hf_dataset {path} cannot be opened ({' '.join(str(error).split())})") from None
+            raise UserError(f"hf_dataset {path} cannot be opened ({one_line(error)})") from None
 
     def row(self, index: int) -> dict[str, Any]:
         group = bisect_right(self._starts, index) - 1

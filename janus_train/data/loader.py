@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from janus_train import lifetime
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
 from janus_train.data.packer import Packer, RowPacker
@@ -28,6 +28,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer, Stream
 from janus_train.data.types import Row
+from janus_train.errors import UserError
 
 
 def open_recipe(config: Config) -> Recipe:

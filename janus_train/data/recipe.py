@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from janus_train.config import Options, RatioConfig, UserError, resolve
+from janus_train.config import Options, RatioConfig
 from janus_train.data.hf_dataset import HfDatasetSource
 from janus_train.data.scenes import SceneSource
 from janus_train.data.shards import ShardSource, find_tars
@@ -27,6 +27,8 @@ from janus_train.data.sources import ImageFolderSource, JsonlSource
 from janus_train.data.storage import Location, find, locate
 from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, Record, digest
+from janus_train.errors import UserError, one_line
+from janus_train.paths import resolve
 
 
 class Source(Protocol):
@@ -152,7 +154,7 @@ def read_recipe(path: Path) -> RecipeConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: no valid YAML ({one_line(error)})") from None
     if not isinstance(values, dict) or not values.get("sources"):
         raise UserError(f"{path}: the recipe is empty, it needs at least one entry under sources")
     try:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),

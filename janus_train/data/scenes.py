@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.scene_text import (
     NUM_CAPTIONS,
     caption,
@@ -41,6 +40,7 @@ from janus_train.data.scene_things import (
     spot,
 )
 from janus_train.data.types import Record
+from janus_train.errors import UserError
 
 __all__ = [
     "BACKGROUNDS",

@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD, UNKNOWN, origin_in
 from janus_train.data.shard_index import (
     CODES_ENDING,
@@ -24,6 +23,7 @@ from janus_train.data.shard_index import (
     member_digest,
     some_of,
 )
+from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_bytes
 
 _MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *PICTURE_ENDINGS, CODES_ENDING))})", re.I)

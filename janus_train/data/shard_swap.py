@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from janus_train.config import UserError
 from janus_train.data.shard_index import (
     LISTING,
     Head,
@@ -34,6 +33,7 @@ from janus_train.data.shard_index import (
     write_heads,
     write_listing,
 )
+from janus_train.errors import UserError
 from janus_train.files import sync, write_bytes
 
 _LOCK = ".shards.lock"

@@ -19,7 +19,6 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
 from janus_train.data.records import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
 from janus_train.data.shard_index import (
     CODES_ENDING,
@@ -47,6 +46,7 @@ from janus_train.data.storage import (
     read_copy,
 )
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.errors import UserError
 
 WHOLE_DIGEST_LIMIT = 64 << 20
 """Sources up to this many bytes are digested whole when they are opened (below a second); larger ones by their sizes."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from janus_train.config import UserError
 from janus_train.data.block_cache import BlockCache, block_cache
+from janus_train.errors import UserError, one_line
 
 Location = Path | str
 """A local path, or a URL as text."""
@@ -120,13 +120,9 @@ def retried(what: Location, attempt: Callable[[], Result]) -> Result:
             last = error
         if number + 1 < TRIES:
             pause = FIRST_PAUSE_S * 2**number
-            _log.warning("%s: %s; try %d of %d in %.1f s", what, _one_line(last), number + 2, TRIES, pause)
+            _log.warning("%s: %s; try %d of %d in %.1f s", what, one_line(last), number + 2, TRIES, pause)
             time.sleep(pause)
-    raise UserError(f"{what} cannot be read, {TRIES} tries failed: {_one_line(last)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{what} cannot be read, {TRIES} tries failed: {one_line(last)}")
 
 
 def _as_os_error(attempt: Callable[[], Result]) -> Result:
@@ -158,7 +154,7 @@ def _file_system(scheme: str, process: int) -> Any:
         return fsspec.filesystem(scheme, **options)
     except ImportError as error:
         package = PACKAGES.get(scheme)
-        hint = f"pip install {package}" if package else _one_line(error)
+        hint = f"pip install {package}" if package else one_line(error)
         raise UserError(f"{scheme}:// cannot be read here: {hint}") from None
 
 

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.data.order import Order, stable_hash
 from janus_train.data.packer import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Document, Kind, Quarantined, Reference, Row
+from janus_train.errors import UserError
 
 MOST_IN_A_ROW = 100
 """So many unusable samples of a source one after the other end the run."""

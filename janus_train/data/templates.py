@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.prompt_format import ROLES, full_turn, generation_prompt, open_turn
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.data.types import BadSample, Record, Segment
+from janus_train.errors import UserError
 
 Build = Callable[[Record], list[Segment]]
 

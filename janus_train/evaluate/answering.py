@@ -19,7 +19,7 @@ from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.measures import commonest, measure
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
-from janus_train.infer.load import Loaded
+from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
 
 SORTS = ("colour", "count", "place", "object")
@@ -28,7 +28,7 @@ MAX_ANSWER_TOKENS = 24
 
 
 def evaluate_answers(
-    loaded: Loaded, shards: list[Path], out: Path, options: Options, report: Progress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: Options, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
     objects = library(tuple(shards))
@@ -82,7 +82,7 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".")
 
 
-def evaluate_dialogues(loaded: Loaded, shards: list[Path], options: Options, report: Progress) -> dict[str, Any]:
+def evaluate_dialogues(loaded: LoadedModel, shards: list[Path], options: Options, report: Progress) -> dict[str, Any]:
     """Perplexity of the answers in dialogues drawn by another seed than training's; the objects are the same."""
     source = SceneSource(shards, "dialogue", "held_out", options.num_dialogues)
     encoder, janus = loaded.encoder, loaded.janus

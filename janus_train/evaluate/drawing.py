@@ -17,10 +17,10 @@ from janus_train.evaluate.detector import detector_of
 from janus_train.evaluate.grid import picture_grid
 from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
 from janus_train.infer.decoding import inference
-from janus_train.infer.generate import generate_pictures
-from janus_train.infer.load import Loaded
+from janus_train.infer.generate import generate_images
+from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
-from janus_train.model.codes import decode_codes, encode_pictures
+from janus_train.model.vq import decode_codes, encode_images
 
 GRID_PICTURES = 24
 
@@ -31,7 +31,7 @@ def prompt_of(scene: Scene, number: int) -> str:
 
 
 def evaluate_drawing(
-    loaded: Loaded, shards: list[Path], out: Path, options: Options, report: Progress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: Options, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """The generation measures and the number of objects; writes pictures/, pictures.jsonl and grid.png."""
     objects, scenes = library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
@@ -67,8 +67,8 @@ def evaluate_drawing(
     return _generation_measures(scenes, judged, objects), detector.num_objects
 
 
-def _draw(loaded: Loaded, prompts: Sequence[str], options: Options, report: Progress) -> list[Image.Image]:
-    return generate_pictures(
+def _draw(loaded: LoadedModel, prompts: Sequence[str], options: Options, report: Progress) -> list[Image.Image]:
+    return generate_images(
         loaded.janus,
         [loaded.encoder.generation_prompt_ids(prompt) for prompt in prompts],
         pad_id=loaded.encoder.special.pad,
@@ -81,13 +81,13 @@ def _draw(loaded: Loaded, prompts: Sequence[str], options: Options, report: Prog
     )
 
 
-def round_trips(loaded: Loaded, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+def round_trips(loaded: LoadedModel, pictures: Sequence[Image.Image]) -> list[Image.Image]:
     """The pictures through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
     size, device = loaded.encoder.image_size, loaded.janus.lm_head.weight.device
     pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in pictures])  # (N, 3, S, S)
     vqmodel = loaded.janus.model.vqmodel
     with inference(loaded.janus):
-        decoded = decode_codes(vqmodel, encode_pictures(vqmodel, pixels.to(device)))  # (N, S, S, 3)
+        decoded = decode_codes(vqmodel, encode_images(vqmodel, pixels.to(device)))  # (N, S, S, 3)
     return [Image.fromarray(p) for p in decoded.cpu().numpy()]
 
 

@@ -13,17 +13,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import ROOT, UserError
+from janus_train.errors import UserError
 from janus_train.evaluate.answering import evaluate_answers, evaluate_dialogues
 from janus_train.evaluate.common import Options, Progress
 from janus_train.evaluate.drawing import evaluate_drawing
 from janus_train.evaluate.measures import NEAR
-from janus_train.infer.load import Loaded
+from janus_train.infer.load import LoadedModel
+from janus_train.paths import ROOT
 
 SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 
 
-def evaluate(loaded: Loaded, out_dir: str | Path, options: Options, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate(
+    loaded: LoadedModel, out_dir: str | Path, options: Options, progress: Progress | None = None
+) -> dict[str, Any]:
     """Draws, answers, judges, and writes everything into ``out_dir``; returns what results.json holds."""
     report = progress or (lambda what, done, total: None)
     start = time.monotonic()

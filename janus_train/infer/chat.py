@@ -1,6 +1,6 @@
-"""Answers to questions about pictures and to plain text: greedy, batched, several pictures and turns a request.
+"""Answers to questions about images and to plain text: greedy, batched, several images and turns per request.
 
-messages + pictures -> prompt ids with P placeholders a picture -> text embeddings, understanding features put over
+messages + images -> prompt ids with P placeholders per image -> text embeddings, understanding features put over
 the placeholders -> tokens until EOS -> text
 """
 
@@ -16,7 +16,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import ROLES
 from janus_train.data.special_tokens import ASSISTANT
 from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import image_features, prompt_embeds
 
 Messages = list[dict[str, str]]
 """Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
@@ -40,21 +40,21 @@ def answer(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """One answer a request, in the requests' order, each until EOS or ``max_new_tokens``.
+    """One answer per request, in the requests' order, each until EOS or ``max_new_tokens``.
 
-    Requests of like length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
+    Requests of similar length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
 
     Raises:
-        UserError: a request's placeholders and pictures are not equally many, or it does not fit the model's context.
+        UserError: a request's placeholders and images are not equally many, or it does not fit the model's context.
     """
-    prompts = [encoder.chat_prompt_ids(open_turn(messages), len(pictures)) for messages, pictures in requests]
+    prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images)) for messages, images in requests]
     check_fits(janus, max((len(prompt) for prompt in prompts), default=0), max_new_tokens, "new ones")
     order = sorted(range(len(requests)), key=lambda n: len(prompts[n]))
     answers: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        pictures = [picture for n in chunk for picture in requests[n][1]]
-        tokens = answer_ids(janus, encoder, [prompts[n] for n in chunk], pictures, max_new_tokens)
+        images = [image for n in chunk for image in requests[n][1]]
+        tokens = answer_ids(janus, encoder, [prompts[n] for n in chunk], images, max_new_tokens)
         for n, ids in zip(chunk, tokens, strict=True):
             answers[n] = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
         if progress is not None:
@@ -66,7 +66,7 @@ def stream_answer(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
     messages: Messages,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> Iterator[str]:
     """One request's answer in pieces, each as soon as it is known; together they are what `answer` gives.
@@ -74,20 +74,20 @@ def stream_answer(
     Raises, at the first piece:
         UserError: as `answer`.
     """
-    prompt = encoder.chat_prompt_ids(open_turn(messages), len(pictures))
+    prompt = encoder.chat_prompt_ids(open_turn(messages), len(images))
     check_fits(janus, len(prompt), max_new_tokens, "new ones")
     ids: list[int] = []
-    told = ""
-    for token in answer_tokens(janus, encoder, [prompt], pictures, max_new_tokens):
+    sent = ""
+    for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens):
         ids.append(int(token))
         # Spaces at the end may be the answer's end; half a character decodes to the replacement character.
         text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        if len(text) > len(told) and text.startswith(told) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(told) :]
-            told = text
+        if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(sent) :]
+            sent = text
         if ids[-1] == encoder.special.eos:
             break
-    rest = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(told) :]
+    rest = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(sent) :]
     if rest:
         yield rest
 
@@ -96,11 +96,11 @@ def answer_ids(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
     prompts: Sequence[list[int]],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, without EOS; ``pictures`` in the order of the prompts' placeholders."""
-    columns = list(answer_tokens(janus, encoder, prompts, pictures, max_new_tokens))
+    columns = list(answer_tokens(janus, encoder, prompts, images, max_new_tokens))
     rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
     return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
 
@@ -110,15 +110,15 @@ def answer_tokens(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
     prompts: Sequence[list[int]],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> Iterator[torch.Tensor]:
     """The likeliest next tokens (N,), a step at a time until all rows have ended; EOS from where a row has."""
     device = janus.lm_head.weight.device
-    ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, T)
+    ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, M)
     with evaluation_mode(janus):
         decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
-        features = [picture_features(janus, encoder, pictures)] if pictures else []
+        features = [image_features(janus, encoder, images)] if images else []
         hidden = decoder.prefill(prompt_embeds(janus, ids, features), mask)  # (N, D)
         done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for number in range(max_new_tokens):

@@ -1,4 +1,4 @@
-"""What drawing and answering share: inference mode, left padding, and the language model's cached steps.
+"""What generating images and answering share: inference mode, left padding, and the language model's cached steps.
 
 A row is a prompt. Rows of different lengths are padded on the left, so that all of them go on at the same column; the
 padding is never attended to and positions start at each row's first own token, so a row's result does not depend on
@@ -15,7 +15,7 @@ import torch
 from transformers import Cache, JanusForConditionalGeneration
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
     """Eval mode, and plain masked attention in the language model; puts back what it found.
 
     Training sets the language model to an attention that needs the documents' cumulative lengths: with a cache and one
-    token a step there are none.
+    token per step there are none.
     """
     training = [module for module in janus.modules() if module.training]
     text_config = janus.model.language_model.config
@@ -53,10 +53,9 @@ def check_fits(janus: JanusForConditionalGeneration, prompt: int, more: int, wha
 
 
 def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, T) int64 ids padded on the left with ``fill``, and the (N, T) bool mask that is true at the rows' own tokens.
+    """(N, M) int64 ids padded on the left with ``fill`` to the longest, and the (N, M) bool mask that is true at the rows' own tokens.
 
-    The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to
-    (facts.md, trap 12).
+    The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to.
     """
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.int64)
@@ -67,7 +66,7 @@ def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, to
     return ids, mask
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedKVCacheLayer(DynamicLayer):
     """A layer's keys and values (N, heads, tokens, head size) in memory that is taken once for all tokens to come.
 
     transformers' growing layer copies everything at each step, its static one attends to the empty room too: on a CPU
@@ -100,9 +99,9 @@ class RoomyLayer(DynamicLayer):
 class Decoder:
     """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` by `step`.
 
-    Two caches with the same results. On a CPU a step attends to the tokens so far (`RoomyLayer`). On a GPU every step has
+    Two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a GPU every step has
     the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA graph and replayed:
-    one launch a step instead of some hundreds.
+    one launch per step instead of some hundreds.
     """
 
     def __init__(self, janus: JanusForConditionalGeneration, room: int, fixed: bool | None = None):
@@ -110,17 +109,17 @@ class Decoder:
         self.language_model = janus.model.language_model
         device = janus.lm_head.weight.device
         self.room, self.fixed = room, device.type == "cuda" if fixed is None else fixed
-        layer = StaticLayer if self.fixed else RoomyLayer
+        layer = StaticLayer if self.fixed else PreallocatedKVCacheLayer
         self.cache = Cache(layers=[layer(room) for _ in range(self.language_model.config.num_hidden_layers)])
         self.mask: torch.Tensor  # (N, room) bool, true at the own tokens and at all that are still to come
         self.tokens: int  # in the cache
         self.position: torch.Tensor  # (N, 1) int64, of the newest token
         self.count: torch.Tensor  # (1, 1) int64, tokens in the cache, where the fixed step finds it
         self.columns = torch.arange(room, device=device)
-        self.graph: Graph | None = None
+        self.graph: CudaGraph | None = None
 
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Reads the prompts: embeddings (N, T, D), mask (N, T) -> hidden states of the last tokens (N, D)."""
+        """Reads the prompts: embeddings (N, M, D), mask (N, M) -> hidden states of the last tokens (N, D)."""
         rows, width = mask.shape
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
         self.mask = torch.cat([mask, mask.new_ones(rows, self.room - width)], dim=1)
@@ -128,19 +127,19 @@ class Decoder:
         self.count = torch.full((1, 1), width, device=mask.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
         itself = torch.eye(width, dtype=torch.bool, device=mask.device)  # a padding's own row must not be empty: NaN
-        allowed = (causal & mask[:, None, :]) | itself  # (N, T, T)
+        allowed = (causal & mask[:, None, :]) | itself  # (N, M, M)
         if self.fixed:  # the cache gives the empty room to the attention too
             allowed = torch.nn.functional.pad(allowed, (0, self.room - width))
         return self._run(embeds, allowed[:, None], position_ids)
 
     def step(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Reads one token a row: embeddings (N, D) -> hidden states (N, D)."""
+        """Reads one token per row: embeddings (N, D) -> hidden states (N, D)."""
         if self.fixed:
             if embeds.device.type != "cuda":
                 return self._fixed_step(embeds)
             if self.graph is None:
                 state = [self.position, self.count, *(layer.cumulative_length for layer in self.cache.layers)]
-                self.graph = Graph(self._fixed_step, embeds, state)
+                self.graph = CudaGraph(self._fixed_step, embeds, state)
             return self.graph(embeds)
         self.tokens += 1
         self.position = self.position + 1
@@ -165,8 +164,8 @@ class Decoder:
         return out.last_hidden_state[:, -1]
 
 
-class Graph:
-    """A function of one tensor as a CUDA graph. Written for a GPU, and not run on one by its authors."""
+class CudaGraph:
+    """A function of one tensor as a CUDA graph, replayed at each call."""
 
     def __init__(
         self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, state: Sequence[torch.Tensor]

@@ -1,10 +1,9 @@
-"""Pictures from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
+"""Images from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
 
-    prompt ids (end with <begin_of_image>) -> P codes, one a step -> VQ decoder -> picture
+    prompt ids (end with <begin_of_image>) -> P codes, one per step -> VQ decoder -> image
 
-The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1 (facts.md: Sequence formats); the
-loop ends after P codes, no token closes a picture. With guidance each prompt is read twice, as it is and without its
-text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
+The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1. The loop ends after P codes; no
+token closes an image. With guidance each prompt is read twice, as it is and without its text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
-from janus_train.infer.seeing import prompt_embeds
-from janus_train.model.codes import decode_codes
+from janus_train.infer.image_inputs import prompt_embeds
+from janus_train.model.vq import decode_codes
 
-Progress = Callable[[int], None]
-"""Told how many more pictures are done."""
+ProgressCallback = Callable[[int], None]
+"""Called with the number of images that were finished since the last call."""
 
 
-def tokens_per_picture(janus: JanusForConditionalGeneration) -> int:
+def tokens_per_image(janus: JanusForConditionalGeneration) -> int:
     """P: the side of the encoders' grid, squared."""
     vision = janus.config.vision_config
     return (vision.image_size // vision.patch_size) ** 2
@@ -35,13 +34,13 @@ def unconditional(prompt: Sequence[int], pad_id: int) -> list[int]:
 
 
 def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
-    """(N, P) float64 in [0, 1): each picture's own random numbers, whatever batch or device it is drawn in."""
+    """(N, P) float64 in [0, 1): each image's own random numbers, whatever batch or device it is generated in."""
     rows = [torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(rows)
 
 
 def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Samples one code a row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
+    """Samples one code per row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
 
     In float64: the few ulps by which logits differ between batches of different sizes then choose another code only
     once in some 1e6 draws.
@@ -66,41 +65,41 @@ def generate_codes(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
-    seen: Sequence[torch.Tensor] = (),
+    image_features: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
-    """Codes (N, P) int64 of one picture a prompt, all of them in one batch.
+    """Codes (N, P) int64 of one image per prompt, all of them in one batch.
 
     Args:
         prompts: ids that begin with BOS and end with <begin_of_image>; of any lengths.
         guidance: weight of classifier-free guidance; 1 is none, and costs half.
         temperature: above 0; what logits are divided by.
-        seeds: one a picture: the same seed and prompt give the same codes in any batch.
+        seeds: one per image; the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
-        seen: features of the pictures in each prompt (`seeing.picture_features`); empty: there are no pictures.
+        image_features: features of the images in each prompt (`image_inputs.image_features`); empty: there are no images.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
-        UserError: a prompt and its picture are longer than the model's context.
+        UserError: a prompt and its image are longer than the model's context.
     """
     _check(janus, prompts, seeds, temperature, greedy)
     device = janus.lm_head.weight.device
     twice = guidance != 1.0
     rows = [list(p) for p in prompts] + ([unconditional(p, pad_id) for p in prompts] if twice else [])
     ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
-    num_codes = tokens_per_picture(janus)
+    num_codes = tokens_per_image(janus)
     uniform = uniforms(seeds, num_codes).to(device)
     codes = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=device)
     model = janus.model
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
-        hidden = decoder.prefill(prompt_embeds(janus, ids, seen), mask)  # (N or 2N, D)
+        hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()
             if twice:
                 logits = guided(logits, guidance)  # (N, C)
             codes[:, i] = logits.argmax(-1) if greedy else pick(logits, uniform[:, i], temperature)
             if i + 1 < num_codes:
-                # Trap 2: a code goes in through its own table and adaptor, not through the text embedding.
+                # A code goes in through its own table and adaptor: in the text embedding it would be a word.
                 embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
                 hidden = decoder.step(torch.cat([embeds, embeds]) if twice else embeds)
     return codes
@@ -119,10 +118,10 @@ def _check(
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed a picture")
     if not greedy and temperature <= 0:
         raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
-    check_fits(janus, max(map(len, prompts)), tokens_per_picture(janus), "of a picture")
+    check_fits(janus, max(map(len, prompts)), tokens_per_image(janus), "of a picture")
 
 
-def generate_pictures(
+def generate_images(
     janus: JanusForConditionalGeneration,
     prompts: Sequence[Sequence[int]],
     *,
@@ -132,17 +131,17 @@ def generate_pictures(
     seeds: Sequence[int],
     greedy: bool = False,
     batch_size: int = 64,
-    progress: Progress | None = None,
-    seen: Sequence[torch.Tensor] = (),
+    progress: ProgressCallback | None = None,
+    image_features: Sequence[torch.Tensor] = (),
 ) -> list[Image.Image]:
-    """Pictures in the prompts' order, drawn ``batch_size`` at a time, prompts of like length together.
+    """Images in the prompts' order, generated ``batch_size`` at a time, prompts of similar length together.
 
-    On a CPU a picture is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
+    On a CPU an image is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
     depends on how many it decodes at once, gets one at a time. (On a GPU the language model's rounding depends on them too.)
     """
     _check(janus, prompts, seeds, temperature, greedy)
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-    pictures: dict[int, Image.Image] = {}
+    images: dict[int, Image.Image] = {}
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         codes = generate_codes(
@@ -153,12 +152,12 @@ def generate_pictures(
             temperature=temperature,
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
-            seen=[seen[n] for n in chunk] if seen else (),
+            image_features=[image_features[n] for n in chunk] if image_features else (),
         )
         with inference(janus):
             for n, own in zip(chunk, codes, strict=True):
                 pixels = decode_codes(janus.model.vqmodel, own[None])  # (1, S, S, 3) uint8
-                pictures[n] = Image.fromarray(pixels[0].cpu().numpy())
+                images[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:
             progress(len(chunk))
-    return [pictures[n] for n in range(len(prompts))]
+    return [images[n] for n in range(len(prompts))]

@@ -1,4 +1,4 @@
-"""A trained model (a run's ``final/``, a folder in either layout, a hub id) -> the model, its tokenizer and its encoder."""
+"""Loads a trained model: a run's ``final/``, a model's folder in either layout, or a hub id."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import with_places
+from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
-from janus_train.infer.generate import Progress, generate_pictures, tokens_per_picture
-from janus_train.infer.seeing import picture_features
+from janus_train.infer.generate import ProgressCallback, generate_images, tokens_per_image
+from janus_train.infer.image_inputs import image_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
+from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import quiet
-from janus_train.model.code_encoder import PREFIX as VQ_PREFIX
-from janus_train.model.codes import picture_out_size
+from janus_train.model.vq import generation_image_size
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model that is ready to draw and to answer."""
+class LoadedModel:
+    """A model that is ready to generate images and to answer."""
 
     folder: Path
     janus: JanusForConditionalGeneration
@@ -48,22 +48,22 @@ class Loaded:
         seeds: Sequence[int],
         guidance: float | None = None,
         temperature: float | None = None,
-        pictures: Sequence[Image.Image] = (),
+        images: Sequence[Image.Image] = (),
         batch_size: int = 16,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> list[Image.Image]:
-        """A picture a prompt, each by its own seed; guidance and temperature (0: the likeliest codes) else the folder's.
+        """One image per prompt, each by its own seed; guidance and temperature (0: the likeliest codes) default to the folder's.
 
         ``pictures``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
-        `UserError` for more placeholders than pictures.
+        `UserError` for more placeholders than images.
         """
         temperature = self.temperature if temperature is None else temperature
-        number = len(pictures)
+        number = len(images)
         ids = [self.encoder.generation_prompt_ids(with_places(prompt, number), number) for prompt in prompts]
-        return generate_pictures(
+        return generate_images(
             self.janus,
             ids,
-            seen=[picture_features(self.janus, self.encoder, pictures)] * len(prompts) if pictures else (),
+            image_features=[image_features(self.janus, self.encoder, images)] * len(prompts) if images else (),
             pad_id=self.encoder.special.pad,
             guidance=self.guidance if guidance is None else guidance,
             temperature=temperature,
@@ -73,20 +73,18 @@ class Loaded:
             progress=progress,
         )
 
-    def chat(
-        self, messages: Messages, pictures: Sequence[Image.Image] = (), max_new_tokens: int = 256
-    ) -> Iterator[str]:
+    def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
         """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
 
-        Messages are ``{"role": "user" or "assistant", "content": text}``, with an <image_placeholder> a picture.
+        Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
         """
-        return stream_answer(self.janus, self.encoder, messages, pictures, max_new_tokens)
+        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens)
 
 
-def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
-    """A folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
+def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+    """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
 
-    ``dtype``: of all but the VQ tokenizer, which is fp32 (trap 4). None: bf16 on a GPU that computes in it, else fp32.
+    ``dtype``: of all but the VQ tokenizer, which is fp32: codes and colours change if it is rounded. None: bf16 on a GPU that computes in it, else fp32.
     """
     if not is_hub_id(str(model)):
         _check_folder(Path(model).expanduser(), model)
@@ -98,14 +96,14 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
             None, config=folder.config, state_dict=dict(folder.tensors()), dtype=dtype, attn_implementation="sdpa"
         )
     janus.generation_config = folder.generation_config
-    if dtype != torch.float32:  # as it is stored: rounded, it would draw other colours
+    if dtype != torch.float32:  # as it is stored: rounded, it would give other colours
         stored = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
         janus.model.vqmodel.float().load_state_dict(stored)
     janus.to(device).eval()
-    image_size, out_size = janus.config.vision_config.image_size, picture_out_size(janus.config)
-    tokens = tokens_per_picture(janus)
+    image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
+    tokens = tokens_per_image(janus)
     encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, picture_out_size=out_size)
-    return Loaded(folder.path, janus, encoder)
+    return LoadedModel(folder.path, janus, encoder)
 
 
 def quickest_dtype(device: str) -> torch.dtype:
@@ -114,10 +112,10 @@ def quickest_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _check_folder(path: Path, given: str | Path) -> None:
+def _check_folder(path: Path, asked: str | Path) -> None:
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {given}: give a trained model's, for example outputs/demo/stage3/final{hint(str(given))}"
+            f"there is no folder {asked}: give a trained model's, for example outputs/demo/stage3/final{hint(str(asked))}"
         )
     if not (path / "config.json").is_file():
         inner = path / "final"

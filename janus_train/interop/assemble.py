@@ -1,7 +1,7 @@
 """A stage-1 start from base parts: a language model, a SigLIP, a VQ tokenizer; adaptors and heads start anew.
 
-Both encoders come to one grid: a picture to draw has as many codes as a picture to look at has patches, so its side is
-the grid's side times the VQ tokenizer's stride (384 pixels by patches of 14 are 27 x 27: pictures of 432 to draw).
+Both encoders come to one grid: an image to draw has as many codes as an image to look at has patches, so its side is
+the grid's side times the VQ tokenizer's stride (384 pixels by patches of 14 are 27 x 27: images of 432 to draw).
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import torch.nn.functional as F
 from transformers import JanusConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError
 from janus_train.interop import processor
+from janus_train.interop.base_encoders import BaseEncoder, load_siglip, load_vq
+from janus_train.interop.base_language_model import BaseLanguageModel, load_base_language_model
 from janus_train.interop.hub import local_folder
-from janus_train.interop.language import Language, load_language
 from janus_train.interop.model_folder import model_shapes
-from janus_train.interop.parts import Piece, load_siglip, load_vq
-from janus_train.interop.write import check_target, one_line, write_transformers
-from janus_train.model.codes import picture_out_size
+from janus_train.interop.write import check_target, user_errors_on_write, write_transformers
+from janus_train.model.vq import generation_image_size
 
 ADAPTOR_DEPTH = 2
 """Pro, Table 1: two-layer MLPs."""
 
 SPREAD = 0.02
-"""Of new weights; biases start at 0. Both papers are silent: transformers' default, as for a base without these parts."""
+"""Standard deviation of new weights; biases start at 0. Both papers are silent: transformers' default, as for a base without these parts."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """What came of it, for the command's lines."""
+    """What was assembled, for the command to report."""
 
     config: JanusConfig
     new_tokens: list[str]
-    generation_size: int
+    generation_image_size: int
 
 
 def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assembled:
@@ -45,33 +45,35 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
     check_target(target)
     generator = torch.Generator().manual_seed(seed)
     siglip, codes = load_siglip(local_folder(vision, "--vision ")), load_vq(vq)
-    language = load_language(local_folder(llm, "--llm "), generator)
+    language = load_base_language_model(local_folder(llm, "--llm "), generator)
     special = SpecialTokens.of(language.tokenizer)
     config = _config(language, siglip, codes, special)
     tensors = {**siglip.tensors, **codes.tensors, **language.tensors}
-    wanted = model_shapes(config)
-    tensors |= _new(wanted, codes, generator)
-    for name in sorted(wanted.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != wanted.get(name):
+    expected = model_shapes(config)
+    tensors |= _new(expected, codes, generator)
+    for name in sorted(expected.keys() | tensors.keys()):
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if shape != expected.get(name):
             raise UserError(
-                f"{_where(name, llm, vision, vq)} does not fit: {name} is {found or 'missing'}, its configuration asks for "
-                f"{wanted.get(name, 'nothing of that name')}"
+                f"{_where(name, llm, vision, vq)} does not fit: {name} is {shape or 'missing'}, its configuration asks for "
+                f"{expected.get(name, 'nothing of that name')}"
             )
-    with one_line(target):
+    with user_errors_on_write(target):
         write_transformers(
             target,
             config,
-            ((name, tensors[name]) for name in wanted),
+            ((name, tensors[name]) for name in expected),
             language.tokenizer,
             processor.SYSTEM_PROMPT,
             processor.generation_config(special, processor.GUIDANCE, processor.TEMPERATURE),
             siglip.extras | codes.extras,
         )
-    return Assembled(config, language.new_tokens, picture_out_size(config))
+    return Assembled(config, language.new_tokens, generation_image_size(config))
 
 
-def _config(language: Language, siglip: Piece, codes: Piece, special: SpecialTokens) -> JanusConfig:
+def _config(
+    language: BaseLanguageModel, siglip: BaseEncoder, codes: BaseEncoder, special: SpecialTokens
+) -> JanusConfig:
     text, width = language.config, language.config.hidden_size
     text.bos_token_id, text.eos_token_id, text.pad_token_id = special.bos, special.eos, special.pad
     grid = siglip.config["image_size"] // siglip.config["patch_size"]
@@ -95,7 +97,7 @@ def _config(language: Language, siglip: Piece, codes: Piece, special: SpecialTok
 _NEW = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
 
 
-def _new(wanted: dict[str, tuple[int, ...]], codes: Piece, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _new(wanted: dict[str, tuple[int, ...]], codes: BaseEncoder, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Adaptors, image head and code embeddings: those are the codebook's L2-normalised rows (both papers are silent)."""
     codebook = codes.tensors["model.vqmodel.quantize.embedding.weight"].float()
     made = {"model.generation_embeddings.weight": F.normalize(codebook, dim=-1)}

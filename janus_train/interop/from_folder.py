@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import JanusConfig
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import open_folder
-from janus_train.model.codes import picture_out_size
+from janus_train.model.vq import generation_image_size
 
 _NO_SHAPE = ("transformers_version", "_name_or_path", "architectures", "dtype", "model_type")
 
@@ -19,7 +19,7 @@ def model_values(values: dict[str, Any], init_from: str | None) -> dict[str, Any
     if init_from is None:
         raise UserError("model=from_folder takes the model's shape from init_from: add init_from=FOLDER or a hub id")
     folder = open_folder(local_folder(init_from, "init_from=", weights=False))
-    read = describe(folder.config) | {"system_prompt": folder.system_prompt, **folder.drawing}
+    read = describe(folder.config) | {"system_prompt": folder.system_prompt, **folder.generation_settings}
     return read | {key: value for key, value in values.items() if value is not None} | {"base": None}
 
 
@@ -40,7 +40,7 @@ def _described(config: JanusConfig) -> dict[str, Any]:
     heads = text.num_attention_heads
     return {
         "image_size": vision.image_size,
-        "generation_size": picture_out_size(config),
+        "generation_size": generation_image_size(config),
         "adaptor_depth": vision.depth,
         "text": {
             "hidden_size": text.hidden_size,

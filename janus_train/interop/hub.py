@@ -9,36 +9,37 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from janus_train.config import UserError, resolve
+from janus_train.errors import UserError, one_line
+from janus_train.paths import resolve
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SMALL = ["*.json", "*.jinja"]
 
 
-def is_hub_id(given: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """``owner/name``, unless such a path is there."""
-    return _ID.fullmatch(given) is not None and not resolve(given).exists()
+    return _ID.fullmatch(name) is not None and not resolve(name).exists()
 
 
-def hint(given: str) -> str:
-    """For the end of an error's line: what to give in an address's place."""
-    return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in given else ""
+def hint(name: str) -> str:
+    """The end of an error's line that says what to give in place of a web address."""
+    return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in name else ""
 
 
-def local_folder(given: str, what: str, *, weights: bool = True) -> Path:
-    """The folder of ``given``, fetched if it is a hub id; without ``weights`` only the small files.
+def local_folder(name: str, what: str, *, weights: bool = True) -> Path:
+    """The folder of ``name``, fetched if it is a hub id; without ``weights`` only the small files.
 
     ``what``: who asks, such as ``init_from=``, for the error's line. Raises `UserError` if there is no such folder and no such model.
     """
-    if not is_hub_id(given):
-        path = resolve(given)
+    if not is_hub_id(name):
+        path = resolve(name)
         if not path.is_dir():
-            raise UserError(f"{what}{given}: there is no such folder{hint(given)}")
+            raise UserError(f"{what}{name}: there is no such folder{hint(name)}")
         return path
     if not weights:
-        return _fetch(given, what, SMALL)
-    folder = _fetch(given, what, [*SMALL, "*.safetensors"])
-    return folder if any(folder.glob("*.safetensors")) else _fetch(given, what, [*SMALL, "*.bin"])
+        return _fetch(name, what, SMALL)
+    folder = _fetch(name, what, [*SMALL, "*.safetensors"])
+    return folder if any(folder.glob("*.safetensors")) else _fetch(name, what, [*SMALL, "*.bin"])
 
 
 def _fetch(repository: str, what: str, patterns: list[str]) -> Path:
@@ -66,5 +67,4 @@ def _fetch(repository: str, what: str, patterns: list[str]) -> Path:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise UserError(f"{where} {why} and the cache ({constants.HF_HUB_CACHE}) does not have the model") from None
     except Exception as error:  # whatever else goes wrong on the way to a server and back
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} the hub could not be asked: {said}") from None
+        raise UserError(f"{where} the hub could not be asked: {one_line(error, 200)}") from None

@@ -1,4 +1,4 @@
-"""A model's folder in either layout, read as if it were in transformers': configuration, tensors, tokenizer, settings."""
+"""A model's folder in either layout, read as if it were in that of transformers: configuration, tensors, tokenizer, settings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
-from janus_train.interop.json_file import read_object, read_object_if_any
-from janus_train.model.components import part_of
+from janus_train.model.parts import part_of
 
 Layout = Literal["transformers", "official"]
 
@@ -49,7 +49,7 @@ class ModelFolder:
             raise UserError(f"{self.path}: {error}") from None
         except Exception as error:  # transformers' configurations check themselves in many ways
             raise UserError(
-                f"{self.path / 'config.json'} is no Janus model's configuration ({' '.join(str(error).split())[:200]})"
+                f"{self.path / 'config.json'} is no Janus model's configuration ({one_line(error, 200)})"
             ) from None
 
     @cached_property
@@ -62,7 +62,7 @@ class ModelFolder:
         if self.layout == "transformers":
             return self._own_shapes
         empty = ((name, torch.empty(shape, device="meta")) for name, shape in self._own_shapes.items())
-        with self._one_line():
+        with self._user_errors_on_names():
             return {name: tuple(tensor.shape) for name, tensor in official.from_official(empty)}
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -70,7 +70,7 @@ class ModelFolder:
         if self.layout == "transformers":
             yield from tensors.read(self._files, prefix)
             return
-        with self._one_line():
+        with self._user_errors_on_names():
             for name, tensor in official.from_official(tensors.read(self._files)):
                 if name.startswith(prefix):
                     yield name, tensor
@@ -98,44 +98,44 @@ class ModelFolder:
         return processor.system_prompt(self.path)
 
     @property
-    def drawing(self) -> dict[str, float]:
+    def generation_settings(self) -> dict[str, float]:
         """``guidance`` and ``temperature``: the folder's own, else the official ones."""
         path = self.path / "generation_config.json"
-        found = read_object_if_any(path)
+        values = read_json_object_if_any(path)
         try:
             return {
-                "guidance": float(found.get("guidance_scale") or processor.GUIDANCE),
-                "temperature": float(found.get("temperature") or processor.TEMPERATURE),
+                "guidance": float(values.get("guidance_scale") or processor.GUIDANCE),
+                "temperature": float(values.get("temperature") or processor.TEMPERATURE),
             }
         except (TypeError, ValueError):
             raise UserError(f"{path}: guidance_scale and temperature must be numbers") from None
 
     @property
     def generation_config(self) -> GenerationConfig:
-        return processor.generation_config(self.special, **self.drawing)
+        return processor.generation_config(self.special, **self.generation_settings)
 
     def check_complete(self) -> None:
         """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
-        config, found = self.config, self.shapes
+        config, shapes = self.config, self.shapes
         try:
-            wanted = model_shapes(config)
+            expected = model_shapes(config)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        if missing := sorted(wanted.keys() - found.keys()):
+        if missing := sorted(expected.keys() - shapes.keys()):
             parts = sorted({part_of(name) for name in missing})
             hint = "" if len(parts) == 1 else "; is it a base that was not trained yet?"
             raise UserError(
                 f"{self.path} is not complete: {len(missing)} tensors are missing ({', '.join(parts)}), "
                 f"the first is {missing[0]}{hint}"
             )
-        if strange := sorted(found.keys() - wanted.keys()):
+        if strange := sorted(shapes.keys() - expected.keys()):
             raise UserError(f"{self.path} has {strange[0]}, which the model that its config.json describes has not")
-        for name, shape in found.items():
-            if shape != wanted[name]:
-                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {wanted[name]}")
+        for name, shape in shapes.items():
+            if shape != expected[name]:
+                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected[name]}")
 
     @contextmanager
-    def _one_line(self) -> Iterator[None]:
+    def _user_errors_on_names(self) -> Iterator[None]:
         """A name that no table knows is a `UserError` that says in which folder."""
         try:
             yield
@@ -149,14 +149,13 @@ def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             return {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
     except Exception as error:  # of any layer that its values make impossible
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"its config.json describes no model that can be built ({said})") from None
+        raise UserError(f"its config.json describes no model that can be built ({one_line(error, 200)})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Raises `UserError` if it is missing or no JSON object."""
+    """The folder's config.json. Raises `UserError` if it is missing or not a JSON object."""
     try:
-        return read_object(folder / "config.json")
+        return read_json_object(folder / "config.json")
     except FileNotFoundError:
         what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None

@@ -95,18 +95,18 @@ def is_extra(name: str) -> bool:
 
 def transformers_name(name: str) -> str:
     """An official name's new one; ``.self_attn.qkv.`` is still one tensor. ValueError for a name that is not official."""
-    found = _translate(name, _THERE)
-    if found is None:
+    translated = _translate(name, _THERE)
+    if translated is None:
         raise ValueError(f"{name} is no name of an official Janus checkpoint")
-    return found
+    return translated
 
 
 def official_name(name: str) -> str:
     """The other way: ``.self_attn.qkv.`` stands for the three tensors. ValueError for a name that the official model lacks."""
-    found = _translate(name, _HERE)
-    if found is None:
+    translated = _translate(name, _HERE)
+    if translated is None:
         raise ValueError(f"{name} has no place in the official layout")
-    return found
+    return translated
 
 
 def from_official(pairs: Named) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,15 +14,15 @@ from typing import Any
 from transformers import JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.errors import UserError, one_line
 from janus_train.interop.official import TOWER, VQ
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Siglip:
+class SiglipShape:
     """A vision tower that the official code can build (its ``SigLIP_MODEL_CONFIG``)."""
 
     width: int
@@ -33,9 +33,9 @@ class Siglip:
 
 
 SIGLIPS = {
-    "siglip_large_patch16_384": Siglip(1024, 24, 16, 16, 4.0),
-    "siglip_so400m_patch14_384": Siglip(1152, 27, 16, 14, 3.7362),
-    "siglip_so400m_patch14_224": Siglip(1152, 27, 16, 14, 3.7362),
+    "siglip_large_patch16_384": SiglipShape(1024, 24, 16, 16, 4.0),
+    "siglip_so400m_patch14_384": SiglipShape(1152, 27, 16, 14, 3.7362),
+    "siglip_so400m_patch14_224": SiglipShape(1152, 27, 16, 14, 3.7362),
 }
 CUSTOM_SIGLIP = "siglip_custom"
 """Name of a tower that the official code cannot build; its shape stands beside it in ``params``."""
@@ -63,10 +63,10 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
         if values.get("model_type") != "multi_modality":
             raise UserError(f"its model_type is {values.get('model_type')!r}, Janus's is 'multi_modality'")
         for part in ("aligner_config", "gen_aligner_config"):
-            given = values[part]
-            kind = given["params"].get("projector_type", "mlp_gelu")
-            if given["cls"] != "MlpProjector" or kind != "mlp_gelu":
-                raise UserError(f"{part} is {given['cls']} {kind}, known is MlpProjector mlp_gelu")
+            section = values[part]
+            kind = section["params"].get("projector_type", "mlp_gelu")
+            if section["cls"] != "MlpProjector" or kind != "mlp_gelu":
+                raise UserError(f"{part} is {section['cls']} {kind}, known is MlpProjector mlp_gelu")
         language = values["language_config"]
         if language.get("model_type", "llama") != "llama":
             raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
@@ -93,11 +93,11 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
                 num_hidden_layers=gen_align["depth"],
                 num_patches=grid,
             ),
-            tie_word_embeddings=False,  # trap 8
+            tie_word_embeddings=False,  # transformers' default for Janus ties them, the official model does not
             **({} if special is None else {"image_token_id": special.placeholder}),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
         raise UserError(f"its config.json is no official Janus model's: {what}") from None
 
 
@@ -128,7 +128,7 @@ def _vision(params: Mapping[str, Any], shapes: Shapes | None) -> dict[str, Any]:
     image_size = int(params["image_size"])
     if shapes is None:
         if known is None:
-            known = Siglip(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
+            known = SiglipShape(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
         width, layers, patch, ratio = known.width, known.layers, known.patch_size, known.mlp_ratio
     else:
         width, _, patch, _ = _shape(shapes, f"{TOWER}.patch_embed.proj.weight")
@@ -181,10 +181,10 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 def _count(shapes: Shapes, pattern: str) -> int:
     """One more than the largest number at the pattern's group."""
-    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
-    if not found:
+    numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    if not numbers:
         raise UserError(f"it is not complete: nothing is named {pattern.replace(chr(92), '')}")
-    return max(found) + 1
+    return max(numbers) + 1
 
 
 _LANGUAGE = (
@@ -250,14 +250,14 @@ def _projector(name: str, depth: int, width: int, target: int) -> dict[str, Any]
     return {"cls": "MlpProjector", "model_type": name, "params": params}
 
 
-def _siglip(config: JanusConfig) -> Siglip:
+def _siglip(config: JanusConfig) -> SiglipShape:
     vision = config.vision_config
     for known in SIGLIPS.values():
         shape = (known.width, known.layers, known.heads, known.patch_size)
         ours = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.patch_size)
         if shape == ours and int(known.width * known.mlp_ratio) == int(vision.hidden_size * vision.mlp_ratio):
             return known
-    return Siglip(*ours, float(vision.mlp_ratio))
+    return SiglipShape(*ours, float(vision.mlp_ratio))
 
 
 def check_fits_layout(config: JanusConfig) -> None:
@@ -274,12 +274,12 @@ def check_fits_layout(config: JanusConfig) -> None:
 def not_buildable(config: JanusConfig) -> list[str]:
     """What the unmodified official code cannot build of the model; it loads the model if there is nothing."""
     vision, vq = config.vision_config, config.vq_config
-    found = []
+    parts = []
     if _siglip(config) not in SIGLIPS.values():
-        found.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
+        parts.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
     if vision.hidden_act != "gelu":
-        found.append(f"its vision encoder's activation {vision.hidden_act} (known is gelu)")
+        parts.append(f"its vision encoder's activation {vision.hidden_act} (known is gelu)")
     ours = {key: getattr(vq, key) for key in VQ_16} | {"channel_multiplier": list(vq.channel_multiplier)}
     if ours != VQ_16:
-        found.append("its VQ tokenizer (known is VQ-16)")
-    return found
+        parts.append("its VQ tokenizer (known is VQ-16)")
+    return parts

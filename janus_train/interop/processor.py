@@ -2,7 +2,7 @@
 
 The chat template gives the official prompts to the letter (tests/golden/official_prompts.json), so that transformers'
 own ``JanusProcessor`` makes the ids that this project trains on. That processor rounds where the official one
-truncates (trap 6): its pictures can differ by a row, in its hands as before.
+truncates when it scales an image's short side: its images can differ by a row of pixels, here as everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.prompt_format import chat_template
 from janus_train.data.special_tokens import (
     BEGIN_OF_IMAGE,
@@ -27,39 +26,39 @@ from janus_train.data.special_tokens import (
     SpecialTokens,
     speakers,
 )
-from janus_train.files import write_json, write_text
-from janus_train.interop.json_file import read_object_if_any
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object_if_any, write_json, write_text
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-"""What the official template puts before a conversation with pictures: for folders that do not say (official ones)."""
+"""What the official template puts before a conversation with images: for folders that do not say (official ones)."""
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
-"""The official values for drawing (facts: Pro; the official code), for folders whose generation_config.json has none."""
+"""The official values for generating images (Janus-Pro's report; the official code), for folders whose generation_config.json has none."""
 
 MIN_SIDE = 14
-"""The official image processor's ``min_size``: the short side of a very long picture, in pixels."""
+"""The official image processor's ``min_size``: the short side of a very long image, in pixels."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Of a model's folder in either layout: its tokenizer.json as it is, whatever class tokenizer_config.json names."""
+    """The tokenizer of a model's folder in either layout: tokenizer.json as it is, whatever class tokenizer_config.json names."""
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json")
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a file that it cannot read
-        raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {one_line(error, 200)}") from None
 
 
 def system_prompt(folder: Path) -> str:
     """The one that the model was trained with (`save_processor` writes it), else the official one."""
-    return read_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
+    return read_json_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
 
 
 def generation_config(special: SpecialTokens, guidance: float, temperature: float) -> GenerationConfig:
-    """How the model draws unless told otherwise, for transformers' own ``generate``."""
+    """How the model generates images by default, for transformers' own ``generate``."""
     config = GenerationConfig(
         bos_token_id=special.bos,
         eos_token_id=special.eos,
@@ -81,7 +80,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
         eos_token=EOS,
         pad_token=PAD,
         extra_special_tokens=named,
-        add_bos_token=True,  # every sequence begins with it (facts.md: Sequence formats)
+        add_bos_token=True,  # every sequence begins with it, as the official processor's do
         padding_side="left",
         model_max_length=config.text_config.max_position_embeddings,
         clean_up_tokenization_spaces=False,

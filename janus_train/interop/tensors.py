@@ -17,9 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
-from janus_train.files import write_json
-from janus_train.interop.json_file import read_object
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object, write_json
 
 EXTRAS = "official_extras.safetensors"
 """Side file of a folder in transformers' layout: what only the official layout has a place for."""
@@ -52,7 +51,7 @@ def has_weights(folder: Path) -> bool:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = set(read_object(index)["weight_map"].values())
+        names = set(read_json_object(index)["weight_map"].values())
         assert names and all(isinstance(name, str) and Path(name).name == name for name in names)
     except (KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{index} is no index of weight files (weight_map: name -> file)") from None
@@ -74,26 +73,26 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            held = _unpickled(path)
-            for name in sorted(held):
-                tensor = held.pop(name)
+            state = _unpickled(path)
+            for name in sorted(state):
+                tensor = state.pop(name)
                 if name.startswith(prefix):
                     yield name, tensor
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     """Every tensor's shape, without reading their bytes."""
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
             try:
                 with safe_open(path, framework="pt") as file:
-                    found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                    by_name |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            found |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
-    return found
+            by_name |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+    return by_name
 
 
 def load_pickle(path: Path) -> object:
@@ -107,14 +106,14 @@ def load_pickle(path: Path) -> object:
             f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from None
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:
-    held = load_pickle(path)
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+    state = load_pickle(path)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is no state dict: names and tensors are expected, nothing else")
-    return held
+    return state
 
 
 class ShardWriter:

@@ -16,8 +16,8 @@ import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder
+from janus_train.errors import UserError
 from janus_train.files import staged_folder, write_json, write_text
 from janus_train.interop import official, official_config, processor
 from janus_train.interop.official import TOWER
@@ -153,7 +153,7 @@ def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def one_line(target: Path) -> Iterator[None]:
+def user_errors_on_write(target: Path) -> Iterator[None]:
     """A full disk, or a folder without permission, is one line."""
     try:
         yield

@@ -8,32 +8,31 @@
 The model is transformers' ``JanusForConditionalGeneration``, in training and at inference; ours are the way through it
 and what its defaults get silently wrong for training (`build`, `prepare`).
 
-Every trainable module runs exactly once a micro-batch, whatever the batch holds (trap 11): one with nothing to do gets
-a single dummy input, of which no output is used, so its gradients are zeros and not missing. The frozen VQ encoder
-alone runs only when codes are missing: frameworks that shard parameters must leave it whole.
+Every trainable module runs exactly once per micro-batch, whatever the batch holds, because DDP, ZeRO and FSDP wait for its
+gradients or weights on all ranks: a module with nothing to do gets a single dummy input, of which no output is used, so its
+gradients are zeros and not missing. The frozen VQ encoder alone runs only when codes are missing: frameworks that shard
+parameters must leave it whole.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from einops import rearrange
 from torch import nn
-from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
-from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
+from transformers import JanusForConditionalGeneration
 
-from janus_train.config import ModelConfig, UserError
 from janus_train.data.batch import Batch
 from janus_train.model import attention
-from janus_train.model.codes import encode_pictures
-from janus_train.model.loss import LossSums, cross_entropies, loss_sums
-from janus_train.model.text_loss import install, text_head
+from janus_train.model.build import prepare
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.losses import LossSums, cross_entropies, loss_sums
+from janus_train.model.vq import encode_images
 
 
 class PackedJanus(nn.Module):
-    """The packed forward over ``janus``. What trains is decided by ``requires_grad`` (`components.set_trainable`)."""
+    """The packed forward over ``janus``. What trains is decided by ``requires_grad`` (`parts.set_trainable`)."""
 
     def __init__(self, janus: JanusForConditionalGeneration) -> None:
         super().__init__()
@@ -61,15 +60,15 @@ class PackedJanus(nn.Module):
         """The sum over the text's loss positions, with gradient, and each cross-entropy (Nt,)."""
         head, hidden_ND = self.janus.lm_head, hidden_LD.index_select(0, batch.text_positions)
         if text_head(self.janus).chunked:
-            return head(hidden_ND, batch.text_targets)  # with no position too (trap 11): then its gradients are zeros
+            return head(hidden_ND, batch.text_targets)  # without any position too: then its gradients are zeros
         losses = cross_entropies(_run(head, hidden_ND, spare=hidden_LD[:1]), batch.text_targets)
         return losses.sum(), losses
 
     def codes(self, batch: Batch) -> torch.Tensor:
-        """Code ids (Ng, P): the cached ones, and the VQ encoder's for the pictures that have none."""
+        """Code ids (Ng, P): the cached ones, and the VQ encoder's for the images that have none."""
         if not len(batch.uncached_pictures):
             return batch.cached_codes
-        made = encode_pictures(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
+        made = encode_images(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
         return batch.cached_codes.index_copy(0, batch.uncached_pictures, made)
 
     def embeddings(self, batch: Batch, codes_NP: torch.Tensor) -> torch.Tensor:
@@ -79,7 +78,7 @@ class PackedJanus(nn.Module):
         return _put(embeds_LD, batch.code_positions, self.code_embeddings(codes_NP), "codes")
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Understanding pictures (Nu, 3, S, S) -> adapted features (Nu * P, D).
+        """Understanding images (Nu, 3, S, S) -> adapted features (Nu * P, D).
 
         An encoder whose parameters are frozen leaves no graph: neither they nor the pixels require gradients.
         """
@@ -88,11 +87,12 @@ class PackedJanus(nn.Module):
             features = self.janus.model.vision_model(pixels).last_hidden_state  # (Nu, P, vision width)
             return self.janus.model.aligner(features)  # (Nu, P, D)
 
-        return _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:])).flatten(0, 1)
+        adapted = _run(encode_and_adapt, pixels, spare=pixels.new_zeros(1, *pixels.shape[1:]))
+        return rearrange(adapted, "Nu P D -> (Nu P) D")
 
     def code_embeddings(self, codes_NP: torch.Tensor) -> torch.Tensor:
-        """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor, never the text embedding (trap 2)."""
-        codes = codes_NP.flatten()  # (Ng * P,)
+        """Codes (Ng, P) -> (Ng * P, D), by their own embedding and adaptor: in the text embedding they would be words."""
+        codes = rearrange(codes_NP, "Ng P -> (Ng P)")
         return _run(self.janus.prepare_embeddings_for_image_generation, codes, spare=codes.new_zeros(1))
 
     def hidden_states(self, embeds_LD: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -104,14 +104,14 @@ class PackedJanus(nn.Module):
             inputs_embeds=embeds_LD[None],
             position_ids=batch.position_ids,
             attention_mask=no_mask,
-            use_cache=False,  # trap 9
+            use_cache=False,  # a cache would make transformers build its own mask, without the documents
             documents=attention.Documents(batch.cu_seqlens, batch.max_seqlen),
         )
         return output.last_hidden_state[0]
 
 
 def _run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
-    """``module(inputs)``; without inputs (n = 0) it still runs, on ``spare``, and gives n = 0 outputs (trap 11).
+    """``module(inputs)``; without inputs (n = 0) it still runs, on ``spare``, and gives n = 0 outputs.
 
     The empty slice keeps the module and ``spare`` in the graph, so that parameters get zeros for gradients, not None.
     """
@@ -125,107 +125,3 @@ def _put(embeds_LD: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor, w
             f"{len(rows)} {what} for {len(positions)} places in the sequence: batch and model differ in picture size"
         )
     return embeds_LD.index_copy(0, positions, rows.to(embeds_LD.dtype))
-
-
-def build(
-    config: ModelConfig,
-    *,
-    bos: int | None = None,
-    eos: int | None = None,
-    pad: int | None = None,
-    placeholder: int | None = None,
-    begin_of_image: int | None = None,
-    end_of_image: int | None = None,
-) -> JanusForConditionalGeneration:
-    """A model of ``config``'s shape with random weights, fp32, prepared for training.
-
-    The token ids (`data.special_tokens.SpecialTokens`) are only recorded, for those who generate with transformers alone.
-    """
-    # The pad id comes after the weights: transformers would start its row at zero, where the norm's slope is 1000.
-    janus = JanusForConditionalGeneration(transformers_config(config, bos, eos, None, placeholder))
-    janus.config.text_config.pad_token_id = pad
-    generation = janus.generation_config
-    assert generation is not None
-    generation.bos_token_id, generation.eos_token_id, generation.pad_token_id = bos, eos, pad
-    # How it draws; do_sample, or transformers refuses to save a temperature.
-    generation.guidance_scale, generation.temperature, generation.do_sample = config.guidance, config.temperature, True
-    if begin_of_image is not None:
-        generation.generation_kwargs = {"boi_token_id": begin_of_image, "eoi_token_id": end_of_image}
-    init_generation_embeddings(janus)
-    return prepare(janus)
-
-
-def transformers_config(
-    config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
-) -> JanusConfig:
-    """``config`` in transformers' words."""
-    if config.transformers is not None:
-        return _as_given(config.transformers, bos, eos, pad, placeholder)
-    text, vision, vq = config.text, config.vision, config.vq
-    return JanusConfig(
-        text_config=LlamaConfig(
-            **text.model_dump(exclude={"rope_theta"}),
-            rope_parameters={"rope_type": "default", "rope_theta": text.rope_theta},
-            bos_token_id=bos,
-            eos_token_id=eos,
-            pad_token_id=pad,
-            tie_word_embeddings=False,
-        ),
-        vision_config=JanusVisionConfig(
-            **vision.model_dump(),
-            image_size=config.image_size,
-            projection_dim=text.hidden_size,
-            depth=config.adaptor_depth,
-            num_image_tokens=config.tokens_per_picture,
-        ),
-        vq_config=JanusVQVAEConfig(
-            **{**vq.model_dump(), "channel_multiplier": list(vq.channel_multiplier)},
-            projection_dim=text.hidden_size,
-            image_token_embed_dim=text.hidden_size,
-            num_hidden_layers=config.adaptor_depth,
-            num_patches=config.image_size // vision.patch_size,
-        ),
-        tie_word_embeddings=False,  # trap 8: the default ties the text head to the embeddings
-        **({} if placeholder is None else {"image_token_id": placeholder}),
-    )
-
-
-def _as_given(
-    values: dict[str, Any], bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
-) -> JanusConfig:
-    """A configuration that was read from a folder, with these token ids."""
-    config = JanusConfig(**copy.deepcopy(values))
-    config.text_config.bos_token_id, config.text_config.eos_token_id = bos, eos
-    config.text_config.pad_token_id = pad
-    if placeholder is not None:
-        config.image_token_id = placeholder
-    return config
-
-
-def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
-    """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
-    embedding = janus.get_input_embeddings()
-    if janus.lm_head.weight is embedding.weight:
-        # Trap 8: transformers' default. The checkpoint's own head was not even loaded: nothing to repair here.
-        raise UserError(
-            "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
-        )
-    window = attention.window(janus.config.text_config)
-    if window is not None and window < janus.config.text_config.max_position_embeddings:
-        raise UserError(
-            f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
-            f"and max_position_embeddings to at most {window} in its config.json"
-        )
-    # Trap 7: with a padding_idx the pad row never gets a gradient, and guidance drop-out feeds it.
-    embedding.padding_idx = None
-    janus.model.vqmodel.float()  # trap 4: codes are made in fp32, from weights that were never rounded here
-    janus.set_attn_implementation({"text_config": attention.NAME})
-    install(janus.lm_head)
-    return janus
-
-
-@torch.no_grad()
-def init_generation_embeddings(janus: JanusForConditionalGeneration) -> None:
-    """Start the code embeddings as the L2-normalised codebook: for runs from scratch (both papers are silent)."""
-    codebook = janus.model.vqmodel.quantize.embedding.weight
-    janus.model.generation_embeddings.weight.copy_(nn.functional.normalize(codebook.float(), dim=-1))

@@ -1,7 +1,7 @@
-"""LoRA by the peft library: adapters beside the linear layers of frozen parts, merged away when the run ends.
+"""LoRA with the peft library: adapters beside the linear layers of frozen parts, merged into them when the run ends.
 
-    attach           y = W x  becomes  y = W x + alpha / rank * B A x;  W keeps its bytes, A and B train (B starts at 0)
-    merged           the whole model's weights under their own names again: W + alpha / rank * B A
+    add_lora         y = W x  becomes  y = W x + alpha / rank * B A x;  W keeps its bytes, A and B train (B starts at 0)
+    merge_lora       the whole model's weights under their own names again: W + alpha / rank * B A
     write_adapter    A and B alone, in peft's format: ``PeftModel.from_pretrained(base, folder)``
 
 The model stays transformers' ``JanusForConditionalGeneration``: peft's layers stand where the linear ones stood, so the
@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Part, PeftConfig, UserError
+from janus_train.config import Part, PeftConfig
+from janus_train.errors import UserError
 from janus_train.files import staged_folder, write_text
-from janus_train.model.components import MODULES, is_adapter
+from janus_train.model.parts import MODULES, is_lora
 
 _BASE = ".base_layer."
 _ADAPTER = "default"
@@ -45,7 +46,7 @@ def plain_name(name: str) -> str:
     return name.replace(_BASE, ".")
 
 
-def targets(janus: nn.Module, part: Part) -> dict[str, nn.Linear]:
+def target_layers(janus: nn.Module, part: Part) -> dict[str, nn.Linear]:
     """The linear layers of a part that get adapters, by name: all but the text head."""
     inside = tuple(f"{module}." for module in MODULES[part])
     return {
@@ -55,8 +56,8 @@ def targets(janus: nn.Module, part: Part) -> dict[str, nn.Linear]:
     }
 
 
-def attach(janus: JanusForConditionalGeneration, options: PeftConfig) -> None:
-    """Put adapters into ``janus``, A at random, B zero: its outputs are as before. Gradients: `components.set_trainable`.
+def add_lora(janus: JanusForConditionalGeneration, options: PeftConfig) -> None:
+    """Put adapters into ``janus``, A at random, B zero: its outputs are as before. Gradients: `parts.set_trainable`.
 
     Call it while the weights are in fp32: adapters take their type. `check_usable` comes before.
     """
@@ -78,18 +79,18 @@ def _peft_config(janus: nn.Module, options: PeftConfig, base: str | None) -> Any
 
 
 def _pattern(janus: nn.Module, parts: Collection[Part]) -> str:
-    """A regular expression of exactly the target layers; of names peft would make suffixes."""
-    names = {plain_name(f"{name}.")[:-1] for part in parts for name in targets(janus, part) if not is_adapter(name)}
+    """A regular expression of exactly the target layers; from names peft would make suffixes."""
+    names = {plain_name(f"{name}.")[:-1] for part in parts for name in target_layers(janus, part) if not is_lora(name)}
     return "|".join(sorted({re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in names}))
 
 
 @torch.no_grad()
-def merged(weights: Mapping[str, torch.Tensor], options: PeftConfig) -> dict[str, torch.Tensor]:
+def merge_lora(weights: Mapping[str, torch.Tensor], options: PeftConfig) -> dict[str, torch.Tensor]:
     """The state of a model with adapters -> that of a plain one with the same outputs; sums in fp32."""
     scale = options.alpha / options.rank
     plain: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        if is_adapter(name):
+        if is_lora(name):
             continue
         plain[plain_name(name)] = tensor
         layer = name.removesuffix(f"{_BASE}weight")
@@ -111,7 +112,7 @@ def write_adapter(
     adapters = {
         f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": tensor.detach().cpu().contiguous()
         for name, tensor in weights.items()
-        if is_adapter(name)
+        if is_lora(name)
     }
     whole = ", ".join(train_parts)
     beside = (

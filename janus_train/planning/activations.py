@@ -1,11 +1,11 @@
 """Bytes that autograd keeps between forward and backward, by arithmetic on what each operation saves.
 
-In: `ModelConfig`, the trained parts, the `Content` of a micro-batch, how wide numbers are, the checkpointing policy.
+In: `ModelConfig`, the trained parts, the `Workload` of a micro-batch, how wide numbers are, the checkpointing policy.
 Out: `Activations`. Counted are transformers' eager modules as they are (a norm keeps its input in fp32, its normalised
 input and its output) with packed attention; what `torch.compile` fuses away comes off this. A linear layer keeps its
 input only if its weight trains, so stage 1 keeps far less than stage 2.
 
-Checkpointing (`model.checkpointing`): ``none`` keeps all of a decoder layer; ``selective`` its input and the outputs of its matrix
+Checkpointing (`model.activation_checkpointing`): ``none`` keeps all of a decoder layer; ``selective`` its input and the outputs of its matrix
 products and of attention; ``full`` its input alone. With either of them one layer at a time is whole again in backward.
 """
 
@@ -15,12 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
-from janus_train.model.text_loss import LOGITS
-from janus_train.planning.content import Content
+from janus_train.model.chunked_cross_entropy import LOGITS
 from janus_train.planning.flops import gradient_flow
+from janus_train.planning.workload import Workload
 
 FP32 = 4
-"""Of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
+"""Bytes of what is in fp32 whatever the run's precision: norms' inputs, softmax statistics, log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Activations:
 def activations(
     model: ModelConfig,
     trained: Collection[Part],
-    content: Content,
+    content: Workload,
     widths: Widths,
     policy: ActivationCheckpointing = "none",
     grouped_attention: bool = False,
     peft: PeftConfig | None = None,
     text_loss: TextLoss = "chunked",
 ) -> Activations:
-    """Of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
+    """The bytes of one micro-batch. ``grouped_attention``: the CPU's, which copies its output once more than the GPU's kernel.
 
     A part with adapters keeps its linear layers' inputs as if it trained, and what lies between each pair of adapters.
     """
@@ -100,7 +100,7 @@ def activations(
     recomputed = whole if layers and policy != "none" else 0.0
     return Activations(
         language_model=layers * kept + rotary + final_norm,
-        encoder=_encoder(model, widths) * content.understanding_pictures * P * ("understanding_encoder" in trained),
+        encoder=_encoder(model, widths) * content.understanding_images * P * ("understanding_encoder" in trained),
         adaptors_and_heads=_adaptors(model, trained, content, widths)
         + head_input
         + c * D * content.image_targets * (2 * ("image_head" in trained) + flows["hidden"]),
@@ -110,7 +110,7 @@ def activations(
 
 
 def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, norms_train: bool, grouped: bool) -> float:
-    """Bytes a token of a layer of which nothing is recomputed."""
+    """Bytes per token of a layer of which nothing is recomputed."""
     text, s, c = model.text, widths.stream, widths.compute
     D, heads = text.hidden_size, text.num_attention_heads
     key_value = D // heads * text.num_key_value_heads
@@ -121,7 +121,7 @@ def _decoder_layer(model: ModelConfig, widths: Widths, trains: bool, norms_train
 
 
 def _kept_selectively(model: ModelConfig, widths: Widths) -> float:
-    """Bytes a token: the layer's input, the outputs of q, k, v, attention, o, gate and up; not down's, which nothing needs."""
+    """Bytes per token: the layer's input, the outputs of q, k, v, attention, o, gate and up; not down's, which nothing needs."""
     text = model.text
     D, heads = text.hidden_size, text.num_attention_heads
     key_value = D // heads * text.num_key_value_heads
@@ -130,7 +130,7 @@ def _kept_selectively(model: ModelConfig, widths: Widths) -> float:
 
 
 def _encoder(model: ModelConfig, widths: Widths) -> float:
-    """Bytes a token of a picture in the whole understanding encoder, if it trains."""
+    """Bytes per token of an image in the whole understanding encoder, if it trains."""
     vision, s, c = model.vision, widths.stream, widths.compute
     width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
     inputs = 4 * c if widths.casts else 2 * c  # of q, k, v and of the first MLP layer
@@ -138,16 +138,16 @@ def _encoder(model: ModelConfig, widths: Widths) -> float:
     return vision.num_hidden_layers * layer + s * width
 
 
-def _adaptors(model: ModelConfig, trained: Collection[Part], content: Content, widths: Widths) -> float:
+def _adaptors(model: ModelConfig, trained: Collection[Part], content: Workload, widths: Widths) -> float:
     """Inputs of the layers that train, inputs of their activations, and the rows put into the sequence."""
     P, D, c = model.tokens_per_picture, model.text.hidden_size, widths.compute
     hidden = model.adaptor_depth - 1
     total = 0.0
-    for part, pictures, width, before in (
-        ("understanding_adaptor", content.understanding_pictures, model.vision.hidden_size, "understanding_encoder"),
-        ("generation_adaptor", content.generation_pictures, model.vq.embed_dim, "generation_embedding"),
+    for part, images, width, before in (
+        ("understanding_adaptor", content.understanding_images, model.vision.hidden_size, "understanding_encoder"),
+        ("generation_adaptor", content.generation_images, model.vq.embed_dim, "generation_embedding"),
     ):
         trains, flows = part in trained, part in trained or before in trained
         a_token = c * width * trains + hidden * c * D * (flows + trains) + widths.stream * D * flows
-        total += pictures * P * a_token
+        total += images * P * a_token
     return total

@@ -6,11 +6,11 @@ twice that.
 
 from __future__ import annotations
 
-from janus_train.planning.cards import GPUS_PER_NODE, Card
-from janus_train.planning.state import BF16, FP32, Sharing, Sizes
+from janus_train.planning.gpus import GPU, GPUS_PER_NODE
+from janus_train.planning.state import BF16, FP32, ShardingStrategy, Sizes
 
 
-def bytes_sent(sizes: Sizes, sharing: Sharing, gpus: int, micro_batches: int, precision: str) -> float:
+def bytes_sent(sizes: Sizes, sharing: ShardingStrategy, gpus: int, micro_batches: int, precision: str) -> float:
     """By one GPU in one step of ``micro_batches``.
 
     - ddp: one all-reduce of fp32 gradients, on the last micro-batch.
@@ -34,6 +34,6 @@ def bytes_sent(sizes: Sizes, sharing: Sharing, gpus: int, micro_batches: int, pr
     return sent * (gpus - 1) / gpus
 
 
-def seconds(sent: float, card: Card, gpus: int) -> float:
+def seconds(sent: float, card: GPU, gpus: int) -> float:
     """Inside a node over its own links; over several the network is the narrow place."""
     return sent / (card.link if gpus <= GPUS_PER_NODE else card.network)

@@ -1,16 +1,16 @@
 """Useful FLOPs of training, exactly, by part: from the model's configuration, what trains, and what the rows hold.
 
-In: `ModelConfig`, the trained parts, `Content`. Out: a `Work` for each `Piece`. What counts as useful:
+In: `ModelConfig`, the trained parts, `Workload`. Out: a `PartFlops` for each `FlopsPart`. What counts as useful:
 
 - matrix products and convolutions alone, 2 FLOPs a multiply-add; norms, activations and softmax do not count;
 - the forward of every piece once; no padding, no dummy inputs, no recomputation;
 - gradients of weights only where the part trains; gradients of inputs only where something before them trains
   (stage 1's frozen language model has the latter and not the former; a frozen encoder has neither);
-- attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in a picture.
+- attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in an image.
   Forward two products a pair, backward four (flash attention's fifth is a recomputation);
 - LoRA's adapters, forward and both gradients; the frozen matrices beside them have input gradients alone. (Those of the
   first layer's q, k and v count too, though nothing needs them where nothing in front trains: under 1 %.)
-- heads at loss positions only, the VQ encoder for pictures without cached codes only.
+- heads at loss positions only, the VQ encoder for images without cached codes only.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from janus_train.config import ModelConfig, Part, PeftConfig
-from janus_train.planning.content import Content
 from janus_train.planning.parameters import adapter_counts
+from janus_train.planning.workload import Workload
 
-Piece = Literal[
+FlopsPart = Literal[
     "language_model",
     "attention",
     "text_head",
@@ -35,11 +35,11 @@ Piece = Literal[
     "generation_encoder",
 ]
 """The seven parts, but the language model in three, and without the code embeddings: looking up is no product."""
-PIECES: tuple[Piece, ...] = get_args(Piece)
+FLOPS_PARTS: tuple[FlopsPart, ...] = get_args(FlopsPart)
 
 
 @dataclass(frozen=True)
-class Work:
+class PartFlops:
     """FLOPs."""
 
     forward: float
@@ -51,14 +51,14 @@ class Work:
         return self.forward + self.input_gradients + self.weight_gradients
 
 
-def work(
-    model: ModelConfig, trained: Collection[Part], content: Content, peft: PeftConfig | None = None
-) -> dict[Piece, Work]:
+def flops_by_part(
+    model: ModelConfig, trained: Collection[Part], content: Workload, peft: PeftConfig | None = None
+) -> dict[FlopsPart, PartFlops]:
     """Forward and backward of ``content``, piece by piece."""
     adapters = adapter_counts(model, peft)
     flows = gradient_flow((*trained, *adapters))
     forward = _forward(model, content)
-    found: dict[Piece, Work] = {}
+    result: dict[FlopsPart, PartFlops] = {}
     for piece, products in forward.items():
         part: Part = "language_model" if piece in ("attention", "text_head") else piece  # type: ignore[assignment]
         trains = part in trained
@@ -69,31 +69,31 @@ def work(
             inputs += before * product.flops * (2 if product.without_weight else 1)
             weights += trains and not product.without_weight and product.flops
             before = before or trains or part in adapters
-        found[piece] = Work(sum(product.flops for product in products), inputs, weights)
+        result[piece] = PartFlops(sum(product.flops for product in products), inputs, weights)
     for part, count in adapters.items():
         own = 2 * count * _vectors(model, content)[part]  # type: ignore[index]
-        base = found[part]  # type: ignore[index]
-        found[part] = Work(base.forward + own, base.input_gradients + own, base.weight_gradients + own)  # type: ignore[index]
-    return found
+        base = result[part]  # type: ignore[index]
+        result[part] = PartFlops(base.forward + own, base.input_gradients + own, base.weight_gradients + own)  # type: ignore[index]
+    return result
 
 
-def _vectors(model: ModelConfig, content: Content) -> dict[Piece, float]:
-    """How many a part's linear layers meet: tokens, loss positions, or the tokens of pictures."""
+def _vectors(model: ModelConfig, content: Workload) -> dict[FlopsPart, float]:
+    """How many a part's linear layers meet: tokens, loss positions, or the tokens of images."""
     P = model.tokens_per_picture
     return {
         "language_model": content.tokens,
         "image_head": content.image_targets,
-        "understanding_encoder": content.understanding_pictures * P,
-        "understanding_adaptor": content.understanding_pictures * P,
-        "generation_adaptor": content.generation_pictures * P,
+        "understanding_encoder": content.understanding_images * P,
+        "understanding_adaptor": content.understanding_images * P,
+        "generation_adaptor": content.generation_images * P,
     }
 
 
 def total_flops(
-    model: ModelConfig, trained: Collection[Part], content: Content, peft: PeftConfig | None = None
+    model: ModelConfig, trained: Collection[Part], content: Workload, peft: PeftConfig | None = None
 ) -> float:
-    """All of `work`."""
-    return sum(piece.total for piece in work(model, trained, content, peft).values())
+    """All of `flops_by_part`."""
+    return sum(piece.total for piece in flops_by_part(model, trained, content, peft).values())
 
 
 def gradient_flow(trained: Collection[Part]) -> dict[str, bool]:
@@ -126,12 +126,12 @@ class _Product:
     without_weight: bool = False  # of two activations, as in attention
 
 
-def _forward(model: ModelConfig, content: Content) -> dict[Piece, list[_Product]]:
+def _forward(model: ModelConfig, content: Workload) -> dict[FlopsPart, list[_Product]]:
     text, vision, P = model.text, model.vision, model.tokens_per_picture
     D, width = text.hidden_size, vision.hidden_size
     head = D // text.num_attention_heads
     layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
-    Nu, Ng = content.understanding_pictures, content.generation_pictures
+    Nu, Ng = content.understanding_images, content.generation_images
     return {
         "language_model": [_Product(2 * content.tokens * text.num_hidden_layers * layer)],
         "attention": [_Product(4 * D * content.causal_pairs * text.num_hidden_layers, without_weight=True)],
@@ -143,7 +143,7 @@ def _forward(model: ModelConfig, content: Content) -> dict[Piece, list[_Product]
         ],
         "understanding_adaptor": _mlp(Nu * P, [width, *[D] * model.adaptor_depth]),
         "generation_adaptor": _mlp(Ng * P, [model.vq.embed_dim, *[D] * model.adaptor_depth]),
-        "generation_encoder": [_Product(content.uncached_pictures * vq_encoder_flops(model))],
+        "generation_encoder": [_Product(content.uncached_images * vq_encoder_flops(model))],
     }
 
 
@@ -151,17 +151,17 @@ def _mlp(rows: float, widths: Sequence[int]) -> list[_Product]:
     return [_Product(2 * rows * a * b) for a, b in pairwise(widths)]
 
 
-def _vision_layers(model: ModelConfig, pictures: float) -> list[_Product]:
-    """Each picture's tokens see all of them, so attention is whole, not causal."""
+def _vision_layers(model: ModelConfig, images: float) -> list[_Product]:
+    """Each image's tokens see all of them, so attention is whole, not causal."""
     vision, P = model.vision, model.tokens_per_picture
     width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
     linear = 2 * P * (4 * width * width + 2 * width * inner)
-    layers = pictures * vision.num_hidden_layers
+    layers = images * vision.num_hidden_layers
     return [_Product(layers * linear), _Product(layers * 4 * width * P * P, without_weight=True)]
 
 
 def vq_encoder_flops(model: ModelConfig) -> float:
-    """One picture to codes: LlamaGen's VQ encoder, its last convolution, and the latents against the codebook."""
+    """One image to codes: LlamaGen's VQ encoder, its last convolution, and the latents against the codebook."""
     vq, side = model.vq, model.image_size
     total = 0.0
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from janus_train.config import ROOT
 from janus_train.jsonl import read_json_lines
-from janus_train.planning.cards import Card
+from janus_train.paths import ROOT
+from janus_train.planning.gpus import GPU
 
 RESULTS = ROOT / "benchmarks/train.jsonl"
 
 
-def measured_mfu(card: Card, model: str, stage: int, results: Path = RESULTS) -> float | None:
+def measured_mfu(card: GPU, model: str, stage: int, results: Path = RESULTS) -> float | None:
     """The newest share of peak measured with this card, model and stage; None if there is none."""
-    found = None
+    newest = None
     for entry in read_json_lines(results):
         if (entry["card"], entry["model"], entry["stage"], entry["mode"]) == (card.name, model, stage, "ours"):
-            found = entry["mfu"]
-    return found
+            newest = entry["mfu"]
+    return newest

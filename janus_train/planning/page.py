@@ -9,7 +9,7 @@ from rich.table import Table
 
 from janus_train.planning.plan import POLICIES, Option, StagePlan
 from janus_train.planning.run_plan import RunPlan
-from janus_train.planning.state import SHARINGS
+from janus_train.planning.state import SHARDING_STRATEGIES
 from janus_train.planning.text import (
     GB,
     assumptions,
@@ -116,7 +116,7 @@ def _memory(stage: StagePlan) -> str:
     widest = min(max(option.total for option in _shown(stage)), 4 * stage.card.memory)
     widest = max(widest, 1.05 * stage.card.memory)
     bars = []
-    for sharing in SHARINGS:
+    for sharing in SHARDING_STRATEGIES:
         for policy in POLICIES:
             option = stage.option(sharing, policy, 1)
             bars.append(_bar(f"{sharing}, {policy}", option, widest, option is chosen))

@@ -10,9 +10,9 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig, Part, PeftConfig
-from janus_train.model.components import MODULES, parameters_by_part, part_of
-from janus_train.model.janus import transformers_config
-from janus_train.model.lora import targets
+from janus_train.model.build import transformers_config
+from janus_train.model.lora import target_layers
+from janus_train.model.parts import MODULES, parameters_by_part, part_of
 from janus_train.model.precision import ROUNDED
 
 
@@ -35,12 +35,12 @@ def _counts(model: str) -> _Counts:
     return _Counts(
         {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(janus).items()},
         rounded,
-        {p: sum(layer.in_features + layer.out_features for layer in targets(janus, p).values()) for p in MODULES},
+        {p: sum(layer.in_features + layer.out_features for layer in target_layers(janus, p).values()) for p in MODULES},
     )
 
 
 def parameter_counts(model: ModelConfig) -> dict[Part, int]:
-    """Of every part; true also where a run has the weights in pieces on several devices."""
+    """Parameters of every part; true also where a run has the weights in pieces on several devices."""
     return dict(_counts(model.model_dump_json()).all)
 
 

@@ -10,11 +10,11 @@ from typing import get_args
 
 from janus_train.config import ActivationCheckpointing, Config
 from janus_train.planning.activations import Activations, Widths, activations
-from janus_train.planning.cards import Card
 from janus_train.planning.communication import bytes_sent, seconds
-from janus_train.planning.content import Content, expected_row
-from janus_train.planning.flops import Piece, Work, gradient_flow, work
-from janus_train.planning.state import SHARINGS, Sharing, Sizes, State, sizes_of, state
+from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part, gradient_flow
+from janus_train.planning.gpus import GPU
+from janus_train.planning.state import SHARDING_STRATEGIES, ShardingStrategy, Sizes, State, sizes_of, state
+from janus_train.planning.workload import Workload, expected_row
 
 POLICIES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
 RESERVE = 2e9
@@ -35,7 +35,7 @@ SECONDS_A_DAY = 86400.0
 class Option:
     """One way of running a stage, as one GPU sees it. Bytes and seconds."""
 
-    sharing: Sharing
+    sharing: ShardingStrategy
     policy: ActivationCheckpointing
     micro_rows: int
     state: State
@@ -63,13 +63,13 @@ class StagePlan:
     """All of a stage. ``options`` hold every sharing, policy and number of micro-rows; ``chosen`` is None if none fits."""
 
     config: Config
-    card: Card
+    card: GPU
     gpus: int
     busy_gpus: int  # those that get rows: as many as divide the step's rows
     mfu: float
     mfu_from: str
-    row: Content
-    work: dict[Piece, Work]
+    row: Workload
+    work: dict[FlopsPart, PartFlops]
     sizes: Sizes
     options: list[Option]
     chosen: Option | None
@@ -80,7 +80,7 @@ class StagePlan:
 
     @property
     def flops(self) -> float:
-        """Of the whole stage."""
+        """FLOPs of the whole stage."""
         return self.flops_a_row * self.config.batch.rows_per_step * self.config.run.steps
 
     @property
@@ -89,7 +89,7 @@ class StagePlan:
 
     @property
     def step_s(self) -> float:
-        """Of the chosen option; if none fits, computing alone, without recomputation."""
+        """Seconds per step of the chosen option; if none fits, computing alone, without recomputation."""
         return self.chosen.step_s if self.chosen else self._compute_s
 
     @property
@@ -116,12 +116,12 @@ class StagePlan:
         )
 
 
-def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str, cached_codes: bool) -> StagePlan:
+def plan_stage(config: Config, card: GPU, gpus: int, mfu: float, mfu_from: str, cached_codes: bool) -> StagePlan:
     """``mfu``: useful FLOPs over peak while computing; ``mfu_from``: the words that say where it comes from."""
     busy = max(w for w in range(1, min(gpus, config.batch.rows_per_step) + 1) if config.batch.rows_per_step % w == 0)
     row = expected_row(config, cached_codes)
     model, parts, peft = config.model, config.train_parts, config.peft
-    pieces, sizes = work(model, parts, row, peft), sizes_of(model, parts, peft)
+    pieces, sizes = flops_by_part(model, parts, row, peft), sizes_of(model, parts, peft)
     rows = config.batch.rows_per_step // busy
     useful = sum(piece.total for piece in pieces.values())
     per_row_s = useful / (card.peak(config.precision) * mfu)
@@ -141,7 +141,7 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
             seconds(bytes_sent(sizes, sharing, busy, rows // micro_rows, config.precision), card, busy),
             card.memory,
         )
-        for sharing in SHARINGS.values()
+        for sharing in SHARDING_STRATEGIES.values()
         for policy in POLICIES
         for micro_rows in range(1, rows + 1)
         if rows % micro_rows == 0
@@ -150,19 +150,19 @@ def plan_stage(config: Config, card: Card, gpus: int, mfu: float, mfu_from: str,
 
 
 def _best(options: list[Option]) -> Option | None:
-    """Of those that fit the quickest; among equals (1 %) what shares out least, then the larger micro-batch."""
+    """The quickest option that fits; among equals (1 %) the one that shards least, then the larger micro-batch."""
     fitting = [option for option in options if option.fits]
     if not fitting:
         return None
     quickest = min(option.step_s for option in fitting)
-    order = list(SHARINGS)
+    order = list(SHARDING_STRATEGIES)
     return min(
         (option for option in fitting if option.step_s <= 1.01 * quickest),
         key=lambda o: (order.index(o.sharing.name), POLICIES.index(o.policy), -o.micro_rows),
     )
 
 
-def implied_mfu(flops: float, card: Card, gpus: int, days: float) -> float:
+def implied_mfu(flops: float, card: GPU, gpus: int, days: float) -> float:
     """The share of the bf16 peak that so many useful FLOPs in so many days are."""
     return flops / (days * SECONDS_A_DAY * gpus * card.bf16)
 

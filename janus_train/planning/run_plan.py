@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from janus_train.config import Config, load
-from janus_train.overrides import compose_values
-from janus_train.planning.cards import CARDS, Card
+from janus_train.compose import compose_config
+from janus_train.config import Config
+from janus_train.planning.gpus import GPU, GPUS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
 
@@ -37,20 +37,20 @@ class RunPlan:
     @property
     def warnings(self) -> list[str]:
         """What does not fit or stands idle, and what would help."""
-        said = []
+        lines = []
         for number, stage in enumerate(self.stages, start=1):
             if stage.chosen is None:
                 least = min(option.total for option in stage.options)
-                said.append(
+                lines.append(
                     f"stage {number} does not fit: the least is {least / 1e9:.1f} GB, a {stage.card.name} has "
                     f"{stage.card.memory / 1e9:.1f}; {_what_would_fit(stage)}"
                 )
             if stage.busy_gpus < stage.gpus:
-                said.append(
+                lines.append(
                     f"stage {number} has {stage.config.batch.rows_per_step} rows a step: only {stage.busy_gpus} of the "
                     f"{stage.gpus} GPUs get some"
                 )
-        return said
+        return lines
 
     @property
     def paper(self) -> str | None:
@@ -59,22 +59,20 @@ class RunPlan:
         if name not in PAPER_DAYS:
             return None
         card, gpus, days = PAPER_DAYS[name]
-        share = implied_mfu(sum(stage.flops for stage in self.stages), CARDS[card], gpus, days)
+        share = implied_mfu(sum(stage.flops for stage in self.stages), GPUS[card], gpus, days)
         return f"the paper's {days:.0f} days on {gpus} x {card} are {100 * share:.0f} % of peak by this count"
 
 
-def plan_run(overrides: list[str], card: Card, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
+def plan_run(overrides: list[str], card: GPU, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
     """``overrides``: what train.py takes. ``mfu`` None: as measured, or assumed. Raises `UserError` for what is wrong."""
-    config = load(compose_values(overrides))
+    config = compose_config(overrides)
     shared = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
-    configs = [
-        config if stage == config.stage else load(compose_values([f"+stage={stage}", *shared])) for stage in (1, 2, 3)
-    ]
+    configs = [config if stage == config.stage else compose_config([f"+stage={stage}", *shared]) for stage in (1, 2, 3)]
     stages = tuple(plan_stage(c, card, gpus, *_expected_mfu(c, card, mfu), cached_codes) for c in configs)
     return RunPlan(stages, config.stage, cached_codes)
 
 
-def _expected_mfu(config: Config, card: Card, asked: float | None) -> tuple[float, str]:
+def _expected_mfu(config: Config, card: GPU, asked: float | None) -> tuple[float, str]:
     if asked is not None:
         return asked, "as asked"
     measured = measured_mfu(card, config.model.name, config.stage)
@@ -87,7 +85,7 @@ def _what_would_fit(stage: StagePlan) -> str:
     """Larger cards, and more of the same."""
     larger = [
         card.name
-        for card in CARDS.values()
+        for card in GPUS.values()
         if card.memory > stage.card.memory and plan_stage(stage.config, card, stage.gpus, 1.0, "", True).chosen
     ]
     rows = stage.config.batch.rows_per_step

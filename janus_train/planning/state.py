@@ -1,4 +1,4 @@
-"""Bytes of weights, gradients and optimiser on one GPU, under each way of sharing them out.
+"""Bytes of weights, gradients and optimiser on one GPU, under each sharding strategy.
 
 In: how many parameters train and how many are frozen (LoRA's adapters among the former), the number of GPUs, the
 precision. Out: `State`. It follows what the trainer keeps: fp32 weights and moments for what trains; in bf16 runs autocast adds
@@ -19,15 +19,15 @@ FP32, BF16 = 4, 2
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """What of the trained parts' state is shared out over the GPUs, in the field's names."""
+class ShardingStrategy:
+    """What of the trained parts' state is sharded over the GPUs, in the field's names."""
 
     name: str
     optimizer: bool = False
     gradients: bool = False
     weights: bool = False
-    narrow_frozen: bool = False  # in bf16 runs frozen matrices are kept as bf16 alone
-    masters: bool = False  # a second fp32 copy of the weights, shared out: DeepSpeed updates that one
+    bf16_frozen: bool = False  # in bf16 runs frozen matrices are kept as bf16 alone
+    masters: bool = False  # a second fp32 copy of the weights, sharded: DeepSpeed updates that one
 
     @property
     def gathers_narrow(self) -> bool:
@@ -35,14 +35,14 @@ class Sharing:
         return self.weights
 
 
-SHARINGS: dict[str, Sharing] = {
+SHARDING_STRATEGIES: dict[str, ShardingStrategy] = {
     sharing.name: sharing
     for sharing in (
-        Sharing("ddp", narrow_frozen=True),
-        Sharing("zero1", optimizer=True, masters=True),
-        Sharing("zero2", optimizer=True, gradients=True, masters=True),
-        Sharing("zero3", optimizer=True, gradients=True, weights=True, masters=True),
-        Sharing("fsdp2", optimizer=True, gradients=True, weights=True),
+        ShardingStrategy("ddp", bf16_frozen=True),
+        ShardingStrategy("zero1", optimizer=True, masters=True),
+        ShardingStrategy("zero2", optimizer=True, gradients=True, masters=True),
+        ShardingStrategy("zero3", optimizer=True, gradients=True, weights=True, masters=True),
+        ShardingStrategy("fsdp2", optimizer=True, gradients=True, weights=True),
     )
 }
 """ddp is ZeRO's stage 0. The names are those of launch/accelerate/."""
@@ -54,7 +54,7 @@ class Sizes:
 
     trained: float
     frozen: float  # without the VQ tokenizer
-    whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is shared out
+    whole: float  # the VQ tokenizer: frozen, in fp32, and whole on every GPU whatever is sharded
     matrices: float  # of the trained ones: autocast keeps a narrow copy of these until backward has passed
     unit: float  # the largest that is gathered at a time: a layer, the embedding or a head
     frozen_matrices: float = 0.0  # of the frozen ones
@@ -78,7 +78,7 @@ class State:
 
 
 def sizes_of(model: ModelConfig, trained: Collection[Part], peft: PeftConfig | None = None) -> Sizes:
-    """Of a run that trains whole parts, and by ``peft`` adapters beside others."""
+    """Sizes of a run that trains whole parts, and by ``peft`` adapters beside others."""
     counts, rounded = parameter_counts(model), rounded_counts(model)
     adapters = adapter_counts(model, peft)
     flows, text = gradient_flow((*trained, *adapters)), model.text
@@ -99,12 +99,12 @@ def sizes_of(model: ModelConfig, trained: Collection[Part], peft: PeftConfig | N
     )
 
 
-def state(sizes: Sizes, sharing: Sharing, gpus: int, precision: str) -> State:
+def state(sizes: Sizes, sharing: ShardingStrategy, gpus: int, precision: str) -> State:
     """On each of ``gpus``; ``precision`` as in the configuration, fp32 or bf16."""
     narrow = precision == "bf16"
-    narrow_frozen = sharing.narrow_frozen and narrow
-    frozen = FP32 * sizes.frozen - ((FP32 - BF16) * sizes.frozen_matrices if narrow_frozen else 0.0)
-    copied = sizes.matrices + (0.0 if narrow_frozen else sizes.passed_matrices)
+    bf16_frozen = sharing.bf16_frozen and narrow
+    frozen = FP32 * sizes.frozen - ((FP32 - BF16) * sizes.frozen_matrices if bf16_frozen else 0.0)
+    copied = sizes.matrices + (0.0 if bf16_frozen else sizes.passed_matrices)
     share = {True: 1 / gpus, False: 1.0}
     return State(
         weights=share[sharing.weights] * (FP32 * sizes.trained + frozen) + FP32 * sizes.whole,

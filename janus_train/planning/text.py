@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from janus_train.planning.content import GENERATION_TEXT, TEXT, UNDERSTANDING_LOSS, UNDERSTANDING_TEXT
 from janus_train.planning.plan import POLICIES, Option, StagePlan
 from janus_train.planning.run_plan import RunPlan
-from janus_train.planning.state import SHARINGS
+from janus_train.planning.state import SHARDING_STRATEGIES
+from janus_train.planning.workload import GENERATION_TEXT, TEXT, UNDERSTANDING_LOSS, UNDERSTANDING_TEXT
 
 WIDTH = 130
 """Where there is no terminal to ask."""
@@ -117,7 +117,7 @@ def memory_table(stage: StagePlan) -> Table:
     )
     names = ("weights", "gradients", "masters", "moments", "copies", "gathered", "activations", "logits", "all")
     table = _table(title, "shared out, checkpointing", *names, "fits", "most rows")
-    for sharing in SHARINGS:
+    for sharing in SHARDING_STRATEGIES:
         for policy in POLICIES:
             option = stage.option(sharing, policy, 1)
             table.add_row(
@@ -155,7 +155,7 @@ def sending_table(stage: StagePlan) -> Table:
         "s computing",
         "sending / computing",
     )
-    for sharing in SHARINGS:
+    for sharing in SHARDING_STRATEGIES:
         for micro_rows in sorted({1, stage.rows_a_gpu}):
             option = stage.option(sharing, "none", micro_rows)
             sent = option.communication_s * (stage.card.link if stage.busy_gpus <= 8 else stage.card.network)

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 _WORDNET = re.compile(r"n\d{8}")
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_plus
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.items import Skip
 from janus_train.prepare.options import Options
 from janus_train.prepare.turns import ASSISTANT, PLACEHOLDER, USER, read_turns, role_of

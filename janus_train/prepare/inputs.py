@@ -8,8 +8,8 @@ import re
 from glob import has_magic
 from pathlib import Path
 
-from janus_train.config import UserError
 from janus_train.data.image_files import ImageError, read_image_file
+from janus_train.errors import UserError
 from janus_train.prepare.items import Skip
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)

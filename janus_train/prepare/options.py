@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)

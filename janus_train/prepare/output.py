@@ -19,8 +19,8 @@ from pathlib import Path
 from tarfile import BLOCKSIZE, RECORDSIZE
 from typing import IO, Any
 
-from janus_train.config import UserError
 from janus_train.data.shard_index import index_path, write_listing
+from janus_train.errors import UserError
 from janus_train.files import sync, write_json
 from janus_train.jsonl import write_json_lines
 from janus_train.prepare.options import Options

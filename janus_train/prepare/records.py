@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.items import Skip
 
 LINES, LIST, OBJECT, TABLE = "lines", "list", "object", "table"

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
 from janus_train.data.shard_index import own_index, write_listing
 from janus_train.data.shard_scan import write_index
+from janus_train.errors import UserError
 from janus_train.prepare.formats import open_format
 from janus_train.prepare.inputs import expand
 from janus_train.prepare.items import Unit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tarfile import BLOCKSIZE, USTAR_FORMAT, TarInfo
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.items import Format, Item, Skip, Unit
 from janus_train.prepare.pictures import keep
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from janus_train.config import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.prepare.items import UNIT_BYTES, Unit
 
 _BATCH_BYTES = 8 << 20
@@ -25,7 +25,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no readable Parquet file ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is no readable Parquet file ({one_line(error)})") from None
 
 
 def parquet_units(path: str, columns: list[str] | None) -> Iterator[Unit]:
@@ -56,7 +56,7 @@ def parquet_rows(what: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         yield from _rows(path, group, tuple(columns) if columns is not None else None).read(start, stop)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged in row group {group} ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is damaged in row group {group} ({one_line(error)})") from None
 
 
 @lru_cache(maxsize=1)

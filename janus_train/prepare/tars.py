@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 _BLOCK = 512
 

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
-from janus_train.config import UserError
 from janus_train.data.shard_scan import write_index
+from janus_train.errors import UserError
 from janus_train.prepare.formats import open_format
 from janus_train.prepare.items import Format, Unit
 from janus_train.prepare.options import Options

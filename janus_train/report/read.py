@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.jsonl import Line, read_json_lines
 
 

@@ -21,15 +21,15 @@ from typing import IO
 import numpy as np
 import torch
 
-from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.records import SHARD_FORMATS, open_picture
 from janus_train.data.shard_index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest
 from janus_train.data.shard_scan import scan
 from janus_train.data.types import BadSample
+from janus_train.errors import UserError
 from janus_train.files import sync
-from janus_train.model.code_encoder import CodeEncoder
+from janus_train.model.vq import CodeEncoder
 
 BATCH = 32
 """Pictures that are encoded at a time."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.config import UserError
 from janus_train.data.given import Given
 from janus_train.data.shard_index import ShardIndex, own_index, read_head
 from janus_train.data.shard_swap import Busy, finish_swap, locked, relist, replace_shard
 from janus_train.data.storage import Location
 from janus_train.data.templates import get_template
-from janus_train.model.code_encoder import CodeEncoder
+from janus_train.errors import UserError
+from janus_train.model.vq import CodeEncoder
 from janus_train.tokenization.rewrite import Tally, has_pictures, rewrite
 
 

@@ -28,7 +28,7 @@ def write_final_model(
     weights = with_start_weights(weights, model.bf16_names, Path(start))
     if config.peft is not None:
         lora.write_adapter(model.janus, weights, config.peft, run_dir.adapter, start, config.train_parts)
-        weights = lora.merged(weights, config.peft)
+        weights = lora.merge_lora(weights, config.peft)
     save_model(model.janus, encoder, run_dir.final, weights, model.extras)
     run_dir.write_end(config.run.steps)
 

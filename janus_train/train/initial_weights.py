@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.config import Config, ModelConfig, Part, UserError, resolve
+from janus_train.config import Config, ModelConfig, Part
+from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
-from janus_train.model.components import part_of
-from janus_train.model.janus import build, init_generation_embeddings, transformers_config
+from janus_train.model.build import build, init_generation_embeddings, transformers_config
+from janus_train.model.parts import part_of
+from janus_train.paths import resolve
 from janus_train.train.run_dir import RunDir, State
 
 NEW_PARTS: frozenset[Part] = frozenset(

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from janus_train import report
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.loader import RowLoader, open_recipe, streams_of
 from janus_train.data.streams import reassign_streams
-from janus_train.model import compiling
+from janus_train.errors import UserError
+from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
@@ -43,7 +44,7 @@ def run(config: Config) -> Path:
     store = process_group.join(config.run)
     group = Distributed(config)
     deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with process_group.propagate_errors(store), deadlines as watchdog, compiling.naming_failures():
+    with process_group.propagate_errors(store), deadlines as watchdog, compile_errors_as_user_errors():
         return _run(config, group, watchdog)
 
 

@@ -22,9 +22,11 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from janus_train.config import ROOT, Config, Part, UserError
+from janus_train.config import Config, Part
+from janus_train.errors import UserError
 from janus_train.files import sync, write_json, write_text
 from janus_train.jsonl import truncate_after
+from janus_train.paths import ROOT
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed

@@ -9,7 +9,7 @@ import torch
 
 from janus_train.data.batch import Batch
 from janus_train.data.types import KINDS, Kind
-from janus_train.model.loss import LossSums
+from janus_train.model.losses import LossSums
 from janus_train.train.backends import Backend
 
 

@@ -13,12 +13,13 @@ from janus_train.data.recipe import Recipe
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.write import Extras
-from janus_train.model import compiling, lora
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.code_encoder import encoder_digest
-from janus_train.model.components import is_adapter, parameters_by_part, part_digests, set_trainable
-from janus_train.model.precision import narrow_frozen
-from janus_train.model.text_loss import text_head
+from janus_train.model import lora
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.compile import compile_layers, should_compile
+from janus_train.model.parts import is_lora, parameters_by_part, part_digests, set_trainable
+from janus_train.model.precision import cast_frozen_to_bf16
+from janus_train.model.vq import encoder_digest
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.initial_weights import Start, check_frozen, find_start, load_start
 from janus_train.train.run_dir import RunDir, RunState
@@ -45,7 +46,7 @@ class TrainableModel:
         """For the manifest: each part's parameters, whether they train, whether they are new, and those of its LoRA."""
         table: dict[str, Any] = {}
         for part, named in parameters_by_part(self.janus).items():
-            adapter = sum(p.numel() for name, p in named if is_adapter(name))
+            adapter = sum(p.numel() for name, p in named if is_lora(name))
             parameters = sum(p.numel() for _, p in named) - adapter
             table[part] = {
                 "parameters": parameters,
@@ -62,7 +63,7 @@ def load_trainable(
     """Raises `UserError` for weights that do not fit the configuration, the run so far, or the recipe's cached codes."""
     if config.peft is not None:
         lora.check_usable(group.backend)
-    compiled = compiling.wanted(config, group.device, group.gathers_inside_layers)
+    compiled = should_compile(config, group.device, group.gathers_inside_layers)
     if config.init_from is not None and is_hub_id(config.init_from):
         with group.local_main_first():
             local_folder(config.init_from, "init_from=")
@@ -82,12 +83,12 @@ def make_trainable(
 ) -> list[str]:
     """What the configuration does to the model, in the order that it needs; the names of the weights that are bf16 now."""
     if config.peft is not None:
-        lora.attach(janus, config.peft)
+        lora.add_lora(janus, config.peft)
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
-        compiling.compile_layers(janus)
+        compile_layers(janus)
     if config.precision == "bf16" and group.backend == "ddp":  # elsewhere they are sharded, as fp32
-        return narrow_frozen(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
+        return cast_frozen_to_bf16(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
     return []

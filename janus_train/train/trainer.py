@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.loader import RowLoader
 from janus_train.data.types import Row
+from janus_train.errors import UserError
 from janus_train.train.backends import Backend
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed.signals import Preempted, StopSignals

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.data.images import to_rgb
 from janus_train.data.recipe import Source
 from janus_train.data.templates import Template, template_for
 from janus_train.data.types import BadSample, Kind, Record, Reference
+from janus_train.errors import UserError
 from janus_train.interop.processor import load_tokenizer
 
 _STUB = Image.new("RGB", (1, 1))

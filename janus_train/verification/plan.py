@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
 from janus_train.data.given import Given
 from janus_train.data.recipe import SOURCE_TYPES, Source
 from janus_train.data.shard_index import read_head
@@ -16,6 +15,7 @@ from janus_train.data.shards import ShardSource
 from janus_train.data.storage import Location, file_sizes, open_reader
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
+from janus_train.errors import UserError
 from janus_train.verification.check import Check, Lengths
 
 STRETCH = 200

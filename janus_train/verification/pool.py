@@ -13,9 +13,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
-from janus_train.config import UserError
 from janus_train.data.recipe import Source
 from janus_train.data.storage import Location
+from janus_train.errors import UserError
 from janus_train.verification.check import Check
 from janus_train.verification.plan import Looked, Piece, Plan, Problem, Tar, look
 

@@ -13,8 +13,8 @@ from benchmarks import train
 from benchmarks.naive import padded
 from benchmarks.rows import documents, packed, with_codes
 from janus_train.data.types import IGNORE
-from janus_train.model import compiling
-from janus_train.planning.content import content_of, expected_row
+from janus_train.model import compile as compiling
+from janus_train.planning.workload import expected_row, workload_of
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -58,7 +58,7 @@ def test_samples_are_shaped_like_the_papers(stage: int) -> None:
     """Of the 1B: per token within a quarter of what a plan expects; pairs apart, which a spread of lengths raises."""
     config = train.config_of("janus_pro_1b", stage)
     samples = documents(config, 200, seed=0)
-    found, expected = content_of(samples), expected_row(config, cached_codes=False)
+    found, expected = workload_of(samples), expected_row(config, cached_codes=False)
     for name, value in vars(expected).items():
         if name == "causal_pairs":
             assert found.causal_pairs / found.tokens > value / expected.tokens

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
 from janus_train.data import block_cache
 from janus_train.data.block_cache import BlockCache
+from janus_train.errors import UserError
 
 
 @pytest.fixture(autouse=True)

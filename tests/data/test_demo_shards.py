@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from janus_train.config import ROOT, UserError
 from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
+from janus_train.paths import ROOT
 
 DEMO = ROOT / "data_recipes/demo"
 TARS = sorted((DEMO / "shards").glob("*.tar"))

@@ -12,10 +12,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from janus_train.config import UserError
 from janus_train.data import hf_dataset
 from janus_train.data.hf_dataset import HfDatasetSource
 from janus_train.data.types import BadSample
+from janus_train.errors import UserError
 from tests.helpers import encoded, picture
 
 NAMES = ["cat", "dog", "bird"]

@@ -199,7 +199,7 @@ def test_the_linter_forbids_any_other_open(code: str) -> None:
     import subprocess
     import sys
 
-    from janus_train.config import ROOT
+    from janus_train.paths import ROOT
 
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
     if ruff is None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from janus_train.config import RatioConfig, UserError
+from janus_train.config import RatioConfig
 from janus_train.data.recipe import Recipe
+from janus_train.errors import UserError
 from tests.helpers import make_shard
 
 TEXT = RatioConfig(understanding=0, text=1, generation=0, unit="samples")

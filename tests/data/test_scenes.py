@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_train.config import ROOT, UserError
 from janus_train.data.scene_text import COUNTS, PLACES, caption, is_plural, noun
 from janus_train.data.scenes import (
     BACKGROUNDS,
@@ -25,6 +24,8 @@ from janus_train.data.scenes import (
     questions,
     render,
 )
+from janus_train.errors import UserError
+from janus_train.paths import ROOT
 
 SHARDS = sorted((ROOT / "data_recipes/demo/shards").glob("*.tar"))
 OBJECTS = library(tuple(SHARDS))

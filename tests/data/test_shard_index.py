@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
 from janus_train.data.shard_index import (
     Head,
     Member,
@@ -20,6 +19,7 @@ from janus_train.data.shard_index import (
     read_listing,
     write_listing,
 )
+from janus_train.errors import UserError
 from tests.helpers import make_shard
 
 MEMBERS = st.builds(

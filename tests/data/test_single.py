@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
 from janus_train.data.packer import Choice, Item
 from janus_train.data.single import SinglePacker, wheel
 from janus_train.data.types import KINDS, Kind
+from janus_train.errors import UserError
 from tests.helpers import config_of
 
 ratios = st.dictionaries(st.sampled_from(KINDS), st.integers(1, 9), min_size=1)

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from janus_train.config import UserError
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, split, streams_of
 from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.streams import Drawer
 from janus_train.data.types import Row
+from janus_train.errors import UserError
 from tests.helpers import config_of, encoded, make_shard, picture
 
 R = 4

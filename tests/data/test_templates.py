@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import RatioConfig, UserError
+from janus_train.config import RatioConfig
 from janus_train.data import templates
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
@@ -14,6 +14,7 @@ from janus_train.data.special_tokens import EOS
 from janus_train.data.streams import Drawer
 from janus_train.data.templates import get_template, register_template, template_for
 from janus_train.data.types import BadSample, Record, Segment
+from janus_train.errors import UserError
 from tests.helpers import make_shard
 
 

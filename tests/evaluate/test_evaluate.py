@@ -92,7 +92,7 @@ def test_same_seed_same_pictures(loaded, results, tmp_path):
 def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
     scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
     answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
-    monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    monkeypatch.setattr(drawing, "generate_images", lambda *a, **k: [render(scene, objects) for scene in scenes])
     monkeypatch.setattr(
         answering, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )

@@ -67,6 +67,8 @@ def janus(encoder: Encoder) -> JanusForConditionalGeneration:
                 if parameter.ndim > 1:
                     parameter.normal_(std=0.25)
         model.model.generation_embeddings.weight.normal_()
-        model.model.language_model.embed_tokens.weight[encoder.special.pad].normal_()  # trap 7: pad's row is trained
+        model.model.language_model.embed_tokens.weight[
+            encoder.special.pad
+        ].normal_()  # pad's row is trained: guidance drop-out feeds it
         model.lm_head.weight[encoder.special.placeholder] = 0  # never the likeliest: an answer holds no pictures
     return model.eval()

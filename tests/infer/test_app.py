@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
-from janus_train.infer.load import Loaded, load_model
+from janus_train.errors import UserError
+from janus_train.infer.load import LoadedModel, load_model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def loaded(random_base: Path) -> Loaded:
+def loaded(random_base: Path) -> LoadedModel:
     """A random model that answers in letters."""
     model = load_model(random_base)
     letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
@@ -49,7 +49,7 @@ def loaded(random_base: Path) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def address(loaded: Loaded) -> Iterator[tuple[str, int]]:
+def address(loaded: LoadedModel) -> Iterator[tuple[str, int]]:
     from janus_train.infer.app import serve
 
     port = free_port()
@@ -73,7 +73,7 @@ def browser(address: tuple[str, int]) -> Iterator[tuple[Any, set[str]]]:
         chromium.close()
 
 
-def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: Loaded, tmp_path: Path) -> None:
+def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: LoadedModel, tmp_path: Path) -> None:
     page, hosts = browser
     blue = Image.new("RGB", (40, 30), (0, 90, 200))
     blue.save(tmp_path / "blue.png")
@@ -131,7 +131,7 @@ def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd:
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: Loaded) -> None:
+def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: LoadedModel) -> None:
     from janus_train.infer.app import serve
 
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ cannot be served \(Address already in use\)"):

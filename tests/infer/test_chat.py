@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.images import to_float, understanding_pixels
+from janus_train.errors import UserError
 from janus_train.infer import chat
 from janus_train.infer.chat import answer, answer_ids, open_turn, stream_answer
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import image_features, prompt_embeds
 
 LOOK = "<image_placeholder>\n"
 
@@ -67,7 +67,7 @@ def test_another_picture_gives_another_answer(janus, encoder):
     messages = REQUESTS[0][0]
     ids = encoder.chat_prompt_ids(open_turn(messages), 1)
     rows = torch.tensor([ids])
-    first, second = (prompt_embeds(janus, rows, [picture_features(janus, encoder, [picture(n)])]) for n in (0, 1))
+    first, second = (prompt_embeds(janus, rows, [image_features(janus, encoder, [picture(n)])]) for n in (0, 1))
     changed = (first != second).any(-1)[0]
     assert torch.equal(changed, rows[0] == encoder.special.placeholder)
 

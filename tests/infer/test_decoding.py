@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import UserError
-from janus_train.infer.decoding import Decoder, Graph, check_fits, inference, left_pad
+from janus_train.errors import UserError
+from janus_train.infer.decoding import CudaGraph, Decoder, check_fits, inference, left_pad
 
 ROWS = ([5, 6, 7], [8], [9, 10, 11, 12, 13])
 
@@ -43,7 +43,7 @@ def test_a_cuda_graph_gives_the_same(janus: JanusForConditionalGeneration) -> No
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_capturing_leaves_the_state() -> None:
     total = torch.zeros(2, device="cuda")
-    graph = Graph(lambda value: total.add_(value) * 2, torch.ones(2, device="cuda"), [total])
+    graph = CudaGraph(lambda value: total.add_(value) * 2, torch.ones(2, device="cuda"), [total])
     assert total.tolist() == [0, 0]
     assert [graph(torch.full((2,), v, device="cuda")).tolist() for v in (1.0, 2.0)] == [[2, 2], [6, 6]]
 

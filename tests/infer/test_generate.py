@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer import generate as module
-from janus_train.infer.generate import generate_codes, generate_pictures, guided, pick, unconditional, uniforms
+from janus_train.infer.generate import generate_codes, generate_images, guided, pick, unconditional, uniforms
 
 PROMPTS = [[1, *range(20, 20 + n), 7] for n in (6, 2, 11, 9, 3)]
 
@@ -21,7 +21,7 @@ def plain_loop(janus, prompt, pad_id, guidance, codes=None):
     """Greedy codes and guided logits (P, C) of one prompt: no cache, no padding, no batch; `codes` forces the path."""
     model, drawn, all_logits = janus.model, [], []
     with torch.no_grad():
-        for i in range(module.tokens_per_picture(janus)):
+        for i in range(module.tokens_per_image(janus)):
             halves = []
             for ids in (prompt, [prompt[0], *[pad_id] * (len(prompt) - 2), prompt[-1]]):
                 embeds = model.language_model.embed_tokens(torch.tensor([ids]))
@@ -100,11 +100,11 @@ def test_a_picture_does_not_depend_on_its_batch(janus, encoder):
 def test_whatever_is_drawn_beside_it_a_picture_is_the_same(janus, encoder, batch, batch_size, guidance):
     """Any prompts, of any lengths, in any order, with any seeds, in batches of any size: to the last bit."""
     options = {"pad_id": encoder.special.pad, "guidance": guidance, "temperature": 0.9}
-    together = generate_pictures(
+    together = generate_images(
         janus, [PROMPTS[n] for n, _ in batch], seeds=[seed for _, seed in batch], batch_size=batch_size, **options
     )
     for (n, seed), picture in zip(batch, together, strict=True):
-        (alone,) = generate_pictures(janus, [PROMPTS[n]], seeds=[seed], **options)
+        (alone,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
         assert np.array_equal(picture, alone)
 
 
@@ -127,7 +127,7 @@ def test_modes_gradients_and_attention_are_put_back(janus, encoder):
     before = [m.training for m in janus.modules()]
     weights = {name: value.clone() for name, value in janus.state_dict().items()}
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
-    pictures = generate_pictures(janus, PROMPTS, seeds=range(5), batch_size=2, **options)
+    pictures = generate_images(janus, PROMPTS, seeds=range(5), batch_size=2, **options)
     assert [p.size for p in pictures] == [(16, 16)] * 5
     assert [m.training for m in janus.modules()] == before
     assert janus.model.language_model.config._attn_implementation == "eager"
@@ -138,10 +138,10 @@ def test_modes_gradients_and_attention_are_put_back(janus, encoder):
 def test_pictures_come_in_the_prompts_order(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
     done = []
-    together = generate_pictures(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
+    together = generate_images(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
     assert done == [3, 2]
     for n, prompt in enumerate(PROMPTS):
-        alone = generate_pictures(janus, [prompt], seeds=[n], **options)[0]
+        alone = generate_images(janus, [prompt], seeds=[n], **options)[0]
         assert np.array_equal(together[n], alone), "to the last bit: alone, and in a batch of mixed prompt lengths"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.infer.generate import generate_codes
 from janus_train.infer.load import load_model, quickest_dtype
 
@@ -65,10 +65,10 @@ def test_missing_parts_are_named(folder, janus, capfd):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "{", "config.json is no JSON object"),
-        ("generation_config.json", "{", "generation_config.json is no JSON object"),
+        ("config.json", "{", "config.json is not a JSON object"),
+        ("generation_config.json", "{", "generation_config.json is not a JSON object"),
         ("generation_config.json", '{"guidance_scale": "much"}', "guidance_scale and temperature must be numbers"),
-        ("processor_config.json", "[1]", "processor_config.json is no JSON object"),
+        ("processor_config.json", "[1]", "processor_config.json is not a JSON object"),
         ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
         ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}', "the tokenizer lacks Janus's special tokens"),
     ],

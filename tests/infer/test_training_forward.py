@@ -18,7 +18,7 @@ from janus_train.data.types import Document, Record, Row
 from janus_train.infer import generate as drawing
 from janus_train.infer.chat import open_turn
 from janus_train.infer.decoding import Decoder, inference, left_pad
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import image_features, prompt_embeds
 from janus_train.model.janus import PackedJanus
 from tests.helpers import document_of
 
@@ -97,7 +97,7 @@ def test_text_logits(janus: JanusForConditionalGeneration, encoder: Encoder, fix
     ids, mask = left_pad(prompts, encoder.special.pad)
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + len(answer), fixed=fixed)
-        states = [decoder.prefill(prompt_embeds(janus, ids, [picture_features(janus, encoder, pictures)]), mask)]
+        states = [decoder.prefill(prompt_embeds(janus, ids, [image_features(janus, encoder, pictures)]), mask)]
         for token in answer[:-1]:
             states.append(decoder.step(janus.get_input_embeddings()(torch.tensor([token] * 3))))
         inferred = janus.lm_head(torch.stack(states, 1))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
 from janus_train.data.types import digest
 from janus_train.inspection.drawn import start_folder
+from janus_train.paths import ROOT
 from janus_train.train.run import run as train
 from tests.helpers import Run, config_of
 from tests.train.conftest import SMALL

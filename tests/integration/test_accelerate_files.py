@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=1", "data.lookahead=2", "run.cpu_threads=1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 
 BIN = Path(sys.executable).parent
 QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "data.lookahead=2", "run.cpu_threads=1")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "data_recipes/README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.interop import official, official_config, processor, write
-from janus_train.model.janus import build
+from janus_train.model.build import build
 from tests.model.model_configs import model_config
 
 Tensors = dict[str, torch.Tensor]

@@ -26,12 +26,12 @@ from transformers import (
 from transformers.models.janus import JanusVQVAE
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
+from janus_train.errors import UserError
 from janus_train.interop.assemble import assemble
+from janus_train.interop.base_encoders import load_vq
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.official import to_official
-from janus_train.interop.parts import load_vq
 from tests.conftest import TEXTS
 from tests.helpers import config_of
 from tests.interop.conftest import stored
@@ -217,8 +217,8 @@ def open_folder_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def test_the_encoders_are_kept(parts, tmp_path) -> None:
     """Same features and same codes as from the parts themselves; the attention pool stays for an export."""
-    from janus_train.model.code_encoder import load_code_encoder
-    from janus_train.model.codes import encode_pictures
+    from janus_train.interop.vq_encoder import load_code_encoder
+    from janus_train.model.vq import encode_images
 
     assemble(str(parts / "llm-llama, tied"), str(parts / "siglip"), parts / "vq.pt", tmp_path / "m", seed=0)
     from transformers import JanusForConditionalGeneration
@@ -240,7 +240,7 @@ def test_the_encoders_are_kept(parts, tmp_path) -> None:
     from janus_train.interop.write import extra_shapes
 
     assert extras.keys() == extra_shapes(janus.config).keys()
-    codes = encode_pictures(load_code_encoder(tmp_path / "m", torch.device("cpu")).vqmodel, pixels)
+    codes = encode_images(load_code_encoder(tmp_path / "m", torch.device("cpu")).vqmodel, pixels)
     assert codes.shape == (2, 16)
     table = stored(tmp_path / "m")["model.generation_embeddings.weight"]
     codebook = torch.load(parts / "vq.pt", weights_only=True)["model"]["quantize.embedding.weight"]
@@ -249,13 +249,13 @@ def test_the_encoders_are_kept(parts, tmp_path) -> None:
 
 def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
     """31 pixels by patches of 6 are 5 x 5, one pixel left over: pictures to draw have 5 x 8 = 40 pixels a side."""
-    from janus_train.infer.generate import generate_pictures
+    from janus_train.infer.generate import generate_images
     from janus_train.infer.load import load_model
     from janus_train.train.run import run
 
     out = tmp_path / "m"
     made = assemble(str(parts / "llm-qwen2, tied"), str(parts / "siglip-odd"), parts / "vq.pt", out, seed=0)
-    assert made.config.vision_config.num_image_tokens == 25 and made.generation_size == 40
+    assert made.config.vision_config.num_image_tokens == 25 and made.generation_image_size == 40
     assert int(24 * made.config.vision_config.mlp_ratio) == 60
     config = config_of(
         "+stage=1", "model=from_folder", f"init_from={out}", f"output_dir={tmp_path / 'run'}", "data=demo",
@@ -265,7 +265,7 @@ def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
     loaded = load_model(run(config) / "final")
     ids = [loaded.encoder.generation_prompt_ids("a dog")]
     pad = loaded.encoder.special.pad
-    (picture,) = generate_pictures(loaded.janus, ids, pad_id=pad, guidance=2.0, temperature=1.0, seeds=[0])
+    (picture,) = generate_images(loaded.janus, ids, pad_id=pad, guidance=2.0, temperature=1.0, seeds=[0])
     assert picture.size == (40, 40)
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from janus_train import cli
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
 
@@ -126,7 +126,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_config(f, lambda c: c.pop("gen_head_config")),
         r"no official Janus model's: 'gen_head_config' is missing",
     ),
-    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is no JSON object"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not a JSON object"),
     "no config": (lambda f: (f / "config.json").unlink(), r"no model there \(config\.json is missing\)"),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
@@ -181,7 +181,7 @@ def test_nothing_is_replaced(official, tmp_path) -> None:
 
 
 def test_a_base_without_adaptors_is_no_model_to_export(tmp_path) -> None:
-    from janus_train.config import ROOT
+    from janus_train.paths import ROOT
 
     with pytest.raises(UserError, match=r"not complete: .*\(generation_adaptor, generation_embedding, image_head"):
         export_model(str(ROOT / "data_recipes/demo/base"), tmp_path / "out", "hf")

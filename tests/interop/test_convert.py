@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import ROOT, UserError
+from janus_train.errors import UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
+from janus_train.paths import ROOT
 from tests.interop.conftest import same, small_model, stored
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -115,7 +116,7 @@ def test_transformers_processor_makes_the_ids_that_training_does(imported) -> No
 
 
 def test_janus_1_3b_keeps_its_words_for_the_speakers(make_official, tmp_path) -> None:
-    """facts.md: `User` and `Assistant`, for which its tokenizer has no tokens."""
+    """Janus-1.3B says `User` and `Assistant`, for which its tokenizer has no tokens."""
     from transformers import JanusProcessor
 
     from janus_train.infer.load import load_model
@@ -260,7 +261,10 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert "# tiny, stage 1" in card and "| steps | 1 |" in card and "data_recipes/demo/stage1.yaml" in card
     assert manifest["data"] and all(digest in card for digest in manifest["data"].values())
-    for text, message in (("{", "manifest.json is no JSON object"), ('{"stage": 1}', "does not say what was trained")):
+    for text, message in (
+        ("{", "manifest.json is not a JSON object"),
+        ('{"stage": 1}', "does not say what was trained"),
+    ):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=message) as error:
             export_model(str(folder), tmp_path / "none", "hf")

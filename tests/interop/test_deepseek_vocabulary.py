@@ -21,12 +21,12 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from janus_train.config import ROOT
 from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import chat_prompt
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
-from janus_train.interop.language import extend_tokenizer
+from janus_train.interop.base_language_model import extend_tokenizer
 from janus_train.interop.processor import load_tokenizer, save_official_processor, save_processor
+from janus_train.paths import ROOT
 
 pytestmark = pytest.mark.registry
 
@@ -159,7 +159,7 @@ def test_it_gives_the_ids_of_the_vectors(fetched: Path, tokenizer: PreTrainedTok
             assert core.decode(ids, skip_special_tokens=False) == text
 
 
-def test_special_tokens_have_the_facts_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_have_the_published_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_tokens_to_ids([BOS, EOS]) == [100_000, 100_001]
 
 
@@ -184,7 +184,7 @@ def test_both_layouts_bring_the_same_ids_back(
     fetched: Path, janus_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, layout: str
 ) -> None:
     """The official files name LlamaTokenizerFast, whose own rules would split this vocabulary's text in another way."""
-    from janus_train.model.janus import transformers_config
+    from janus_train.model.build import transformers_config
     from tests.model.model_configs import model_config
 
     config = transformers_config(model_config("janus_pro_1b"), None, None, None, None)

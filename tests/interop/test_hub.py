@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.interop import hub
 from janus_train.interop.hub import is_hub_id, local_folder
 from tests.helpers import config_of

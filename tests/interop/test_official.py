@@ -11,7 +11,7 @@ import torch
 from janus_train.interop.official import VQ, from_official, is_extra, official_name, to_official, transformers_name
 from janus_train.interop.official_config import VQ_16, vq_shape
 from janus_train.interop.write import extra_shapes
-from janus_train.model.janus import build
+from janus_train.model.build import build
 from tests.model.model_configs import model_config
 
 SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "official_state_dict_shapes.json").read_text())

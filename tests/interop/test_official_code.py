@@ -26,12 +26,12 @@ from janus_train.data.special_tokens import ASSISTANT, USER, SpecialTokens
 from janus_train.infer.chat import answer_ids
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_codes, guided
-from janus_train.infer.load import Loaded, load_model
-from janus_train.infer.seeing import picture_features, prompt_embeds
+from janus_train.infer.image_inputs import image_features, prompt_embeds
+from janus_train.infer.load import LoadedModel, load_model
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
-from janus_train.model.codes import decode_codes
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.vq import decode_codes
 from tests.interop.conftest import same, stored
 from tests.model.model_configs import model_config
 
@@ -54,7 +54,7 @@ PROMPTS = ["a red apple to the left of a dog", " 苹果是红色的。\n"]
 class Both:
     """Our model, and what the official code found with its export."""
 
-    ours: Loaded
+    ours: LoadedModel
     export: Path
     loading: dict[str, list[str]]
     theirs: dict[str, np.ndarray]
@@ -158,7 +158,7 @@ def test_it_understands_the_same(both: Both) -> None:
     janus, encoder = both.ours.janus, both.ours.encoder
     for number, (prompt, looked_at) in enumerate(zip(both.prompts(), pictures(), strict=True)):
         with inference(janus):
-            features = [picture_features(janus, encoder, looked_at)] if looked_at else []
+            features = [image_features(janus, encoder, looked_at)] if looked_at else []
             embeds = prompt_embeds(janus, torch.tensor([prompt]), features)
             logits = janus.lm_head(janus.model.language_model(inputs_embeds=embeds).last_hidden_state)
         assert relative(logits[0], both.theirs[f"understand{number}/logits"]) < 1e-5

@@ -12,7 +12,7 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from janus_train.infer.chat import answer_ids, open_turn
 from janus_train.infer.generate import generate_codes
-from janus_train.infer.load import Loaded, load_model
+from janus_train.infer.load import LoadedModel, load_model
 from janus_train.interop.convert import export_model, import_official
 from tests.interop.conftest import SIZE, small_model
 
@@ -50,11 +50,11 @@ def processor(exported: Path) -> JanusProcessor:
 
 
 @pytest.fixture(scope="module")
-def ours(exported: Path) -> Loaded:
+def ours(exported: Path) -> LoadedModel:
     return load_model(exported)
 
 
-def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: Loaded) -> None:
+def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: LoadedModel) -> None:
     prompts = ["a red apple", "a dog on the right, on a blue background"]
     asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = [processor.apply_chat_template(one, add_generation_prompt=True) for one in asked]
@@ -81,9 +81,11 @@ def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcesso
         assert off.max() <= 1, "one level: the official code truncates, transformers may round"
 
 
-def test_answering(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: Loaded) -> None:
+def test_answering(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: LoadedModel) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(one) for one in pixels]  # of the encoder's size: nothing is scaled (trap 6)
+    pictures = [
+        Image.fromarray(one) for one in pixels
+    ]  # of the encoder's size: nothing is scaled, where transformers rounds otherwise
     said = []
     for shown, words in ((pictures[:1], "What?"), (pictures, "Which one is larger?"), ([], "Hello, who is there?")):
         content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": words}]

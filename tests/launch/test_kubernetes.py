@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 from tests.helpers import config_of
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 from janus_train.train.run import run
 from tests.helpers import config_of
 from tests.processes import SMALL, digests, metrics, wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 from janus_train.train.run import run
 from tests.helpers import config_of
 from tests.launch.slurm import Slurm, absent, two_nodes

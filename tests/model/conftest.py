@@ -7,7 +7,7 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig
-from janus_train.model.janus import build, init_generation_embeddings
+from janus_train.model.build import build, init_generation_embeddings
 from tests.model.model_configs import model_config
 from tests.model.reference import (
     BOI,

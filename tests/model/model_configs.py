@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import yaml
 
-from janus_train.config import ROOT, ModelConfig
+from janus_train.config import ModelConfig
+from janus_train.paths import ROOT
 
 
 def model_config(name: str, **changes: object) -> ModelConfig:

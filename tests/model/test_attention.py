@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import JanusForConditionalGeneration, LlamaConfig, LlamaModel
 
 from janus_train.model import attention
-from janus_train.model import documents as grouping
-from janus_train.model.documents import Documents as Layout
+from janus_train.model.attention import documents as grouping
+from janus_train.model.attention import packed
+from janus_train.model.attention.documents import Documents as Layout
 from janus_train.model.janus import PackedJanus
 from tests.model.reference import Documents, Text, to_batch
 
@@ -147,7 +148,7 @@ def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     inputs = states(4, 2, 16)
     flat = (x[0].transpose(0, 1) for x in inputs)
-    got = attention._varlen(*flat, layout(lengths), 8**-0.5)
+    got = packed._varlen(*flat, layout(lengths), 8**-0.5)
     torch.testing.assert_close(got[None], eager(*inputs, lengths))
 
 

@@ -19,12 +19,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
 from janus_train.data.batch import Batch
-from janus_train.model import lora, text_loss
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.compiling import compile_layers
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
-from janus_train.model.text_loss import text_head
+from janus_train.model import chunked_cross_entropy, lora
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.build import build
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.compile import compile_layers
+from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import set_trainable
 from tests.model import reference
 from tests.model.reference import Documents, to_batch
 from tests.model.test_packing import STAGES
@@ -36,7 +37,9 @@ Found = dict[str, torch.Tensor]
 
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(text_loss, "LOGITS", 7 * reference.VOCABULARY)  # so that this small batch has many chunks
+    monkeypatch.setattr(
+        chunked_cross_entropy, "LOGITS", 7 * reference.VOCABULARY
+    )  # so that this small batch has many chunks
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -129,7 +132,9 @@ def test_one_compilation_serves_all_packings_and_layers(
     compiled = copy.deepcopy(janus)
     checkpoint_layers(compiled, policy)
     compile_layers(compiled, counter)
-    text_head(compiled).slopes = text_loss.losses_and_slopes  # whose one compilation is counted elsewhere
+    text_head(
+        compiled
+    ).losses_and_grads = chunked_cross_entropy.losses_and_grads  # whose one compilation is counted elsewhere
     for batch in packings(janus, documents):
         for model in (janus, compiled):
             model.zero_grad()
@@ -142,10 +147,12 @@ def test_one_compilation_serves_all_packings_and_layers(
 
 def test_the_text_losss_pointwise_part_compiles_for_any_number_of_positions() -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    slopes = torch.compile(text_loss.losses_and_slopes, backend=counter, dynamic=True)
+    compiled_fn = torch.compile(chunked_cross_entropy.losses_and_grads, backend=counter, dynamic=True)
     for n in (9, 4, 17, 30):
         logits, targets = torch.randn(n, 50), torch.randint(0, 50, (n,))
-        for got, wanted in zip(slopes(logits, targets), text_loss.losses_and_slopes(logits, targets), strict=True):
+        for got, wanted in zip(
+            compiled_fn(logits, targets), chunked_cross_entropy.losses_and_grads(logits, targets), strict=True
+        ):
             torch.testing.assert_close(got, wanted)
     assert counter.frame_count == 1
 
@@ -165,7 +172,7 @@ def test_lora_compiles(
     janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
 ) -> None:
     pytest.importorskip("peft")
-    lora.attach(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
+    lora.add_lora(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
     for name, parameter in janus.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))

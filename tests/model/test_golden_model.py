@@ -2,7 +2,7 @@
 
 The real vision tower and VQ tokenizer with weights by rule, a small language model. All values in fp32; "relative" is
 the largest difference over the largest value. What is left is the order in which sums are taken, which depends on the
-machine's kernels: the tolerances leave room for it, and are far below what any trap does.
+machine's kernels: the tolerances leave room for it, and are far below what any known mistake does.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.images import to_float, understanding_pixels
 from janus_train.interop.official import from_official, is_extra
-from janus_train.model.codes import encode_pictures
-from janus_train.model.janus import PackedJanus, prepare, transformers_config
-from janus_train.model.loss import LossSums, cross_entropies
-from janus_train.model.text_loss import text_head
+from janus_train.model.build import prepare, transformers_config
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
+from janus_train.model.losses import LossSums, cross_entropies
+from janus_train.model.vq import encode_images
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
 
@@ -149,7 +150,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_trap_6_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
+def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
     original = picture(i)
     assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
@@ -171,7 +172,7 @@ def test_vision_features_and_adaptor(
     assert relative(aligned[::48], golden["aligned"][1]) < 1e-5
 
 
-def test_trap_2_generation_embeddings(
+def test_generation_embeddings(
     official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
 ) -> None:
     """Picture 0's codes in the packed row; picture 4's as drawing feeds them."""
@@ -189,7 +190,7 @@ def test_understanding_logits(run: Run, golden: dict[str, np.ndarray]) -> None:
     assert run.sums.num_understanding == 7 and run.sums.text == 0
 
 
-def test_trap_1_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarray]) -> None:
+def test_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarray]) -> None:
     """All 576 codes have their loss, the first one from the prompt's last token."""
     assert relative(run.image_logits[::96, ::32], golden["gen_logits"]) < 1e-5
     losses = cross_entropies(run.image_logits, torch.from_numpy(golden["vq_ids"][0]))
@@ -198,7 +199,7 @@ def test_trap_1_generation_logits_and_loss(run: Run, golden: dict[str, np.ndarra
     assert run.sums.num_generation == TOKENS
 
 
-def test_trap_12_guidance(
+def test_guidance(
     official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row without its text: first and last token stay, all between is pad, and pad is attended to."""
@@ -216,11 +217,9 @@ def test_trap_12_guidance(
 
 
 @pytest.mark.parametrize(("n", "i"), [(0, 0), (1, 4)])
-def test_trap_5_code_ids(
-    official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int
-) -> None:
+def test_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int) -> None:
     """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
-    ids = encode_pictures(official.model.vqmodel, pixels(i)[None]).numpy()[0]
+    ids = encode_images(official.model.vqmodel, pixels(i)[None]).numpy()[0]
     clear = golden["vq_margin"][n] > 1e-4
     assert clear.mean() > 0.98 and np.array_equal(ids[clear], golden["vq_ids"][n][clear])
 

@@ -9,9 +9,9 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Part
-from janus_train.model.codes import encode_pictures
-from janus_train.model.components import parameters_by_part, set_trainable
 from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import parameters_by_part, set_trainable
+from janus_train.model.vq import encode_images
 from tests.model import reference
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Documents, Text, to_batch
 
@@ -132,7 +132,7 @@ def test_codes_made_online_equal_cached_ones(janus: JanusForConditionalGeneratio
     """Some pictures with codes, some without: the encoder's go to the right pictures."""
     g = torch.Generator().manual_seed(3)
     pixels = torch.rand(4, 3, reference.SIZE, reference.SIZE, generator=g) * 2 - 1
-    made = encode_pictures(janus.model.vqmodel, pixels)
+    made = encode_images(janus.model.vqmodel, pixels)
     assert len({tuple(row) for row in made.tolist()}) == 4, "the pictures must differ in their codes"
     pieces = [piece for _, document in documents for piece in document if isinstance(piece, reference.Codes)]
     for i in (1, 3):

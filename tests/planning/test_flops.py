@@ -18,15 +18,16 @@ from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
 from janus_train.inspection.drawn import open_drawn
-from janus_train.model import text_loss
+from janus_train.model import chunked_cross_entropy
 from janus_train.model.attention import Documents as Layout
-from janus_train.model.codes import encode_pictures
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build, transformers_config
-from janus_train.model.lora import attach
-from janus_train.model.text_loss import text_head
-from janus_train.planning.content import Content, content_of, content_of_batch, expected_row
-from janus_train.planning.flops import PIECES, Piece, Work, total_flops, vq_encoder_flops, work
+from janus_train.model.build import build, transformers_config
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
+from janus_train.model.lora import add_lora
+from janus_train.model.parts import set_trainable
+from janus_train.model.vq import encode_images
+from janus_train.planning.flops import FLOPS_PARTS, FlopsPart, PartFlops, flops_by_part, total_flops, vq_encoder_flops
+from janus_train.planning.workload import Workload, expected_row, workload_of, workload_of_batch
 from tests.helpers import config_of
 from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, PictureIn, Text, to_batch
@@ -43,7 +44,7 @@ ODD: dict[str, tuple[Part, ...]] = {
 }
 TRAINED: dict[str, tuple[Part, ...]] = {f"stage {n}": c.train_parts for n, c in STAGES.items()} | ODD
 
-WHERE: dict[Piece, tuple[str, ...]] = {
+WHERE: dict[FlopsPart, tuple[str, ...]] = {
     "language_model": ("PackedJanus.janus.model.language_model",),
     "text_head": ("PackedJanus.janus.lm_head",),
     "image_head": ("PackedJanus.janus.model.generation_head",),
@@ -89,7 +90,7 @@ class Counted:
         torch.manual_seed(0)
         janus = build(MODEL)
         if peft is not None:
-            attach(janus, peft)
+            add_lora(janus, peft)
         set_trainable(janus, tuple(trained))
         text_head(janus).chunked = chunked
         self.batch = to_batch(some_documents(), TOKENS, SIZE)
@@ -116,16 +117,16 @@ def _sum(counts: dict[Any, int]) -> int:
 
 
 @pytest.fixture(scope="module", params=TRAINED)
-def case(request: pytest.FixtureRequest) -> tuple[tuple[Part, ...], Counted, Content, dict[Piece, Work]]:
+def case(request: pytest.FixtureRequest) -> tuple[tuple[Part, ...], Counted, Workload, dict[FlopsPart, PartFlops]]:
     trained = TRAINED[request.param]
     counted = Counted(trained)
-    content = content_of_batch(counted.batch)
-    return trained, counted, content, work(MODEL, trained, content)
+    content = workload_of_batch(counted.batch)
+    return trained, counted, content, flops_by_part(MODEL, trained, content)
 
 
 def test_forward_is_what_torch_counts_piece_by_piece(case: Any) -> None:
     _, counted, content, expected = case
-    for piece in PIECES:
+    for piece in FLOPS_PARTS:
         if piece == "attention":  # the kernels' squares, with their groups' padding, for our pairs
             assert counted.forward[piece] == expected[piece].forward * counted.squares / content.causal_pairs
         else:
@@ -139,7 +140,7 @@ def test_backward_is_what_torch_counts(case: Any) -> None:
     language_model = expected["attention"].input_gradients * counted.squares / content.causal_pairs
     vision, P = MODEL.vision, MODEL.tokens_per_picture
     encoder = (
-        8 * vision.num_hidden_layers * vision.hidden_size * P * P * content.understanding_pictures
+        8 * vision.num_hidden_layers * vision.hidden_size * P * P * content.understanding_images
         if "understanding_encoder" in trained
         else 0
     )
@@ -151,8 +152,8 @@ def test_backward_is_what_torch_counts(case: Any) -> None:
 def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> None:
     """The text head and every layer: input gradients as in stage 2, and nothing more, by torch's count."""
     frozen, trained = Counted(STAGES[1].train_parts), Counted(STAGES[2].train_parts)
-    content = content_of_batch(frozen.batch)
-    weights = sum(work(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
+    content = workload_of_batch(frozen.batch)
+    weights = sum(flops_by_part(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
     assert trained.back_of_weights - frozen.back_of_weights == weights > 0
     assert frozen.back_of_attention == trained.back_of_attention > 0
 
@@ -160,7 +161,7 @@ def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_chunked_text_loss_costs_the_same(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of it is made twice, and none that nobody needs."""
-    monkeypatch.setattr(text_loss, "LOGITS", 50 * 1024)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 50 * 1024)
     trained = STAGES[stage].train_parts
     assert Counted(trained, chunked=True).total == Counted(trained).total > 0
 
@@ -170,9 +171,9 @@ def test_lora_costs_what_torch_counts() -> None:
     trained: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
     peft = PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model", "image_head"))
     counted = Counted(trained, peft)
-    content = content_of_batch(counted.batch)
-    expected = work(MODEL, trained, content, peft)
-    for piece in PIECES:
+    content = workload_of_batch(counted.batch)
+    expected = flops_by_part(MODEL, trained, content, peft)
+    for piece in FLOPS_PARTS:
         if piece != "attention":
             assert counted.forward[piece] == expected[piece].forward, piece
     rest = [found for piece, found in expected.items() if piece != "attention"]
@@ -181,7 +182,7 @@ def test_lora_costs_what_torch_counts() -> None:
 
 def test_content_of_documents_is_content_of_their_batch(small_rows: list[Row]) -> None:
     batch = collate(small_rows, TOKENS, SIZE)
-    assert content_of(d for row in small_rows for d in row.documents) == content_of_batch(batch)
+    assert workload_of(d for row in small_rows for d in row.documents) == workload_of_batch(batch)
 
 
 @pytest.fixture
@@ -193,24 +194,24 @@ def small_rows(random_base: Path) -> list[Row]:
 def test_a_picture_costs_what_the_official_sizes_cost() -> None:
     """performance: SigLIP-L 381 GFLOP, VQ-16's encoder 313, at 384 pixels."""
     model = config_of("+stage=2", "model=janus_pro_1b").model
-    assert work(model, (), Content(understanding_pictures=1))["understanding_encoder"].forward / 1e9 == pytest.approx(
-        381.4, abs=0.1
-    )
+    assert flops_by_part(model, (), Workload(understanding_images=1))[
+        "understanding_encoder"
+    ].forward / 1e9 == pytest.approx(381.4, abs=0.1)
     assert vq_encoder_flops(model) / 1e9 == pytest.approx(312.7, abs=0.1)
 
 
-COUNTS = st.builds(Content, *[st.floats(0, 1e6) for _ in fields(Content)])
+COUNTS = st.builds(Workload, *[st.floats(0, 1e6) for _ in fields(Workload)])
 SOME_PARTS = st.sets(st.sampled_from([part for part in PARTS if part != "generation_encoder"]))
 
 
 @settings(max_examples=30, deadline=None)
 @given(COUNTS, COUNTS, SOME_PARTS)
-def test_work_adds_up_over_rows_and_grows_with_what_trains(one: Content, other: Content, trained: set[Part]) -> None:
+def test_work_adds_up_over_rows_and_grows_with_what_trains(one: Workload, other: Workload, trained: set[Part]) -> None:
     both = total_flops(MODEL, trained, one + other)
     assert both == pytest.approx(total_flops(MODEL, trained, one) + total_flops(MODEL, trained, other), rel=1e-9)
     for part in PARTS[:2]:
         assert total_flops(MODEL, trained | {part}, one) >= total_flops(MODEL, trained, one)
-    for piece, found in work(MODEL, trained, one).items():
+    for piece, found in flops_by_part(MODEL, trained, one).items():
         assert found.weight_gradients <= found.forward and (found.weight_gradients == 0 or piece != "attention")
         assert 0 <= found.input_gradients <= 2 * found.forward
 
@@ -222,9 +223,9 @@ def test_a_ratio_of_tokens_is_one_of_tokens() -> None:
         for unit in ("samples", "tokens")
     )
     for row in (by_samples, by_tokens):
-        assert row.tokens == pytest.approx(4096) and row.uncached_pictures == 0
-    assert by_tokens.generation_pictures * 638 / 4096 == pytest.approx(0.5)
-    assert by_samples.understanding_pictures / by_samples.generation_pictures == pytest.approx(0.4)
+        assert row.tokens == pytest.approx(4096) and row.uncached_images == 0
+    assert by_tokens.generation_images * 638 / 4096 == pytest.approx(0.5)
+    assert by_samples.understanding_images / by_samples.generation_images == pytest.approx(0.4)
 
 
 def test_a_vq_encoder_with_residual_blocks_costs_what_torch_counts() -> None:
@@ -232,5 +233,5 @@ def test_a_vq_encoder_with_residual_blocks_costs_what_torch_counts() -> None:
     model = model_config("tiny", vq={"channel_multiplier": [1, 2, 2, 4], "num_res_blocks": 2, "base_channels": 32})
     vqmodel = JanusVQVAE(transformers_config(model, None, None, None, None).vq_config).eval()
     with FlopCounterMode(display=False) as counter:
-        encode_pictures(vqmodel, torch.zeros(1, 3, SIZE, SIZE))
+        encode_images(vqmodel, torch.zeros(1, 3, SIZE, SIZE))
     assert counter.get_total_flops() == vq_encoder_flops(model)

@@ -13,17 +13,18 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, Part, TextLoss
 from janus_train.data.batch import Batch
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.components import set_trainable
-from janus_train.model.janus import PackedJanus, build
-from janus_train.model.lora import attach
-from janus_train.model.precision import narrow_frozen
-from janus_train.model.text_loss import text_head
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.build import build
+from janus_train.model.chunked_cross_entropy import text_head
+from janus_train.model.janus import PackedJanus
+from janus_train.model.lora import add_lora
+from janus_train.model.parts import set_trainable
+from janus_train.model.precision import cast_frozen_to_bf16
 from janus_train.planning.activations import Activations, Widths, activations
-from janus_train.planning.cards import CARDS
-from janus_train.planning.content import Content, content_of_batch, expected_row
+from janus_train.planning.gpus import GPUS
 from janus_train.planning.plan import POLICIES, RESERVE
-from janus_train.planning.state import SHARINGS, Sizes, sizes_of, state
+from janus_train.planning.state import SHARDING_STRATEGIES, Sizes, sizes_of, state
+from janus_train.planning.workload import Workload, expected_row, workload_of_batch
 from janus_train.train.optim import make_optimizer
 from tests.helpers import config_of
 from tests.model.reference import to_batch
@@ -80,7 +81,7 @@ def a_batch() -> Batch:
 
 
 def expected(
-    content: Content,
+    content: Workload,
     trained: tuple[Part, ...],
     kind: str,
     policy: ActivationCheckpointing,
@@ -101,14 +102,14 @@ def test_activations_are_what_is_alive_after_the_forward(
     if kind == "bf16":
         janus.to(torch.bfloat16).model.vqmodel.float()
     if kind == "autocast":
-        narrow_frozen(janus, keep=())
+        cast_frozen_to_bf16(janus, keep=())
     model = PackedJanus(janus)
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
     assert sums.total.requires_grad
-    planned = expected(content_of_batch(batch), trained, kind, policy, text_loss).kept
+    planned = expected(workload_of_batch(batch), trained, kind, policy, text_loss).kept
     if kind == "autocast":
-        planned += state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "bf16").copies
+        planned += state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "bf16").copies
     assert planned == pytest.approx(allocated.alive, rel=0.1)
 
 
@@ -127,8 +128,8 @@ def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpoi
             loss.backward()
             optimizer.step()
     own = sum(p.numel() * p.element_size() for p in janus.parameters())
-    planned = state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "fp32").total
-    planned += expected(content_of_batch(batch), trained, "fp32", policy, text_loss).peak
+    planned = state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "fp32").total
+    planned += expected(workload_of_batch(batch), trained, "fp32", policy, text_loss).peak
     assert planned == pytest.approx(allocated.peak + own, rel=0.1)
 
 
@@ -140,7 +141,7 @@ def test_state_is_the_tensors_bytes(stage: int) -> None:
     optimizer = make_optimizer(model, STAGES[stage].optim)
     model(a_batch()).total.backward()
     optimizer.step()
-    planned = state(sizes_of(MODEL, trained), SHARINGS["ddp"], 1, "fp32")
+    planned = state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "fp32")
     assert planned.weights == sum(p.nbytes for p in janus.parameters())
     assert planned.gradients == sum(p.grad.nbytes for p in janus.parameters() if p.grad is not None)
     moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
@@ -148,7 +149,7 @@ def test_state_is_the_tensors_bytes(stage: int) -> None:
     assert planned.masters == planned.copies == planned.gathered == 0
 
 
-def pro(name: str, stage: int) -> tuple[Sizes, Content, tuple[Part, ...]]:
+def pro(name: str, stage: int) -> tuple[Sizes, Workload, tuple[Part, ...]]:
     config = config_of(f"+stage={stage}", f"model={name}")
     return sizes_of(config.model, config.train_parts), expected_row(config, cached_codes=True), config.train_parts
 
@@ -162,8 +163,8 @@ def test_lora_of_the_7b_fits_a_24_gb_card_because_frozen_weights_are_bf16() -> N
     assert sizes.trained == text.num_hidden_layers * 64 * (4 * 2 * D + 3 * (D + inner))
     row = expected_row(config, cached_codes=True)
     kept = activations(config.model, (), row, Widths(4, 2), "full", peft=config.peft).peak + RESERVE
-    ddp, zero1 = (state(sizes, SHARINGS[name], 1, "bf16").total + kept for name in ("ddp", "zero1"))
-    assert ddp < CARDS["rtx4090"].memory < zero1
+    ddp, zero1 = (state(sizes, SHARDING_STRATEGIES[name], 1, "bf16").total + kept for name in ("ddp", "zero1"))
+    assert ddp < GPUS["rtx4090"].memory < zero1
 
 
 @pytest.mark.parametrize("kind", ["fp32", "autocast"])
@@ -173,18 +174,20 @@ def test_lora_keeps_what_is_planned(kind: str) -> None:
     assert peft
     parts: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
     janus, batch = build(MODEL), a_batch()
-    attach(janus, peft)
+    add_lora(janus, peft)
     set_trainable(janus, parts)
     if kind == "autocast":
-        narrow_frozen(janus, keep=())
-    planned = state(sizes_of(MODEL, parts, peft), SHARINGS["ddp"], 1, "bf16" if kind == "autocast" else "fp32")
+        cast_frozen_to_bf16(janus, keep=())
+    planned = state(
+        sizes_of(MODEL, parts, peft), SHARDING_STRATEGIES["ddp"], 1, "bf16" if kind == "autocast" else "fp32"
+    )
     assert planned.weights == sum(p.nbytes for p in janus.parameters())
     model = PackedJanus(janus)
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
     assert sums.total.requires_grad
     kept = activations(
-        MODEL, parts, content_of_batch(batch), WIDTHS[kind], grouped_attention=True, peft=peft
+        MODEL, parts, workload_of_batch(batch), WIDTHS[kind], grouped_attention=True, peft=peft
     ).kept  # fmt: skip
     assert kept + planned.copies == pytest.approx(allocated.alive, rel=0.1)
 
@@ -192,9 +195,9 @@ def test_lora_keeps_what_is_planned(kind: str) -> None:
 def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
     config = config_of("+stage=3", "model=janus_pro_1b")
     sizes, row, trained = pro("janus_pro_1b", 3)
-    total = state(sizes, SHARINGS["ddp"], 1, "bf16").total + RESERVE
+    total = state(sizes, SHARDING_STRATEGIES["ddp"], 1, "bf16").total + RESERVE
     total += activations(config.model, trained, row, Widths(4, 2)).peak
-    assert CARDS["a100-40gb"].memory < total < CARDS["a100-80gb"].memory
+    assert GPUS["a100-40gb"].memory < total < GPUS["a100-80gb"].memory
 
 
 @pytest.mark.parametrize("name", ["janus_pro_1b", "janus_pro_7b"])
@@ -202,16 +205,16 @@ def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
 def test_sharing_out_more_takes_less(name: str, stage: int) -> None:
     sizes, _, _ = pro(name, stage)
     for gpus in (8, 128):
-        totals = [state(sizes, SHARINGS[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
+        totals = [state(sizes, SHARDING_STRATEGIES[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
         assert totals == sorted(totals, reverse=True)
-        assert state(sizes, SHARINGS["zero3"], 2 * gpus, "bf16").total < totals[-1]
-        plain, first = (state(sizes, SHARINGS[s], gpus, "fp32").total for s in ("ddp", "zero1"))
+        assert state(sizes, SHARDING_STRATEGIES["zero3"], 2 * gpus, "bf16").total < totals[-1]
+        plain, first = (state(sizes, SHARDING_STRATEGIES[s], gpus, "fp32").total for s in ("ddp", "zero1"))
         assert first < plain, "in bf16 runs ddp alone keeps what is frozen as bf16"
 
 
 def test_trained_parameters_are_16_bytes_each() -> None:
     """Weights, gradients and two moments in fp32: the 2.0 B of stage 3's 1B, and the VQ tokenizer's 4 bytes."""
     sizes, _, _ = pro("janus_pro_1b", 3)
-    whole = state(sizes, SHARINGS["ddp"], 1, "fp32")
+    whole = state(sizes, SHARDING_STRATEGIES["ddp"], 1, "fp32")
     assert whole.total == 16 * sizes.trained + 4 * (sizes.frozen + sizes.whole)
     assert whole.total / 1e9 == pytest.approx(32.4, abs=0.1)

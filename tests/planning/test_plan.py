@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.planning.cards import CARDS
 from janus_train.planning.communication import bytes_sent, seconds
+from janus_train.planning.gpus import GPUS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import POLICIES, StagePlan, implied_mfu, plan_stage
 from janus_train.planning.run_plan import RunPlan, plan_run
-from janus_train.planning.state import SHARINGS, Sizes
+from janus_train.planning.state import SHARDING_STRATEGIES, Sizes
 from tests.helpers import config_of
 
-A100 = CARDS["a100-40gb"]
+A100 = GPUS["a100-40gb"]
 
 
 def run_plan(model: str, gpus: int, card: str = "a100-40gb", stage: int = 2, mfu: float | None = 0.4) -> RunPlan:
-    return plan_run([f"+stage={stage}", f"model={model}"], CARDS[card], gpus, mfu, cached_codes=False)
+    return plan_run([f"+stage={stage}", f"model={model}"], GPUS[card], gpus, mfu, cached_codes=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
     assert "does not fit" in second and "1 x a100-40gb" in second and "2 x rtx4090" in second
     config = config_of("+stage=2", "model=janus_pro_1b")
     assert plan_stage(config, A100, 1, 0.4, "", True).chosen
-    assert plan_stage(config, CARDS["rtx4090"], 2, 0.4, "", True).chosen
+    assert plan_stage(config, GPUS["rtx4090"], 2, 0.4, "", True).chosen
 
 
 def test_the_other_stages_keep_their_own_settings() -> None:
@@ -125,8 +125,10 @@ SIZES = Sizes(trained=1e9, frozen=1e8, whole=0, matrices=0, unit=0)
 )
 def test_bytes_sent_in_a_step(sharing: str, micro_batches: int, sent: float) -> None:
     """A ring of 128 sends 127 / 128 of it."""
-    assert bytes_sent(SIZES, SHARINGS[sharing], 128, micro_batches, "bf16") == pytest.approx(sent * 127 / 128)
-    assert bytes_sent(SIZES, SHARINGS[sharing], 1, micro_batches, "bf16") == 0
+    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharing], 128, micro_batches, "bf16") == pytest.approx(
+        sent * 127 / 128
+    )
+    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharing], 1, micro_batches, "bf16") == 0
 
 
 def test_sending_takes_the_narrow_way() -> None:
@@ -142,10 +144,10 @@ def test_a_measured_share_is_taken_and_a_foreign_one_is_not(tmp_path: Path) -> N
     ]
     results = tmp_path / "train.jsonl"
     results.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert measured_mfu(CARDS["h100"], "janus_pro_1b", 2, results) == 0.52
+    assert measured_mfu(GPUS["h100"], "janus_pro_1b", 2, results) == 0.52
     for card, model, stage in (("h200", "janus_pro_1b", 2), ("h100", "janus_pro_7b", 2), ("h100", "janus_pro_1b", 3)):
-        assert measured_mfu(CARDS[card], model, stage, results) is None
-    assert measured_mfu(CARDS["h100"], "janus_pro_1b", 2, tmp_path / "none.jsonl") is None
+        assert measured_mfu(GPUS[card], model, stage, results) is None
+    assert measured_mfu(GPUS["h100"], "janus_pro_1b", 2, tmp_path / "none.jsonl") is None
 
 
 def test_the_tiny_model_can_be_planned() -> None:

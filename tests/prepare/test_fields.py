@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.fields import pick
 from janus_train.prepare.inputs import inside
 from janus_train.prepare.options import Options, byte_count

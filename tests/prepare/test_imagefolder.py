@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.config import UserError
 from janus_train.data.shards import ShardSource
 from janus_train.data.templates import get_template
+from janus_train.errors import UserError
 from tests.prepare.making import fields, make, picture_bytes, samples, tar_bytes, write, write_tar
 
 SYNSETS = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\nn01484850 great white shark\n"

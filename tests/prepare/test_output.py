@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from janus_train import cli
-from janus_train.config import UserError
 from janus_train.data.shard_index import index_path
 from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
 from janus_train.prepare import output, run, workers
 from janus_train.prepare.options import Options
 from janus_train.prepare.output import Totals

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from janus_train import cli
-from janus_train.config import ROOT
 from janus_train.data.recipe import RecipeConfig
 from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS
+from janus_train.paths import ROOT
 from janus_train.prepare import run
 from tests.helpers import config_of
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare import records as module
 from janus_train.prepare.items import Skip
 from janus_train.prepare.records import START, Place, kind_of, records

@@ -8,8 +8,8 @@ import tarfile
 
 import pytest
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import USER
+from janus_train.errors import UserError
 from tests.prepare.making import fields, make, picture_bytes, samples, skipped, tar_bytes, write, write_tar
 
 

@@ -15,16 +15,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from janus_train.config import UserError
 from janus_train.data.cached_codes import RECORD, CodesOrigin, check_codes
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.loader import open_recipe
 from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shard_scan import write_index
 from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
+from janus_train.interop.vq_encoder import load_code_encoder
 from janus_train.model import janus as janus_module
-from janus_train.model.code_encoder import load_code_encoder
-from janus_train.model.codes import encode_pictures
+from janus_train.model.vq import encode_images
 from janus_train.train.run import run as train
 from tests.helpers import Run, config_of, encoded, make_shard, picture
 from tests.tokenization.conftest import noise
@@ -40,7 +40,7 @@ def wanted_codes(base: Path, source: ShardSource) -> list[list[np.ndarray]]:
     found = []
     for i in range(len(source)):
         pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].pictures]
-        found.append([encode_pictures(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
+        found.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
     return found
 
 
@@ -120,9 +120,9 @@ def test_training_is_the_same_with_and_without_the_cache(
 
     def counted(vqmodel: Any, pixels: torch.Tensor) -> torch.Tensor:
         made.append(len(pixels))
-        return encode_pictures(vqmodel, pixels)
+        return encode_images(vqmodel, pixels)
 
-    monkeypatch.setattr(janus_module, "encode_pictures", counted)
+    monkeypatch.setattr(janus_module, "encode_images", counted)
     train(config_of(*words, f"output_dir={tmp_path / 'without'}"))
     assert sum(made) > 0
     made.clear()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import ROOT
 from janus_train.data.shard_index import index_path, read_head, read_listing
 from janus_train.data.shards import ShardSource
+from janus_train.paths import ROOT
 from tests.helpers import Run
 
 

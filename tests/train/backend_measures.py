@@ -17,8 +17,8 @@ from janus_train.data.loader import open_mixture, open_recipe
 from janus_train.data.streams import Stream
 from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.components import set_trainable
+from janus_train.model.activation_checkpointing import checkpoint_layers
+from janus_train.model.parts import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.step import LossTotals, train_step

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.train import run as loop
 from janus_train.train.checkpoint import saver
 from janus_train.train.distributed.context import Distributed

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from janus_train.config import ROOT, UserError
-from janus_train.model.components import part_of
+from janus_train.errors import UserError
+from janus_train.model.parts import part_of
+from janus_train.paths import ROOT
 from janus_train.train.checkpoint import store
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.run import run

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from tests.processes import SMALL, digests, job, metrics
 from tests.train.backend_worker import BACKENDS
 
@@ -225,11 +225,11 @@ def stale(rank: int) -> None:
 
 def unseen(rank: int) -> None:
     """Rank 1 does not see the run's manifest."""
-    from janus_train.train.run_dir import RunFolder
+    from janus_train.train.run_dir import RunDir
 
     if rank == 1:
-        RunFolder.manifest = lambda self: {}  # type: ignore[method-assign]
-        RunFolder._refuse_orphans = lambda self: None  # type: ignore[method-assign]
+        RunDir.manifest = lambda self: {}  # type: ignore[method-assign]
+        RunDir._refuse_orphans = lambda self: None  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from janus_train.config import ROOT
+from janus_train.paths import ROOT
 from tests.processes import SMALL, free_port, job, metrics, wait_for
 
 WITHIN_S = 5

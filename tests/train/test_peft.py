@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, PeftConfig, UserError
+from janus_train.config import Config, PeftConfig
+from janus_train.errors import UserError
 from janus_train.model import lora
-from janus_train.model.components import is_adapter, part_of, set_trainable
 from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import is_lora, part_of, set_trainable
 from janus_train.planning.parameters import adapter_counts
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
@@ -44,7 +45,7 @@ def test_a_run_trains_adapters_and_named_parts_alone(small: Small, random_base: 
     adapted = {
         name
         for part in ("language_model", "understanding_encoder")
-        for name in (f"{layer}.weight" for layer in lora.targets(base, part))
+        for name in (f"{layer}.weight" for layer in lora.target_layers(base, part))
     }
     assert "lm_head.weight" not in adapted and len(adapted) > 20
     for name, tensor in before.items():
@@ -53,8 +54,8 @@ def test_a_run_trains_adapters_and_named_parts_alone(small: Small, random_base: 
     found = store.newest(folder)
     assert found is not None
     stored = {key.split("/")[1] for key in load_file(found.folder / "rank-00000.safetensors")}
-    assert all(is_adapter(name) or part_of(name) == "image_head" for name in stored)
-    assert sum(is_adapter(name) for name in stored) == 2 * len(adapted)
+    assert all(is_lora(name) or part_of(name) == "image_head" for name in stored)
+    assert sum(is_lora(name) for name in stored) == 2 * len(adapted)
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
     assert {part for part, row in parts.items() if row["trains"]} == {"image_head"}
     counts = adapter_counts(config.model, config.peft)
@@ -91,7 +92,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_another_rank_is_refused(smal
 def random_adapters(base: JanusForConditionalGeneration, options: PeftConfig) -> JanusForConditionalGeneration:
     torch.manual_seed(1)
     janus = copy.deepcopy(base)
-    lora.attach(janus, options)
+    lora.add_lora(janus, options)
     set_trainable(janus, ())
     with torch.no_grad():
         for name, parameter in janus.named_parameters():
@@ -106,7 +107,7 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
     options = PeftConfig(rank=3, alpha=6.0, dropout=0.0, parts=parts)
     janus = random_adapters(base, options)
     plain = copy.deepcopy(base)
-    plain.load_state_dict(lora.merged(janus.state_dict(), options))
+    plain.load_state_dict(lora.merge_lora(janus.state_dict(), options))
     batch = to_batch(some_documents(), 64, 64)
     with torch.no_grad():
         before, unmerged, after = (
@@ -116,11 +117,11 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
     assert torch.allclose(unmerged, after, rtol=1e-5)
     assert not torch.allclose(before, after, rtol=1e-2)
     trained = {name for name, parameter in janus.named_parameters() if parameter.requires_grad}
-    assert trained and all(is_adapter(name) for name in trained)
+    assert trained and all(is_lora(name) for name in trained)
 
 
 def test_drop_out_is_repeated_when_a_layer_is_computed_again(base: JanusForConditionalGeneration) -> None:
-    from janus_train.model.checkpointing import checkpoint_layers
+    from janus_train.model.activation_checkpointing import checkpoint_layers
 
     options = PeftConfig(rank=2, alpha=4.0, dropout=0.5, parts=("language_model",))
     janus, batch, found = random_adapters(base, options), to_batch(some_documents(), 64, 64), []

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.types import KINDS
-from janus_train.model import compiling
-from janus_train.model.components import part_of
+from janus_train.errors import UserError
+from janus_train.model import compile as compiling
+from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
 from tests.helpers import encoded, make_shard, picture

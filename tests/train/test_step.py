@@ -18,9 +18,9 @@ from janus_train.data.packer import RowPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.streams import Drawer, Stream
 from janus_train.data.types import Row
-from janus_train.model.components import set_trainable
 from janus_train.model.janus import PackedJanus
-from janus_train.model.loss import LossSums
+from janus_train.model.losses import LossSums
+from janus_train.model.parts import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import learning_rate

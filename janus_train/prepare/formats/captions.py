@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.fields import IMAGE_FIELDS, captioned
 from janus_train.prepare.formats.listed import Listed, check_found
 from janus_train.prepare.inputs import file_size

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.prepare.formats.rows import Rows
 from janus_train.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, Format, Item, Unit
 from janus_train.prepare.options import Options
@@ -58,9 +58,7 @@ def _load(path: str, split: str | None) -> Any:
     try:
         data = load_from_disk(path)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} is no data set that save_to_disk wrote ({' '.join(str(error).split())[:120]})"
-        ) from None
+        raise UserError(f"{path} is no data set that save_to_disk wrote ({one_line(error, 120)})") from None
     if isinstance(data, DatasetDict):
         if split is None and len(data) == 1:
             split = next(iter(data))

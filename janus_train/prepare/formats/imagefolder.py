@@ -12,7 +12,7 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.classes import Classes
 from janus_train.prepare.inputs import file_size, read_file
 from janus_train.prepare.items import Entry, Format, Item, Skip, Unit, cut

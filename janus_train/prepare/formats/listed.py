@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.fields import check_number, name_of, pick
 from janus_train.prepare.inputs import expand, file_size, inside, read_file
 from janus_train.prepare.items import Entry, Format, Item, Skip, Unit, cut

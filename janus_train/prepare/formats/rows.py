@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.classes import Classes
 from janus_train.prepare.fields import (
     CAPTION_FIELDS,

@@ -15,7 +15,7 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.prepare.classes import Classes
 from janus_train.prepare.fields import TALK_FIELDS, captioned, check_number, conversation, text
 from janus_train.prepare.inputs import expand

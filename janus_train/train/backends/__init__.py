@@ -12,7 +12,7 @@ __all__ = ["Backend", "ParameterShard", "make_backend"]
 
 
 def make_backend(janus: JanusForConditionalGeneration, config: Config, distributed: Distributed) -> Backend:
-    """``janus``, with what trains already set (`components.set_trainable`), on this run's devices."""
+    """``janus``, with what trains already set (`parts.set_trainable`), on this run's devices."""
     if distributed.backend == "zero":
         from janus_train.train.backends.zero import DeepSpeedZeRO  # DeepSpeed takes seconds to import
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
-from janus_train.model.janus import prepare
+from janus_train.model.build import prepare
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
 

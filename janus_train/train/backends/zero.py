@@ -24,7 +24,8 @@ from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
+from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
 from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
 from janus_train.train.distributed.context import Distributed

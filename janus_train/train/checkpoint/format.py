@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable

@@ -22,7 +22,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from janus_train.config import RunConfig, UserError
+from janus_train.config import RunConfig
+from janus_train.errors import UserError
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.checkpoint.format import state_of, write_files, write_manifest
 from janus_train.train.checkpoint.store import (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync
 from janus_train.train.distributed.context import Distributed
 

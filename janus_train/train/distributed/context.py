@@ -19,7 +19,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
+from janus_train.errors import UserError
 
 BackendName = Literal["ddp", "zero", "fsdp2"]
 

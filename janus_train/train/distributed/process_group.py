@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from janus_train.config import RunConfig, UserError
+from janus_train.config import RunConfig
+from janus_train.errors import UserError, first_line
 from janus_train.train.distributed.signals import PeerLost, Preempted
 
 FAILED = "failed"
@@ -48,7 +49,7 @@ def join(options: RunConfig) -> dist.Store | None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {rank} on {socket.gethostname()}: the processes met at {address}:{port} but cannot reach each other: "
-            f"name the network with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME ({_first_line(error)})"
+            f"name the network with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME ({first_line(error)})"
         ) from None
     return store
 
@@ -79,9 +80,7 @@ def propagate_errors(store: dist.Store | None) -> Iterator[None]:
         cause = _peer_error(store)
         if cause.get("mistake"):
             raise UserError(f"{cause['where']}: {cause['what']}") from error
-        why = (
-            f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({_first_line(error)})"
-        )
+        why = f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({first_line(error)})"
         raise PeerLost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
 
 
@@ -90,7 +89,7 @@ def _publish_error(store: dist.Store | None, here: str, error: Exception) -> Non
     if store is None or isinstance(error, Preempted):
         return
     mistake = isinstance(error, UserError)
-    what = str(error) if mistake else f"{type(error).__name__}: {_first_line(error)}"
+    what = str(error) if mistake else f"{type(error).__name__}: {first_line(error)}"
     with suppress(RuntimeError):  # the store may be gone with its host
         store.compare_set(FAILED, "", json.dumps({"where": here, "mistake": mistake, "what": what}))
 
@@ -135,11 +134,11 @@ def _meeting_point(rank: int, address: str, port: int, timeout_s: float) -> dist
         if "EADDRINUSE" in str(error):
             what = f"port {port} is taken: choose another MASTER_PORT (accelerate launch --main_process_port)"
         elif serves:
-            what = f"cannot open {address}:{port}: MASTER_ADDR has to name the host of rank 0 ({_first_line(error)})"
+            what = f"cannot open {address}:{port}: MASTER_ADDR has to name the host of rank 0 ({first_line(error)})"
         else:
             what = (
                 f"rank 0 cannot be reached at {address}:{port} within {timeout_s:.0f} s: check MASTER_ADDR, MASTER_PORT "
-                f"and the firewall, and that rank 0 runs ({_first_line(error)})"
+                f"and the firewall, and that rank 0 runs ({first_line(error)})"
             )
         raise UserError(f"{here}: {what}") from None
     return dist.PrefixStore(f"janus_train/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -177,7 +176,3 @@ def _backend() -> str:
         return "gloo"
     whole = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
     return "cuda:nccl,cpu:gloo" if whole or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true" else "nccl"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -21,8 +21,8 @@ from typing import Literal
 
 import torch
 
-from janus_train.config import UserError
 from janus_train.data.types import Row
+from janus_train.errors import UserError
 from janus_train.jsonl import append_json_lines
 from janus_train.train.backends import Backend
 from janus_train.train.distributed.context import Distributed

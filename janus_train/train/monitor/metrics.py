@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from janus_train.config import Config, UserError
+from janus_train.config import Config
 from janus_train.data.types import KINDS
+from janus_train.errors import UserError
 from janus_train.train.distributed.step_sync import RowsReport
 from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from janus_train.config import Config
 from janus_train.data.types import Row
-from janus_train.planning.cards import peak_flops
-from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
+from janus_train.planning.gpus import peak_flops
 from janus_train.planning.parameters import parameter_counts
+from janus_train.planning.workload import workload_of
 from janus_train.train.distributed.context import Distributed
 
 
@@ -34,7 +34,7 @@ class MFU:
 
     def useful_flops(self, rows: Sequence[Row]) -> float:
         """Of these rows' forward and backward."""
-        content = content_of(d for row in rows for d in row.documents)
+        content = workload_of(d for row in rows for d in row.documents)
         return total_flops(self._model, self._trained, content, self._peft)
 
     def shares(self, flops: float, tokens: int, step_s: float) -> dict[str, float | None]:

@@ -10,8 +10,8 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
 from janus_train.files import write_bytes
-from janus_train.infer.album import grid
-from janus_train.infer.generate import generate_pictures
+from janus_train.infer.generate import generate_images
+from janus_train.infer.image_grid import grid
 
 
 def write_previews(
@@ -27,7 +27,7 @@ def write_previews(
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]
-    pictures = generate_pictures(
+    pictures = generate_images(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
     path.parent.mkdir(exist_ok=True)

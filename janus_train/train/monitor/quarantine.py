@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.jsonl import append_json_lines
 from janus_train.train.distributed.step_sync import RowsReport
 

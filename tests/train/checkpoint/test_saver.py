@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from janus_train.config import ROOT, Config, UserError
+from janus_train.config import Config
+from janus_train.errors import UserError
+from janus_train.paths import ROOT
 from janus_train.train.backends.base import ParameterShard
 from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint

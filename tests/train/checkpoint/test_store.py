@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.train.checkpoint import store
 from janus_train.train.checkpoint.store import publish, remove_superseded, set_aside
 

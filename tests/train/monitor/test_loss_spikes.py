@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite

@@ -9,9 +9,9 @@ import pytest
 
 from janus_train.config import Config
 from janus_train.inspection.drawn import open_drawn
-from janus_train.planning.content import content_of
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
+from janus_train.planning.workload import workload_of
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor import mfu
 from janus_train.train.monitor.mfu import MFU
@@ -26,7 +26,7 @@ def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pyt
     config = small(1, "run.steps=2", "batch.micro_rows=1")
     lines = [json.loads(line) for line in (run(config) / "metrics.jsonl").read_text().splitlines()]
     for line, (_, rows) in zip(lines, open_drawn(config).steps(1, 2), strict=True):
-        useful = total_flops(config.model, config.train_parts, content_of(d for row in rows for d in row.documents))
+        useful = total_flops(config.model, config.train_parts, workload_of(d for row in rows for d in row.documents))
         assert line["flops"] == pytest.approx(useful)
         assert line["mfu"] == pytest.approx(useful / 1e12 / line["step_s"])
         six_n = 6 * parameter_counts(config.model)["language_model"] * line["tokens"]

@@ -2,10 +2,10 @@
 
 Each layer's own forward is compiled, not the model: all layers share one compiled code, what backends hang around a layer
 (FSDP2's gathering, DDP's buckets) stays outside it, and parameters keep their names. It goes around what
-`model.checkpointing` does, so that the compiler sees what is to be computed again.
+`model.activation_checkpointing` does, so that the compiler sees what is to be computed again.
 
 One code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
-of tokens and of document boundaries. Drawing, which comes with a cache and no documents, runs as it was.
+of tokens and of document boundaries. Generation, which comes with a cache and no documents, runs as it was.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import torch
 import torch._dynamo.exc
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, UserError
-from janus_train.model.text_loss import losses_and_slopes, text_head
+from janus_train.config import Config
+from janus_train.errors import UserError, one_line
+from janus_train.model.chunked_cross_entropy import losses_and_grads, text_head
 
 BACKEND: Any = "inductor"
 """torch.compile's."""
 
 
-def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
+def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
     """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs, and rows are
     packed (``batch.unit=samples`` would fill each sample up to a row's length).
 
@@ -48,23 +49,23 @@ def wanted(config: Config, device: torch.device, gathers_inside_layers: bool) ->
 def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:
     """Compile every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
 
-    Call it once, after `checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
+    Call it once, after `activation_checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
     """
     backend = backend or BACKEND
     # DDP's own cutting of compiled code at bucket boundaries is for whole models, and knows no checkpoints.
     torch._dynamo.config.optimize_ddp = False
     for layer in janus.model.language_model.layers:
         layer.forward = _Compiled(layer.forward, backend)
-    text_head(janus).slopes = torch.compile(losses_and_slopes, backend=backend, dynamic=True)
+    text_head(janus).losses_and_grads = torch.compile(losses_and_grads, backend=backend, dynamic=True)
 
 
 @contextmanager
-def naming_failures() -> Iterator[None]:
-    """Inside, a compiler that fails (at the first step, forward or backward) is one `UserError`."""
+def compile_errors_as_user_errors() -> Iterator[None]:
+    """Turns a compiler's failure (at the first step, forward or backward) into a `UserError` of one line."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise UserError(
             f"the decoder layers cannot be compiled here ({why}): run.compile=false trains without"
         ) from error

@@ -1,4 +1,4 @@
-"""Codes and pictures (the quantiser's rule and its fp32 are in test_traps.py and test_golden_model.py)."""
+"""Codes and pictures (the quantiser's rule and its fp32 are in test_known_mistakes.py and test_golden_model.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from janus_train.model import codes
-from janus_train.model.codes import decode_codes, encode_pictures, quantise
+from janus_train.model import vq
+from janus_train.model.vq import decode_codes, encode_images, quantise
 from tests.model.reference import CODEBOOK, SIZE, TOKENS
 
 
@@ -31,11 +31,11 @@ def test_the_codes_length_does_not_matter(janus: JanusForConditionalGeneration) 
     """A code is a direction: scaled rows of the codebook encode and decode the same."""
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ids = encode_pictures(vqmodel, pixels)
+    ids = encode_images(vqmodel, pixels)
     picture = decode_codes(vqmodel, ids)
     with torch.no_grad():
         vqmodel.quantize.embedding.weight *= torch.linspace(0.5, 2, CODEBOOK)[:, None]
-    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    assert torch.equal(encode_images(vqmodel, pixels), ids)
     assert (decode_codes(vqmodel, ids).int() - picture.int()).abs().max() <= 1  # rounding may cross a whole number
 
 
@@ -49,12 +49,12 @@ def test_ids_are_in_reading_order() -> None:
 def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ids = encode_pictures(vqmodel, pixels)
+    ids = encode_images(vqmodel, pixels)
     pictures = decode_codes(vqmodel, ids)
-    monkeypatch.setattr(codes, "ENCODE_CHUNK", 2)
-    monkeypatch.setattr(codes, "DECODE_CHUNK", 2)
-    monkeypatch.setattr(codes, "_SCORES_CHUNK", 7)
-    assert torch.equal(encode_pictures(vqmodel, pixels), ids)
+    monkeypatch.setattr(vq, "ENCODE_CHUNK", 2)
+    monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
+    monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
+    assert torch.equal(encode_images(vqmodel, pixels), ids)
     # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
     apart = (decode_codes(vqmodel, ids).int() - pictures.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
@@ -62,7 +62,7 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
 
 def test_no_gradient_reaches_the_tokenizer(janus: JanusForConditionalGeneration) -> None:
     pixels = torch.zeros(1, 3, SIZE, SIZE, requires_grad=True)
-    ids = encode_pictures(janus.model.vqmodel, pixels)
+    ids = encode_images(janus.model.vqmodel, pixels)
     assert not ids.requires_grad and not decode_codes(janus.model.vqmodel, ids).requires_grad
 
 
@@ -76,7 +76,7 @@ def test_tf32_is_off_on_cuda_while_codes_are_made(precision: str) -> None:
         kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # autocast for a device that is not there
-            with codes._exact_fp32(torch.device("cuda")):
+            with vq._exact_fp32(torch.device("cuda")):
                 assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision == "ieee"
         assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == kept
         assert torch.get_float32_matmul_precision() == precision

@@ -37,7 +37,7 @@ def part_of(name: str) -> Part:
     raise ValueError(f"{name} belongs to no part of a Janus model; known modules: {sum(MODULES.values(), ())}")
 
 
-def is_adapter(name: str) -> bool:
+def is_lora(name: str) -> bool:
     """Whether a parameter is LoRA's (`model.lora`). It belongs to the part beside whose layer it stands."""
     return ".lora_" in name
 
@@ -58,7 +58,7 @@ def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
         if part in digests:
             digests[part].update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digests[part].update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {part: found.hexdigest() for part, found in digests.items()}
+    return {part: digest.hexdigest() for part, digest in digests.items()}
 
 
 def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
@@ -69,7 +69,7 @@ def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
     set_modes(janus, parts)
     for part, parameters in parameters_by_part(janus).items():
         for name, parameter in parameters:
-            parameter.requires_grad_(part in parts or is_adapter(name))
+            parameter.requires_grad_(part in parts or is_lora(name))
             if not parameter.requires_grad:
                 parameter.grad = None
 
@@ -84,5 +84,5 @@ def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
         for module in MODULES[part]:
             janus.get_submodule(module).train()
     for name, module_ in janus.named_modules():
-        if is_adapter(name):
+        if is_lora(name):
             module_.train()

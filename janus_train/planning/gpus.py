@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from janus_train.config import UserError
+from janus_train.errors import UserError
 
 TFLOPS = 1e12
 GIB = 1 << 30
@@ -22,7 +22,7 @@ GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
-class Card:
+class GPU:
     """One GPU. Rates in FLOP/s, memory in bytes, links in bytes a second."""
 
     name: str
@@ -35,50 +35,50 @@ class Card:
     network: float
 
     def peak(self, precision: str) -> float:
-        """Of ``bf16``, ``tf32`` or ``fp32`` products."""
+        """The peak rate of ``bf16``, ``tf32`` or ``fp32`` products."""
         return {"bf16": self.bf16, "tf32": self.tf32, "fp32": self.fp32}[precision]
 
 
-def _card(name: str, pattern: str, gib: float, rates: tuple[float, float, float], link: float, network: float) -> Card:
+def _gpu(name: str, pattern: str, gib: float, rates: tuple[float, float, float], link: float, network: float) -> GPU:
     bf16, tf32, fp32 = (TFLOPS * rate for rate in rates)
-    return Card(name, pattern, gib * GIB, bf16, tf32, fp32, link * 1e9, network * 1e9)
+    return GPU(name, pattern, gib * GIB, bf16, tf32, fp32, link * 1e9, network * 1e9)
 
 
 _A100, _H100 = (312.0, 156.0, 19.5), (989.4, 494.7, 66.9)
-CARDS: dict[str, Card] = {
+GPUS: dict[str, GPU] = {
     card.name: card
     for card in (
-        _card("a100-40gb", r"A100(?!.*80GB)", 39.4, _A100, 300, 25),
-        _card("a100-80gb", r"A100.*80GB", 79.1, _A100, 300, 25),
-        _card("h100", r"H100(?! PCIe| NVL)", 79.1, _H100, 450, 50),
-        _card("h100-pcie", r"H100 PCIe", 79.1, (756.0, 378.0, 51.2), 64, 50),
-        _card("h200", r"H200(?! NVL)", 139.8, _H100, 450, 50),
-        _card("rtx4090", r"RTX 4090$", 23.6, (165.2, 82.6, 82.6), 32, 3.1),
-        _card("rtx3090", r"RTX 3090$", 23.6, (71.0, 35.6, 35.6), 32, 3.1),
+        _gpu("a100-40gb", r"A100(?!.*80GB)", 39.4, _A100, 300, 25),
+        _gpu("a100-80gb", r"A100.*80GB", 79.1, _A100, 300, 25),
+        _gpu("h100", r"H100(?! PCIe| NVL)", 79.1, _H100, 450, 50),
+        _gpu("h100-pcie", r"H100 PCIe", 79.1, (756.0, 378.0, 51.2), 64, 50),
+        _gpu("h200", r"H200(?! NVL)", 139.8, _H100, 450, 50),
+        _gpu("rtx4090", r"RTX 4090$", 23.6, (165.2, 82.6, 82.6), 32, 3.1),
+        _gpu("rtx3090", r"RTX 3090$", 23.6, (71.0, 35.6, 35.6), 32, 3.1),
     )
 }
 
 
-def card_named(name: str) -> Card:
-    """Of ``--gpu``. Raises `UserError` that lists the names."""
-    if name not in CARDS:
-        raise UserError(f"--gpu {name}: no such card, choose {', '.join(CARDS)}")
-    return CARDS[name]
+def gpu_named(name: str) -> GPU:
+    """The GPU that ``--gpu`` names. Raises `UserError` that lists the names."""
+    if name not in GPUS:
+        raise UserError(f"--gpu {name}: no such card, choose {', '.join(GPUS)}")
+    return GPUS[name]
 
 
-def card_of(device_name: str) -> Card | None:
-    """The card that torch calls ``device_name``; None if it is none of `CARDS`."""
-    return next((card for card in CARDS.values() if re.search(card.pattern, device_name)), None)
+def gpu_of(device_name: str) -> GPU | None:
+    """The card that torch calls ``device_name``; None if it is none of `GPUS`."""
+    return next((card for card in GPUS.values() if re.search(card.pattern, device_name)), None)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """FLOP/s that ``device`` could do at most in the products of a run of ``precision`` (bf16 or fp32).
 
-    A CPU is measured, which takes `CPU_SECONDS`; a GPU that is not in `CARDS` gives None.
+    A CPU is measured, which takes `CPU_SECONDS`; a GPU that is not in `GPUS` gives None.
     """
     if device.type == "cpu":
         return measured_cpu_flops(torch.bfloat16 if precision == "bf16" else torch.float32)
-    card = card_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    card = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if card is None:
         return None
     if precision == "fp32" and torch.backends.cuda.matmul.allow_tf32:
@@ -87,7 +87,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 CPU_SECONDS = 0.1
-"""Of computing; a busy machine may need longer to give them."""
+"""Seconds of computing; a busy machine may need longer to give them."""
 _SIZE = 1024
 
 

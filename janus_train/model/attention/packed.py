@@ -4,7 +4,7 @@ Registered with transformers as "janus_packed". Given ``documents`` (a `Document
 arguments of ``LlamaModel``) every query sees the earlier tokens of its own document only:
 
 - on CUDA in bf16 or fp16 one variable-length kernel call (``torch.nn.attention.varlen``);
-- elsewhere one SDPA call a group of documents of similar length. Groups are padded on the right: under causal
+- elsewhere one SDPA call per group of documents of similar length. Groups are padded on the right: under causal
   attention a document's own tokens never see what stands behind them, so padding needs no mask. In compiled layers all
   these calls are one operator.
 
@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from janus_train.model.documents import Documents
-from janus_train.model.grouped_attention import grouped_attention
+from janus_train.model.attention.documents import Documents
+from janus_train.model.attention.grouped import grouped_attention
 
 NAME = "janus_packed"
 
@@ -88,23 +89,22 @@ def _varlen(
 def _grouped(
     q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, documents: Documents, scaling: float | None
 ) -> torch.Tensor:
-    """One SDPA call a group of similar documents: (L, H, d)."""
+    """One SDPA call per group of similar documents: (L, H, d)."""
     groups, place = documents.groups
     outputs = []
     for group in groups:
-        # (L, H, d) -> (n * m, H, d) -> (n, m, H, d) -> (n, H, m, d)
         q, k, v = (
-            x.index_select(0, group.index).unflatten(0, (group.num_documents, -1)).transpose(1, 2)
+            rearrange(x.index_select(0, group.index), "(n m) H d -> n H m d", n=group.num_documents)
             for x in (q_LHd, k_LHd, v_LHd)
         )
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (n * m, H, d)
+        outputs.append(rearrange(out, "n H m d -> (n m) H d"))
     return torch.cat(outputs).index_select(0, place)
 
 
-def window(config: Any) -> int | None:
+def sliding_window(config: Any) -> int | None:
     """A text configuration's sliding window, None if every layer attends to everything: `packed_attention` knows none."""
     types = getattr(config, "layer_types", None)
     return getattr(config, "sliding_window", None) if not types or "sliding_attention" in types else None

@@ -1,4 +1,4 @@
-"""A causal language model as the base of a Janus: loaded, given Janus's tokens, and proved fit for packed rows."""
+"""A causal language model as the base of a Janus model: loaded, extended by Janus's tokens, and checked on packed rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from janus_train.config import UserError
 from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
+from janus_train.errors import UserError, one_line
 from janus_train.interop.write import quiet
 from janus_train.model import attention
 
@@ -20,11 +20,11 @@ ROW_MULTIPLE = 64
 """Embedding tables that grow do so to a multiple of this: matrix kernels want it."""
 
 NOISE = 0.1
-"""Of a new row, in units of the old rows' spread: enough to tell new tokens apart while embeddings are frozen (stage 1)."""
+"""Noise of a new row, in units of the old rows' spread: enough to tell new tokens apart while embeddings are frozen (stage 1)."""
 
 
 @dataclass(frozen=True)
-class Language:
+class BaseLanguageModel:
     """``config`` and ``tensors`` as Janus takes them: untied, with rows for every token."""
 
     config: Any
@@ -33,7 +33,7 @@ class Language:
     new_tokens: list[str]
 
 
-def load_language(folder: Path, generator: torch.Generator) -> Language:
+def load_base_language_model(folder: Path, generator: torch.Generator) -> BaseLanguageModel:
     """The whole model is held in memory, in its own type. Raises `UserError` if it cannot be the base of a Janus."""
     model, tokenizer = _load(folder)
     check_packs(model, folder)
@@ -52,7 +52,7 @@ def load_language(folder: Path, generator: torch.Generator) -> Language:
     tensors["model.language_model.embed_tokens.weight"] = wide["in"]
     tensors["lm_head.weight"] = wide["out"]
     _as_janus(config, rows)
-    return Language(config, tensors, tokenizer, new)
+    return BaseLanguageModel(config, tensors, tokenizer, new)
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -61,7 +61,7 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
-        raise UserError(f"{folder} cannot be loaded as a causal language model: {_brief(error)}") from None
+        raise UserError(f"{folder} cannot be loaded as a causal language model: {one_line(error, 200)}") from None
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} is not complete: {len(missing)} tensors are missing, the first is {missing[0]}")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -74,14 +74,10 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _own(*ids: int | list[int] | None) -> int | None:
     """The first that there is; of several ends of sequence, the first."""
-    found = next((i for i in ids if i is not None), None)
-    return found[0] if isinstance(found, list) else found
+    first = next((i for i in ids if i is not None), None)
+    return first[0] if isinstance(first, list) else first
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -124,14 +120,14 @@ def extend_rows(
 
 
 def _as_janus(config: Any, rows: int) -> None:
-    """In place: untied (trap 8), and every layer attends to the whole document.
+    """In place: text head and embeddings untied, as Janus has them, and every layer attends to the whole document.
 
     Layers that attend within a window see all of a row that is no longer than the window: such a model gets a context of
     the window's length, and is then the same model.
     """
     config.vocab_size = rows
     config.tie_word_embeddings = False
-    window = attention.window(config)
+    window = attention.sliding_window(config)
     if window is not None:
         config.max_position_embeddings = min(config.max_position_embeddings, window)
     for key, value in (("use_sliding_window", False), ("sliding_window", None)):
@@ -161,7 +157,9 @@ def check_packs(model: PreTrainedModel, folder: Path) -> None:
             documents=attention.Documents(bounds, max(lengths)),
         ).last_hidden_state
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
-        raise UserError(f"{folder}: {model.config.model_type} does not run on packed rows ({_brief(error)})") from None
+        raise UserError(
+            f"{folder}: {model.config.model_type} does not run on packed rows ({one_line(error, 200)})"
+        ) from None
     wanted = torch.cat(alone, dim=1).float()
     off = float((packed.float() - wanted).abs().max() / wanted.abs().max())
     if not off < (1e-3 if base.dtype == torch.float32 else 0.05):

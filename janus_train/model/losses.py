@@ -1,9 +1,9 @@
 """Both losses as sums of cross-entropies and counts, never means.
 
 In: the hidden states that carry a loss, already selected, and their targets. Out: fp32 scalars. The step adds up the
-sums of all micro-batches and divides once by the whole step's count (facts.md: one denominator), so a micro-batch
-without any loss is a harmless zero instead of a NaN (trap 10). Nothing here shifts: position i's target is what the
-state at i predicts (trap 1; the shift is made in `data.encode`).
+sums of all micro-batches and divides once by the whole step's count, so that every loss token weighs the same, and
+a micro-batch without any loss is a harmless zero instead of a NaN. Nothing here shifts: position i's target is what the
+state at i predicts. The shift is made once, in `data.encode`; a second one would leave code 0 untrained.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class LossSums(NamedTuple):
     """
 
     total: torch.Tensor
-    """What is differentiated: all kinds weigh the same (facts.md: no loss weights between kinds). Of the sums by kind those
-    of the text head are values alone, without gradient."""
+    """What is differentiated: all kinds weigh the same (the papers weigh no task's loss against another's). The sums by kind of
+    the text head are values alone, without gradient."""
     text: torch.Tensor
     understanding: torch.Tensor
     generation: torch.Tensor

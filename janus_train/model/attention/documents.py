@@ -22,7 +22,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents of a flat sequence of L tokens begin and end. Index tensors are made once, not a layer."""
+    """Where the documents of a flat sequence of L tokens begin and end. Index tensors are made once, not in every layer."""
 
     cu_seqlens: torch.Tensor  # (documents + 1,) int32: 0, ..., L
     max_seqlen: int

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_train.config import ROOT, UserError
-from janus_train.model.code_encoder import encoder_digest, load_code_encoder
+from janus_train.errors import UserError
+from janus_train.interop.vq_encoder import load_code_encoder
+from janus_train.model.vq import encoder_digest
+from janus_train.paths import ROOT
 from janus_train.train.initial_weights import find_start, load_start
 from janus_train.train.run import run as train
 from janus_train.train.run_dir import RunDir
@@ -51,6 +53,6 @@ def test_training_and_the_command_know_the_encoder_by_the_same_digest(random_bas
         janus, _, _ = load_start(config, find_start(config, RunDir(config, {}), "new"))
         alone = load_code_encoder(base, torch.device("cpu"))
         assert encoder_digest(janus.model.vqmodel) == alone.origin.encoder
-        assert (alone.image_size, alone.tokens_per_picture) == (64, 64)
+        assert (alone.image_size, alone.tokens_per_image) == (64, 64)
         run_folder = train(config)
         assert load_code_encoder(run_folder, torch.device("cpu")).origin == alone.origin

@@ -10,10 +10,10 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, Part
-from janus_train.model import checkpointing
-from janus_train.model.checkpointing import checkpoint_layers
-from janus_train.model.components import set_trainable
+from janus_train.model import activation_checkpointing
+from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.janus import PackedJanus
+from janus_train.model.parts import set_trainable
 from tests.model.reference import Documents, to_batch
 from tests.model.test_packing import STAGES
 
@@ -68,8 +68,8 @@ class Products(torch.utils._python_dispatch.TorchDispatchMode):
         self.products = self.attention = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.products += func in checkpointing._PRODUCTS
-        self.attention += func in checkpointing._ATTENTION
+        self.products += func in activation_checkpointing._PRODUCTS
+        self.attention += func in activation_checkpointing._ATTENTION
         return func(*args, **(kwargs or {}))
 
 

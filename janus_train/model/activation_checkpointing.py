@@ -6,7 +6,7 @@
     full        a layer's input is kept, the layer is computed again: least memory, up to a third more time
 
 Not transformers' own switch: it recomputes only layers in train mode, and stage 1's frozen language model is in eval
-mode though gradients flow through it. Layers are compiled after this (`model.compiling`): the compiler then sees
+mode though gradients flow through it. Layers are compiled after this (`model.compile`): the compiler then sees
 the checkpoint and keeps to it; the other way round it could not choose what to keep.
 """
 
@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import JanusForConditionalGeneration
 
-import janus_train.model.grouped_attention  # noqa: F401 - registers its operator
+import janus_train.model.attention.grouped  # noqa: F401 - registers its operator
 from janus_train.config import ActivationCheckpointing
 
 _aten = torch.ops.aten
@@ -46,7 +46,7 @@ def checkpoint_layers(janus: JanusForConditionalGeneration, policy: ActivationCh
 
 
 class _Checkpointed:
-    """A layer's forward that leaves less behind. Without gradients, as in drawing, the layer's own."""
+    """A layer's forward that leaves less behind. Without gradients, as in generation, the layer's own."""
 
     def __init__(self, layer: Any, policy: ActivationCheckpointing):
         self._layer, self._forward = layer, type(layer).forward

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import JanusForConditionalGeneration
 
-from janus_train.model import text_loss
-from janus_train.model.components import set_trainable
+from janus_train.model import chunked_cross_entropy
+from janus_train.model.chunked_cross_entropy import chunked_loss, install_text_head, text_head
 from janus_train.model.janus import PackedJanus
-from janus_train.model.text_loss import chunked_loss, install, text_head
+from janus_train.model.parts import set_trainable
 from tests.model.reference import Documents, to_batch
 from tests.model.test_packing import STAGES
 
@@ -41,7 +41,7 @@ def chunked(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -
 def test_any_chunks_give_the_plain_losses_and_gradients(n: int, vocabulary: int, logits: int, seed: int) -> None:
     given_ = problem(n, vocabulary, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_loss, "LOGITS", logits)
+        patch.setattr(chunked_cross_entropy, "LOGITS", logits)
         for got, wanted in zip(chunked(*given_), plain(*given_), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(trains: tuple[bool, bool
 
 def test_bf16_products_leave_losses_and_the_weights_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against fp32 by norm, over many chunks; and as near to it as the plain way under autocast."""
-    monkeypatch.setattr(text_loss, "LOGITS", 40 * 64)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 40 * 64)
     g = torch.Generator().manual_seed(3)
     hidden, weight = torch.randn(2000, 32, generator=g), 0.3 * torch.randn(64, 32, generator=g)
     targets = torch.randint(0, 64, (2000,), generator=g)
@@ -78,12 +78,12 @@ def test_bf16_products_leave_losses_and_the_weights_gradient_in_fp32(monkeypatch
 
 
 def test_never_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_loss, "LOGITS", 70)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 70)
     seen: list[int] = []
 
     def watched(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(logits.numel())
-        return text_loss.losses_and_slopes(logits, targets)
+        return chunked_cross_entropy.losses_and_grads(logits, targets)
 
     chunked_loss(*problem(13, 30), watched)
     assert seen == [60] * 6 + [30]
@@ -107,9 +107,9 @@ def test_a_second_backward_is_refused() -> None:
 def test_the_head_stays_a_linear_layer() -> None:
     head = nn.Linear(12, 7, bias=False)
     before, names = head(torch.ones(2, 12)), list(head.state_dict())
-    install(head)
+    install_text_head(head)
     forward = head.forward
-    install(head)
+    install_text_head(head)
     assert head.forward is forward and type(head) is nn.Linear and list(head.state_dict()) == names
     assert torch.equal(head(torch.ones(2, 12)), before)
 
@@ -118,7 +118,7 @@ def test_the_head_stays_a_linear_layer() -> None:
 def test_a_models_losses_and_gradients_are_those_of_all_logits(
     janus: JanusForConditionalGeneration, documents: Documents, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_loss, "LOGITS", 5 * 97)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 5 * 97)
     set_trainable(janus, STAGES[stage])
     found = []
     for whole in (True, False):

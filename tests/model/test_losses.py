@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from janus_train.model.loss import cross_entropies, loss_sums
+from janus_train.model.losses import cross_entropies, loss_sums
 
 
 def test_sums_are_split_by_the_kind_of_the_sample() -> None:
@@ -23,7 +23,7 @@ def test_sums_are_split_by_the_kind_of_the_sample() -> None:
     assert all(type(n) is int for n in (sums.num_understanding, sums.num_text, sums.num_generation))
 
 
-def test_trap_10_nothing_to_learn_is_zero() -> None:
+def test_nothing_to_learn_is_zero() -> None:
     logits = torch.randn(0, 11, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
     losses = cross_entropies(logits, none)

@@ -1,13 +1,13 @@
-"""Peak rates: of known cards by their names, of a CPU by measuring, of others none."""
+"""Peak rates: of known GPUs by their names, of a CPU by measuring, of others none."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from janus_train.config import UserError
-from janus_train.planning import cards
-from janus_train.planning.cards import CARDS, card_named, card_of, measured_cpu_flops, peak_flops
+from janus_train.errors import UserError
+from janus_train.planning import gpus
+from janus_train.planning.gpus import GPUS, gpu_named, gpu_of, measured_cpu_flops, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from janus_train.planning.cards import CARDS, card_named, card_of, measured_cpu_
     ],
 )
 def test_cards_are_told_by_torchs_names(device: str, card: str | None) -> None:
-    found = card_of(device)
+    found = gpu_of(device)
     assert (found.name if found else None) == card
 
 
@@ -51,12 +51,12 @@ def test_peak_of_a_gpu_follows_the_precision(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cpu_is_measured_in_a_fraction_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock of our own: each product takes 10 ms by it but one, which takes 4."""
     ticks = iter([0.0, *(t for n in range(100) for t in (n * 0.01, n * 0.01 + (0.004 if n == 7 else 0.01)))])
-    monkeypatch.setattr(cards.time, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(gpus.time, "thread_time", lambda: next(ticks))
     assert measured_cpu_flops(torch.float32) == pytest.approx(2 * 1024**3 / 0.004)
     assert next(ticks) < 0.5
 
 
 def test_an_unknown_card_is_a_line_that_lists_them() -> None:
     with pytest.raises(UserError, match=r"--gpu a1000: no such card, choose a100-40gb, .*rtx4090"):
-        card_named("a1000")
-    assert all(card.bf16 >= card.tf32 >= card.fp32 and card.link >= card.network for card in CARDS.values())
+        gpu_named("a1000")
+    assert all(card.bf16 >= card.tf32 >= card.fp32 and card.link >= card.network for card in GPUS.values())

@@ -9,8 +9,8 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import PARTS, Part
-from janus_train.model.components import MODULES, parameters_by_part, part_of, set_modes, set_trainable
-from janus_train.model.janus import build
+from janus_train.model.build import build
+from janus_train.model.parts import MODULES, parameters_by_part, part_of, set_modes, set_trainable
 from tests.model.model_configs import model_config
 
 
@@ -32,7 +32,7 @@ def test_every_tensor_belongs_to_one_part(name: str) -> None:
 
 
 def test_sizes_of_the_1b_are_the_reports() -> None:
-    """facts.md: 2.00 B with SigLIP (the frozen VQ tokenizer is not counted there)."""
+    """Counted from the report: 2.00 B with SigLIP (the frozen VQ tokenizer is not counted there)."""
     with torch.device("meta"):
         janus = build(model_config("janus_pro_1b"))
     count = numbers(janus)

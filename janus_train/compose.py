@@ -1,4 +1,9 @@
-"""The command line's ``key=value`` overrides: checked before Hydra runs, so that a mistake gets one line."""
+"""From the command line's ``key=value`` overrides to a validated `Config`.
+
+    overrides -> Hydra composes configs/ -> values -> model=from_folder: the folder's own shape -> Config
+
+A mistake is a `UserError` with one line that names the key, what is wrong with it and what would be right.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
-from janus_train.config import ROOT, UserError, load
+from janus_train.config import Config
+from janus_train.errors import UserError
+from janus_train.paths import CONFIGS
 
 _STAGE = re.compile(r"^\+{0,2}stage=['\"]?(?P<stage>[^'\"]*)['\"]?$")
 
@@ -22,14 +30,41 @@ def quote_stage(arguments: list[str]) -> list[str]:
     return [f"stage='{match['stage']}'" if match and match["stage"] else argument for match, argument in matches]
 
 
+def compose_config(overrides: list[str]) -> Config:
+    """The configuration of a run with these overrides. Raises `UserError` with one line for what is wrong."""
+    return validate(compose_values(overrides))
+
+
 def compose_values(overrides: list[str]) -> dict[str, Any]:
     """The composed configuration as plain values. Raises `UserError` with one line for what Hydra refuses."""
     try:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             values = compose("train", overrides=quote_stage(overrides))
             return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group with a value
-        raise UserError(_one_line(error, overrides)) from None
+        raise UserError(_explained(error, overrides)) from None
+
+
+def validate(values: dict[str, Any]) -> Config:
+    """The configuration that composed ``values`` describe. Raises `UserError` with one line that names the first wrong key."""
+    if values.get("stage") is None:
+        raise UserError(
+            "no stage given: add +stage=1 (adaptors and image head), +stage=2 (unified pretraining) or +stage=3 (fine-tuning)"
+        )
+    if (values.get("model") or {}).get("name") == "from_folder":
+        from janus_train.interop.from_folder import model_values  # loads transformers, which no other model needs here
+
+        values = values | {"model": model_values(values["model"], values.get("init_from"))}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "configuration"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: no such option; --cfg job prints every key") from None
+        what = first["msg"].removeprefix("Value error, ")
+        value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        raise UserError(f"{where}: {what}{value}") from None
 
 
 def check_overrides(arguments: list[str]) -> None:
@@ -37,15 +72,15 @@ def check_overrides(arguments: list[str]) -> None:
     if set(arguments) & {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}:
         return
     taken_by_flag = {i + 1 for i, argument in enumerate(arguments) if argument in ("--cfg", "-c", "--package", "-p")}
-    load(compose_values([a for i, a in enumerate(arguments) if not a.startswith("-") and i not in taken_by_flag]))
+    compose_config([a for i, a in enumerate(arguments) if not a.startswith("-") and i not in taken_by_flag])
 
 
-def _one_line(error: Exception, overrides: list[str]) -> str:
+def _explained(error: Exception, overrides: list[str]) -> str:
     """What is wrong, where, and what would be right, from Hydra's many lines."""
     message = str(error)
     group = re.search(r"Could not find '(?P<group>[^']+)/(?P<choice>[^']*)'", message)
     if group:
-        choices = sorted(path.stem for path in (ROOT / "configs" / group["group"]).glob("*.yaml"))
+        choices = sorted(path.stem for path in (CONFIGS / group["group"]).glob("*.yaml"))
         return f"{group['group']}={group['choice']}: no such {group['group']}, choose {', '.join(choices)}"
     key = re.search(r"Could not override '(?P<key>[^']+)'|Key '(?P<other>[^']+)' is not in struct", message)
     if key:
@@ -71,6 +106,6 @@ def _known_keys() -> list[str]:
                 keys += walk(value, f"{prefix}{name}.")
         return keys
 
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         values = OmegaConf.to_container(compose("train", overrides=["stage='1'"]))
     return walk(values, "")  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Attention inside documents on a CPU as one operator, for compiled layers: the compiler sees a black box of fixed shape.
 
-The way through Python in `attention` looks at the documents' lengths, on which compiled code would be made anew for every
+The Python code in `packed` looks at the documents' lengths, on which compiled code would be made anew for every
 packing. On CUDA the variable-length kernel is such an operator already. Backward repeats the forward of a group instead of
 keeping its statistics: compiling is for GPUs, and here the same path has to be right, not quick.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from einops import rearrange, reduce, repeat
 
-from janus_train.model.documents import Documents
+from janus_train.model.attention.documents import Documents
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -24,7 +25,8 @@ def grouped_attention(
     """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d)."""
     output = torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
     for index, real, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
-        output[index] = _forward(q, k, v, 0.0, True, scale=scale)[0].transpose(1, 2).flatten(0, 1)[real]
+        all_places = _forward(q, k, v, 0.0, True, scale=scale)[0]
+        output[index] = rearrange(all_places, "n H m d -> (n m) H d")[real]
     return output
 
 
@@ -35,7 +37,7 @@ def _(q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("janus_train::grouped_attention_backward", mutates_args=())
 def grouped_attention_backward(
-    slope_LHd: torch.Tensor,
+    grad_output_LHd: torch.Tensor,
     q_LHd: torch.Tensor,
     k_LHd: torch.Tensor,
     v_LHd: torch.Tensor,
@@ -46,17 +48,19 @@ def grouped_attention_backward(
     inputs = (q_LHd, k_LHd, v_LHd)
     gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
     shared = q_LHd.shape[1] // k_LHd.shape[1]  # query heads to a key's
-    for index, real, (slope, q, k, v) in _groups(cu_seqlens, slope_LHd, *inputs, zeros_behind=1):
+    for index, real, (grad_output, q, k, v) in _groups(cu_seqlens, grad_output_LHd, *inputs, zeros_behind=1):
         output, statistics = _forward(q, k, v, 0.0, True, scale=scale)
-        found = _backward(slope, q, k, v, output, statistics, 0.0, True, scale=scale)
-        for gradient, all_heads in zip(gradients, found, strict=True):
-            mine = all_heads.transpose(1, 2).flatten(0, 1)[real]  # (tokens, H, d)
-            gradient[index] = mine if gradient is gradients[0] else mine.unflatten(1, (-1, shared)).sum(2)
+        all_gradients = _backward(grad_output, q, k, v, output, statistics, 0.0, True, scale=scale)
+        for gradient, all_heads in zip(gradients, all_gradients, strict=True):
+            mine = rearrange(all_heads, "n H m d -> (n m) H d")[real]  # (tokens, H, d)
+            if gradient is not gradients[0]:  # query heads that share a key's add up
+                mine = reduce(mine, "tokens (Hkv shared) d -> tokens Hkv d", "sum", shared=shared)
+            gradient[index] = mine
     return gradients  # type: ignore[return-value]
 
 
 @grouped_attention_backward.register_fake
-def _(slope_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
+def _(grad_output_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_LHd, k_LHd, v_LHd))
 
 
@@ -79,10 +83,11 @@ def _groups(
         behind[real] = False
         padded = []
         for number, x_LHd in enumerate(tensors_LHd):
-            x = x_LHd.index_select(0, group.index).repeat_interleave(heads // x_LHd.shape[1], 1)  # (n * m, H, d)
+            shared = heads // x_LHd.shape[1]
+            x = repeat(x_LHd.index_select(0, group.index), "places Hkv d -> places (Hkv shared) d", shared=shared)
             if number < zeros_behind:
                 x[behind] = 0
-            padded.append(x.unflatten(0, (group.num_documents, -1)).transpose(1, 2))  # (n, H, m, d)
+            padded.append(rearrange(x, "(n m) H d -> n H m d", n=group.num_documents))
         yield tokens, real, padded
         offset += size
 
@@ -92,8 +97,8 @@ def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, slope_LHd):  # type: ignore[no-untyped-def]
-    gradients = grouped_attention_backward(slope_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
+def _differentiate(ctx, grad_output_LHd):  # type: ignore[no-untyped-def]
+    gradients = grouped_attention_backward(grad_output_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
     return (*gradients, None, None)
 
 

@@ -1,63 +1,113 @@
-"""Pictures to code ids and back, by the official rule and always in fp32.
+"""Images to code ids and back, by the official rule and always in fp32.
 
 In: a VQ tokenizer (transformers' ``JanusVQVAE``), pixels (N, 3, S, S) in -1..1, or ids (N, P).
-Out: ids (N, P) int64, or pictures uint8 (N, S, S, 3).
+Out: ids (N, P) int64, or images uint8 (N, S, S, 3).
 
-Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes
-(trap 5). Not bf16 and not TF32: 5.5 % of the codes change in bf16 (trap 4).
+Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes. Not
+bf16 and not TF32: 5.5 % of the codes change in bf16.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from transformers import JanusConfig
 from transformers.models.janus import JanusVQVAE
 
+from janus_train.data.cached_codes import CodesOrigin
+
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
-"""Pictures at a time: the first layers of VQ-16 hold 75 MB an activation and picture in fp32."""
+"""Images at a time: the first layers of VQ-16 hold 75 MB per activation and image in fp32."""
 _SCORES_CHUNK = 8192
 """Latents at a time against the codebook: 0.5 GB of similarities for 16,384 codes."""
 
 
-def picture_out_size(config: JanusConfig) -> int:
-    """S of pictures to draw: the side of the encoders' common grid times the pixels of one of its codes."""
+def generation_image_size(config: JanusConfig) -> int:
+    """S of images to draw: the side of the encoders' common grid times the pixels of one of its codes."""
     vision = config.vision_config
     return (vision.image_size // vision.patch_size) * 2 ** (len(config.vq_config.channel_multiplier) - 1)
 
 
 @torch.no_grad()
-def encode_pictures(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
-    """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast (trap 4)."""
+def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
+    """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast."""
     ids = [quantise(_latent(vqmodel, chunk), vqmodel.quantize.embedding.weight) for chunk in pixels.split(ENCODE_CHUNK)]
     return torch.cat(ids)
 
 
 @torch.no_grad()
 def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
-    pictures = []
+    """Images uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
+    images = []
     for chunk in ids.split(DECODE_CHUNK):
         decoded = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
-        pictures.append(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
-    return torch.cat(pictures)
+        images.append(rearrange(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8), "n c h w -> n h w c"))
+    return torch.cat(images)
 
 
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The code nearest to each latent after both are L2-normalised (official VectorQuantizer; trap 5).
+    """The code nearest to each latent after both are L2-normalised (as in the official VectorQuantizer).
 
     latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """
     with _exact_fp32(latent.device):
-        flat = F.normalize(latent.float().flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)  # (N * h * w, e)
+        flat = F.normalize(rearrange(latent.float(), "n e h w -> (n h w) e"), dim=-1)
         codes = F.normalize(codebook.float(), dim=-1)  # (C, e)
         ids = torch.cat([(chunk @ codes.T).argmax(dim=-1) for chunk in flat.split(_SCORES_CHUNK)])
-    return ids.view(latent.shape[0], -1)
+    height, width = latent.shape[2:]
+    return rearrange(ids, "(n h w) -> n (h w)", h=height, w=width)
+
+
+def encoder_digest(vqmodel: JanusVQVAE) -> str:
+    """SHA-256 of the weights that codes depend on: encoder, its last convolution, codebook; in fp32, without their names.
+
+    Neither the decoder nor transformers' naming is in it: codes stay valid if only those change.
+    """
+    tensors = [
+        *vqmodel.encoder.state_dict().values(),
+        *vqmodel.quant_conv.state_dict().values(),
+        vqmodel.quantize.embedding.weight,
+    ]
+    parts = []
+    for tensor in tensors:
+        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        parts.append(hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
+
+
+@dataclass(frozen=True)
+class CodeEncoder:
+    """Images in, codes out."""
+
+    vqmodel: JanusVQVAE
+    image_size: int
+    """S: an image's side in pixels."""
+
+    @property
+    def tokens_per_image(self) -> int:
+        """P."""
+        stride = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
+        return (self.image_size // stride) ** 2
+
+    @cached_property
+    def origin(self) -> CodesOrigin:
+        """What is written beside codes that this encoder made."""
+        return CodesOrigin(encoder_digest(self.vqmodel), self.image_size)
+
+    def codes(self, pixels: torch.Tensor) -> np.ndarray:
+        """pixels (N, 3, S, S) float32 in -1..1, on any device -> (N, P) uint16."""
+        device = self.vqmodel.quant_conv.weight.device
+        return encode_images(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
 
 
 def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The text head's loss without all its logits: some positions at a time, and their gradients in the same pass.
+"""The text head's cross-entropy without all its logits: some positions at a time, with their gradients in the same pass.
 
     hidden states (Nt, D), targets (Nt,) -> the sum of the cross-entropies, with gradient, and each of them (Nt,), without
 
@@ -27,7 +27,7 @@ from transformers import JanusForConditionalGeneration
 LOGITS = 1 << 26
 """Logits that exist at a time: 256 MiB in fp32, 655 positions of the paper's vocabulary."""
 
-Slopes = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+LossesAndGrads = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class TextHead:
@@ -37,16 +37,16 @@ class TextHead:
         assert head.bias is None, "Janus' text head has no bias"
         self._head: nn.Linear = head
         self.chunked: bool = True
-        """False: the loss is made from all logits at once, by `loss.cross_entropies`; then targets must not be given."""
-        self.slopes: Slopes = losses_and_slopes
+        """False: the loss is made from all logits at once, by `losses.cross_entropies`; then targets must not be given."""
+        self.losses_and_grads: LossesAndGrads = losses_and_grads
 
     def __call__(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor | None = None) -> Any:
         if targets_N is None:
             return F.linear(hidden_ND, self._head.weight)
-        return chunked_loss(hidden_ND, self._head.weight, targets_N, self.slopes)
+        return chunked_loss(hidden_ND, self._head.weight, targets_N, self.losses_and_grads)
 
 
-def install(head: nn.Linear) -> None:
+def install_text_head(head: nn.Linear) -> None:
     """Give ``head`` this forward, once."""
     if not isinstance(head.forward, TextHead):
         head.forward = TextHead(head)  # type: ignore[assignment, method-assign]
@@ -60,7 +60,7 @@ def text_head(janus: JanusForConditionalGeneration) -> TextHead:
 
 
 def chunked_loss(
-    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, slopes: Slopes | None = None
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, pointwise: LossesAndGrads | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum over n positions (fp32 scalar, differentiable once), and the cross-entropies (n,) in fp32; n may be 0.
 
@@ -68,18 +68,20 @@ def chunked_loss(
     """
     device = hidden_ND.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-    wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden_ND, weight_VD)]
-    total, losses = _ChunkedLoss.apply(hidden_ND, weight_VD, targets_N, compute, wanted, slopes or losses_and_slopes)
+    needs_grad = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden_ND, weight_VD)]
+    total, losses = _ChunkedLoss.apply(
+        hidden_ND, weight_VD, targets_N, compute, needs_grad, pointwise or losses_and_grads
+    )
     return total, losses
 
 
-def losses_and_slopes(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def losses_and_grads(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """fp32 cross-entropies (n,) of logits (n, V), and their derivatives by the logits (n, V), in the logits' type."""
     log_p_NV = F.log_softmax(logits_NV, dim=-1, dtype=torch.float32)
     losses_N = F.nll_loss(log_p_NV, targets_N, reduction="none")
-    slopes_NV = log_p_NV.exp_()
-    slopes_NV.scatter_add_(1, targets_N[:, None], slopes_NV.new_full((len(targets_N), 1), -1.0))
-    return losses_N, slopes_NV.to(logits_NV.dtype)
+    grads_NV = log_p_NV.exp_()
+    grads_NV.scatter_add_(1, targets_N[:, None], grads_NV.new_full((len(targets_N), 1), -1.0))
+    return losses_N, grads_NV.to(logits_NV.dtype)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -92,40 +94,40 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_VD: torch.Tensor,
         targets_N: torch.Tensor,
         compute: torch.dtype,
-        wanted: list[bool],
-        slopes: Slopes,
+        needs_grad: list[bool],
+        pointwise: LossesAndGrads,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_positions, vocabulary = len(hidden_ND), len(weight_VD)
         losses_N = torch.empty(num_positions, dtype=torch.float32, device=hidden_ND.device)
         # The gradient of the weight adds up in the weight's own type, fp32, whatever the products' type.
-        hidden_grad = torch.empty_like(hidden_ND, dtype=compute) if wanted[0] else None
-        weight_grad = torch.zeros_like(weight_VD) if wanted[1] else None
+        hidden_grad = torch.empty_like(hidden_ND, dtype=compute) if needs_grad[0] else None
+        weight_grad = torch.zeros_like(weight_VD) if needs_grad[1] else None
         narrow_VD = weight_VD.to(compute)
         size = max(1, LOGITS // vocabulary)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for start in range(0, num_positions, size):
                 part = slice(start, start + size)
                 inputs_nD = hidden_ND[part].to(compute)
-                losses_N[part], slopes_nV = slopes(inputs_nD @ narrow_VD.T, targets_N[part])
+                losses_N[part], grads_nV = pointwise(inputs_nD @ narrow_VD.T, targets_N[part])
                 if hidden_grad is not None:
-                    torch.mm(slopes_nV, narrow_VD, out=hidden_grad[part])
+                    torch.mm(grads_nV, narrow_VD, out=hidden_grad[part])
                 if weight_grad is not None and weight_grad.dtype == compute:
-                    torch.addmm(weight_grad, slopes_nV.T, inputs_nD, out=weight_grad)
+                    torch.addmm(weight_grad, grads_nV.T, inputs_nD, out=weight_grad)
                 elif weight_grad is not None:
-                    weight_grad += slopes_nV.T @ inputs_nD
-                del slopes_nV  # before the next ones are made
+                    weight_grad += grads_nV.T @ inputs_nD
+                del grads_nV  # before the next ones are made
         ctx.gradients = hidden_grad, weight_grad
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the chunked text loss keeps its gradients for one backward")
         hidden_grad, weight_grad = ctx.gradients
         ctx.gradients = None
         for gradient in (hidden_grad, weight_grad):
             if gradient is not None:
-                gradient.mul_(slope)
+                gradient.mul_(grad_output)
         return hidden_grad, weight_grad, None, None, None, None

@@ -1,4 +1,4 @@
-"""What of a row or a micro-batch decides its FLOPs and its memory: a handful of counts, measured or expected.
+"""The counts of a row or a micro-batch that decide its FLOPs and its memory, measured or expected.
 
 Everything else in ``planning`` is linear in these counts, so those of rows add up to those of a step.
 """
@@ -17,7 +17,7 @@ from janus_train.data.types import IGNORE, Document, Kind
 
 
 @dataclass(frozen=True)
-class Content:
+class Workload:
     """Counts; means over many rows are fractions. Letters: the legend in `data.types`."""
 
     tokens: float = 0.0  # L
@@ -26,83 +26,81 @@ class Content:
     )
     text_targets: float = 0.0  # Nt
     image_targets: float = 0.0  # No * P
-    understanding_pictures: float = 0.0  # Nu
-    generation_pictures: float = 0.0  # Ng
-    uncached_pictures: float = 0.0  # of Ng those whose codes the VQ encoder makes in the step
+    understanding_images: float = 0.0  # Nu
+    generation_images: float = 0.0  # Ng
+    uncached_images: float = 0.0  # of Ng those whose codes the VQ encoder makes in the step
 
-    def __add__(self, other: Content) -> Content:
-        return Content(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: Workload) -> Workload:
+        return Workload(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def __mul__(self, factor: float) -> Content:
-        return Content(*(factor * value for value in astuple(self)))
+    def __mul__(self, factor: float) -> Workload:
+        return Workload(*(factor * value for value in astuple(self)))
 
 
-def content_of(documents: Iterable[Document]) -> Content:
+def workload_of(documents: Iterable[Document]) -> Workload:
     """What these documents hold. Reads NumPy arrays alone: costs no synchronisation with a GPU."""
-    total = Content()
+    total = Workload()
     for document in documents:
         n = len(document)
-        total += Content(
+        total += Workload(
             tokens=n,
             causal_pairs=n * (n + 1) / 2,
             text_targets=int(np.count_nonzero(document.labels != IGNORE)),
             image_targets=int(np.count_nonzero(document.image_targets)),
-            understanding_pictures=len(document.understanding_pixels),
-            generation_pictures=len(document.codes),
-            uncached_pictures=sum(codes is None for codes in document.codes),
+            understanding_images=len(document.understanding_pixels),
+            generation_images=len(document.codes),
+            uncached_images=sum(codes is None for codes in document.codes),
         )
     return total
 
 
-def content_of_batch(batch: Batch) -> Content:
+def workload_of_batch(batch: Batch) -> Workload:
     """What a collated micro-batch holds; waits for its device if that is a GPU."""
     lengths = [end - start for start, end in pairwise(batch.cu_seqlens.tolist())]
-    return Content(
+    return Workload(
         tokens=sum(lengths),
         causal_pairs=sum(n * (n + 1) / 2 for n in lengths),
         text_targets=batch.text_positions.numel(),
         image_targets=batch.image_loss_positions.numel(),
-        understanding_pictures=len(batch.understanding_pixels),
-        generation_pictures=len(batch.cached_codes),
-        uncached_pictures=len(batch.uncached_pictures),
+        understanding_images=len(batch.understanding_pixels),
+        generation_images=len(batch.cached_codes),
+        uncached_images=len(batch.uncached_pictures),
     )
 
 
 UNDERSTANDING_TEXT, UNDERSTANDING_LOSS = 150, 110
 GENERATION_TEXT = 60
 TEXT = 800
-"""Assumed tokens of a sample beside its picture: the papers give no lengths. A picture's begin and end are two more."""
+"""Assumed tokens of a sample beside its image: the papers give no lengths. An image's begin and end are two more."""
 
 
-def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) -> dict[Kind, Content]:
+def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) -> dict[Kind, Workload]:
     """An assumed mean sample of each kind; a text longer than a row is cut to it."""
     P = model.tokens_per_picture
 
-    def sample(n: int, **counts: float) -> Content:
-        return Content(tokens=n, causal_pairs=n * (n + 1) / 2, **counts)
+    def sample(n: int, **counts: float) -> Workload:
+        return Workload(tokens=n, causal_pairs=n * (n + 1) / 2, **counts)
 
     text = min(TEXT, row_tokens)
     return {
-        "understanding": sample(
-            P + 2 + UNDERSTANDING_TEXT, text_targets=UNDERSTANDING_LOSS, understanding_pictures=1.0
-        ),
+        "understanding": sample(P + 2 + UNDERSTANDING_TEXT, text_targets=UNDERSTANDING_LOSS, understanding_images=1.0),
         "text": sample(text, text_targets=text),
         "generation": sample(
             P + 2 + GENERATION_TEXT,
             image_targets=P,
-            generation_pictures=1.0,
-            uncached_pictures=0.0 if cached_codes else 1.0,
+            generation_images=1.0,
+            uncached_images=0.0 if cached_codes else 1.0,
         ),
     }
 
 
-def expected_row(config: Config, cached_codes: bool) -> Content:
+def expected_row(config: Config, cached_codes: bool) -> Workload:
     """The mean content of a row of the configured mixture, by assumed lengths: full, or with ``batch.unit`` samples
     one sample."""
     samples = expected_samples(config.model, config.batch.row_tokens, cached_codes)
     ratio: dict[Kind, float] = {kind: float(getattr(config.ratio, kind)) for kind in samples}
     if config.ratio.unit == "tokens":
         ratio = {kind: share / samples[kind].tokens for kind, share in ratio.items()}
-    mixed = sum((samples[kind] * share for kind, share in ratio.items()), Content())
+    mixed = sum((samples[kind] * share for kind, share in ratio.items()), Workload())
     whole = config.batch.row_tokens / mixed.tokens if config.batch.unit == "rows" else 1 / sum(ratio.values())
     return mixed * whole

@@ -6,14 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_train.config import UserError
 from janus_train.data.batch import collate
 from janus_train.data.prompt_format import with_places
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.types import Record, Row
-from janus_train.infer.generate import generate_codes, generate_pictures
-from janus_train.infer.seeing import picture_features
-from janus_train.model.janus import PackedJanus, prepare
+from janus_train.errors import UserError
+from janus_train.infer.generate import generate_codes, generate_images
+from janus_train.infer.image_inputs import image_features
+from janus_train.model.build import prepare
+from janus_train.model.janus import PackedJanus
 from tests.helpers import document_of
 from tests.infer.conftest import SIZE
 
@@ -48,7 +49,7 @@ def test_drawing_goes_on_where_the_training_sequence_stops(janus, encoder):
         temperature=1.0,
         seeds=[0, 0],
         greedy=True,
-        seen=[picture_features(janus, encoder, [picture]) for picture in (RED, BLUE)],
+        image_features=[image_features(janus, encoder, [picture]) for picture in (RED, BLUE)],
     )
     for n, (words, picture) in enumerate(zip(WORDS, (RED, BLUE), strict=True)):
         given, without = (training_logits(janus, encoder, words, picture, codes[n], drop) for drop in (False, True))
@@ -60,8 +61,8 @@ def test_the_picture_makes_a_difference(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 1.0, "temperature": 1.0, "seeds": [0], "greedy": True}
     drawn = []
     for picture in (RED, BLUE):
-        seen = [picture_features(janus, encoder, [picture])]
-        drawn.append(generate_codes(janus, [prompt_ids(encoder, WORDS[0])], seen=seen, **options)[0].tolist())
+        seen = [image_features(janus, encoder, [picture])]
+        drawn.append(generate_codes(janus, [prompt_ids(encoder, WORDS[0])], image_features=seen, **options)[0].tolist())
     assert drawn[0] != drawn[1]
 
 
@@ -69,10 +70,10 @@ def test_features_belong_to_their_own_prompt_in_any_batch(janus, encoder):
     """Of prompts of different lengths, drawn together in another order, and alone."""
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
     prompts = [prompt_ids(encoder, words) for words in reversed(WORDS)]
-    seen = [picture_features(janus, encoder, [picture]) for picture in (RED, BLUE)]
-    together = generate_pictures(janus, prompts, seen=seen, seeds=[3, 4], **options)
+    seen = [image_features(janus, encoder, [picture]) for picture in (RED, BLUE)]
+    together = generate_images(janus, prompts, image_features=seen, seeds=[3, 4], **options)
     for n in range(2):
-        alone = generate_pictures(janus, prompts[n : n + 1], seen=seen[n : n + 1], seeds=[3 + n], **options)
+        alone = generate_images(janus, prompts[n : n + 1], image_features=seen[n : n + 1], seeds=[3 + n], **options)
         assert alone[0].tobytes() == together[n].tobytes()
 
 

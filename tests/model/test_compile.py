@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from janus_train.config import UserError
-from janus_train.model.compiling import wanted
+from janus_train.errors import UserError
+from janus_train.model.compile import should_compile
 from tests.helpers import config_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -29,23 +29,23 @@ def test_null_is_on_a_gpu_where_layers_stay_whole(
     option: str, device: torch.device, gathers: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    assert wanted(config_of("+stage=2", f"run.compile={option}"), device, gathers) is expected
+    assert should_compile(config_of("+stage=2", f"run.compile={option}"), device, gathers) is expected
 
 
 def test_without_a_c_compiler_it_is_left_out_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not wanted(config_of("+stage=2"), GPU, False)
-    assert wanted(config_of("+stage=2", "run.compile=true"), GPU, False)
+    assert not should_compile(config_of("+stage=2"), GPU, False)
+    assert should_compile(config_of("+stage=2", "run.compile=true"), GPU, False)
 
 
 def test_samples_that_have_rows_of_their_own_are_not_filled_up_unless_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    assert not wanted(config_of("+stage=2", "batch.unit=samples"), GPU, False)
-    assert wanted(config_of("+stage=2", "batch.unit=samples", "run.compile=true"), GPU, False)
+    assert not should_compile(config_of("+stage=2", "batch.unit=samples"), GPU, False)
+    assert should_compile(config_of("+stage=2", "batch.unit=samples", "run.compile=true"), GPU, False)
 
 
 def test_zero_3_and_compiling_exclude_each_other() -> None:
     with pytest.raises(UserError, match=r"fsdp2\.yaml"):
-        wanted(config_of("+stage=2", "run.compile=true"), GPU, True)
+        should_compile(config_of("+stage=2", "run.compile=true"), GPU, True)
