@@ -34,9 +34,9 @@ def inspect(
     if html is not None:
         check_target(html)
     config = load(compose_values(overrides or []))
+    from janus_train.datatools.inspect.drawn import line, open_drawn
+    from janus_train.datatools.inspect.page import Page
     from janus_train.files import write_text
-    from janus_train.inspection.drawn import line, open_drawn
-    from janus_train.inspection.page import Page
 
     drawn = open_drawn(config)
     last = from_step + steps - 1

@@ -120,9 +120,9 @@ def prepare(
         return
     if out is None:
         raise UserError("--out is missing: name the folder for the shards")
-    from janus_train.prepare.options import Options, byte_count
-    from janus_train.prepare.progress import Progress
-    from janus_train.prepare.run import prepare as run
+    from janus_train.datatools.prepare.options import Options, byte_count
+    from janus_train.datatools.prepare.progress import Progress
+    from janus_train.datatools.prepare.run import prepare as run
 
     options = Options(format, tuple(inputs), **given, shard_size=byte_count(shard_size), shard_samples=shard_samples)
     with Progress() as progress:
@@ -142,8 +142,8 @@ def _cores() -> int:
 
 
 def _index_only(format: str, inputs: list[str], out: Path | None, given: dict[str, Any]) -> None:
-    from janus_train.prepare.options import Options
-    from janus_train.prepare.run import index_only
+    from janus_train.datatools.prepare.options import Options
+    from janus_train.datatools.prepare.run import index_only
 
     if format != "webdataset":
         raise UserError(f"--index-only is for webdataset, not for {format}")

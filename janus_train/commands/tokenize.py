@@ -45,15 +45,15 @@ def tokenize(
     """
     index, number = _share(process_index, num_processes)
     from janus_train.data.given import given_data
-    from janus_train.tokenization.run import tars_of
+    from janus_train.datatools.tokenize.run import tars_of
 
     tars = tars_of(given_data(data))
     mine = tars[index::number]
     from janus_train.model.code_encoder import load_code_encoder
 
     encoder = load_code_encoder(model.expanduser(), _device(device, index))
-    from janus_train.tokenization.run import Told
-    from janus_train.tokenization.run import tokenize as run
+    from janus_train.datatools.tokenize.run import Told
+    from janus_train.datatools.tokenize.run import tokenize as run
 
     cores = threads or len(os.sched_getaffinity(0))
     with count_bar("samples") as bar:

@@ -48,10 +48,10 @@ def verify(
     if out is not None:
         check_target(out, "--out", "quarantine.jsonl")
     from janus_train.data.given import given_data
-    from janus_train.verification.check import lengths_of
-    from janus_train.verification.plan import Problem, make_plan
-    from janus_train.verification.pool import done
-    from janus_train.verification.summary import Summary
+    from janus_train.datatools.verify.check import lengths_of
+    from janus_train.datatools.verify.plan import Problem, make_plan
+    from janus_train.datatools.verify.pool import done
+    from janus_train.datatools.verify.summary import Summary
 
     given = given_data(data)
     lengths = lengths_of(model.expanduser(), row_tokens) if model is not None and row_tokens is not None else None

@@ -1,0 +1,86 @@
+"""Files as they are named on the command line and in records."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from glob import has_magic
+from pathlib import Path
+
+from janus_train.config import UserError
+from janus_train.datatools.prepare.items import Skip
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_SCHEME = re.compile(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*://|data:)")
+
+
+def expand(inputs: tuple[str, ...], endings: tuple[str, ...], what: str) -> list[str]:
+    """The files that ``inputs`` name: files, patterns, and folders for all in them that end so. Sorted within each.
+
+    Raises `UserError` for an input that is not there or a folder without such a file.
+    """
+    found: list[str] = []
+    for given in inputs:
+        if has_magic(given) and not Path(given).exists():
+            matches = _matches(Path(given))
+            if not matches:
+                raise UserError(f"nothing is at {given}")
+            found += matches
+        elif Path(given).is_dir():
+            inside = sorted(
+                str(path) for path in Path(given).rglob("*") if path.is_file() and path.name.lower().endswith(endings)
+            )
+            if not inside:
+                raise UserError(f"folder {given} holds no {what} ({', '.join(endings)})")
+            found += inside
+        elif Path(given).is_file():
+            if not given.lower().endswith(endings):
+                raise UserError(f"{given} is no {what}: its name should end in {', '.join(endings)}")
+            found.append(given)
+        else:
+            raise UserError(f"{given}: there is no such file or folder")
+    if len(set(found)) < len(found):
+        raise UserError(f"{next(path for path in found if found.count(path) > 1)} is given twice")
+    return found
+
+
+def _matches(pattern: Path) -> list[str]:
+    root = Path(pattern.anchor)
+    return sorted(str(path) for path in root.glob(str(pattern.relative_to(root))) if path.is_file())
+
+
+def inside(folder: str, name: str, where: str) -> str:
+    """The path of a record's picture. Raises `UserError` if it is an address or leaves ``folder``."""
+    if _SCHEME.match(name):
+        raise UserError(
+            f"{where}: the picture is an address ({name[:60]}): download the pictures first, prepare fetches nothing"
+        )
+    root, path = os.path.normpath(folder), os.path.normpath(Path(folder) / name)
+    try:
+        parts = Path(path).relative_to(root).parts
+    except ValueError:
+        parts = ()
+    if not parts or ".." in parts or "\0" in name:
+        raise UserError(f"{where}: the picture's path {name[:80]!r} leaves the picture folder {folder}")
+    return path
+
+
+def file_size(path: str) -> int | None:
+    """In bytes; None if there is no such file."""
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        if error.errno in _MISSING:
+            return None
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def read_file(path: str) -> bytes:
+    """Raises `Skip` if there is no such file, `UserError` if it is there and cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise Skip("the picture is missing", path) from None
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -1,0 +1,97 @@
+"""A picture's bytes: kept if training can read them, else written anew without loss."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+from PIL import Image, ImageOps
+
+from janus_train.datatools.prepare.items import Skip
+
+MOST_PIXELS = 100_000_000
+"""As in data/pictures.py, which is too slow to load in every process of a conversion."""
+KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Pillow's format -> ending, for what is kept as it is. An MPO is a JPEG with further ones behind it."""
+READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""All that is opened; the list is short because every decoder is a risk."""
+_AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_QUALITY = 95
+
+
+def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
+    """(ending, bytes) to write for a picture. Raises `Skip` if it does not open, wholly, or is too large.
+
+    With ``max_side`` a picture with a longer side is scaled down to it and written as JPEG.
+    """
+    if not data:
+        raise Skip("the picture is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
+            return _keep(data, max_side)
+    except Image.UnidentifiedImageError:
+        raise Skip("the picture does not open", f"it is none of {', '.join(READ)}") from None
+    except Image.DecompressionBombError:
+        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels") from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        TypeError,
+        IndexError,
+        KeyError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # a damaged file makes a decoder raise any of these
+        raise Skip("the picture does not open", f"{type(error).__name__}: {error}") from None
+
+
+def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
+    image = Image.open(io.BytesIO(data), formats=READ)
+    width, height = image.size
+    if width * height > MOST_PIXELS:  # by the header: nothing is decoded yet
+        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels", f"{width} x {height}")
+    if max_side is not None and max(width, height) > max_side:
+        return "jpg", _smaller(image, max_side)
+    ending = KEPT.get(image.format or "")
+    if ending is None:
+        return "png", _png(image)
+    if ending == "jpg":
+        image.draft(None, (1, 1))  # all bytes are still read, at an eighth of the pixels
+    image.load()
+    return ending, data
+
+
+def _png(image: Image.Image) -> bytes:
+    """The first picture of the file, upright, with all its levels if PNG has them."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode not in _AS_PNG:
+        image = _rgb(image)
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def _smaller(image: Image.Image, max_side: int) -> bytes:
+    image = _rgb(image)
+    scale = max_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=_QUALITY, subsampling=0)
+    return out.getvalue()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As training sees it: upright, on white, 8 bits."""
+    from janus_train.data.pictures import to_rgb
+    from janus_train.data.sample import BadSample
+
+    try:
+        return to_rgb(image)
+    except BadSample as error:
+        raise Skip("the picture does not open", str(error)) from None
