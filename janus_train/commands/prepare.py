@@ -120,12 +120,14 @@ def prepare(
         return
     if out is None:
         raise UserError("--out is missing: name the folder for the shards")
-    from janus_train.datatools.prepare.options import Options, byte_count
-    from janus_train.datatools.prepare.progress import Progress
+    from janus_train.datatools.prepare.options import PrepareOptions, byte_count
+    from janus_train.datatools.prepare.progress import ProgressDisplay
     from janus_train.datatools.prepare.run import prepare as run
 
-    options = Options(format, tuple(inputs), **given, shard_size=byte_count(shard_size), shard_samples=shard_samples)
-    with Progress() as progress:
+    options = PrepareOptions(
+        format, tuple(inputs), **given, shard_size=byte_count(shard_size), shard_samples=shard_samples
+    )
+    with ProgressDisplay() as progress:
         made = run(options, out, workers or _cores(), max_bad, progress.report)
     skipped, left_out = sum(made["skipped"].values()), sum(made["left_out"].values())
     print(
@@ -142,15 +144,15 @@ def _cores() -> int:
 
 
 def _index_only(format: str, inputs: list[str], out: Path | None, given: dict[str, Any]) -> None:
-    from janus_train.datatools.prepare.options import Options
+    from janus_train.datatools.prepare.options import PrepareOptions
     from janus_train.datatools.prepare.run import index_only
 
     if format != "webdataset":
         raise UserError(f"--index-only is for webdataset, not for {format}")
     if out is not None:
         raise UserError("--out means nothing with --index-only: the index goes beside each tar")
-    options = Options("webdataset", tuple(inputs), **given)
-    if options != Options("webdataset", tuple(inputs)):
+    options = PrepareOptions("webdataset", tuple(inputs), **given)
+    if options != PrepareOptions("webdataset", tuple(inputs)):
         raise UserError("--index-only leaves the tars as they are: leave the other options out")
     for path in index_only(options):
         print(path)

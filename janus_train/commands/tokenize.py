@@ -52,18 +52,18 @@ def tokenize(
     from janus_train.model.code_encoder import load_code_encoder
 
     encoder = load_code_encoder(model.expanduser(), _device(device, index))
-    from janus_train.datatools.tokenize.run import Told
+    from janus_train.datatools.tokenize.run import ProgressCallbacks
     from janus_train.datatools.tokenize.run import tokenize as run
 
     cores = threads or len(os.sched_getaffinity(0))
     with count_bar("samples") as bar:
         task = bar.add_task("", total=None)
-        told = Told(
+        progress = ProgressCallbacks(
             start=lambda total: bar.update(task, total=total),
             sample=lambda number: bar.advance(task, number),
             line=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
         )
-        done = run(mine, encoder, replace=replace, threads=cores, told=told)
+        done = run(mine, encoder, replace=replace, threads=cores, progress=progress)
     parts = [f"{done.tokenized} of {len(mine)} tars tokenized ({done.pictures} pictures)"]
     parts += [f"{done.nothing_to_do} had nothing to do"] if done.nothing_to_do else []
     parts += [f"{done.without} pictures without codes: janus-train verify lists them"] if done.without else []

@@ -49,13 +49,13 @@ def verify(
         check_target(out, "--out", "quarantine.jsonl")
     from janus_train.data.given import given_data
     from janus_train.datatools.verify.check import lengths_of
-    from janus_train.datatools.verify.plan import Problem, make_plan
-    from janus_train.datatools.verify.pool import done
+    from janus_train.datatools.verify.plan import Problem, plan_verification
+    from janus_train.datatools.verify.pool import run_pieces
     from janus_train.datatools.verify.summary import Summary
 
     given = given_data(data)
     lengths = lengths_of(model.expanduser(), row_tokens) if model is not None and row_tokens is not None else None
-    plan = make_plan(given, lengths)
+    plan = plan_verification(given, lengths)
     summary = Summary(plan, max_bad)
     cores = workers or (1 if plan.samples < FEW else len(os.sched_getaffinity(0)))
     with _listing(out) as note, count_bar("samples") as bar:
@@ -66,9 +66,9 @@ def verify(
                 note(asdict(problem))
 
         tell(summary.add_unopened(plan))
-        for looked in done(plan, cores):
-            tell(summary.add(looked))
-            bar.advance(task, looked.piece.stop - looked.piece.start)
+        for result in run_pieces(plan, cores):
+            tell(summary.add(result))
+            bar.advance(task, result.piece.stop - result.piece.start)
     table_console(100).print(summary.table())
     fit, verdict = summary.verdict
     print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))

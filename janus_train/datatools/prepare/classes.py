@@ -21,7 +21,7 @@ class Classes:
 
     def __init__(self, path: str | None, names: str = "first"):
         self.path, self._names = path, names
-        self._found: dict[str, str] = {} if path is None else self._read(path)
+        self._class_names: dict[str, str] = {} if path is None else self._read(path)
 
     def name(self, key: str) -> str:
         """The words for a class's id, folder or number. Raises `UserError` if the file does not have it."""
@@ -32,25 +32,27 @@ class Classes:
                     "'n01440764 tench, Tinca tinca'"
                 )
             return key.replace("_", " ").strip()
-        if key not in self._found:
-            raise UserError(f"{self.path} has no class {key!r} (it has {len(self._found)}, such as {self._example()})")
-        return self._found[key]
+        if key not in self._class_names:
+            raise UserError(
+                f"{self.path} has no class {key!r} (it has {len(self._class_names)}, such as {self._example()})"
+            )
+        return self._class_names[key]
 
     def _example(self) -> str:
-        return repr(next(iter(self._found)))
+        return repr(next(iter(self._class_names)))
 
     def _read(self, path: str) -> dict[str, str]:
         try:
             content = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--classes {path} cannot be read ({error})") from None
-        found = self._from_json(content) if content.lstrip().startswith(("{", "[")) else self._from_lines(content)
-        if not found:
+        class_names = self._from_json(content) if content.lstrip().startswith(("{", "[")) else self._from_lines(content)
+        if not class_names:
             raise UserError(f"--classes {path} holds no class")
-        empty = next((key for key, name in found.items() if not name), None)
+        empty = next((key for key, name in class_names.items() if not name), None)
         if empty is not None:
             raise UserError(f"--classes {path}: class {empty!r} has no name")
-        return found
+        return class_names
 
     def _from_json(self, content: str) -> dict[str, str]:
         try:
@@ -59,25 +61,25 @@ class Classes:
             raise UserError(f"--classes {self.path} is no valid JSON ({error})") from None
         if isinstance(values, list):
             values = {str(number): value for number, value in enumerate(values)}
-        found: dict[str, str] = {}
+        class_names: dict[str, str] = {}
         for key, value in values.items():
             ids, name = [str(key)], value
-            if isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value):
+            if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
                 ids, name = [str(key), value[0]], value[1]
             if not isinstance(name, str):
                 raise UserError(f"--classes {self.path}: the name of class {key!r} is no text")
-            found |= dict.fromkeys(ids, self.chosen(name))
-        return found
+            class_names |= dict.fromkeys(ids, self.chosen(name))
+        return class_names
 
     def _from_lines(self, content: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+        class_names: dict[str, str] = {}
         for number, line in enumerate(line for line in content.splitlines() if line.strip()):
             parts = line.strip().split(maxsplit=1)
             if len(parts) < 2:
                 raise UserError(f"--classes {self.path}: line {line.strip()[:40]!r} has no name after the id")
-            found[parts[0]] = self.chosen(parts[1])
-            found.setdefault(str(number), found[parts[0]])
-        return found
+            class_names[parts[0]] = self.chosen(parts[1])
+            class_names.setdefault(str(number), class_names[parts[0]])
+        return class_names
 
     def chosen(self, name: str) -> str:
         name = name.replace("_", " ").strip()

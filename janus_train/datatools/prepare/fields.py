@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from janus_train.config import UserError
-from janus_train.datatools.prepare.items import Skip
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import SkipRecord
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.turns import ASSISTANT, PLACEHOLDER, USER, read_turns, role_of
 
 IMAGE_FIELDS = (
@@ -54,21 +54,23 @@ def pick(record: Any, path: str) -> Any:
 
 def _named(value: Any, name: str) -> Any:
     if isinstance(value, list):
-        value = next((one for one in value if isinstance(one, dict) and one.get(name)), None)
+        value = next((element for element in value if isinstance(element, dict) and element.get(name)), None)
     return value.get(name) if isinstance(value, dict) else None
 
 
 def _element(value: Any, key: str, wanted: str) -> Any:
     """Of a list of records the first whose ``key`` is ``wanted``; of a record of lists the same."""
     if isinstance(value, dict) and isinstance(value.get(key), list):
-        places = [number for number, one in enumerate(value[key]) if str(one) == wanted]
+        places = [number for number, element in enumerate(value[key]) if str(element) == wanted]
         if not places:
             return None
         return {
             name: many[places[0]] for name, many in value.items() if isinstance(many, list) and len(many) > places[0]
         }
     if isinstance(value, list):
-        return next((one for one in value if isinstance(one, dict) and str(one.get(key)) == wanted), None)
+        return next(
+            (element for element in value if isinstance(element, dict) and str(element.get(key)) == wanted), None
+        )
     return None
 
 
@@ -86,20 +88,20 @@ def name_of(record: dict[str, Any]) -> str:
     return ""
 
 
-def captions(record: dict[str, Any], options: Options) -> list[str]:
-    """The record's captions, as many as the options ask for. Raises `Skip` if there is none."""
-    found = _caption_values(record, options)
-    words = [text for text in (_clean(value, options) for value in found) if text]
+def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
+    """The record's captions, as many as the options ask for. Raises `SkipRecord` if there is none."""
+    values = _caption_values(record, options)
+    words = [text for text in (_clean(value, options) for value in values) if text]
     if not words:
-        if found and not all(value is None or isinstance(value, str) for value in found):
-            raise Skip("the caption is no text")
-        raise Skip("the caption is empty" if found else "there is no caption", left_out=options.drop_empty)
+        if values and not all(value is None or isinstance(value, str) for value in values):
+            raise SkipRecord("the caption is no text")
+        raise SkipRecord("the caption is empty" if values else "there is no caption", left_out=options.drop_empty)
     if options.captions == "each":
         return words
     return [max(words, key=len)] if options.captions == "longest" else words[:1]
 
 
-def _caption_values(record: dict[str, Any], options: Options) -> list[Any]:
+def _caption_values(record: dict[str, Any], options: PrepareOptions) -> list[Any]:
     if options.text_field:
         values = [pick(record, path) for path in options.text_field]
         if len(values) > 1:  # several fields are one text
@@ -107,47 +109,47 @@ def _caption_values(record: dict[str, Any], options: Options) -> list[Any]:
     else:
         values = [next((record[name] for name in CAPTION_FIELDS if record.get(name)), None)]
         if values[0] is None:
-            values = [_said(record)]
+            values = [_first_answer(record)]
     value = values[0]
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _said(record: dict[str, Any]) -> str | None:
+def _first_answer(record: dict[str, Any]) -> str | None:
     """A caption that is kept as a conversation (ShareGPT4V): what the assistant says first."""
     turns: list[Any] = next((record[name] for name in TALK_FIELDS if isinstance(record.get(name), list)), [])
     for turn in turns:
         if isinstance(turn, dict) and role_of(turn) == ASSISTANT:
-            said = turn.get("value", turn.get("content"))
-            return said if isinstance(said, str) else None
+            answer = turn.get("value", turn.get("content"))
+            return answer if isinstance(answer, str) else None
     return None
 
 
-def text(record: dict[str, Any], options: Options) -> str:
-    """The record's text: the named fields, one after the other. Raises `Skip` if there is none."""
+def text(record: dict[str, Any], options: PrepareOptions) -> str:
+    """The record's text: the named fields, one after the other. Raises `SkipRecord` if there is none."""
     values = [pick(record, path) for path in options.text_field or ("text",)]
     if any(value is not None and not isinstance(value, str) for value in values):
-        raise Skip("the text is no text", f"it is a {type(values[0]).__name__}")
+        raise SkipRecord("the text is no text", f"it is a {type(values[0]).__name__}")
     words = [cleaned for cleaned in (_clean(value, options, strip=False) for value in values) if cleaned.strip()]
     if not words:
-        raise Skip("the text is missing or empty", left_out=options.drop_empty)
+        raise SkipRecord("the text is missing or empty", left_out=options.drop_empty)
     return "\n\n".join(words)
 
 
-def _clean(value: Any, options: Options, strip: bool = True) -> str:
+def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
     if not isinstance(value, str):
         return ""
     value = unquote_plus(value) if options.url_encoded else value
     return value.strip() if strip else value
 
 
-def captioned(record: dict[str, Any], options: Options, num_pictures: int) -> list[dict[str, Any]]:
+def captioned(record: dict[str, Any], options: PrepareOptions, num_pictures: int) -> list[dict[str, Any]]:
     """The fields of a captioned picture's samples, in the form that the options ask for."""
     if num_pictures != 1 and options.form != "ask":
-        raise Skip("a caption takes one picture", f"{num_pictures}")
+        raise SkipRecord("a caption takes one picture", f"{num_pictures}")
     return [_in_form(caption, options, num_pictures) for caption in captions(record, options)]
 
 
-def _in_form(caption: str, options: Options, num_pictures: int) -> dict[str, Any]:
+def _in_form(caption: str, options: PrepareOptions, num_pictures: int) -> dict[str, Any]:
     if options.form == "draw":
         return talk(caption, PLACEHOLDER)
     if options.form == "ask":
@@ -161,15 +163,15 @@ def talk(question: str, answer: str) -> dict[str, Any]:
 
 
 def conversation(record: dict[str, Any], num_pictures: int) -> dict[str, Any]:
-    """The fields of a conversation in any of the known layouts. Raises `Skip` with what does not fit."""
+    """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with what does not fit."""
     turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
     if not isinstance(turns, list) or not turns:
-        raise Skip("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
+        raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
     return {"conversations": read_turns(turns, num_pictures)}
 
 
-def check_number(num_pictures: int, options: Options) -> None:
-    """Raises `Skip` for a record with fewer or more pictures than the options ask for."""
+def check_number(num_pictures: int, options: PrepareOptions) -> None:
+    """Raises `SkipRecord` for a record with fewer or more pictures than the options ask for."""
     most = options.max_pictures
     if num_pictures < options.min_pictures or (most is not None and num_pictures > most):
-        raise Skip("more or fewer pictures than asked for", f"{num_pictures}", left_out=True)
+        raise SkipRecord("more or fewer pictures than asked for", f"{num_pictures}", left_out=True)

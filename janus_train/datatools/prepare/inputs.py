@@ -9,7 +9,7 @@ from glob import has_magic
 from pathlib import Path
 
 from janus_train.config import UserError
-from janus_train.datatools.prepare.items import Skip
+from janus_train.datatools.prepare.items import SkipRecord
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _SCHEME = re.compile(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*://|data:)")
@@ -20,29 +20,29 @@ def expand(inputs: tuple[str, ...], endings: tuple[str, ...], what: str) -> list
 
     Raises `UserError` for an input that is not there or a folder without such a file.
     """
-    found: list[str] = []
-    for given in inputs:
-        if has_magic(given) and not Path(given).exists():
-            matches = _matches(Path(given))
+    paths: list[str] = []
+    for name in inputs:
+        if has_magic(name) and not Path(name).exists():
+            matches = _matches(Path(name))
             if not matches:
-                raise UserError(f"nothing is at {given}")
-            found += matches
-        elif Path(given).is_dir():
+                raise UserError(f"nothing is at {name}")
+            paths += matches
+        elif Path(name).is_dir():
             inside = sorted(
-                str(path) for path in Path(given).rglob("*") if path.is_file() and path.name.lower().endswith(endings)
+                str(path) for path in Path(name).rglob("*") if path.is_file() and path.name.lower().endswith(endings)
             )
             if not inside:
-                raise UserError(f"folder {given} holds no {what} ({', '.join(endings)})")
-            found += inside
-        elif Path(given).is_file():
-            if not given.lower().endswith(endings):
-                raise UserError(f"{given} is no {what}: its name should end in {', '.join(endings)}")
-            found.append(given)
+                raise UserError(f"folder {name} holds no {what} ({', '.join(endings)})")
+            paths += inside
+        elif Path(name).is_file():
+            if not name.lower().endswith(endings):
+                raise UserError(f"{name} is no {what}: its name should end in {', '.join(endings)}")
+            paths.append(name)
         else:
-            raise UserError(f"{given}: there is no such file or folder")
-    if len(set(found)) < len(found):
-        raise UserError(f"{next(path for path in found if found.count(path) > 1)} is given twice")
-    return found
+            raise UserError(f"{name}: there is no such file or folder")
+    if len(set(paths)) < len(paths):
+        raise UserError(f"{next(path for path in paths if paths.count(path) > 1)} is given twice")
+    return paths
 
 
 def _matches(pattern: Path) -> list[str]:
@@ -77,10 +77,10 @@ def file_size(path: str) -> int | None:
 
 
 def read_file(path: str) -> bytes:
-    """Raises `Skip` if there is no such file, `UserError` if it is there and cannot be read."""
+    """Raises `SkipRecord` if there is no such file, `UserError` if it is there and cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         if error.errno in _MISSING:
-            raise Skip("the picture is missing", path) from None
+            raise SkipRecord("the picture is missing", path) from None
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

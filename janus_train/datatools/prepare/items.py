@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.options import PrepareOptions
 
 UNIT_BYTES = 16 << 20
 UNIT_RECORDS = 512
 
 
-class Skip(Exception):
+class SkipRecord(Exception):
     """A record that gives no sample.
 
     ``reason`` is the same for all records with the same fault, ``detail`` is this one's. ``left_out``: the options ask
@@ -61,7 +61,7 @@ class Item:
     """What the source calls it; goes into the key to be recognised."""
 
 
-class Format(ABC):
+class InputFormat(ABC):
     """A layout of raw data. Opened in every process; it must find the same things each time.
 
     ``several``: a record may give several samples, so keys get a second number.
@@ -69,7 +69,7 @@ class Format(ABC):
 
     several = False
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         self.options = options
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Format(ABC):
 
     @abstractmethod
     def item(self, entry: Entry) -> Item:
-        """The samples of a record. Raises `Skip` with the reason why there are none."""
+        """The samples of a record. Raises `SkipRecord` with the reason why there are none."""
 
 
 T = TypeVar("T")
@@ -94,13 +94,13 @@ T = TypeVar("T")
 
 def cut(records: Iterable[tuple[T, int]], what: Callable[[list[T]], Any]) -> Iterator[Unit]:
     """Units over a sequence of (record, its bytes); ``what`` gives a unit's place from its records."""
-    held: list[T] = []
+    batch: list[T] = []
     size = 0
     for record, weight in records:
-        if held and (len(held) == UNIT_RECORDS or size + weight > UNIT_BYTES):
-            yield Unit(len(held), size, what(held))
-            held, size = [], 0
-        held.append(record)
+        if batch and (len(batch) == UNIT_RECORDS or size + weight > UNIT_BYTES):
+            yield Unit(len(batch), size, what(batch))
+            batch, size = [], 0
+        batch.append(record)
         size += weight
-    if held:
-        yield Unit(len(held), size, what(held))
+    if batch:
+        yield Unit(len(batch), size, what(batch))

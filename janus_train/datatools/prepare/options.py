@@ -34,7 +34,7 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """Everything the bytes of the shards depend on. Kept in the prepared folder, which other options do not touch."""
 
     format: FormatName

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from janus_train.config import UserError
 from janus_train.data.shard_index import index_path, write_listing
-from janus_train.datatools.prepare.options import Options
-from janus_train.datatools.prepare.samples import Packed, Skipped
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.samples import Packed, SkippedRecord
 from janus_train.files import sync, write_json, write_text
 
 SCHEMA = 1
@@ -48,15 +48,15 @@ class Totals:
     shards: int = 0
     bad: int = 0
     """Records that were skipped though nobody asked for it."""
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedRecord] = field(default_factory=list)
 
-    def skip(self, *skipped: Skipped) -> None:
+    def skip(self, *skipped: SkippedRecord) -> None:
         self.skipped += skipped
-        self.bad += sum(not one.left_out for one in skipped)
+        self.bad += sum(not record.left_out for record in skipped)
 
 
 @dataclass
-class _Shard:
+class _OpenShard:
     """The shard that is being written."""
 
     path: Path
@@ -68,13 +68,13 @@ class _Shard:
 class Output:
     """Writes samples as they come, in order. Use as a context: what is unfinished goes when it ends badly."""
 
-    def __init__(self, folder: Path, options: Options, plan_digest: str):
+    def __init__(self, folder: Path, options: PrepareOptions, plan_digest: str):
         self.folder, self._options = folder, options
         self._identity: dict[str, Any] = {"schema": SCHEMA, "arguments": options.identity(), "plan": plan_digest}
         self._notes = folder / NOTES
         self.totals, self.cursor = Totals(), Cursor()
-        self._shard: _Shard | None = None
-        self._since: list[Skipped] = []  # skipped since the last shard was closed
+        self._shard: _OpenShard | None = None
+        self._since: list[SkippedRecord] = []  # skipped since the last shard was closed
         self._records_since = 0
 
     # -- opening
@@ -141,7 +141,7 @@ class Output:
             self.totals.samples += content["samples"]
             self.totals.records += content["records"]
             self.totals.bytes += content["bytes"]
-            self.totals.skip(*(Skipped(**one) for one in content["skipped"]))
+            self.totals.skip(*(SkippedRecord(**values) for values in content["skipped"]))
             self.cursor = Cursor(**content["next"])
         kept = {self._tar(number).name for number in range(self.totals.shards)}
         for path in [*self.folder.glob("shard-*"), *self.folder.glob(".shard-*.part")]:
@@ -150,11 +150,11 @@ class Output:
 
     # -- writing
 
-    def add(self, outcome: Packed | Skipped, unit: int, record: int) -> list[Path]:
+    def add(self, outcome: Packed | SkippedRecord, unit: int, record: int) -> list[Path]:
         """Take what record ``record`` of unit ``unit`` gave. Returns the shards that are whole now and need an index."""
         closed: list[Path] = []
         self._records_since += 1
-        if isinstance(outcome, Skipped):
+        if isinstance(outcome, SkippedRecord):
             self._since.append(outcome)
             self.totals.skip(outcome)
         else:
@@ -181,7 +181,7 @@ class Output:
     def _write(self, sample: bytes) -> None:
         if self._shard is None:
             path = self.folder / f".shard-{os.getpid()}.part"
-            self._shard = _Shard(path, path.open("wb"))
+            self._shard = _OpenShard(path, path.open("wb"))
         self._shard.file.write(sample)
         self._shard.samples += 1
         self._shard.bytes += len(sample)
@@ -207,7 +207,7 @@ class Output:
             "records": self._records_since,
             "bytes": shard.bytes,
             "next": asdict(cursor),
-            "skipped": [asdict(one) for one in self._since],
+            "skipped": [asdict(record) for record in self._since],
         }
         write_json(self._note(self.totals.shards), note)
         self.totals.shards += 1
@@ -226,7 +226,9 @@ class Output:
     def write_skipped(self) -> Path:
         """One JSON line a record that was skipped."""
         path = self.folder / SKIPPED
-        write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.totals.skipped))
+        write_text(
+            path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in self.totals.skipped)
+        )
         return path
 
     def finish(self, version: str) -> dict[str, Any]:
@@ -239,8 +241,8 @@ class Output:
             "samples": totals.samples,
             "shards": totals.shards,
             "bytes": totals.bytes,
-            "skipped": dict(sorted(Counter(one.reason for one in totals.skipped if not one.left_out).items())),
-            "left_out": dict(sorted(Counter(one.reason for one in totals.skipped if one.left_out).items())),
+            "skipped": dict(sorted(Counter(record.reason for record in totals.skipped if not record.left_out).items())),
+            "left_out": dict(sorted(Counter(record.reason for record in totals.skipped if record.left_out).items())),
         }
         write_listing(self.folder)
         write_json(self.folder / PREPARED, content)

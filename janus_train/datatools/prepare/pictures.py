@@ -9,7 +9,7 @@ import zlib
 
 from PIL import Image, ImageOps
 
-from janus_train.datatools.prepare.items import Skip
+from janus_train.datatools.prepare.items import SkipRecord
 
 MOST_PIXELS = 100_000_000
 """As in data/pictures.py, which is too slow to load in every process of a conversion."""
@@ -22,20 +22,20 @@ _QUALITY = 95
 
 
 def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
-    """(ending, bytes) to write for a picture. Raises `Skip` if it does not open, wholly, or is too large.
+    """(ending, bytes) to write for a picture. Raises `SkipRecord` if it does not open, wholly, or is too large.
 
     With ``max_side`` a picture with a longer side is scaled down to it and written as JPEG.
     """
     if not data:
-        raise Skip("the picture is empty")
+        raise SkipRecord("the picture is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
             return _keep(data, max_side)
     except Image.UnidentifiedImageError:
-        raise Skip("the picture does not open", f"it is none of {', '.join(READ)}") from None
+        raise SkipRecord("the picture does not open", f"it is none of {', '.join(READ)}") from None
     except Image.DecompressionBombError:
-        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels") from None
+        raise SkipRecord(f"the picture has over {MOST_PIXELS // 10**6} megapixels") from None
     except (
         OSError,
         SyntaxError,
@@ -48,14 +48,14 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         zlib.error,
     ) as error:
         # a damaged file makes a decoder raise any of these
-        raise Skip("the picture does not open", f"{type(error).__name__}: {error}") from None
+        raise SkipRecord("the picture does not open", f"{type(error).__name__}: {error}") from None
 
 
 def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
     image = Image.open(io.BytesIO(data), formats=READ)
     width, height = image.size
     if width * height > MOST_PIXELS:  # by the header: nothing is decoded yet
-        raise Skip(f"the picture has over {MOST_PIXELS // 10**6} megapixels", f"{width} x {height}")
+        raise SkipRecord(f"the picture has over {MOST_PIXELS // 10**6} megapixels", f"{width} x {height}")
     if max_side is not None and max(width, height) > max_side:
         return "jpg", _smaller(image, max_side)
     ending = KEPT.get(image.format or "")
@@ -94,4 +94,4 @@ def _rgb(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image)
     except BadSample as error:
-        raise Skip("the picture does not open", str(error)) from None
+        raise SkipRecord("the picture does not open", str(error)) from None

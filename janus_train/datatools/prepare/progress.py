@@ -12,7 +12,7 @@ _SECONDS = 15.0
 """Between two lines."""
 
 
-class Progress:
+class ProgressDisplay:
     """Goes to standard error; use as a context."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         if self._bars:
             self._bars.start()
         return self
@@ -42,15 +42,19 @@ class Progress:
             self._bars.stop()
 
     def report(self, totals: Totals, records: int) -> None:
-        made = f"{totals.samples:,} samples, {totals.shards} shards" + (f", {totals.bad:,} bad" if totals.bad else "")
+        summary = f"{totals.samples:,} samples, {totals.shards} shards" + (
+            f", {totals.bad:,} bad" if totals.bad else ""
+        )
         if self._bars:
-            self._bars.update(self._task, completed=totals.records, total=records, description=made)
+            self._bars.update(self._task, completed=totals.records, total=records, description=summary)
             return
         now = time.monotonic()
         self._first = self._first or (now, totals.records)
         if now - self._last >= _SECONDS:
             rate = (totals.records - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
             print(
-                f"{totals.records:,} of {records:,} records, {made}, {rate:.0f} records/s", file=sys.stderr, flush=True
+                f"{totals.records:,} of {records:,} records, {summary}, {rate:.0f} records/s",
+                file=sys.stderr,
+                flush=True,
             )
             self._last = now

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from janus_train.config import UserError
-from janus_train.datatools.prepare.items import Skip
+from janus_train.datatools.prepare.items import SkipRecord
 
 LINES, LIST, OBJECT, TABLE = "lines", "list", "object", "table"
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".jsonlines")
@@ -33,21 +33,21 @@ _LONGEST = 64 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordPlace:
     offset: int
     number: int
 
 
 @dataclass(frozen=True)
-class Found:
-    """A record and where it stands; ``value`` is a `Skip` if it cannot be read."""
+class LocatedRecord:
+    """A record and where it stands; ``value`` is a `SkipRecord` if it cannot be read."""
 
-    place: Place
+    place: RecordPlace
     where: str
-    value: dict[str, Any] | Skip
+    value: dict[str, Any] | SkipRecord
 
 
-START = Place(0, 1)
+START = RecordPlace(0, 1)
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +71,7 @@ def kind_of(path: str) -> str:
     return OBJECT if isinstance(first, dict) and isinstance(first.get("annotations"), list) else LINES
 
 
-def records(path: str, place: Place = START, columns: tuple[str, ...] = ()) -> Iterator[Found]:
+def records(path: str, place: RecordPlace = START, columns: tuple[str, ...] = ()) -> Iterator[LocatedRecord]:
     """The records from ``place`` on. Raises `UserError` for a file that is damaged as a whole."""
     kind = kind_of(path)
     with _readable(path):
@@ -80,20 +80,20 @@ def records(path: str, place: Place = START, columns: tuple[str, ...] = ()) -> I
         elif kind == LIST:
             yield from _list(path, place)
         elif kind == LINES:
-            for found, line in lines(path, place):
-                yield Found(found, f"{path}:{found.number}", parse(line))
+            for line_place, line in lines(path, place):
+                yield LocatedRecord(line_place, f"{path}:{line_place.number}", parse(line))
         else:
             raise UserError(f"{path} is one JSON object: a list of records, or one in each line, is needed")
 
 
-def lines(path: str, place: Place = START) -> Iterator[tuple[Place, bytes]]:
+def lines(path: str, place: RecordPlace = START) -> Iterator[tuple[RecordPlace, bytes]]:
     """The lines that are not blank, undecoded."""
     with _readable(path):
         file = _at(path, place.offset)
         number, offset = place.number, place.offset
         while line := file.readline():
             if line.strip(_BLANK):
-                yield Place(offset, number), line
+                yield RecordPlace(offset, number), line
             number += 1
             offset += len(line)
 
@@ -119,17 +119,17 @@ def _readable(path: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({error})") from None
 
 
-def parse(line: bytes) -> dict[str, Any] | Skip:
+def parse(line: bytes) -> dict[str, Any] | SkipRecord:
     try:
         value = json.loads(line.removeprefix(_MARK))
     except UnicodeDecodeError:
-        return Skip("the line is no UTF-8")
+        return SkipRecord("the line is no UTF-8")
     except (ValueError, RecursionError) as error:
-        return Skip("the line is no valid JSON", str(error))
-    return value if isinstance(value, dict) else Skip("the record is no object")
+        return SkipRecord("the line is no valid JSON", str(error))
+    return value if isinstance(value, dict) else SkipRecord("the record is no object")
 
 
-def _list(path: str, place: Place) -> Iterator[Found]:
+def _list(path: str, place: RecordPlace) -> Iterator[LocatedRecord]:
     """The entries of a JSON list, each decoded alone; ``text[at]`` stands at byte ``offset`` of the file."""
     file = _at(path, place.offset)
     head = file.read(3)
@@ -155,8 +155,8 @@ def _list(path: str, place: Place) -> Iterator[Found]:
                 if ended or len(text) - at > _LONGEST:
                     raise UserError(f"{path}: entry {number} of the list is no valid JSON ({problem})") from None
             else:
-                found = value if isinstance(value, dict) else Skip("the record is no object")
-                yield Found(Place(offset, number), f"{path}, entry {number}", found)
+                record = value if isinstance(value, dict) else SkipRecord("the record is no object")
+                yield LocatedRecord(RecordPlace(offset, number), f"{path}, entry {number}", record)
                 offset, at, number, size = offset + len(text[at:end].encode()), end, number + 1, _CHUNK
                 continue
         elif ended:
@@ -175,33 +175,35 @@ def _after(text: str, at: int, skipped: str) -> int:
     return at
 
 
-def _table(path: str, place: Place, columns: tuple[str, ...]) -> Iterator[Found]:
+def _table(path: str, place: RecordPlace, columns: tuple[str, ...]) -> Iterator[LocatedRecord]:
     """Rows as records by the names of the first line, or by ``columns`` if there is none."""
     names, first = (columns, START) if columns else _head(path)
     source = _Lines(path, first if place == START else place)
     rows = csv.reader(source, delimiter=_delimiter(path))
     while True:
-        start = Place(source.offset, source.number)
+        start = RecordPlace(source.offset, source.number)
         where = f"{path}:{start.number}"
         try:
             row = next(rows)
         except StopIteration:
             return
         except (UnicodeDecodeError, csv.Error) as error:
-            yield Found(start, where, Skip("the row is no valid CSV in UTF-8", str(error)))
+            yield LocatedRecord(start, where, SkipRecord("the row is no valid CSV in UTF-8", str(error)))
             continue
         if not row:
             continue
         if len(row) != len(names):
-            yield Found(start, where, Skip("the row has more or fewer columns", f"{len(row)}, not {len(names)}"))
+            yield LocatedRecord(
+                start, where, SkipRecord("the row has more or fewer columns", f"{len(row)}, not {len(names)}")
+            )
         else:
-            yield Found(start, where, dict(zip(names, row, strict=True)))
+            yield LocatedRecord(start, where, dict(zip(names, row, strict=True)))
 
 
 class _Lines:
     """Lines as text for the CSV reader, counting where the next one starts: a quoted value may hold line breaks."""
 
-    def __init__(self, path: str, place: Place):
+    def __init__(self, path: str, place: RecordPlace):
         self.offset, self.number = place.offset, place.number
         self._file = _at(path, place.offset)
 
@@ -227,7 +229,7 @@ def _delimiter(path: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _head(path: str) -> tuple[tuple[str, ...], Place]:
+def _head(path: str) -> tuple[tuple[str, ...], RecordPlace]:
     """The names in a table's first line, and the place after it."""
     source = _Lines(path, START)
     try:
@@ -238,7 +240,7 @@ def _head(path: str) -> tuple[tuple[str, ...], Place]:
         raise UserError(f"{path} is empty")
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two columns have the same name; name them yourself with --columns")
-    return names, Place(source.offset, source.number)
+    return names, RecordPlace(source.offset, source.number)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -17,16 +17,16 @@ from janus_train.data.shard_scan import write_index
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Unit
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.output import Cursor, Output, Totals
 from janus_train.datatools.prepare.workers import Workers, start
 
-Report = Callable[[Totals, int], None]
+ProgressCallback = Callable[[Totals, int], None]
 """Called often: what was made so far, and how many records there are."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """All units in order; the digest tells whether the input is still the one that a folder was begun from."""
 
     units: list[Unit]
@@ -34,7 +34,9 @@ class Plan:
     digest: str
 
 
-def prepare(options: Options, out: Path, workers: int, max_bad: float, report: Report) -> dict[str, Any]:
+def prepare(
+    options: PrepareOptions, out: Path, workers: int, max_bad: float, report: ProgressCallback
+) -> dict[str, Any]:
     """Make the shards of ``out``, or what is missing of them. Returns what prepared.json says.
 
     Raises `UserError` before anything is written if options or inputs are wrong, and at once when more than the share
@@ -54,13 +56,13 @@ def prepare(options: Options, out: Path, workers: int, max_bad: float, report: R
         several.close()
 
 
-def make_plan(workers: Workers, jobs: list[Any]) -> Plan:
+def make_plan(workers: Workers, jobs: list[Any]) -> ConversionPlan:
     """The units of all jobs, numbered through. Raises `UserError` if there is no record at all."""
     units: list[Unit] = []
     records, digest = 0, hashlib.sha256()
     try:
-        for found in workers.plan(jobs):
-            for unit in found:
+        for job_units in workers.plan(jobs):
+            for unit in job_units:
                 digest.update(unit.line() + b"\n")
                 units.append(replace(unit, first=records))
                 records += unit.count
@@ -68,10 +70,12 @@ def make_plan(workers: Workers, jobs: list[Any]) -> Plan:
         raise UserError(f"{error.filename or 'the input'} cannot be read ({error.strerror or error})") from None
     if not records:
         raise UserError("the input holds no record: there is nothing to prepare")
-    return Plan(units, records, digest.hexdigest()[:16])
+    return ConversionPlan(units, records, digest.hexdigest()[:16])
 
 
-def _fill(output: Output, plan: Plan, workers: Workers, max_bad: float, report: Report) -> dict[str, Any]:
+def _fill(
+    output: Output, plan: ConversionPlan, workers: Workers, max_bad: float, report: ProgressCallback
+) -> dict[str, Any]:
     try:
         with output:
             _convert(output, plan, workers, max_bad, report)
@@ -84,7 +88,7 @@ def _fill(output: Output, plan: Plan, workers: Workers, max_bad: float, report: 
         ) from None
 
 
-def _convert(output: Output, plan: Plan, workers: Workers, max_bad: float, report: Report) -> None:
+def _convert(output: Output, plan: ConversionPlan, workers: Workers, max_bad: float, report: ProgressCallback) -> None:
     totals, first = output.totals, output.cursor
     report(totals, plan.records)
     for number, outcomes in enumerate(workers.convert(plan.units[first.unit :]), first.unit):
@@ -107,13 +111,13 @@ def _convert(output: Output, plan: Plan, workers: Workers, max_bad: float, repor
         raise UserError(f"no sample came out of {plan.records} records: {output.write_skipped()} says why")
 
 
-def index_only(options: Options) -> list[Path]:
+def index_only(options: PrepareOptions) -> list[Path]:
     """Index the tars as they stand and return the indices. Raises `UserError` for one in another layout."""
     tars = [Path(path) for path in expand(options.inputs, (".tar",), "tar")]
-    found = [own_index(tar) if own_index(tar).exists() else write_index(tar) for tar in tars]
+    indices = [own_index(tar) if own_index(tar).exists() else write_index(tar) for tar in tars]
     for folder in sorted({tar.parent for tar in tars}):
         write_listing(folder)
-    return found
+    return indices
 
 
 def _check_target(folder: Path) -> None:

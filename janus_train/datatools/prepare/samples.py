@@ -9,14 +9,14 @@ from tarfile import BLOCKSIZE, USTAR_FORMAT, TarInfo
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.datatools.prepare.items import Format, Item, Skip, Unit
+from janus_train.datatools.prepare.items import InputFormat, Item, SkipRecord, Unit
 from janus_train.datatools.prepare.pictures import keep
 
 _NAME_CHARACTERS = 48
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedRecord:
     """A record that gave no sample."""
 
     where: str
@@ -32,27 +32,27 @@ class Packed:
     samples: list[bytes]
 
 
-def convert(format_: Format, unit: Unit) -> list[Packed | Skipped]:
+def convert(format_: InputFormat, unit: Unit) -> list[Packed | SkippedRecord]:
     """What every record of the unit gives, in order. Raises `UserError` if the input itself cannot be read."""
-    found: list[Packed | Skipped] = []
+    outcomes: list[Packed | SkippedRecord] = []
     where = str(unit.what)[:80]
     try:
         for number, entry in enumerate(format_.entries(unit)):
             where = entry.where
             try:
-                found.append(Packed(_packed(format_, unit.first + number, format_.item(entry))))
-            except Skip as skip:
-                found.append(Skipped(where, skip.reason, skip.detail, skip.left_out))
+                outcomes.append(Packed(_packed(format_, unit.first + number, format_.item(entry))))
+            except SkipRecord as skip:
+                outcomes.append(SkippedRecord(where, skip.reason, skip.detail, skip.left_out))
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error})") from None
-    if len(found) != unit.count:
+    if len(outcomes) != unit.count:
         raise UserError(
-            f"{where}: {unit.count} records were found here at first and now {len(found)}: the input changed"
+            f"{where}: {unit.count} records were found here at first and now {len(outcomes)}: the input changed"
         )
-    return found
+    return outcomes
 
 
-def _packed(format_: Format, number: int, item: Item) -> list[bytes]:
+def _packed(format_: InputFormat, number: int, item: Item) -> list[bytes]:
     pictures = [keep(data, format_.options.max_side) for data in item.pictures]
     return [
         members(key(number, part if format_.several else None, item.name), fields, pictures)
@@ -67,11 +67,11 @@ def key(number: int, part: int | None, name: str) -> str:
 
 
 def members(key: str, fields: dict[str, Any], pictures: list[tuple[str, bytes]]) -> bytes:
-    """``KEY.json`` and ``KEY.jpg``, or ``KEY.0.jpg``, ``KEY.1.jpg``, as they stand in a tar. Raises `Skip`."""
+    """``KEY.json`` and ``KEY.jpg``, or ``KEY.0.jpg``, ``KEY.1.jpg``, as they stand in a tar. Raises `SkipRecord`."""
     try:
         words = json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise Skip("the text is no valid Unicode", error.reason) from None
+        raise SkipRecord("the text is no valid Unicode", error.reason) from None
     blocks = [_member(f"{key}.json", words)]
     for number, (ending, data) in enumerate(pictures):
         blocks.append(_member(f"{key}.{ending}" if len(pictures) == 1 else f"{key}.{number}.{ending}", data))

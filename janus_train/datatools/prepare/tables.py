@@ -60,11 +60,11 @@ def parquet_rows(what: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @lru_cache(maxsize=1)
-def _rows(path: str, group: int, columns: tuple[str, ...] | None) -> _Rows:
-    return _Rows(path, group, columns)
+def _rows(path: str, group: int, columns: tuple[str, ...] | None) -> _RowGroupReader:
+    return _RowGroupReader(path, group, columns)
 
 
-class _Rows:
+class _RowGroupReader:
     """The rows of a row group, read forwards; going back begins anew."""
 
     def __init__(self, path: str, group: int, columns: tuple[str, ...] | None):

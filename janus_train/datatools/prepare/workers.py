@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from janus_train.config import UserError
 from janus_train.data.shard_scan import write_index
 from janus_train.datatools.prepare.formats import open_format
-from janus_train.datatools.prepare.items import Format, Unit
-from janus_train.datatools.prepare.options import Options
-from janus_train.datatools.prepare.samples import Packed, Skipped, convert
+from janus_train.datatools.prepare.items import InputFormat, Unit
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.samples import Packed, SkippedRecord, convert
 
-_format: Format | None = None
+_format: InputFormat | None = None
 """A process's own."""
 _DIED = UserError(
     "a worker process died, perhaps for want of memory: the same command goes on from the last whole shard; "
@@ -33,7 +33,7 @@ class Workers(Protocol):
 
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]: ...
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | Skipped]]: ...
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]: ...
 
     def index(self, tar: Path) -> None:
         """Begin writing the tar's index."""
@@ -44,20 +44,20 @@ class Workers(Protocol):
     def close(self) -> None: ...
 
 
-def start(options: Options, format_: Format, number: int) -> Workers:
-    return _Alone(format_) if number == 1 else _Several(options, number)
+def start(options: PrepareOptions, format_: InputFormat, number: int) -> Workers:
+    return _InProcess(format_) if number == 1 else _ProcessPool(options, number)
 
 
-class _Alone:
+class _InProcess:
     """Everything in this process."""
 
-    def __init__(self, format_: Format):
+    def __init__(self, format_: InputFormat):
         self._format = format_
 
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
         return (list(self._format.plan(job)) for job in jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | Skipped]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]:
         return (convert(self._format, unit) for unit in units)
 
     def index(self, tar: Path) -> None:
@@ -70,10 +70,10 @@ class _Alone:
         pass
 
 
-class _Several:
+class _ProcessPool:
     """Processes that end with this one, however it ends."""
 
-    def __init__(self, options: Options, number: int):
+    def __init__(self, options: PrepareOptions, number: int):
         self._ahead = 2 * number
         # spawned: forked ones would hold copies of each other's pipes and of whatever threads held locked
         self._pool = ProcessPoolExecutor(
@@ -84,7 +84,7 @@ class _Several:
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
         return self._in_order(_plan, jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | Skipped]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]:
         return self._in_order(_convert, units)
 
     def index(self, tar: Path) -> None:
@@ -123,7 +123,7 @@ def _result(future: Future[Any]) -> Any:
         raise _DIED from None
 
 
-def _begin(options: Options) -> None:
+def _begin(options: PrepareOptions) -> None:
     """In a new process: open the format, leave Ctrl-C to the parent, end when the parent ends."""
     global _format
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -143,6 +143,6 @@ def _plan(job: Any) -> list[Unit]:
     return list(_format.plan(job))
 
 
-def _convert(unit: Unit) -> list[Packed | Skipped]:
+def _convert(unit: Unit) -> list[Packed | SkippedRecord]:
     assert _format is not None
     return convert(_format, unit)

@@ -49,7 +49,7 @@ class _Picture:
 
 
 @dataclass
-class _Piece:
+class _TarStretch:
     """A stretch of the old tar: one member with its headers, or what stands between members."""
 
     start: int
@@ -61,7 +61,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Tally:
+class RewriteCounts:
     """What was done with a tar."""
 
     pictures: int
@@ -76,7 +76,7 @@ def rewrite(
     encoder: CodeEncoder,
     threads: int,
     done: Callable[[int], None] = lambda number: None,
-) -> tuple[ShardIndex, Tally]:
+) -> tuple[ShardIndex, RewriteCounts]:
     """Write ``tar`` with codes to ``target``, complete and on the disk, and return its index; codes it had are left out.
 
     ``done`` is told how many more samples are through. Raises `UserError` naming the tar if any of its bytes are not
@@ -110,18 +110,18 @@ def rewrite(
         os.close(descriptor)
     found = scan(target).index
     _check_same(tar, index, found)
-    return found, Tally(len(pictures), without)
+    return found, RewriteCounts(len(pictures), without)
 
 
 # ------------------------------------------------------------------------------------------------------------ the old tar
 
 
-def _pieces(tar: Path, index: ShardIndex) -> list[_Piece]:
+def _pieces(tar: Path, index: ShardIndex) -> list[_TarStretch]:
     """The old tar from front to end, without codes and their record."""
     places = {m.offset: (number, m) for number in range(len(index)) for m in index.members(number)}
-    pieces: list[_Piece] = []
+    pieces: list[_TarStretch] = []
     names: dict[int, str] = {}  # offset of a member's data -> its name in the tar
-    last: dict[int, _Piece] = {}  # sample -> the piece with its last member
+    last: dict[int, _TarStretch] = {}  # sample -> the piece with its last member
     start = 0
     try:
         with tarfile.open(tar, "r:") as file:
@@ -132,7 +132,7 @@ def _pieces(tar: Path, index: ShardIndex) -> list[_Piece]:
                 names[info.offset_data] = info.name
                 is_codes = member is not None and member.ending.endswith(CODES_ENDING)
                 if not is_codes and info.name != RECORD:
-                    pieces.append(_Piece(start, stop, member, info.name))
+                    pieces.append(_TarStretch(start, stop, member, info.name))
                     if member is not None:
                         last[number] = pieces[-1]
                 start = stop
@@ -160,7 +160,7 @@ def _pictures(index: ShardIndex, number: int, names: dict[int, str]) -> list[_Pi
     return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
 
 
-def _copy(descriptor: int, piece: _Piece, out: IO[bytes], tar: Path) -> None:
+def _copy(descriptor: int, piece: _TarStretch, out: IO[bytes], tar: Path) -> None:
     if piece.member is not None:
         data = _read(descriptor, piece.start, piece.stop - piece.start, tar)
         inside = piece.member.offset - piece.start

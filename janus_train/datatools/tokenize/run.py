@@ -14,7 +14,7 @@ from janus_train.data.given import Given
 from janus_train.data.shard_index import ShardIndex, own_index, read_head
 from janus_train.data.shard_swap import Busy, finish_swap, locked, relist, replace_shard
 from janus_train.data.storage import Location
-from janus_train.datatools.tokenize.rewrite import Tally, has_pictures, rewrite
+from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_pictures, rewrite
 from janus_train.model.code_encoder import CodeEncoder
 
 
@@ -43,7 +43,7 @@ def _local(place: Location) -> Path:
 
 
 @dataclass
-class Done:
+class TokenizeResult:
     """What became of a process's tars."""
 
     tokenized: int = 0
@@ -59,7 +59,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Told:
+class ProgressCallbacks:
     """How the caller hears of progress."""
 
     start: Callable[[int], None]
@@ -70,18 +70,20 @@ class Told:
     """Something to say about a tar."""
 
 
-def tokenize(tars: Sequence[Path], encoder: CodeEncoder, *, replace: bool, threads: int, told: Told) -> Done:
+def tokenize(
+    tars: Sequence[Path], encoder: CodeEncoder, *, replace: bool, threads: int, progress: ProgressCallbacks
+) -> TokenizeResult:
     """Cache codes in each of ``tars``; those that have them from this encoder are left as they are.
 
     ``replace``: make codes of another or unknown origin anew; else they are refused, before anything is written. A tar
     that is damaged is left as it is, and the next one follows. Raises `UserError` for what holds for all of them.
     """
-    done, todo, samples = Done(), [], 0
+    result, todo, samples = TokenizeResult(), [], 0
     for tar in tars:
         try:
             head = read_head(tar)
         except UserError as error:
-            _failed(done, told, error)
+            _failed(result, progress, error)
             continue
         if head.codes not in ("", str(encoder.origin)) and not replace:
             raise UserError(
@@ -90,47 +92,47 @@ def tokenize(tars: Sequence[Path], encoder: CodeEncoder, *, replace: bool, threa
             )
         todo.append(tar)
         samples += 0 if head.codes == str(encoder.origin) else head.samples
-    told.start(samples)
+    progress.start(samples)
     try:
         for tar in todo:
-            _one(tar, encoder, threads, done, told)
+            _one(tar, encoder, threads, result, progress)
     except DiskError as error:
         raise UserError(str(error)) from None
     finally:
         for folder in sorted({tar.parent for tar in todo}):
             relist(folder)
-    return done
+    return result
 
 
-def _one(tar: Path, encoder: CodeEncoder, threads: int, done: Done, told: Told) -> None:
+def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, progress: ProgressCallbacks) -> None:
     began = time.perf_counter()
     try:
         with locked(tar.with_name(f".{tar.name}.lock"), wait=False):
             finish_swap(tar)
-            tally = _rewritten(tar, encoder, threads, told)
+            tally = _rewritten(tar, encoder, threads, progress)
     except Busy:
-        done.busy.append(tar)
-        told.line(f"{tar}: another process is at work on it")
+        result.busy.append(tar)
+        progress.line(f"{tar}: another process is at work on it")
         return
     except UserError as error:
-        _failed(done, told, error)
+        _failed(result, progress, error)
         return
     if tally is None:
-        done.nothing_to_do += 1
+        result.nothing_to_do += 1
         return
-    done.tokenized += 1
-    done.pictures += tally.pictures - len(tally.without)
-    done.without += len(tally.without)
+    result.tokenized += 1
+    result.pictures += tally.pictures - len(tally.without)
+    result.without += len(tally.without)
     said = f"; {len(tally.without)} cannot be decoded, the first in {tally.without[0]!r}" if tally.without else ""
-    told.line(f"{tar}: {tally.pictures} pictures in {time.perf_counter() - began:.1f} s{said}")
+    progress.line(f"{tar}: {tally.pictures} pictures in {time.perf_counter() - began:.1f} s{said}")
 
 
-def _failed(done: Done, told: Told, error: UserError) -> None:
-    done.failed.append(str(error))
-    told.line(f"error: {error}")
+def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
+    result.failed.append(str(error))
+    progress.line(f"error: {error}")
 
 
-def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, told: Told) -> Tally | None:
+def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: ProgressCallbacks) -> RewriteCounts | None:
     """None if the tar has its codes, or no pictures. Raises `DiskError` where writing fails."""
     where = own_index(tar)
     index = ShardIndex.from_bytes(where.read_bytes(), where)
@@ -141,7 +143,7 @@ def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, told: Told) -> Tal
         return None
     staging = tar.with_name(f".{tar.name}.part")
     try:
-        new, tally = rewrite(tar, index, staging, encoder, threads, told.sample)
+        new, tally = rewrite(tar, index, staging, encoder, threads, progress.sample)
         replace_shard(tar, staging, new)
     except OSError as error:
         raise DiskError(f"{staging} cannot be written ({os.strerror(error.errno or 0)})") from None

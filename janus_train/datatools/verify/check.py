@@ -71,7 +71,7 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
 
 
 @dataclass(frozen=True)
-class Check:
+class SampleCheck:
     """What is asked of a source's samples. ``template`` None: to fit any known form."""
 
     template: str | None = None

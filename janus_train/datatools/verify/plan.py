@@ -16,7 +16,7 @@ from janus_train.data.shard_index import read_head
 from janus_train.data.shards import ShardSource
 from janus_train.data.storage import Location, file_sizes, open_reader
 from janus_train.data.templates import TEMPLATES
-from janus_train.datatools.verify.check import Check, Lengths
+from janus_train.datatools.verify.check import Lengths, SampleCheck
 
 STRETCH = 200
 """Samples that a process looks at before it asks for more."""
@@ -35,7 +35,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Piece:
+class VerificationPiece:
     """Samples ``start .. stop`` of ``tar``, or of a source without tars; or all bytes of ``tar``."""
 
     source: int
@@ -48,23 +48,23 @@ class Piece:
 
 
 @dataclass
-class Looked:
+class PieceResult:
     """What one piece gave."""
 
-    piece: Piece
+    piece: VerificationPiece
     samples: int = 0
     pictures: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass
-class Plan:
+class VerificationPlan:
     """What there is to look at, source by source; the source itself where it is not made of tars."""
 
     names: list[str]
-    checks: list[Check]
+    checks: list[SampleCheck]
     sources: list[Source | None]
-    pieces: list[list[Piece]]
+    pieces: list[list[VerificationPiece]]
     sizes: list[int]
     """Bytes of the files that were named."""
     problems: list[tuple[int, Problem]]
@@ -75,9 +75,9 @@ class Plan:
         return sum(piece.stop - piece.start for of in self.pieces for piece in of)
 
 
-def make_plan(given: Sequence[Given], lengths: Lengths | None) -> Plan:
+def plan_verification(given: Sequence[Given], lengths: Lengths | None) -> VerificationPlan:
     """Opens what can be opened; what cannot is among the problems. Raises `UserError` for a template that is unknown."""
-    plan = Plan([], [], [], [], [], [])
+    plan = VerificationPlan([], [], [], [], [], [])
     for number, one in enumerate(given):
         plan.names.append(one.name)
         plan.sources.append(None)
@@ -87,9 +87,9 @@ def make_plan(given: Sequence[Given], lengths: Lengths | None) -> Plan:
         if config is not None and config.template not in TEMPLATES:
             raise UserError(f"source {one.name!r} has template {config.template!r}, known are {', '.join(TEMPLATES)}")
         if config is None:
-            plan.checks.append(Check(lengths=lengths))
+            plan.checks.append(SampleCheck(lengths=lengths))
         else:
-            plan.checks.append(Check(config.template, config.kind, lengths, fields=config.type != "scenes"))
+            plan.checks.append(SampleCheck(config.template, config.kind, lengths, fields=config.type != "scenes"))
         if one.in_tars or (config is not None and config.type == "scenes"):
             _plan_tars(plan, number, one)
             continue
@@ -100,11 +100,11 @@ def make_plan(given: Sequence[Given], lengths: Lengths | None) -> Plan:
             plan.problems.append((number, Problem(one.name, None, one.name, str(error), True)))
             continue
         plan.sources[number] = source
-        plan.pieces[number] = [Piece(number, *stretch) for stretch in _stretches(len(source))]
+        plan.pieces[number] = [VerificationPiece(number, *stretch) for stretch in _stretches(len(source))]
     return plan
 
 
-def _plan_tars(plan: Plan, number: int, one: Given) -> None:
+def _plan_tars(plan: VerificationPlan, number: int, one: Given) -> None:
     before = 0
     for tar, size in zip(one.places, file_sizes(one.places), strict=True):
         try:
@@ -114,8 +114,10 @@ def _plan_tars(plan: Plan, number: int, one: Given) -> None:
         except UserError as error:
             plan.problems.append((number, Problem(one.name, None, str(tar), str(error), True)))
             continue
-        plan.pieces[number].append(Piece(number, tar=tar, whole=True))
-        plan.pieces[number] += [Piece(number, *stretch, tar, before) for stretch in _stretches(head.samples)]
+        plan.pieces[number].append(VerificationPiece(number, tar=tar, whole=True))
+        plan.pieces[number] += [
+            VerificationPiece(number, *stretch, tar, before) for stretch in _stretches(head.samples)
+        ]
         before += head.samples
 
 
@@ -136,9 +138,9 @@ class Tar(ShardSource):
         """The plan has compared its size; a piece of its own compares its digest."""
 
 
-def look(piece: Piece, name: str, check: Check, source: Source | None) -> Looked:
+def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: Source | None) -> PieceResult:
     """Do a piece of the work. ``source``: what its samples are read from; its tar, if it has one, opened as `Tar`."""
-    found = Looked(piece)
+    found = PieceResult(piece)
     if piece.whole:
         assert piece.tar is not None
         reason = _compare(piece.tar)
@@ -156,7 +158,7 @@ def look(piece: Piece, name: str, check: Check, source: Source | None) -> Looked
     return found
 
 
-def _look_at(source: Source, index: int, check: Check) -> Any:
+def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
     """The number of pictures, or (key, reason, damaged)."""
     try:
         return check.look(source, index)

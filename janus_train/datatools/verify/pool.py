@@ -16,8 +16,8 @@ from functools import lru_cache
 from janus_train.config import UserError
 from janus_train.data.recipe import Source
 from janus_train.data.storage import Location
-from janus_train.datatools.verify.check import Check
-from janus_train.datatools.verify.plan import Looked, Piece, Plan, Problem, Tar, look
+from janus_train.datatools.verify.check import SampleCheck
+from janus_train.datatools.verify.plan import PieceResult, Problem, Tar, VerificationPiece, VerificationPlan, run_piece
 
 _worker: _Worker | None = None
 """A process's own."""
@@ -26,25 +26,25 @@ _worker: _Worker | None = None
 class _Worker:
     """Looks at pieces; keeps the tar that it is reading open."""
 
-    def __init__(self, names: list[str], checks: list[Check], sources: list[Source | None]):
+    def __init__(self, names: list[str], checks: list[SampleCheck], sources: list[Source | None]):
         self._names, self._checks, self._sources = names, checks, sources
         self._tar = lru_cache(2)(lambda place: Tar([place]))
 
-    def do(self, piece: Piece) -> Looked:
+    def do(self, piece: VerificationPiece) -> PieceResult:
         """A tar or source that cannot be read at all is a problem of its own, not the end."""
         name = self._names[piece.source]
         try:
-            return look(piece, name, self._checks[piece.source], self._source(piece))
+            return run_piece(piece, name, self._checks[piece.source], self._source(piece))
         except UserError as error:
             where = name if piece.tar is None else str(piece.tar)
-            return Looked(piece, problems=[Problem(name, None, where, str(error), True)])
+            return PieceResult(piece, problems=[Problem(name, None, where, str(error), True)])
 
-    def _source(self, piece: Piece) -> Source | None:
+    def _source(self, piece: VerificationPiece) -> Source | None:
         place: Location | None = piece.tar
         return self._sources[piece.source] if place is None else None if piece.whole else self._tar(place)
 
 
-def done(plan: Plan, workers: int) -> Iterator[Looked]:
+def run_pieces(plan: VerificationPlan, workers: int) -> Iterator[PieceResult]:
     """What each piece gives, in the plan's order. Raises `UserError` if a worker process dies."""
     pieces = [piece for of in plan.pieces for piece in of]
     given = (plan.names, plan.checks, plan.sources)
@@ -57,7 +57,7 @@ def done(plan: Plan, workers: int) -> Iterator[Looked]:
     # spawned: forked ones would hold whatever threads of this process held locked
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=given)
-    waiting: deque[Future[Looked]] = deque()
+    waiting: deque[Future[PieceResult]] = deque()
     try:
         for piece in pieces:
             waiting.append(pool.submit(_do, piece))
@@ -71,7 +71,7 @@ def done(plan: Plan, workers: int) -> Iterator[Looked]:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(names: list[str], checks: list[Check], sources: list[Source | None]) -> None:
+def _begin(names: list[str], checks: list[SampleCheck], sources: list[Source | None]) -> None:
     """In a new process: leave Ctrl-C to the parent, end when the parent ends, keep Pillow's remarks to oneself."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -87,6 +87,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _do(piece: Piece) -> Looked:
+def _do(piece: VerificationPiece) -> PieceResult:
     assert _worker is not None
     return _worker.do(piece)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from janus_train.datatools.verify.plan import Looked, Plan, Problem
+from janus_train.datatools.verify.plan import PieceResult, Problem, VerificationPlan
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 @dataclass
-class Counts:
+class SourceCounts:
     """Of one source. ``bad``: samples that cannot be trained on; ``damaged``: samples and tars that are not as indexed."""
 
     name: str
@@ -26,23 +26,23 @@ class Counts:
 class Summary:
     """``add`` problems and pieces as they come; `problems` gives each of them once."""
 
-    def __init__(self, plan: Plan, max_bad: float):
+    def __init__(self, plan: VerificationPlan, max_bad: float):
         self.max_bad = max_bad
-        self.sources = [Counts(name, size) for name, size in zip(plan.names, plan.sizes, strict=True)]
+        self.sources = [SourceCounts(name, size) for name, size in zip(plan.names, plan.sizes, strict=True)]
         self._told: set[Problem] = set()
 
-    def add_unopened(self, plan: Plan) -> list[Problem]:
+    def add_unopened(self, plan: VerificationPlan) -> list[Problem]:
         """Those of the plan itself."""
         return [problem for number, problem in plan.problems if self._count(problem, self.sources[number])]
 
-    def add(self, looked: Looked) -> list[Problem]:
-        """The piece's problems that were not told before."""
-        counts = self.sources[looked.piece.source]
-        counts.samples += looked.samples
-        counts.pictures += looked.pictures
-        return [problem for problem in looked.problems if self._count(problem, counts)]
+    def add(self, result: PieceResult) -> list[Problem]:
+        """The piece's problems that are new."""
+        counts = self.sources[result.piece.source]
+        counts.samples += result.samples
+        counts.pictures += result.pictures
+        return [problem for problem in result.problems if self._count(problem, counts)]
 
-    def _count(self, problem: Problem, counts: Counts) -> bool:
+    def _count(self, problem: Problem, counts: SourceCounts) -> bool:
         if problem.index is None:  # a tar that cannot be read fails every piece of it
             if problem in self._told:
                 return False

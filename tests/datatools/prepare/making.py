@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.run import prepare
 
 
@@ -59,7 +59,7 @@ def make(
     format_: Any, *inputs: Path, out: Path, workers: int = 1, max_bad: float = 0.0, **options: Any
 ) -> dict[str, Any]:
     """Runs a conversion; returns what prepared.json says."""
-    given = Options(format_, tuple(map(str, inputs)), **options)
+    given = PrepareOptions(format_, tuple(map(str, inputs)), **options)
     return prepare(given, out, workers, max_bad, lambda totals, records: None)
 
 

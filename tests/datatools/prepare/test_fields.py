@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from janus_train.config import UserError
 from janus_train.datatools.prepare.fields import pick
 from janus_train.datatools.prepare.inputs import inside
-from janus_train.datatools.prepare.options import Options, byte_count
+from janus_train.datatools.prepare.options import PrepareOptions, byte_count
 from janus_train.datatools.prepare.samples import key, members
 
 RECORD = {
@@ -124,4 +124,4 @@ def test_sizes_that_are_none(text):
 )
 def test_options_that_contradict(format_, options, says):
     with pytest.raises(UserError, match=says):
-        Options(format_, ("x",), **options).check()
+        PrepareOptions(format_, ("x",), **options).check()

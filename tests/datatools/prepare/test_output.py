@@ -17,7 +17,7 @@ from janus_train.config import UserError
 from janus_train.data.shard_index import index_path
 from janus_train.data.shards import ShardSource
 from janus_train.datatools.prepare import output, run, workers
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.output import Totals
 from tests.datatools.prepare.making import (
     contents,
@@ -184,7 +184,7 @@ def test_a_folder_of_somebody_else_is_refused(raw, tmp_path):
 
 
 def test_two_at_once_are_refused(raw, tmp_path):
-    options = Options("captions", (str(raw),), captions="each")
+    options = PrepareOptions("captions", (str(raw),), captions="each")
     with output.Output(tmp_path / "out", options, "x"), pytest.raises(UserError, match="another prepare is writing"):
         output.Output(tmp_path / "out", options, "x").__enter__()
 
@@ -246,7 +246,7 @@ def test_progress_counts_every_record(raw, tmp_path):
     def report(totals: Totals, records: int):
         seen.append((totals.records, records))
 
-    options = Options("captions", (str(raw),), captions="each", shard_size=20_480)
+    options = PrepareOptions("captions", (str(raw),), captions="each", shard_size=20_480)
     run.prepare(options, tmp_path / "out", 1, 0.1, report)
     assert seen[0] == (0, 60)
     assert seen[-1] == (60, 60)

@@ -14,7 +14,7 @@ from janus_train.data.pictures import MOST_PIXELS as LIMIT_OF_TRAINING
 from janus_train.data.pictures import to_rgb
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.datatools.prepare import turns
-from janus_train.datatools.prepare.items import Skip
+from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.pictures import MOST_PIXELS, keep
 from tests.datatools.prepare.making import picture_bytes
 
@@ -121,6 +121,6 @@ def huge_png():
     ids=["empty", "page", "cut jpeg", "cut png", "cut webp", "huge", "postscript"],
 )
 def test_refused_with_the_reason(data, reason):
-    with pytest.raises(Skip) as caught:
+    with pytest.raises(SkipRecord) as caught:
         keep(data)
     assert caught.value.reason == reason

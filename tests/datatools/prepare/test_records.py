@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from janus_train.config import UserError
 from janus_train.datatools.prepare import records as module
-from janus_train.datatools.prepare.items import Skip
-from janus_train.datatools.prepare.records import START, Place, kind_of, records
+from janus_train.datatools.prepare.items import SkipRecord
+from janus_train.datatools.prepare.records import START, RecordPlace, kind_of, records
 from tests.datatools.prepare.making import write
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -140,11 +140,11 @@ def test_damaged_files_are_named(tmp_path, name, content, says):
 def test_rows_that_are_no_rows(tmp_path):
     path = write(tmp_path / "x.csv", b"a,b\n1,2\n1\n\n1,2,3\n\xff,2\n3,4\n")
     found = list(records(str(path)))
-    assert [one.value.reason if isinstance(one.value, Skip) else one.value for one in found] == [
+    assert [one.value.reason if isinstance(one.value, SkipRecord) else one.value for one in found] == [
         {"a": "1", "b": "2"},
         "the row has more or fewer columns",
         "the row has more or fewer columns",
         "the row is no valid CSV in UTF-8",
         {"a": "3", "b": "4"},
     ]
-    assert found[-1].place == Place(21, 7)
+    assert found[-1].place == RecordPlace(21, 7)

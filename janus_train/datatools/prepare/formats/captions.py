@@ -7,25 +7,25 @@ from typing import Any
 
 from janus_train.config import UserError
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned
-from janus_train.datatools.prepare.formats.listed import Listed, check_found
+from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_found
 from janus_train.datatools.prepare.inputs import file_size
-from janus_train.datatools.prepare.items import Entry, Skip, Unit, cut
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
 
 
-class Captions(Listed):
+class CaptionsFormat(RecordListFormat):
     """A record a picture. In COCO's layout (``images`` and ``annotations``) a picture's captions are brought together."""
 
     image_fields = IMAGE_FIELDS
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         super().__init__(options)
         self.several = options.captions == "each"
 
     def samples(self, record: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
         if num_pictures == 0:
-            raise Skip("the record names no picture")
+            raise SkipRecord("the record names no picture")
         return captioned(record, self.options, num_pictures)
 
     def plan(self, job: str) -> Iterator[Unit]:

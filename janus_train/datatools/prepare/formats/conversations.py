@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from janus_train.datatools.prepare.fields import TALK_FIELDS, conversation
-from janus_train.datatools.prepare.formats.listed import Listed
+from janus_train.datatools.prepare.formats.listed import RecordListFormat
 from janus_train.datatools.prepare.turns import pictures_named
 
 
-class Conversations(Listed):
+class ConversationsFormat(RecordListFormat):
     """A record a conversation. Its pictures are named by the record or, in Janus's form, by single turns."""
 
     image_fields = ("image", "images", "image_path", "img_path", "img")

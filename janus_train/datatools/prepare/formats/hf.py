@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.config import UserError
-from janus_train.datatools.prepare.formats.rows import Rows
-from janus_train.datatools.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, Format, Item, Unit
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.formats.rows import TableRowReader
+from janus_train.datatools.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, InputFormat, Item, Unit
+from janus_train.datatools.prepare.options import PrepareOptions
 
 
-class HfDataset(Format):
+class HfDatasetFormat(InputFormat):
     """All inputs have the columns of the first. ``--split`` chooses one of a folder that holds several."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         super().__init__(options)
         if len(set(options.inputs)) < len(options.inputs):
             raise UserError(f"{max(options.inputs, key=options.inputs.count)} is given twice")
         self._sets = [_load(path, options.split) for path in options.inputs]
         first = self._sets[0]
-        self._rows = Rows(options.inputs[0], first.column_names, _labels(first), options)
+        self._rows = TableRowReader(options.inputs[0], first.column_names, _labels(first), options)
         self.several = self._rows.several
         for path, data in zip(options.inputs, self._sets, strict=True):
             missing = [name for name in self._rows.columns if name not in data.column_names]

@@ -15,19 +15,19 @@ from typing import Any
 from janus_train.config import UserError
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.inputs import file_size, read_file
-from janus_train.datatools.prepare.items import Entry, Format, Item, Skip, Unit, cut
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import Slice, members
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-Place = tuple[int, str, str, int, int]
+ImagePlace = tuple[int, str, str, int, int]
 """Input, class, name (a path under the input), offset (-1: a file of its own), size."""
 
 
-class ImageFolder(Format):
+class ImageFolderFormat(InputFormat):
     """The classes' names come from ``--classes``, else from their folders."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         super().__init__(options)
         for path in options.inputs:
             if not Path(path).exists():
@@ -41,17 +41,17 @@ class ImageFolder(Format):
         return [None]
 
     def plan(self, job: Any) -> Iterator[Unit]:
-        places: list[Place] = []
+        places: list[ImagePlace] = []
         for number, path in enumerate(self.options.inputs):
-            found = list(_in_folder(number, path) if Path(path).is_dir() else _in_tar(number, path))
-            if not found:
+            input_places = list(_in_folder(number, path) if Path(path).is_dir() else _in_tar(number, path))
+            if not input_places:
                 raise UserError(f"{path} holds no picture in a folder or inner tar of its class")
-            places += found
+            places += input_places
         for class_id in sorted({place[1] for place in places}):
             self._classes.name(class_id)  # raises for a class without a name before anything is written
         return cut(((place, place[4]) for place in self._dealt(places)), list)
 
-    def _dealt(self, places: list[Place]) -> Iterator[Place]:
+    def _dealt(self, places: list[ImagePlace]) -> Iterator[ImagePlace]:
         limit = self.options.shard_samples
         by_samples = 1 if limit is None else -(-len(places) // limit)
         piles = max(by_samples, -(-sum(place[4] for place in places) // self.options.shard_size))
@@ -71,11 +71,11 @@ class ImageFolder(Format):
                 self._open[number] = os.open(self.options.inputs[number], os.O_RDONLY)
             data = os.pread(self._open[number], size, offset)
         if len(data) != size:
-            raise Skip("the picture is cut off", f"{len(data)} of {size} bytes")
+            raise SkipRecord("the picture is cut off", f"{len(data)} of {size} bytes")
         return Item([{"class_name": self._classes.name(class_id)}], [data], Path(name).stem)
 
 
-def _in_folder(number: int, root: str) -> Iterator[Place]:
+def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
     """Pictures under ``root/CLASS/``, at any depth, in the order of their names."""
     for class_folder in sorted(path for path in Path(root).iterdir() if path.is_dir() and path.name[0] != "."):
         for folder, below, files in os.walk(class_folder, onerror=_fail):
@@ -90,16 +90,16 @@ def _fail(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror})")
 
 
-def _in_tar(number: int, path: str) -> Iterator[Place]:
+def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
     """Pictures in inner tars ``CLASS.tar``, or under folders of which the last is the class."""
     with Path(path).open("rb") as outer:
         for member in members(outer, path):
             if member.isreg() and member.name.lower().endswith(".tar"):
                 inner = Slice(outer, member.offset_data, member.size)
-                for one in members(inner, f"{member.name} in {path}"):
-                    if _holds_picture(one):
-                        name = f"{member.name}/{one.name}"
-                        yield number, Path(member.name).stem, name, member.offset_data + one.offset_data, one.size
+                for image in members(inner, f"{member.name} in {path}"):
+                    if _holds_picture(image):
+                        name = f"{member.name}/{image.name}"
+                        yield number, Path(member.name).stem, name, member.offset_data + image.offset_data, image.size
             elif _holds_picture(member) and Path(member.name).parent.name:
                 yield number, Path(member.name).parent.name, member.name, member.offset_data, member.size
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from janus_train.datatools.prepare.formats.rows import Rows
+from janus_train.datatools.prepare.formats.rows import TableRowReader
 from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, Format, Item, Unit
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, Unit
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tables import class_labels, needed_columns, open_parquet, parquet_rows, parquet_units
 
 
-class Parquet(Format):
+class ParquetFormat(InputFormat):
     """All files have the columns of the first."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         super().__init__(options)
         self.files = expand(options.inputs, (".parquet",), "Parquet file")
         schema = open_parquet(self.files[0]).schema_arrow
-        self._rows = Rows(self.files[0], schema.names, class_labels(schema), options)
+        self._rows = TableRowReader(self.files[0], schema.names, class_labels(schema), options)
         self.several = self._rows.several
 
     def jobs(self) -> list[str]:

@@ -22,8 +22,8 @@ from janus_train.datatools.prepare.fields import (
     text,
     top_names,
 )
-from janus_train.datatools.prepare.items import Item, Skip
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import Item, SkipRecord
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.turns import PLACEHOLDER, read_turns
 
 _PICTURES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
@@ -31,13 +31,13 @@ _LABELS = ("label", "labels", "cls", "fine_label")
 Layout = Literal["questions", "talk", "pair", "class", "caption", "text"]
 
 
-class Rows:
+class TableRowReader:
     """Reads rows of one layout, found from the columns' ``names`` and the options.
 
     ``labels``: names of the classes of label columns, as the file has them. Raises `UserError` for unknown columns.
     """
 
-    def __init__(self, where: str, names: list[str], labels: dict[str, list[str]], options: Options):
+    def __init__(self, where: str, names: list[str], labels: dict[str, list[str]], options: PrepareOptions):
         self._options, self._names, self._where = options, names, where
         self._classes = Classes(options.classes, options.class_names)
         self._labels, self._label = labels, ""
@@ -67,12 +67,12 @@ class Rows:
         return [name for name in self._names if name in {*wanted, *ID_FIELDS}]
 
     def item(self, row: dict[str, Any]) -> Item:
-        """Raises `Skip` with what the row lacks."""
+        """Raises `SkipRecord` with what the row lacks."""
         value = None if self.picture is None else pick(row, self._options.image_field or self.picture)
-        pictures = [_bytes(one) for one in (value if isinstance(value, list) else [] if value is None else [value])]
+        pictures = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
         check_number(len(pictures), self._options)
         if self.layout in ("caption", "class", "pair") and self.picture is not None and not pictures:
-            raise Skip("the row has no picture")
+            raise SkipRecord("the row has no picture")
         return Item(self._samples(row, len(pictures)), pictures, name_of(row))
 
     def _samples(self, row: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
@@ -91,9 +91,9 @@ class Rows:
     def _questions(self, texts: Any, num_pictures: int) -> list[dict[str, Any]]:
         if isinstance(texts, dict):  # a record of lists
             texts = [dict(zip(texts, values, strict=False)) for values in zip(*texts.values(), strict=False)]
-        if not isinstance(texts, list) or not texts or not all(isinstance(one, dict) for one in texts):
-            raise Skip("the row has no questions and answers")
-        pairs = [_pair(one.get("user"), one.get("assistant")) for one in texts]
+        if not isinstance(texts, list) or not texts or not all(isinstance(turn, dict) for turn in texts):
+            raise SkipRecord("the row has no questions and answers")
+        pairs = [_pair(turn.get("user"), turn.get("assistant")) for turn in texts]
         if self._options.samples == "pairs":
             return pairs
         turns: list[Any] = []
@@ -103,11 +103,11 @@ class Rows:
 
     def _class_name(self, label: Any) -> str:
         if label is None:
-            raise Skip("the row has no label")
+            raise SkipRecord("the row has no label")
         names = self._labels.get(self._label)
         if self._options.classes is None and names is not None:
             if not isinstance(label, int) or not 0 <= label < len(names):
-                raise Skip("the label has no name", str(label))
+                raise SkipRecord("the label has no name", str(label))
             return self._classes.chosen(names[label])
         return self._classes.name(str(label))
 
@@ -147,17 +147,17 @@ class Rows:
 
 def _pair(question: Any, answer: Any) -> dict[str, Any]:
     if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
-        raise Skip("a question or an answer is missing or empty")
+        raise SkipRecord("a question or an answer is missing or empty")
     if PLACEHOLDER in question or PLACEHOLDER in answer:
-        raise Skip("a question or an answer holds a placeholder")
+        raise SkipRecord("a question or an answer holds a placeholder")
     return {"question": question, "answer": answer}
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, dict):
         if value.get("bytes") is None:
-            raise Skip("the picture is not inside", f"only its path {str(value.get('path'))[:80]!r}")
+            raise SkipRecord("the picture is not inside", f"only its path {str(value.get('path'))[:80]!r}")
         value = value["bytes"]
     if not isinstance(value, bytes):
-        raise Skip("the picture is not inside", f"a {type(value).__name__} stands in its place")
+        raise SkipRecord("the picture is not inside", f"a {type(value).__name__} stands in its place")
     return value

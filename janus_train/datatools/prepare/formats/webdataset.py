@@ -19,8 +19,8 @@ from janus_train.config import UserError
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned, check_number, conversation, text
 from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, Format, Item, Skip, Unit, cut
-from janus_train.datatools.prepare.options import Options
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
 
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]+)$")
@@ -29,10 +29,10 @@ _WORDS = ("txt", "caption", "text")
 _READ = re.compile(rf"{_PICTURE.pattern}|^(?:{'|'.join(_WORDS)}|json|cls)$", re.IGNORECASE)
 
 
-class WebDataset(Format):
+class WebDatasetFormat(InputFormat):
     """The record of a sample is its ``.json``, with ``.txt`` as ``caption``; ``--text-field`` chooses another field."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PrepareOptions):
         super().__init__(options)
         self.files = expand(options.inputs, (".tar",), "tar")
         self._classes = Classes(options.classes, options.class_names)
@@ -45,27 +45,27 @@ class WebDataset(Format):
         return cut(self._weighed(job), lambda offsets: [job, offsets[0]])
 
     def _weighed(self, path: str) -> Iterator[tuple[int, int]]:
-        found = False
-        for _, held in _samples(path, 0):
-            found = True
-            yield held[0].offset, sum(member.size for member in held)
-        if not found:
+        is_empty = True
+        for _, sample_members in _samples(path, 0):
+            is_empty = False
+            yield sample_members[0].offset, sum(member.size for member in sample_members)
+        if is_empty:
             raise UserError(f"{path} holds no sample: no member is KEY.jpg|png|webp, KEY.json, KEY.txt or KEY.cls")
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
         path, offset = unit.what
         with Path(path).open("rb") as file:
-            for key, held in islice(_samples(path, offset), unit.count):
+            for key, sample_members in islice(_samples(path, offset), unit.count):
                 parts: dict[str, bytes] = {}
-                for member in held:
+                for member in sample_members:
                     file.seek(member.offset_data)
                     parts[member.name[len(key) + 1 :].lower()] = file.read(member.size)
-                yield Entry(f"{path}, {key}", (key, parts, len(held)))
+                yield Entry(f"{path}, {key}", (key, parts, len(sample_members)))
 
     def item(self, entry: Entry) -> Item:
         key, parts, num_members = entry.value
         if len(parts) < num_members:
-            raise Skip("two members of the sample have one name")
+            raise SkipRecord("two members of the sample have one name")
         numbered = {ending: _PICTURE.match(ending) for ending in parts}
         endings = sorted((int(m["number"] or -1), ending) for ending, m in numbered.items() if m is not None)
         pictures = [parts[ending] for _, ending in endings]
@@ -94,25 +94,25 @@ def _record(parts: dict[str, bytes]) -> dict[str, Any]:
             record = json.loads(parts["json"])
         words = next((parts[ending].decode() for ending in _WORDS if ending in parts), None)
     except (ValueError, RecursionError) as error:
-        raise Skip("the .json or .txt cannot be read", str(error)) from None
+        raise SkipRecord("the .json or .txt cannot be read", str(error)) from None
     if not isinstance(record, dict):
-        raise Skip("the .json is no object")
+        raise SkipRecord("the .json is no object")
     return record | ({} if words is None else {"caption": words})
 
 
 def _samples(path: str, offset: int) -> Iterator[tuple[str, list[TarInfo]]]:
     """(key, members that are read) from a sample's header on."""
     key = ""
-    held: list[TarInfo] = []
+    sample_members: list[TarInfo] = []
     with Path(path).open("rb") as file:
         for member in members(file, path, offset):
             match = _NAME.match(member.name)
             if match is None or not member.isreg() or member.issparse() or not _READ.match(match["ending"]):
                 continue
-            if held and match["key"] != key:
-                yield key, held
-                held = []
+            if sample_members and match["key"] != key:
+                yield key, sample_members
+                sample_members = []
             key = match["key"]
-            held.append(member)
-    if held:
-        yield key, held
+            sample_members.append(member)
+    if sample_members:
+        yield key, sample_members
