@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from janus_train.datatools.prepare.items import Unit
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.output import Cursor, Output, Totals
 from janus_train.datatools.prepare.workers import Workers, start
+from janus_train.targets import check_folder
 
 ProgressCallback = Callable[[Totals, int], None]
 """Called often: what was made so far, and how many records there are."""
@@ -43,7 +43,7 @@ def prepare(
     ``max_bad`` of the records cannot be used (skipped.jsonl has them then); the same command goes on after either.
     """
     options.check()
-    _check_target(out)
+    check_folder(out)
     format_ = open_format(options)
     alone, several = start(options, format_, 1), start(options, format_, workers)
     try:
@@ -118,12 +118,3 @@ def index_only(options: PrepareOptions) -> list[Path]:
     for folder in sorted({tar.parent for tar in tars}):
         write_listing(folder)
     return indices
-
-
-def _check_target(folder: Path) -> None:
-    """Before anything is read; makes nothing yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--out {folder} cannot be made: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--out {folder} cannot be written: no permission in {there}")

@@ -62,11 +62,11 @@ class TokenizeResult:
 class ProgressCallbacks:
     """How the caller hears of progress."""
 
-    start: Callable[[int], None]
+    on_start: Callable[[int], None]
     """The number of samples in the tars that are to be done."""
-    sample: Callable[[int], None]
+    on_samples: Callable[[int], None]
     """So many more samples are through."""
-    line: Callable[[str], None]
+    on_message: Callable[[str], None]
     """Something to say about a tar."""
 
 
@@ -92,7 +92,7 @@ def tokenize(
             )
         todo.append(tar)
         samples += 0 if head.codes == str(encoder.origin) else head.samples
-    progress.start(samples)
+    progress.on_start(samples)
     try:
         for tar in todo:
             _one(tar, encoder, threads, result, progress)
@@ -112,7 +112,7 @@ def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, 
             tally = _rewritten(tar, encoder, threads, progress)
     except Busy:
         result.busy.append(tar)
-        progress.line(f"{tar}: another process is at work on it")
+        progress.on_message(f"{tar}: another process is at work on it")
         return
     except UserError as error:
         _failed(result, progress, error)
@@ -124,12 +124,12 @@ def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, 
     result.pictures += tally.pictures - len(tally.without)
     result.without += len(tally.without)
     said = f"; {len(tally.without)} cannot be decoded, the first in {tally.without[0]!r}" if tally.without else ""
-    progress.line(f"{tar}: {tally.pictures} pictures in {time.perf_counter() - began:.1f} s{said}")
+    progress.on_message(f"{tar}: {tally.pictures} pictures in {time.perf_counter() - began:.1f} s{said}")
 
 
 def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
     result.failed.append(str(error))
-    progress.line(f"error: {error}")
+    progress.on_message(f"error: {error}")
 
 
 def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: ProgressCallbacks) -> RewriteCounts | None:
@@ -143,7 +143,7 @@ def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: Progress
         return None
     staging = tar.with_name(f".{tar.name}.part")
     try:
-        new, tally = rewrite(tar, index, staging, encoder, threads, progress.sample)
+        new, tally = rewrite(tar, index, staging, encoder, threads, progress.on_samples)
         replace_shard(tar, staging, new)
     except OSError as error:
         raise DiskError(f"{staging} cannot be written ({os.strerror(error.errno or 0)})") from None

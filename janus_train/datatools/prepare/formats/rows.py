@@ -23,12 +23,30 @@ from janus_train.datatools.prepare.fields import (
     top_names,
 )
 from janus_train.datatools.prepare.items import Item, SkipRecord
-from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.options import PrepareOptions, flag
 from janus_train.datatools.prepare.turns import PLACEHOLDER, read_turns
 
 _PICTURES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
 _LABELS = ("label", "labels", "cls", "fine_label")
 Layout = Literal["questions", "talk", "pair", "class", "caption", "text"]
+
+_ROWS: dict[Layout, str] = {
+    "questions": "questions and answers about images",
+    "talk": "conversations",
+    "pair": "questions with an answer",
+    "class": "images with a label",
+    "caption": "images with a caption",
+    "text": "texts",
+}
+_USED_BY: dict[str, tuple[Layout, ...]] = {
+    "classes": ("class",),
+    "class_names": ("class",),
+    "captions": ("caption",),
+    "samples": ("questions",),
+    "url_encoded": ("caption", "text"),
+    "drop_empty": ("caption", "text"),
+}
+"""Option -> the layouts that use it; the others go with every layout."""
 
 
 class TableRowReader:
@@ -50,6 +68,16 @@ class TableRowReader:
             raise UserError(
                 f"--form {options.form} is for captioned pictures; {where} has none (--text-field names them)"
             )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raises `UserError` for an option that rows of this layout do not use."""
+        for name, layouts in _USED_BY.items():
+            default = PrepareOptions.__dataclass_fields__[name].default
+            if self.layout not in layouts and getattr(self._options, name) != default:
+                raise UserError(
+                    f"{flag(name)} means nothing for {self._where}: its rows are {_ROWS[self.layout]}; leave it out"
+                )
 
     @property
     def columns(self) -> list[str]:

@@ -1,9 +1,8 @@
-"""What the commands that run a trained model share: its options, loading it, and checks before minutes are spent."""
+"""Options that several commands take, each declared once, and what is made of their values."""
 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,27 +15,58 @@ if TYPE_CHECKING:
 
     from janus_train.infer.load import Loaded
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What train.py takes: +stage=N and KEY=VALUE.", metavar="+stage=N KEY=VALUE", show_default=False
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(
-        help="A trained model's folder, for example outputs/demo/stage3/final, an official checkpoint's, or a hub id."
+        help="A model: the folder of a trained one, for example outputs/demo/stage3/final, the folder of an official "
+        "checkpoint, or a hub id.",
+        metavar="MODEL",
+        show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="bf16, fp32, or auto: bf16 on a GPU that computes in it, else fp32. Pictures are decoded in fp32."
+        help="bf16, fp32, or auto: bf16 on a GPU that supports it, otherwise fp32. Images are always decoded in fp32."
     ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(min=1.0, help="Weight of classifier-free guidance; 1 is none. Left out: the model's own, else 5."),
+    typer.Option(min=1.0, help="Scale of classifier-free guidance; 1 turns it off. Default: the model's own, or 5."),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(min=0.0, help="0 takes the likeliest code each time. Left out: the model's own, else 1.")
+    float | None,
+    typer.Option(
+        min=0.0, help="Sampling temperature; 0 always takes the likeliest code. Default: the model's own, or 1."
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**62, help="The first picture's; the next have the next numbers.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**62, help="Seed of the first image; the following images take the next numbers.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="How many images or answers to generate at once; fewer need less memory.")
+]
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", help="An image to show the model; repeat the option for several.")
+]
+NewFolder = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
+Html = Annotated[Path | None, typer.Option(help="Also write the result as a page to this file.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(help="Recipes (YAML files), folders with tars, or tars.", metavar="DATA", show_default=False),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per CPU core.")]
+MaxBad = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Largest share of samples that may be unusable before the command fails."),
+]
 
 
 def load(model: str, device: str, precision: str) -> Loaded:
@@ -67,16 +97,7 @@ def check_finite(guidance: float | None, temperature: float | None) -> None:
     """nan and inf pass every comparison with a least value."""
     for name, value in (("guidance", guidance), ("temperature", temperature)):
         if value is not None and not math.isfinite(value):
-            raise UserError(f"--{name} {value} is not a number to draw with")
-
-
-def check_writable(folder: Path) -> None:
-    """Before minutes are spent on what goes into it; makes nothing yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--out {folder} cannot be made: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--out {folder} cannot be written: no permission in {there}")
+            raise UserError(f"--{name} {value} is not a finite number")
 
 
 def open_picture(path: Path) -> Image.Image:
