@@ -14,15 +14,16 @@ import json
 import os
 import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tarfile import BLOCKSIZE, RECORDSIZE
-from typing import IO, Any
+from tarfile import BLOCKSIZE
+from typing import Any
 
 from janus_train.config import UserError
 from janus_train.data.shard_index import index_path, write_listing
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.samples import Packed, SkippedRecord
+from janus_train.datatools.prepare.samples import EncodedSample, RecordSamples, SkippedRecord
 from janus_train.files import sync, write_json, write_text
 
 SCHEMA = 1
@@ -55,14 +56,43 @@ class Totals:
         self.bad += sum(not record.left_out for record in skipped)
 
 
-@dataclass
 class _OpenShard:
-    """The shard that is being written."""
+    """The shard that is being written.
 
-    path: Path
-    file: IO[bytes]
-    samples: int = 0
-    bytes: int = 0
+    webdataset's `TarWriter` writes it. Its headers get neither time nor owner, so that the same samples give the same
+    bytes. It sorts the members of what it is given at once by name, which would put ``10.jpg`` before ``2.jpg``: it is
+    given one at a time. Loading it takes seconds (torch comes with it), which is why only the process that writes does.
+    """
+
+    def __init__(self, path: Path):
+        from webdataset import TarWriter
+
+        self.path = path
+        self.samples = self.bytes = 0
+        self._file = path.open("wb")
+        self._writer = TarWriter(self._file, user="", group="", mode=0o644, mtime=0, encoder=False)
+
+    def write(self, sample: EncodedSample) -> None:
+        for ending, data in sample.members:
+            self._writer.write({"__key__": sample.key, ending: data})
+        self._writer.tarstream.members.clear()  # else it keeps the headers of the whole shard in memory
+        self.samples += 1
+        self.bytes += sample.tar_bytes
+
+    def finish(self) -> None:
+        """End the tar; all of it is on the disk then."""
+        self._writer.close()
+        self.bytes = self._file.tell()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        with suppress(OSError):  # the disk may be full
+            self._writer.close()
+        with suppress(OSError):
+            self._file.close()
+        self.path.unlink(missing_ok=True)
 
 
 class Output:
@@ -106,8 +136,7 @@ class Output:
 
     def __exit__(self, *error: object) -> None:
         if self._shard is not None:
-            self._shard.file.close()
-            self._shard.path.unlink(missing_ok=True)
+            self._shard.discard()
         self._lock.close()
 
     def _compare(self, content: dict[str, Any]) -> None:
@@ -150,7 +179,7 @@ class Output:
 
     # -- writing
 
-    def add(self, outcome: Packed | SkippedRecord, unit: int, record: int) -> list[Path]:
+    def add(self, outcome: RecordSamples | SkippedRecord, unit: int, record: int) -> list[Path]:
         """Take what record ``record`` of unit ``unit`` gave. Returns the shards that are whole now and need an index."""
         closed: list[Path] = []
         self._records_since += 1
@@ -162,7 +191,7 @@ class Output:
             for number, sample in enumerate(outcome.samples):
                 if number < start:
                     continue  # in the last shard of the run before
-                if self._full(len(sample)):
+                if self._full(sample.tar_bytes):
                     self._records_since -= 1  # a record counts for the shard that it ends in
                     closed += self.close(Cursor(unit, record, number))
                     self._records_since = 1
@@ -178,13 +207,10 @@ class Output:
             return True
         return self._shard.bytes + size + 2 * BLOCKSIZE > self._options.shard_size
 
-    def _write(self, sample: bytes) -> None:
+    def _write(self, sample: EncodedSample) -> None:
         if self._shard is None:
-            path = self.folder / f".shard-{os.getpid()}.part"
-            self._shard = _OpenShard(path, path.open("wb"))
-        self._shard.file.write(sample)
-        self._shard.samples += 1
-        self._shard.bytes += len(sample)
+            self._shard = _OpenShard(self.folder / f".shard-{os.getpid()}.part")
+        self._shard.write(sample)
         self.totals.samples += 1
 
     def close(self, cursor: Cursor) -> list[Path]:
@@ -192,13 +218,7 @@ class Output:
         shard = self._shard
         if shard is None:
             return []
-        end = 2 * BLOCKSIZE
-        end += -(shard.bytes + end) % RECORDSIZE
-        shard.file.write(b"\0" * end)
-        shard.bytes += end
-        shard.file.flush()
-        os.fsync(shard.file.fileno())
-        shard.file.close()
+        shard.finish()
         tar = self._tar(self.totals.shards)
         os.replace(shard.path, tar)
         sync(self.folder)

@@ -1,11 +1,11 @@
-"""From an item to the bytes that stand in a shard: keys, members, headers that say nothing of when and who."""
+"""From an item to what stands in a shard: keys, and the members of each sample with their bytes."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
-from tarfile import BLOCKSIZE, USTAR_FORMAT, TarInfo
+from tarfile import BLOCKSIZE
 from typing import Any
 
 from janus_train.config import UserError
@@ -26,21 +26,34 @@ class SkippedRecord:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """The samples of a record: the bytes of their members, one after the other, for each."""
+class EncodedSample:
+    """A sample as it is written: its key, and its members as (ending, bytes) in their order."""
 
-    samples: list[bytes]
+    key: str
+    members: list[tuple[str, bytes]]
+
+    @property
+    def tar_bytes(self) -> int:
+        """What it takes in a tar: a header and whole blocks for each member."""
+        return sum(BLOCKSIZE + len(data) + -len(data) % BLOCKSIZE for _, data in self.members)
 
 
-def convert(format_: InputFormat, unit: Unit) -> list[Packed | SkippedRecord]:
+@dataclass(frozen=True)
+class RecordSamples:
+    """The samples that a record gave."""
+
+    samples: list[EncodedSample]
+
+
+def convert(format_: InputFormat, unit: Unit) -> list[RecordSamples | SkippedRecord]:
     """What every record of the unit gives, in order. Raises `UserError` if the input itself cannot be read."""
-    outcomes: list[Packed | SkippedRecord] = []
+    outcomes: list[RecordSamples | SkippedRecord] = []
     where = str(unit.what)[:80]
     try:
         for number, entry in enumerate(format_.entries(unit)):
             where = entry.where
             try:
-                outcomes.append(Packed(_packed(format_, unit.first + number, format_.item(entry))))
+                outcomes.append(RecordSamples(_encoded(format_, unit.first + number, format_.item(entry))))
             except SkipRecord as skip:
                 outcomes.append(SkippedRecord(where, skip.reason, skip.detail, skip.left_out))
     except OSError as error:
@@ -52,10 +65,10 @@ def convert(format_: InputFormat, unit: Unit) -> list[Packed | SkippedRecord]:
     return outcomes
 
 
-def _packed(format_: InputFormat, number: int, item: Item) -> list[bytes]:
+def _encoded(format_: InputFormat, number: int, item: Item) -> list[EncodedSample]:
     pictures = [keep(data, format_.options.max_side) for data in item.pictures]
     return [
-        members(key(number, part if format_.several else None, item.name), fields, pictures)
+        encode(key(number, part if format_.several else None, item.name), fields, pictures)
         for part, fields in enumerate(item.samples)
     ]
 
@@ -66,19 +79,13 @@ def key(number: int, part: int | None, name: str) -> str:
     return f"{number:09d}" + ("" if part is None else f"_{part}") + (f"-{words}" if words else "")
 
 
-def members(key: str, fields: dict[str, Any], pictures: list[tuple[str, bytes]]) -> bytes:
-    """``KEY.json`` and ``KEY.jpg``, or ``KEY.0.jpg``, ``KEY.1.jpg``, as they stand in a tar. Raises `SkipRecord`."""
+def encode(key: str, fields: dict[str, Any], pictures: list[tuple[str, bytes]]) -> EncodedSample:
+    """``KEY.json`` with ``KEY.jpg``, or with ``KEY.0.jpg``, ``KEY.1.jpg``, ... Raises `SkipRecord`."""
     try:
         words = json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise SkipRecord("the text is no valid Unicode", error.reason) from None
-    blocks = [_member(f"{key}.json", words)]
+    members = [("json", words)]
     for number, (ending, data) in enumerate(pictures):
-        blocks.append(_member(f"{key}.{ending}" if len(pictures) == 1 else f"{key}.{number}.{ending}", data))
-    return b"".join(blocks)
-
-
-def _member(name: str, data: bytes) -> bytes:
-    info = TarInfo(name)  # mode 0644; no time, no owner
-    info.size = len(data)
-    return info.tobuf(USTAR_FORMAT) + data + b"\0" * (-len(data) % BLOCKSIZE)
+        members.append((ending if len(pictures) == 1 else f"{number}.{ending}", data))
+    return EncodedSample(key, members)

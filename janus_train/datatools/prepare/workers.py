@@ -18,7 +18,7 @@ from janus_train.data.shard_scan import write_index
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.items import InputFormat, Unit
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.samples import Packed, SkippedRecord, convert
+from janus_train.datatools.prepare.samples import RecordSamples, SkippedRecord, convert
 
 _format: InputFormat | None = None
 """A process's own."""
@@ -33,7 +33,7 @@ class Workers(Protocol):
 
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]: ...
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]: ...
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]: ...
 
     def index(self, tar: Path) -> None:
         """Begin writing the tar's index."""
@@ -57,7 +57,7 @@ class _InProcess:
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
         return (list(self._format.plan(job)) for job in jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
         return (convert(self._format, unit) for unit in units)
 
     def index(self, tar: Path) -> None:
@@ -84,7 +84,7 @@ class _ProcessPool:
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
         return self._in_order(_plan, jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[Packed | SkippedRecord]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
         return self._in_order(_convert, units)
 
     def index(self, tar: Path) -> None:
@@ -143,6 +143,6 @@ def _plan(job: Any) -> list[Unit]:
     return list(_format.plan(job))
 
 
-def _convert(unit: Unit) -> list[Packed | SkippedRecord]:
+def _convert(unit: Unit) -> list[RecordSamples | SkippedRecord]:
     assert _format is not None
     return convert(_format, unit)

@@ -227,7 +227,10 @@ def _npy(codes: np.ndarray) -> bytes:
 
 
 def _add(out: IO[bytes], name: str, data: bytes) -> None:
-    """A member with neither owner nor time, so that the same codes make the same tar."""
+    """A member with neither owner nor time, so that the same codes make the same tar.
+
+    Not by webdataset's `TarWriter`: it writes members of its own alone, and here they stand between copied bytes.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))

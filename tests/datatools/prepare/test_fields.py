@@ -12,7 +12,7 @@ from janus_train.config import UserError
 from janus_train.datatools.prepare.fields import pick
 from janus_train.datatools.prepare.inputs import inside
 from janus_train.datatools.prepare.options import PrepareOptions, byte_count
-from janus_train.datatools.prepare.samples import key, members
+from janus_train.datatools.prepare.samples import encode, key
 
 RECORD = {
     "a": {"b": {"c": 1}},
@@ -89,13 +89,18 @@ def test_keys_are_safe(number, part, name):
     found = key(number, part, name)
     assert re.fullmatch(r"[A-Za-z0-9_-]{9,80}", found)
     assert found.startswith(f"{number:09d}")
-    members(found, {}, [("webp", b"")] * 20)  # the names fit a header
+    longest = max(len(f"{found}.{ending}") for ending, _ in encode(found, {}, [("webp", b"")] * 20).members)
+    assert longest <= 100, "the names fit a header"
 
 
 def test_members_of_a_sample():
-    assert b"a.jpg" in members("a", {}, [("jpg", b"1")])
-    assert b"a.0.jpg" in members("a", {}, [("jpg", b"1"), ("png", b"2")])
-    assert len(members("a", {}, [("jpg", b"1")])) == 4 * 512
+    assert encode("a", {}, [("jpg", b"1")]).members == [("json", b"{}"), ("jpg", b"1")]
+    assert [ending for ending, _ in encode("a", {}, [("jpg", b"1"), ("png", b"2")]).members] == [
+        "json",
+        "0.jpg",
+        "1.png",
+    ]
+    assert encode("a", {}, [("jpg", b"1")]).tar_bytes == 4 * 512
 
 
 @pytest.mark.parametrize(

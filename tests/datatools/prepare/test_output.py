@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import webdataset
 
 from janus_train import cli
 from janus_train.config import UserError
@@ -86,6 +87,25 @@ def test_headers_say_nothing_of_when_and_who(raw, tmp_path):
             for member in tar:
                 facts = (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode)
                 assert facts == (0, 0, 0, "", "", 0o644)
+
+
+def test_webdataset_reads_the_shards_back(tmp_path):
+    """Each sample as one, its members in their order also where there are more than ten."""
+    for number in range(12):
+        write(tmp_path / f"raw/{number}.jpg", picture_bytes(number))
+    turns = [{"from": "human", "value": "Which one?"}, {"from": "gpt", "value": "The last."}]
+    records = [
+        {"id": "many", "image": [f"{number}.jpg" for number in range(12)], "conversations": turns},
+        {"id": "one", "image": "3.jpg", "conversations": turns},
+        {"id": "none", "conversations": turns},
+    ]
+    make("conversations", write(tmp_path / "raw/x.jsonl", records), out=tmp_path / "out")
+    many, one, none = webdataset.WebDataset(str(tmp_path / "out/shard-00000.tar"), shardshuffle=False)
+    assert [sample["__key__"] for sample in (many, one, none)] == ["000000000-many", "000000001-one", "000000002"]
+    assert [name for name in many if name[0] != "_"] == ["json", *(f"{number}.jpg" for number in range(12))]
+    assert [many[f"{number}.jpg"] for number in range(12)] == [picture_bytes(number) for number in range(12)]
+    assert one["jpg"] == picture_bytes(3) and [name for name in one if name[0] != "_"] == ["json", "jpg"]
+    assert [turn["content"] for turn in json.loads(none["json"])["conversations"]] == ["Which one?", "The last."]
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
@@ -339,6 +359,9 @@ MISTAKES = [
     (["text", "1.tar", "--index-only"], "--index-only is for webdataset"),
     (["webdataset", "1.tar", "--index-only", "--out", "out"], "--out means nothing with --index-only"),
     (["webdataset", "1.tar", "--index-only", "--form", "draw"], "leave the other options out"),
+    (["webdataset", "1.tar", "--index-only", "--workers", "2"], "leave the other options out"),
+    (["webdataset", "1.tar", "--index-only", "--max-bad", "0.5"], "leave the other options out"),
+    (["webdataset", "1.tar", "--class-names", "all", "--out", "out"], "--class-names means nothing without --classes"),
 ]
 
 

@@ -143,6 +143,9 @@ def test_hf_labels(tmp_path):
         ({"image": [inside(1)], "b": ["x"]}, {"text_field": ("c",)}, "--text-field 'c'.*has columns image, b"),
         ({"image": [inside(1)], "caption": ["x"]}, {"image_field": "jpg"}, "--image-field 'jpg'"),
         ({"text": ["x"]}, {"form": "draw"}, "--form draw is for captioned pictures"),
+        ({"text": ["x"]}, {"captions": "each"}, "--captions means nothing for .*: its rows are texts; leave it out"),
+        ({"text": ["x"]}, {"samples": "conversation"}, "--samples means nothing"),
+        ({"texts": [[]], "images": [[]]}, {"class_names": "all"}, "its rows are questions and answers about images"),
     ],
 )
 def test_tables_with_unknown_columns(tmp_path, rows, options, says):
