@@ -56,7 +56,7 @@ def _parameter(name: str, annotated: Any, default: Any) -> inspect.Parameter:
     else:
         field_type = field_type | None if default is None else field_type
         info = typer.Option(flag(name), help=declared.help, min=declared.minimum)
-    annotation = Annotated[field_type, info]
+    annotation = Annotated[field_type, info]  # type: ignore[valid-type] # built here, for typer to read
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

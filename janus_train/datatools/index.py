@@ -171,6 +171,10 @@ def _list(folder: Path) -> ListingSummary:
         path = write_listing(folder)
     except OSError as error:
         raise UserError(f"{folder}: shards.json cannot be written ({error.strerror})") from None
+    if path is None:
+        raise UserError(
+            f"{folder}: its tars changed while they were indexed: index them again when nothing writes to them"
+        )
     heads = read_listing(folder).values()
     unindexed = len(list(folder.glob("*.tar"))) - len(heads)
     return ListingSummary(path, len(heads), sum(head.samples for head in heads), unindexed)
