@@ -27,7 +27,7 @@ from janus_train.commands.verify import verify
 from janus_train.errors import UserError
 
 app = typer.Typer(
-    help="Tools around Janus-Pro-like models: draw, ask, evaluate, report.",
+    help="Prepare data for Janus-Pro-like models, plan and inspect their training, and use the trained models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

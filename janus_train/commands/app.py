@@ -7,20 +7,28 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import Device, Model, Precision, load
+from janus_train.commands.options import Device, Model, Precision, load
 from janus_train.errors import UserError
 
 
 def app(
     model: Model,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The page's port.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Address to serve at. 0.0.0.0 lets everyone in who reaches this machine.")
+        str,
+        typer.Option(help="Address to serve the page at; 0.0.0.0 lets in everyone who can reach this machine."),
     ] = "127.0.0.1",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Ask and draw in a browser. Needs the extra gradio; nothing is shared, and no network is needed."""
+    """Chat and draw in a browser.
+
+    Needs the extra gradio. Nothing is shared, and no network is needed.
+
+    \b
+    Example:
+      janus-train app outputs/demo/stage3/final --port 8000
+    """
     if find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
     loaded = load(model, device, precision)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from janus_train.commands.options import NewFolder
 
-class Form(StrEnum):
-    """A checkpoint's layout."""
+
+class CheckpointLayout(StrEnum):
+    """Who can load the files of a checkpoint."""
 
     hf = "hf"
     official = "official"
@@ -26,14 +27,19 @@ def import_model(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    out: NewFolder,
 ) -> None:
-    """Convert an official Janus checkpoint to transformers' layout.
+    """Convert an official Janus checkpoint to the layout of transformers.
 
-    Reads .safetensors, or .bin without running anything that is in it, one file or several, and writes safetensors with
-    configuration, tokenizer and processor. Works tensor by tensor, in memory of about one shard. Tensors that
-    transformers' model has no place for (SigLIP's attention pool) stay beside it in official_extras.safetensors, so that
-    export gives every tensor back byte for byte. Training and the other commands also take an official folder as it is.
+    Reads .safetensors, or .bin without running code from it, in one file or several, and writes safetensors with
+    configuration, tokenizer and processor. Works tensor by tensor and needs the memory of about one shard. Tensors that
+    the model of transformers has no place for (SigLIP's attention pool) are kept in official_extras.safetensors, so that
+    export restores every tensor byte for byte. Training and the other commands also take an official folder as it is.
+
+    \b
+    Examples:
+      janus-train import deepseek-ai/Janus-Pro-1B --out models/janus-pro-1b
+      janus-train import ./Janus-Pro-7B --out models/janus-pro-7b
     """
     from janus_train.interop.convert import import_official
 
@@ -45,23 +51,30 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run's folder (its final/ is taken), a model's folder in either layout, or a hub id.",
+            help="Folder of a run (its final/ is used), folder of a model in either layout, or a hub id.",
             metavar="RUN",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    out: NewFolder,
     form: Annotated[
-        Form,
+        CheckpointLayout,
         typer.Option(
             "--format",
-            help="hf: JanusForConditionalGeneration.from_pretrained; official: the official code's MultiModalityCausalLM.",
+            help="hf: loads with JanusForConditionalGeneration.from_pretrained. official: loads with the official code's "
+            "MultiModalityCausalLM.",
         ),
-    ] = Form.hf,
+    ] = CheckpointLayout.hf,
 ) -> None:
-    """Write a model for others: weights, tokenizer, processor, chat template, generation settings and a model card.
+    """Write a model to share: weights, tokenizer, processor, chat template, generation settings and a model card.
 
-    The card (README.md) says what a run trained, from which start, on which data by digest. Weights keep their type.
+    The card (README.md) says what the run trained, from which weights, and on which data by digest. Weights keep their
+    type.
+
+    \b
+    Examples:
+      janus-train export outputs/demo/stage3 --out my-janus
+      janus-train export outputs/demo/stage3 --format official --out my-janus-official
     """
     from janus_train.interop.convert import export_model
 

@@ -1,14 +1,14 @@
-"""``janus-train evaluate``: what a model has learnt of the embedded pictures."""
+"""``janus-train evaluate``: what a model has learnt from the embedded images."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import (
+from janus_train.commands.options import (
+    BatchSize,
     Device,
     Guidance,
     Model,
@@ -16,30 +16,34 @@ from janus_train.commands.model_options import (
     Seed,
     Temperature,
     check_finite,
-    check_writable,
     load,
 )
-from janus_train.commands.terminal import bars, table_console
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from janus_train.commands.terminal import PhaseProgress, bars, table_console
+from janus_train.targets import check_folder
 
 
 def evaluate(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for results.json, the pictures and the answers.")],
-    num_prompts: Annotated[int, typer.Option(min=1, help="Held-out scenes to draw.")] = 200,
-    num_questions: Annotated[int, typer.Option(min=4, help="Questions on held-out scenes.")] = 400,
+    out: Annotated[Path, typer.Option(help="Folder for results.json, the images and the answers.")],
+    num_prompts: Annotated[int, typer.Option(min=1, help="Number of held-out scenes to draw.")] = 200,
+    num_questions: Annotated[int, typer.Option(min=4, help="Number of questions about held-out scenes.")] = 400,
     guidance: Guidance = None,
     temperature: Temperature = None,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures, or answers, at a time.")] = 64,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure drawing and answering on held-out scenes of the embedded pictures, and print the table."""
+    """Measure how well a model draws and answers on held-out scenes of the embedded images.
+
+    Prints a table of the results, and writes results.json, the images with a grid of them, and the answers to --out.
+
+    \b
+    Example:
+      janus-train evaluate outputs/demo/stage3/final --out outputs/demo/stage3/evaluation
+    """
     check_finite(guidance, temperature)
-    check_writable(out)
+    check_folder(out)
     from janus_train.evaluate.common import Options
     from janus_train.evaluate.evaluate import evaluate as run_evaluation
     from janus_train.evaluate.table import WIDTH, results_table
@@ -53,24 +57,7 @@ def evaluate(
         temperature=loaded.temperature if temperature is None else temperature,
         batch_size=batch_size,
     )
-    with bars() as shown:
-        results = run_evaluation(loaded, out, options, _Phases(shown).report)
+    with bars() as phases:
+        results = run_evaluation(loaded, out, options, PhaseProgress(phases).report)
     table_console(WIDTH).print(results_table(results))
     print(f"results: {out / 'results.json'}, pictures: {out / 'grid.png'}")
-
-
-class _Phases:
-    """Progress of an evaluation: a bar a phase, or without a terminal a line when it ends."""
-
-    def __init__(self, bars: Progress):
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-
-    def report(self, what: str, done: int, total: int) -> None:
-        if self._bars.disable:
-            if done == total:
-                print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done)

@@ -1,4 +1,4 @@
-"""``janus-train generate``: pictures from prompts."""
+"""``janus-train generate``: images from prompts."""
 
 from __future__ import annotations
 
@@ -8,98 +8,75 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import (
+from janus_train.commands.options import (
+    BatchSize,
     Device,
     Guidance,
+    Images,
     Model,
     Precision,
     Seed,
     Temperature,
     check_finite,
-    check_writable,
     load,
     open_picture,
 )
 from janus_train.commands.terminal import count_bar
-from janus_train.errors import UserError
+from janus_train.targets import check_new_folder
 
 
 def generate(
     model: Model,
-    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; may be given several times.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat the option for several.")] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option(help="A text file with a prompt a line, after --prompt's.")
+        Path | None, typer.Option(help="Text file with one prompt per line, used after those of --prompt.")
     ] = None,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="A picture to draw from, with every prompt (editing); may be given several times."),
-    ] = None,
-    num_images: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 16,
+    image: Images = None,
+    num_images: Annotated[int, typer.Option(min=1, help="Number of images per prompt.")] = 16,
     guidance: Guidance = None,
     temperature: Temperature = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures: a new or an empty one.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the images; it must be new or empty.")] = Path(
         "outputs/generated"
     ),
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time. It changes speed and memory only.")] = 16,
+    batch_size: BatchSize = 16,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Draw pictures from prompts, or from prompts and pictures.
+    """Draw images from prompts, or edit images by prompts.
 
-    Writes a PNG a picture, grid.png (a prompt's pictures in rows of their own), and metadata.jsonl, a line a picture: prompt,
-    seed, guidance, temperature, model, file. A picture depends on its prompt and its seed, not on what is drawn with it.
+    Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
+    seed, guidance, temperature, model and file. An image depends only on its prompt and its seed, not on the batch size
+    or the other images. With --image the model sees that image together with every prompt.
+
+    \b
+    Examples:
+      janus-train generate outputs/demo/stage3/final --prompt "a red apple on a blue background"
+      janus-train generate outputs/demo/stage3/final --prompts-file prompts.txt --num-images 4 --out images
     """
-    prompts = _prompts(prompt or [], prompts_file)
-    check_finite(guidance, temperature)
-    check_writable(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} holds files already: give a new folder")
-    check_writable(out.absolute().parent)
-    given = [open_picture(path) for path in image or []]
-    loaded = load(model, device, precision)
-    from janus_train.infer.image_grid import GeneratedImage, write_image_folder
+    from janus_train.infer.prompts import collect_prompts
 
-    guidance = loaded.guidance if guidance is None else guidance
-    temperature = loaded.temperature if temperature is None else temperature
-    texts = [text for text in prompts for _ in range(num_images)]
-    seeds = [seed + number for number in range(len(texts))]
-    with count_bar("pictures") as bar:
-        task = bar.add_task("", total=len(texts))
-        pictures = loaded.generate(
-            texts,
-            seeds=seeds,
+    prompts = collect_prompts(prompt or [], prompts_file)
+    check_finite(guidance, temperature)
+    check_new_folder(out)
+    images = [open_picture(path) for path in image or []]
+    loaded = load(model, device, precision)
+    from janus_train.infer.generate_folder import generate_folder
+
+    with count_bar("images") as bar:
+        task = bar.add_task("", total=len(prompts) * num_images)
+        paths = generate_folder(
+            loaded,
+            out,
+            prompts,
+            model=model,
+            num_images=num_images,
+            seed=seed,
             guidance=guidance,
             temperature=temperature,
-            images=given,
+            images=images,
             batch_size=batch_size,
             progress=partial(bar.advance, task),
         )
-    drawn = [
-        GeneratedImage(picture, text, own, f"{number // num_images:03d}-{own}.png")
-        for number, (picture, text, own) in enumerate(zip(pictures, texts, seeds, strict=True))
-    ]
-    try:
-        write_image_folder(out, drawn, {"guidance": guidance, "temperature": temperature, "model": model})
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    for one in drawn:
-        print(out / one.file)
-
-
-def _prompts(given: list[str], file: Path | None) -> list[str]:
-    if any(not text.strip() for text in given):
-        raise UserError("--prompt is empty: say what to draw")
-    lines: list[str] = []
-    if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except FileNotFoundError:
-            raise UserError(f"--prompts-file {file}: there is no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompts-file {file} cannot be read as UTF-8 text: {error}") from None
-        if not lines:
-            raise UserError(f"--prompts-file {file} holds no prompt: write one a line")
-    if not given and not lines:
-        raise UserError("nothing to draw: give --prompt TEXT, or --prompts-file FILE with a prompt a line")
-    return [*given, *lines]
+    for path in paths:
+        print(path)

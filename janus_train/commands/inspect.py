@@ -2,83 +2,56 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from janus_train.commands.run_options import Overrides, check_target
+from janus_train.commands.options import Html, Overrides
+from janus_train.commands.terminal import JsonLines
+from janus_train.compose import compose_config
+from janus_train.targets import check_file
 
 
 def inspect(
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 1,
     from_step: Annotated[
-        int, typer.Option(min=1, help="The first of them; those before it are drawn and not shown.")
+        int, typer.Option(min=1, help="First step to show; earlier steps are drawn but not shown.")
     ] = 1,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write a page to look at: the rows, their pictures and their tokens.")
-    ] = None,
+    html: Html = None,
 ) -> None:
-    """Write what a run would be trained on, one JSON line a row. Loads no model, needs no GPU, writes nothing else.
+    """Write what a run would be trained on, one JSON line per row.
 
-    A line holds step, row (the number of its stream), digest, and samples with source, kind, key and tokens. Training
-    logs the digest of a step's row digests as batch_digest.
+    Loads no model, needs no GPU, and writes nothing but the lines and the page. A line holds step, row (the number of its
+    stream), digest, and samples with source, kind, key and tokens. Training logs the digest of a step's row digests as
+    batch_digest. The page of --html shows the rows with their images and tokens.
+
+    \b
+    Examples:
+      janus-train inspect +stage=2 --steps 10
+      janus-train inspect +stage=3 data.recipe=recipe.yaml --html rows.html
     """
-    from janus_train.compose import compose_config
 
     if html is not None:
-        check_target(html)
+        check_file(html, "--html", "rows.html")
     config = compose_config(overrides or [])
-    from janus_train.files import write_text
-    from janus_train.inspection.drawn import line, open_drawn
-    from janus_train.inspection.page import Page
+    from janus_train.datatools.inspect.run import inspect_run
 
-    drawn = open_drawn(config)
     last = from_step + steps - 1
     if last > config.run.steps:
         print(f"note: the run stops at step {config.run.steps}, before step {last}", file=sys.stderr)
-    page = Page(drawn) if html is not None else None
-    out, quarantined = _Lines(), 0
-    for step, rows in drawn.steps(from_step, steps):
-        out.write([line(step, row) for row in rows])
-        quarantined += sum(len(row.quarantined) for row in rows)
-        if page is not None:
-            page.add(step, rows)
-        elif out.closed:
-            break
-    if quarantined:
+    lines = JsonLines()
+
+    def write_rows(rows: list[dict[str, Any]]) -> bool:
+        lines.write(rows)
+        return not lines.closed
+
+    result = inspect_run(config, from_step, steps, write_rows, html)
+    if result.quarantined:
         print(
-            f"note: {quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
+            f"note: {result.quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
             file=sys.stderr,
         )
-    if html is not None and page is not None:
-        write_text(html, page.html())
-        print(f"page: {html}{f' ({page.cut})' if page.cut else ''}", file=sys.stderr)
-
-
-class _Lines:
-    """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a word."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def write(self, values: list[dict[str, Any]]) -> None:
-        if not self.closed:
-            self._do(lambda: sys.stdout.writelines(json.dumps(value) + "\n" for value in values))
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.closed:
-            self._do(sys.stdout.flush)
-
-    def _do(self, action: Any) -> None:
-        try:
-            action()
-        except BrokenPipeError:
-            self.closed = True
-            # what is still in the buffer would fail again when the interpreter flushes it at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if html is not None:
+        print(f"page: {html}{f' ({result.page_cut})' if result.page_cut else ''}", file=sys.stderr)

@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from janus_train.commands.run_options import Overrides, check_target
+from janus_train.commands.options import Html, Overrides
 from janus_train.commands.terminal import table_console
+from janus_train.targets import check_file
 
 
 def plan(
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
     gpu: Annotated[
-        str, typer.Option(help="Which: a100-40gb, a100-80gb, h100, h100-pcie, h200, rtx4090, rtx3090.")
+        str, typer.Option(help="GPU model: a100-40gb, a100-80gb, h100, h100-pcie, h200, rtx4090 or rtx3090.")
     ] = "h100",
     mfu: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=1.0, help="Useful FLOPs over peak while computing. Left out: as benchmarked here, else 0.4."
+            min=0.01,
+            max=1.0,
+            help="Model FLOPs utilisation while computing. Default: as benchmarked in this repository, or 0.4.",
         ),
     ] = None,
     cached_codes: Annotated[
-        bool, typer.Option("--cached-codes", help="Count on janus-train tokenize: no VQ encoder in training.")
+        bool,
+        typer.Option("--cached-codes", help="Assume cached codes (janus-train tokenize): training runs no VQ encoder."),
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write a page to look at.")] = None,
+    html: Html = None,
 ) -> None:
-    """Plan a stage: FLOPs by part, memory of a GPU under every way of running it, communication, days, a recommendation.
+    """Plan a stage: FLOPs per part, GPU memory for each way of running it, communication, days, and a recommendation.
 
-    By arithmetic on the configuration; needs neither a GPU nor data nor weights. The other two stages are planned along
-    for the days and GPU-hours of the whole run.
+    Computed from the configuration alone; needs no GPU, data or weights. The other two stages are included in the days
+    and GPU hours of the whole run.
+
+    \b
+    Examples:
+      janus-train plan +stage=1 model=janus_pro_1b
+      janus-train plan +stage=3 model=janus_pro_7b --gpus 64 --gpu a100-80gb --html plan.html
     """
     from janus_train.planning.gpus import gpu_named
 
     card = gpu_named(gpu)
     if html is not None:
-        check_target(html)
+        check_file(html, "--html", "plan.html")
     from janus_train.planning.run_plan import plan_run
     from janus_train.planning.text import WIDTH, show
 
-    found = plan_run(overrides or [], card, gpus, mfu, cached_codes)
-    show(found, table_console(WIDTH))
+    run_plan = plan_run(overrides or [], card, gpus, mfu, cached_codes)
+    show(run_plan, table_console(WIDTH))
     if html is not None:
         from janus_train.files import write_text
         from janus_train.planning.page import page
 
-        write_text(html, page(found))
+        write_text(html, page(run_plan))
         print(f"page: {html}", file=sys.stderr)

@@ -1,156 +1,126 @@
-"""``janus-train prepare``: raw data to shards."""
+"""``janus-train prepare``: raw data to shards.
+
+The options of the conversion are declared in datatools/prepare/options.py alone; the command's parameters are made from
+its fields.
+"""
 
 from __future__ import annotations
 
-import os
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from janus_train.commands.options import MaxBad, Workers
+from janus_train.cpu import available_cores
+from janus_train.datatools.prepare.options import PrepareOptions, declared_options, field_types, flag
 from janus_train.errors import UserError
 
-Format = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
+_MAX_BAD = 0.01
 
 
+def _with_fields_of_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with its parameter ``options`` replaced by one parameter for each field of `PrepareOptions`."""
+    own = inspect.signature(command, eval_str=True).parameters
+    defaults = inspect.signature(PrepareOptions).parameters
+    types = field_types()
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.values():
+        if parameter.name == "options":
+            parameters += [_parameter(name, types[name], defaults[name].default) for name in types]
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def with_fields(**values: Any) -> None:
+        from_command_line = {name: values.pop(name) for name in types}
+        fields = {name: _field_value(name, value) for name, value in from_command_line.items() if value is not None}
+        command(options=PrepareOptions(**fields), **values)
+
+    with_fields.__name__, with_fields.__doc__ = command.__name__, command.__doc__
+    with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    with_fields.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return with_fields
+
+
+def _parameter(name: str, annotated: Any, default: Any) -> inspect.Parameter:
+    """A field of `PrepareOptions` as typer's argument (without a default) or option."""
+    field_type, declared = get_args(annotated)
+    if get_origin(field_type) is tuple:  # what typer calls a list
+        field_type, default = list[str], None if default == () else default
+    if declared.parse is not None:
+        field_type, default = str, declared.default_text
+    if default is inspect.Parameter.empty:
+        info: Any = typer.Argument(help=declared.help, metavar=declared.metavar, show_default=False)
+    else:
+        field_type = field_type | None if default is None else field_type
+        info = typer.Option(flag(name), help=declared.help, min=declared.minimum)
+    annotation = Annotated[field_type, info]  # type: ignore[valid-type] # built here, for typer to read
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _field_value(name: str, value: Any) -> Any:
+    parse = declared_options()[name].parse
+    if parse is not None:
+        return parse(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@_with_fields_of_options
 def prepare(
-    format: Annotated[
-        Format,
-        typer.Argument(
-            help="imagefolder: a folder or tar of pictures a class, also ILSVRC-2012's train tar. captions: JSON(L), CSV, "
-            "TSV or COCO's JSON with picture paths. conversations: LLaVA's, ShareGPT's, OpenAI's or Janus's JSON(L). "
-            "parquet: Parquet with pictures inside. hf: folders that datasets' save_to_disk wrote. text: JSON(L), CSV or "
-            "Parquet. webdataset: tars made by others."
-        ),
-    ],
-    inputs: Annotated[
-        list[str], typer.Argument(help="Files, patterns or folders.", metavar="INPUT...", show_default=False)
-    ],
+    *,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the shards; the same command again goes on in it.")
+        Path | None, typer.Option(help="Folder for the shards; run the same command again to resume in it.")
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(help="Folder that picture paths start from. Left out: the folder of the records' file."),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(help="The classes' names: JSON (id or number to names) or lines 'n01440764 tench, Tinca tinca'."),
-    ] = None,
-    class_names: Annotated[
-        Literal["first", "all"], typer.Option(help="Of 'tench, Tinca tinca' the first name or all.")
-    ] = "first",
-    image_field: Annotated[
-        str | None,
-        typer.Option(
-            help="Field or column of the picture, or of its path; a pattern such as '{photoid}.jpg' is filled in."
-        ),
-    ] = None,
-    text_field: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Field or column of the caption or text, for example Task2.Caption or features[language=en].title; "
-            "given several times: joined."
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Names of a CSV's or TSV's columns, with commas, if its first line has none.")
-    ] = None,
-    captions: Annotated[
-        Literal["first", "each", "longest"],
-        typer.Option(help="Which of a picture's captions; each: a sample for each."),
-    ] = "first",
-    form: Annotated[
-        Literal["plain", "draw", "ask"],
-        typer.Option(
-            help="plain: a caption. draw: a conversation in which the user gives the caption and the assistant draws. "
-            "ask: one in which the user shows the picture with --question and the assistant says the caption."
-        ),
-    ] = "plain",
-    question: Annotated[str | None, typer.Option(help="With --form ask.")] = None,
-    samples: Annotated[
-        Literal["pairs", "conversation"],
-        typer.Option(help="A row with several questions and answers: a sample for each, or one conversation."),
-    ] = "pairs",
-    split: Annotated[str | None, typer.Option(help="Of an hf folder that holds several.")] = None,
-    url_encoded: Annotated[bool, typer.Option("--url-encoded", help="Texts are URL-encoded, as in YFCC100M.")] = False,
-    drop_empty: Annotated[
-        bool, typer.Option("--drop-empty", help="Leave out records without text, and do not count them as bad.")
-    ] = False,
-    min_pictures: Annotated[int, typer.Option(min=0, help="Leave out records with fewer pictures.")] = 0,
-    max_pictures: Annotated[int | None, typer.Option(min=0, help="Leave out records with more pictures.")] = None,
-    max_side: Annotated[
-        int | None, typer.Option(min=16, help="Scale longer pictures down to this side and write them as JPEG.")
-    ] = None,
-    shard_size: Annotated[str, typer.Option(help="Largest shard, for example 256MB or 1GB.")] = "256MiB",
-    shard_samples: Annotated[int | None, typer.Option(min=1, help="Most samples in a shard.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Left out: one for each core.")] = None,
-    max_bad: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of records that may be unusable; more of them end it.")
-    ] = 0.01,
+    options: PrepareOptions,
+    workers: Workers = None,
+    max_bad: MaxBad = _MAX_BAD,
     index_only: Annotated[
         bool, typer.Option("--index-only", help="webdataset: write an index beside tars that already have the layout.")
     ] = False,
 ) -> None:
-    """Make indexed WebDataset shards of raw data. What was killed goes on; the bytes do not depend on --workers.
+    """Convert raw data to indexed WebDataset shards.
 
-    Pictures keep their bytes if they are JPEG, PNG or WebP, others become PNG. What cannot be used is listed with its
-    reason in OUT/skipped.jsonl. Nothing is fetched and no tar is extracted.
+    Run the same command again to resume after an interruption. The bytes of the shards do not depend on --workers. JPEG,
+    PNG and WebP images keep their bytes; other formats become PNG. Records that cannot be used are listed with the reason
+    in OUT/skipped.jsonl. Nothing is downloaded, and no tar is extracted. An option that the format does not use is
+    refused.
+
+    \b
+    Examples:
+      janus-train prepare imagefolder ILSVRC2012_img_train.tar --classes classes.txt --out shards/imagenet
+      janus-train prepare captions captions.jsonl --images photos --out shards/photos
+      janus-train prepare conversations llava.json --images coco/train2017 --out shards/llava
+      janus-train prepare text 'wiki/*.parquet' --shard-size 1GB --out shards/wiki
     """
-    given: dict[str, Any] = {
-        "images": images,
-        "classes": classes,
-        "class_names": class_names,
-        "image_field": image_field,
-        "text_field": tuple(text_field or ()),
-        "columns": tuple(name.strip() for name in columns.split(",")) if columns else (),
-        "captions": captions,
-        "form": form,
-        "question": question,
-        "samples": samples,
-        "split": split,
-        "url_encoded": url_encoded,
-        "drop_empty": drop_empty,
-        "min_pictures": min_pictures,
-        "max_pictures": max_pictures,
-        "max_side": max_side,
-    }
     if index_only:
-        _index_only(format, inputs, out, given)
+        _index_only(options, out, workers, max_bad)
         return
     if out is None:
         raise UserError("--out is missing: name the folder for the shards")
-    from janus_train.prepare.options import Options, byte_count
-    from janus_train.prepare.progress import Progress
-    from janus_train.prepare.run import prepare as run
+    from janus_train.datatools.prepare.progress import ProgressDisplay
+    from janus_train.datatools.prepare.run import prepare as run
 
-    options = Options(format, tuple(inputs), **given, shard_size=byte_count(shard_size), shard_samples=shard_samples)
-    with Progress() as progress:
-        made = run(options, out, workers or _cores(), max_bad, progress.report)
-    skipped, left_out = sum(made["skipped"].values()), sum(made["left_out"].values())
+    with ProgressDisplay() as progress:
+        result = run(options, out, workers or available_cores(), max_bad, progress.report)
+    skipped, left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
     print(
-        f"{made['samples']:,} samples, {made['shards']} shards, {made['bytes'] / 1e6:,.1f} MB: {out}"
+        f"{result['samples']:,} samples, {result['shards']} shards, {result['bytes'] / 1e6:,.1f} MB: {out}"
         + (f"; {skipped:,} skipped" if skipped else "")
         + (f"; {left_out:,} left out" if left_out else "")
         + (f" ({out / 'skipped.jsonl'} says why)" if skipped or left_out else "")
     )
 
 
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _index_only(format: str, inputs: list[str], out: Path | None, given: dict[str, Any]) -> None:
-    from janus_train.prepare.options import Options
-    from janus_train.prepare.run import index_only
-
-    if format != "webdataset":
-        raise UserError(f"--index-only is for webdataset, not for {format}")
+def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, max_bad: float) -> None:
+    if options.format != "webdataset":
+        raise UserError(f"--index-only is for webdataset, not for {options.format}")
     if out is not None:
         raise UserError("--out means nothing with --index-only: the index goes beside each tar")
-    options = Options("webdataset", tuple(inputs), **given)
-    if options != Options("webdataset", tuple(inputs)):
+    if options != PrepareOptions("webdataset", options.inputs) or workers is not None or max_bad != _MAX_BAD:
         raise UserError("--index-only leaves the tars as they are: leave the other options out")
+    from janus_train.datatools.prepare.run import index_only
+
     for path in index_only(options):
         print(path)

@@ -9,9 +9,19 @@ import typer
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or a demo's with stage1/, stage2/, ...")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run, or of a demo with stage1/, stage2/, ...", metavar="FOLDER", show_default=False
+        ),
+    ],
 ) -> None:
-    """Write report.html of a run or a demo: one file with curves, results, pictures and answers."""
+    """Write report.html of a run or a demo: one file with curves, results, images and answers.
+
+    \b
+    Example:
+      janus-train report outputs/demo
+    """
     from janus_train.report import build
 
     print(build(folder))

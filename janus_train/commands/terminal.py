@@ -1,12 +1,16 @@
-"""What commands show: bars to a person who watches, tables that a file can hold too."""
+"""What commands show: progress bars on a terminal, tables that a file can hold too, JSON lines."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 def bars(*columns: Any) -> Progress:
@@ -23,6 +27,51 @@ def count_bar(unit: str) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return bars(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def bytes_bar() -> Progress:
+    """`bars` that count bytes: a description, how many of how many, time left."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+
+    return bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+
+
+class PhaseProgress:
+    """Progress of work in phases: a bar per phase, or without a terminal a line when the phase ends."""
+
+    def __init__(self, bars: Progress):
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def report(self, phase: str, completed: int, total: int) -> None:
+        if self._bars.disable:
+            if completed == total:
+                print(f"{phase}: {completed} of {total}", file=sys.stderr, flush=True)
+            return
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total)
+        self._bars.update(self._tasks[phase], completed=completed)
+
+
+class JsonLines:
+    """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a message."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def write(self, values: list[dict[str, Any]]) -> None:
+        self._try(lambda: sys.stdout.writelines(json.dumps(value) + "\n" for value in values))
+        self._try(sys.stdout.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self.closed:
+            return
+        try:
+            action()
+        except BrokenPipeError:
+            self.closed = True
+            # what is still in the buffer would fail again when the interpreter flushes it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table_console(width: int) -> Console:

@@ -2,93 +2,70 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from janus_train.commands.model_options import Device, device_kind
+from janus_train.commands.options import Data, Device, device_kind
 from janus_train.commands.terminal import count_bar
-from janus_train.errors import UserError
+from janus_train.cpu import available_cores
 
 
 def tokenize(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            help="A recipe's YAML (the shards of its generation sources), folders with tars, or tars.", metavar="DATA"
-        ),
-    ],
+    data: Data,
     model: Annotated[Path, typer.Option(help="Folder of the model whose VQ encoder makes the codes.")],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Make codes of another encoder or picture size anew.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace codes of another encoder or image size.")] = False,
     num_processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the tars. Left out: WORLD_SIZE, else 1.")
+        int | None,
+        typer.Option(min=1, help="Number of processes that share the tars. Default: WORLD_SIZE, or 1."),
     ] = None,
     process_index: Annotated[
-        int | None, typer.Option(min=0, help="Which of them this is. Left out: RANK, else 0.")
+        int | None, typer.Option(min=0, help="Index of this process among them. Default: RANK, or 0.")
     ] = None,
     device: Device = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and resize pictures. Left out: one a core.")
+        int | None,
+        typer.Option(min=1, help="Number of threads that read and resize images. Default: one per CPU core."),
     ] = None,
 ) -> None:
-    """Cache the VQ codes of pictures in their shards, so that training need not make them.
+    """Cache the VQ codes of images in their shards, so that training does not have to compute them.
 
-    Each tar is rewritten beside the old one, indexed, and takes its place at once: after a kill at any point training
-    reads the old shard or the new one, and the same command goes on. Several processes, also of torchrun, share the
-    tars. Codes say which encoder and picture size they are of; training refuses others. Not for shards that a run is
-    reading.
+    For a recipe, only the shards of its generation sources are tokenized. Each tar is written anew next to the old one and then
+    replaces it in one step: if the command is killed, training reads either the old shard or the new one, and running the
+    same command again resumes. Several processes, also those of torchrun, can share the tars. The codes record their
+    encoder and image size; training refuses codes of others. Do not tokenize shards that a run is reading.
+
+    \b
+    Examples:
+      janus-train tokenize data_recipes/stage2.yaml --model models/janus-pro-1b
+      torchrun --nproc-per-node 8 -m janus_train.cli tokenize shards/photos --model models/janus-pro-1b
     """
-    index, number = _share(process_index, num_processes)
     from janus_train.data.given import given_data
-    from janus_train.tokenization.run import tars_of
+    from janus_train.datatools.tokenize.share import process_device, process_share
 
-    tars = tars_of(given_data(data))
-    mine = tars[index::number]
+    index, number = process_share(process_index, num_processes)
+    from janus_train.datatools.tokenize.run import ProgressCallbacks, tars_of
+    from janus_train.datatools.tokenize.run import tokenize as run
+
+    tars = tars_of(given_data(data))[index::number]
     from janus_train.interop.vq_encoder import load_code_encoder
 
-    encoder = load_code_encoder(model.expanduser(), _device(device, index))
-    from janus_train.tokenization.run import Told
-    from janus_train.tokenization.run import tokenize as run
-
-    cores = threads or len(os.sched_getaffinity(0))
+    encoder = load_code_encoder(model.expanduser(), process_device(device_kind(device), index))
     with count_bar("samples") as bar:
         task = bar.add_task("", total=None)
-        told = Told(
-            start=lambda total: bar.update(task, total=total),
-            sample=lambda number: bar.advance(task, number),
-            line=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
+        progress = ProgressCallbacks(
+            on_start=lambda total: bar.update(task, total=total),
+            on_samples=lambda number: bar.advance(task, number),
+            on_message=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
         )
-        done = run(mine, encoder, replace=replace, threads=cores, told=told)
-    parts = [f"{done.tokenized} of {len(mine)} tars tokenized ({done.pictures} pictures)"]
-    parts += [f"{done.nothing_to_do} had nothing to do"] if done.nothing_to_do else []
-    parts += [f"{done.without} pictures without codes: janus-train verify lists them"] if done.without else []
-    parts += [f"{len(done.busy)} left to another process"] if done.busy else []
-    parts += [f"{len(done.failed)} failed"] if done.failed else []
+        result = run(tars, encoder, replace=replace, threads=threads or available_cores(), progress=progress)
+    parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.pictures} pictures)"]
+    parts += [f"{result.nothing_to_do} had nothing to do"] if result.nothing_to_do else []
+    parts += [f"{result.without} pictures without codes: janus-train verify lists them"] if result.without else []
+    parts += [f"{len(result.busy)} left to another process"] if result.busy else []
+    parts += [f"{len(result.failed)} failed"] if result.failed else []
     print("; ".join(parts))
-    if done.failed:
+    if result.failed:
         raise typer.Exit(1)
-
-
-def _share(process_index: int | None, num_processes: int | None) -> tuple[int, int]:
-    """(which process, of how many), from the options, else from torchrun's environment."""
-    try:
-        index = int(os.environ.get("RANK", "0")) if process_index is None else process_index
-        number = int(os.environ.get("WORLD_SIZE", "1")) if num_processes is None else num_processes
-    except ValueError:
-        raise UserError("RANK and WORLD_SIZE of the environment are no whole numbers") from None
-    if not 0 <= index < number:
-        raise UserError(f"process {index} of {number} cannot be: --process-index counts from 0 to {number - 1}")
-    return index, number
-
-
-def _device(device: str, index: int) -> Any:
-    import torch
-
-    if device_kind(device) == "cpu":
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())

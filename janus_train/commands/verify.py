@@ -2,72 +2,69 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from janus_train.commands.run_options import check_target
+from janus_train.commands.options import Data, MaxBad, Workers
 from janus_train.commands.terminal import count_bar, table_console
 from janus_train.errors import UserError
+from janus_train.targets import check_file
 
-FEW = 1000
-"""Samples that one process looks at sooner than others have started."""
+if TYPE_CHECKING:
+    from janus_train.datatools.verify.plan import Problem
+
+_MAX_PRINTED = 10
 
 
 def verify(
-    data: Annotated[list[str], typer.Argument(help="Recipes' YAML, folders with tars, or tars.", metavar="DATA")],
+    data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="File for the list of what is wrong, one JSON line a sample (quarantine.jsonl).")
+        Path | None,
+        typer.Option(help="File for the list of problems, one JSON line per sample, for example quarantine.jsonl."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A model's folder: its tokenizer counts tokens. Needs --row-tokens.")
+        Path | None, typer.Option(help="Folder of a model whose tokenizer counts tokens; needs --row-tokens.")
     ] = None,
     row_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="What a row holds (batch.row_tokens): longer samples are bad. Needs --model."),
+        typer.Option(min=1, help="Tokens in a row (batch.row_tokens); longer samples are bad. Needs --model."),
     ] = None,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a source's samples that may be bad (data.max_bad).")
-    ] = 0.01,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Left out: one a core.")] = None,
+    max_bad: MaxBad = 0.01,
+    workers: Workers = None,
 ) -> None:
-    """Look at every sample as training would: digests, pictures, the template, and with a tokenizer the length.
+    """Check every sample as training would: digests, images, the template, and with a tokenizer the length.
 
-    Prints a table and a verdict. Exit code 1 if anything is damaged (its bytes are not those indexed), or if a source has
-    more than --max-bad samples that cannot be used. Tars of which no recipe speaks may have any known form.
+    Prints a table and a verdict. The exit code is 1 if anything is damaged (its bytes differ from those that were
+    indexed), or if the share of samples that cannot be used exceeds --max-bad (data.max_bad) in any source. Tars that are
+    named without a recipe may have any of the known forms.
+
+    \b
+    Examples:
+      janus-train verify data_recipes/stage2.yaml
+      janus-train verify shards/photos --model models/janus-pro-1b --row-tokens 4096 --out quarantine.jsonl
     """
     if (model is None) != (row_tokens is None):
         raise UserError("--model and --row-tokens go together: the tokenizer, and what is too long")
     if out is not None:
-        check_target(out, "--out", "quarantine.jsonl")
-    from janus_train.data.given import given_data
-    from janus_train.verification.check import lengths_of
-    from janus_train.verification.plan import Problem, make_plan
-    from janus_train.verification.pool import done
-    from janus_train.verification.summary import Summary
+        check_file(out, "--out", "quarantine.jsonl")
+    from janus_train.datatools.verify.run import verify as run
 
-    given = given_data(data)
-    lengths = lengths_of(model.expanduser(), row_tokens) if model is not None and row_tokens is not None else None
-    plan = make_plan(given, lengths)
-    summary = Summary(plan, max_bad)
-    cores = workers or (1 if plan.samples < FEW else len(os.sched_getaffinity(0)))
-    with _listing(out) as note, count_bar("samples") as bar:
-        task = bar.add_task("", total=plan.samples)
-
-        def tell(problems: list[Problem]) -> None:
-            for problem in problems:
-                note(asdict(problem))
-
-        tell(summary.add_unopened(plan))
-        for looked in done(plan, cores):
-            tell(summary.add(looked))
-            bar.advance(task, looked.piece.stop - looked.piece.start)
+    with count_bar("samples") as bar:
+        task = bar.add_task("", total=None)
+        summary = run(
+            data,
+            max_bad=max_bad,
+            tokenizer_folder=model,
+            row_tokens=row_tokens,
+            workers=workers,
+            problems_file=out,
+            on_start=lambda samples: bar.update(task, total=samples),
+            on_samples=lambda samples: bar.advance(task, samples),
+            on_problem=_ProblemPrinter().show if out is None else lambda problem: None,
+        )
     table_console(100).print(summary.table())
     fit, verdict = summary.verdict
     print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))
@@ -75,31 +72,15 @@ def verify(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _listing(path: Path | None) -> Iterator[Any]:
-    """Takes the lines of the list; without a file for it the first few go to standard error. Whole, or not there."""
-    from janus_train.files import sync
-    from janus_train.jsonl import json_line
+class _ProblemPrinter:
+    """Prints the first few problems on standard error."""
 
-    if path is None:
-        shown = 0
+    def __init__(self) -> None:
+        self._number = 0
 
-        def show(line: dict[str, Any]) -> None:
-            nonlocal shown
-            shown += 1
-            if shown <= 10:
-                print(f"{line['source']}: {line['key']}: {line['reason']}", file=sys.stderr)
-            elif shown == 11:
-                print("... and more: --out FILE lists them all", file=sys.stderr)
-
-        yield show
-        return
-    staging = path.with_name(path.name + ".part")
-    try:
-        with staging.open("w", encoding="utf-8") as file:
-            yield lambda line: file.write(json_line(line))
-        sync(staging)
-        os.replace(staging, path)
-        sync(path.parent)
-    finally:
-        staging.unlink(missing_ok=True)
+    def show(self, problem: Problem) -> None:
+        self._number += 1
+        if self._number <= _MAX_PRINTED:
+            print(f"{problem.source}: {problem.key}: {problem.reason}", file=sys.stderr)
+        elif self._number == _MAX_PRINTED + 1:
+            print("... and more: --out FILE lists them all", file=sys.stderr)

@@ -12,7 +12,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
-from janus_train.inspection.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_drawn
 from janus_train.model import attention
 from janus_train.model.janus import PackedJanus
 from tests.helpers import config_of

@@ -17,7 +17,7 @@ from transformers.models.janus import JanusVQVAE
 from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
-from janus_train.inspection.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_drawn
 from janus_train.model import chunked_cross_entropy
 from janus_train.model.attention import Documents as Layout
 from janus_train.model.build import build, transformers_config

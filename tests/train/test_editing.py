@@ -9,7 +9,7 @@ from pathlib import Path
 
 from janus_train.config import Config
 from janus_train.train.run import run
-from tests.prepare.making import make, picture_bytes, write
+from tests.datatools.prepare.making import make, picture_bytes, write
 
 
 def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> None:

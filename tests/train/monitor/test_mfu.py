@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from janus_train.config import Config
-from janus_train.inspection.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_drawn
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
 from janus_train.planning.workload import workload_of

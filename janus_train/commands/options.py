@@ -1,0 +1,118 @@
+"""Options that several commands take, each declared once, and what is made of their values."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from janus_train.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from janus_train.infer.load import LoadedModel
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What train.py takes: +stage=N and KEY=VALUE.", metavar="+stage=N KEY=VALUE", show_default=False
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model: the folder of a trained one, for example outputs/demo/stage3/final, the folder of an official "
+        "checkpoint, or a hub id.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="bf16, fp32, or auto: bf16 on a GPU that supports it, otherwise fp32. Images are always decoded in fp32."
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=1.0, help="Scale of classifier-free guidance; 1 turns it off. Default: the model's own, or 5."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="Sampling temperature; 0 always takes the likeliest code. Default: the model's own, or 1."
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**62, help="Seed of the first image; the following images take the next numbers.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="How many images or answers to generate at once; fewer need less memory.")
+]
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", help="An image to show the model; repeat the option for several.")
+]
+NewFolder = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
+Html = Annotated[Path | None, typer.Option(help="Also write the result as a page to this file.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(help="Recipes (YAML files), folders with tars, or tars.", metavar="DATA", show_default=False),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per CPU core.")]
+MaxBad = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Largest share of samples that may be unusable before the command fails."),
+]
+
+
+def load(model: str, device: str, precision: str) -> LoadedModel:
+    """The model on its device. Raises `UserError` for a device or a folder that is not there."""
+    import torch
+
+    from janus_train.infer.load import load_model
+
+    kind = device_kind(device)
+    dtypes = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+    if precision not in dtypes:
+        raise UserError(f"--precision {precision} is unknown: bf16, fp32 or auto")
+    return load_model(model, device=kind, dtype=dtypes[precision])
+
+
+def device_kind(device: str) -> str:
+    """cpu or cuda, for what --device says. Raises `UserError` for anything else, and for a GPU that is not there."""
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def check_finite(guidance: float | None, temperature: float | None) -> None:
+    """nan and inf pass every comparison with a least value."""
+    for name, value in (("guidance", guidance), ("temperature", temperature)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"--{name} {value} is not a finite number")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture, read whole. Raises `UserError` if there is none, or the file is not one."""
+    from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
+
+    try:
+        image = open_image(path)
+        load_image(image)
+        return image
+    except FileNotFoundError:
+        address = "; nothing is fetched from an address" if str(path).startswith(("http:", "https:")) else ""
+        raise UserError(f"--image {path}: there is no such file{address}") from None
+    except ImageError as error:
+        raise UserError(f"--image {path} cannot be read as a picture: it {error}; {WHAT_TO_GIVE}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"--image {path} cannot be read as a picture: {said}") from None

@@ -1,0 +1,10 @@
+"""How many CPU cores this process may use."""
+
+from __future__ import annotations
+
+import os
+
+
+def available_cores() -> int:
+    """Those of this process's affinity mask where the system has one (Linux), else all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

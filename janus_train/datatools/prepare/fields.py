@@ -1,0 +1,177 @@
+"""A record's values: picked by a path of names, made into the fields that training reads.
+
+record --captions / text / sides--> words --plain, draw or ask--> {"caption": ...} or {"conversations": ...}
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote_plus
+
+from janus_train.datatools.prepare.items import SkipRecord
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.turns import ASSISTANT, PLACEHOLDER, USER, read_turns, role_of
+from janus_train.errors import UserError
+
+IMAGE_FIELDS = (
+    "image",
+    "images",
+    "img_path",
+    "image_path",
+    "img",
+    "img_fname",
+    "file_name",
+    "filename",
+    "filepath",
+    "path",
+    "jpg",
+    "png",
+)
+CAPTION_FIELDS = ("caption", "captions", "text", "prompt", "title")
+TALK_FIELDS = ("conversations", "messages", "conversation")
+ID_FIELDS = ("id", "key", "uid", "image_id", "question_id", "photoid")
+_PART = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<key>[^=\[\]]+)=(?P<value>[^\[\]]*)\])?")
+
+
+def pick(record: Any, path: str) -> Any:
+    """The value at a path of names: ``Task2.Caption``, or ``features[language=en].title`` for an element of a list.
+
+    A list of records and a record of lists (as Parquet keeps them) are read alike. None if there is nothing.
+    """
+    if isinstance(record, dict) and path in record:
+        return record[path]
+    value = record
+    for step in path.split("."):
+        match = _PART.fullmatch(step)
+        if match is None:
+            raise UserError(f"{path!r} is no path of field names: write name.name or name[key=value].name")
+        value = _named(value, match["name"])
+        if match["key"] is not None:
+            value = _element(value, match["key"], match["value"])
+    return value
+
+
+def _named(value: Any, name: str) -> Any:
+    if isinstance(value, list):
+        value = next((element for element in value if isinstance(element, dict) and element.get(name)), None)
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _element(value: Any, key: str, wanted: str) -> Any:
+    """Of a list of records the first whose ``key`` is ``wanted``; of a record of lists the same."""
+    if isinstance(value, dict) and isinstance(value.get(key), list):
+        places = [number for number, element in enumerate(value[key]) if str(element) == wanted]
+        if not places:
+            return None
+        return {
+            name: many[places[0]] for name, many in value.items() if isinstance(many, list) and len(many) > places[0]
+        }
+    if isinstance(value, list):
+        return next(
+            (element for element in value if isinstance(element, dict) and str(element.get(key)) == wanted), None
+        )
+    return None
+
+
+def top_names(paths: tuple[str, ...]) -> list[str]:
+    """The first name of each path: the columns of a table that it needs."""
+    return [re.split(r"[.\[]", path)[0] for path in paths]
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """What a record calls itself; empty if it has no name."""
+    for field in ID_FIELDS:
+        value = record.get(field)
+        if isinstance(value, (str, int)) and str(value).strip():
+            return str(value)
+    return ""
+
+
+def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
+    """The record's captions, as many as the options ask for. Raises `SkipRecord` if there is none."""
+    values = _caption_values(record, options)
+    words = [text for text in (_clean(value, options) for value in values) if text]
+    if not words:
+        if values and not all(value is None or isinstance(value, str) for value in values):
+            raise SkipRecord("the caption is no text")
+        raise SkipRecord("the caption is empty" if values else "there is no caption", left_out=options.drop_empty)
+    if options.captions == "each":
+        return words
+    return [max(words, key=len)] if options.captions == "longest" else words[:1]
+
+
+def _caption_values(record: dict[str, Any], options: PrepareOptions) -> list[Any]:
+    if options.text_field:
+        values = [pick(record, path) for path in options.text_field]
+        if len(values) > 1:  # several fields are one text
+            return ["\n".join(text for text in (_clean(value, options) for value in values) if text)]
+    else:
+        values = [next((record[name] for name in CAPTION_FIELDS if record.get(name)), None)]
+        if values[0] is None:
+            values = [_first_answer(record)]
+    value = values[0]
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _first_answer(record: dict[str, Any]) -> str | None:
+    """A caption that is kept as a conversation (ShareGPT4V): what the assistant says first."""
+    turns: list[Any] = next((record[name] for name in TALK_FIELDS if isinstance(record.get(name), list)), [])
+    for turn in turns:
+        if isinstance(turn, dict) and role_of(turn) == ASSISTANT:
+            answer = turn.get("value", turn.get("content"))
+            return answer if isinstance(answer, str) else None
+    return None
+
+
+def text(record: dict[str, Any], options: PrepareOptions) -> str:
+    """The record's text: the named fields, one after the other. Raises `SkipRecord` if there is none."""
+    values = [pick(record, path) for path in options.text_field or ("text",)]
+    if any(value is not None and not isinstance(value, str) for value in values):
+        raise SkipRecord("the text is no text", f"it is a {type(values[0]).__name__}")
+    words = [cleaned for cleaned in (_clean(value, options, strip=False) for value in values) if cleaned.strip()]
+    if not words:
+        raise SkipRecord("the text is missing or empty", left_out=options.drop_empty)
+    return "\n\n".join(words)
+
+
+def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
+    if not isinstance(value, str):
+        return ""
+    value = unquote_plus(value) if options.url_encoded else value
+    return value.strip() if strip else value
+
+
+def captioned(record: dict[str, Any], options: PrepareOptions, num_pictures: int) -> list[dict[str, Any]]:
+    """The fields of a captioned picture's samples, in the form that the options ask for."""
+    if num_pictures != 1 and options.form != "ask":
+        raise SkipRecord("a caption takes one picture", f"{num_pictures}")
+    return [_in_form(caption, options, num_pictures) for caption in captions(record, options)]
+
+
+def _in_form(caption: str, options: PrepareOptions, num_pictures: int) -> dict[str, Any]:
+    if options.form == "draw":
+        return talk(caption, PLACEHOLDER)
+    if options.form == "ask":
+        return talk(f"{PLACEHOLDER}\n" * num_pictures + str(options.question), caption)
+    return {"caption": caption}
+
+
+def talk(question: str, answer: str) -> dict[str, Any]:
+    """A conversation of one question."""
+    return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
+
+
+def conversation(record: dict[str, Any], num_pictures: int) -> dict[str, Any]:
+    """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with what does not fit."""
+    turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
+    if not isinstance(turns, list) or not turns:
+        raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
+    return {"conversations": read_turns(turns, num_pictures)}
+
+
+def check_number(num_pictures: int, options: PrepareOptions) -> None:
+    """Raises `SkipRecord` for a record with fewer or more pictures than the options ask for."""
+    most = options.max_pictures
+    if num_pictures < options.min_pictures or (most is not None and num_pictures > most):
+        raise SkipRecord("more or fewer pictures than asked for", f"{num_pictures}", left_out=True)

@@ -1,0 +1,72 @@
+"""``captions``: pictures in a folder, their captions in JSON lines, a JSON list, CSV, TSV or COCO's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned
+from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_found
+from janus_train.datatools.prepare.inputs import file_size
+from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
+from janus_train.errors import UserError
+
+
+class CaptionsFormat(RecordListFormat):
+    """A record a picture. In COCO's layout (``images`` and ``annotations``) a picture's captions are brought together."""
+
+    image_fields = IMAGE_FIELDS
+
+    def __init__(self, options: PrepareOptions):
+        super().__init__(options)
+        self.several = options.captions == "each"
+
+    def samples(self, record: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
+        if num_pictures == 0:
+            raise SkipRecord("the record names no picture")
+        return captioned(record, self.options, num_pictures)
+
+    def plan(self, job: str) -> Iterator[Unit]:
+        if kind_of(job) != OBJECT:
+            return super().plan(job)
+        return cut(self._coco_weighed(job), lambda records: {"file": job, "records": records})
+
+    def entries(self, unit: Unit) -> Iterator[Entry]:
+        if not isinstance(unit.what, dict):
+            yield from super().entries(unit)
+            return
+        for record in unit.what["records"]:
+            yield Entry(f"{unit.what['file']}, image {record['id']}", (unit.what["file"], record))
+
+    def _coco_weighed(self, file: str) -> Iterator[tuple[dict[str, Any], int]]:
+        seen = there = 0
+        example = ""
+        for record in _coco(file):
+            where = f"{file}, image {record['id']}"
+            size = 0
+            for path in self._paths_or_none(record, file, where):
+                bytes_there = file_size(path)
+                seen, there, example = seen + 1, there + (bytes_there is not None), example or path
+                size += bytes_there or 0
+            yield record, size
+        check_found(seen, there, example)
+
+
+def _coco(file: str) -> list[dict[str, Any]]:
+    """COCO's pictures in their order, each with its captions. Raises `UserError` for another layout."""
+    content = load_object(file)
+    images, annotations = content.get("images"), content.get("annotations")
+    try:
+        assert images is not None and annotations is not None
+        records = {image["id"]: {"id": image["id"], "file_name": image["file_name"], "caption": []} for image in images}
+        for annotation in annotations:
+            if annotation["image_id"] in records:
+                records[annotation["image_id"]]["caption"].append(annotation["caption"])
+    except (AssertionError, KeyError, TypeError):
+        raise UserError(
+            f"{file} is one JSON object but not COCO's captions: 'images' with 'id' and 'file_name', and 'annotations' "
+            "with 'image_id' and 'caption', are needed"
+        ) from None
+    return list(records.values())

@@ -1,0 +1,76 @@
+"""``hf``: data sets that HF ``datasets`` saved to disk (``save_to_disk``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from janus_train.datatools.prepare.formats.rows import TableRowReader
+from janus_train.datatools.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, InputFormat, Item, Unit
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.errors import UserError, one_line
+
+
+class HfDatasetFormat(InputFormat):
+    """All inputs have the columns of the first. ``--split`` chooses one of a folder that holds several."""
+
+    def __init__(self, options: PrepareOptions):
+        super().__init__(options)
+        if len(set(options.inputs)) < len(options.inputs):
+            raise UserError(f"{max(options.inputs, key=options.inputs.count)} is given twice")
+        self._sets = [_load(path, options.split) for path in options.inputs]
+        first = self._sets[0]
+        self._rows = TableRowReader(options.inputs[0], first.column_names, _labels(first), options)
+        self.several = self._rows.several
+        for path, data in zip(options.inputs, self._sets, strict=True):
+            missing = [name for name in self._rows.columns if name not in data.column_names]
+            if missing:
+                raise UserError(f"{path} has no column {missing[0]!r}, unlike {options.inputs[0]}")
+        self._tables = [data.select_columns(self._rows.columns).with_format("arrow") for data in self._sets]
+
+    def jobs(self) -> list[int]:
+        return list(range(len(self._sets)))
+
+    def plan(self, job: int) -> Iterator[Unit]:
+        rows = len(self._sets[job])
+        average = max(1, self._sets[job].data.nbytes // max(1, len(self._sets[job].data)))
+        step = max(1, min(UNIT_RECORDS, UNIT_BYTES // average))
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            yield Unit(stop - start, (stop - start) * average, [job, start, stop])
+
+    def entries(self, unit: Unit) -> Iterator[Entry]:
+        job, start, stop = unit.what
+        for number, row in enumerate(self._tables[job][start:stop].to_pylist(), start):
+            yield Entry(f"{self.options.inputs[job]}, row {number}", row)
+
+    def item(self, entry: Entry) -> Item:
+        return self._rows.item(entry.value)
+
+
+def _load(path: str, split: str | None) -> Any:
+    """The data set at ``path``. Pictures stay undecoded; no code of the data set runs."""
+    from datasets import DatasetDict, load_from_disk
+
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: there is no such folder (hf reads what save_to_disk wrote; parquet reads .parquet)")
+    try:
+        data = load_from_disk(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is no data set that save_to_disk wrote ({one_line(error, 120)})") from None
+    if isinstance(data, DatasetDict):
+        if split is None and len(data) == 1:
+            split = next(iter(data))
+        if split not in data:
+            raise UserError(f"{path} has the splits {', '.join(data)}: choose one with --split")
+        return data[split]
+    if split is not None:
+        raise UserError(f"--split {split}: {path} has no splits")
+    return data
+
+
+def _labels(data: Any) -> dict[str, list[str]]:
+    from datasets import ClassLabel
+
+    return {name: feature.names for name, feature in data.features.items() if isinstance(feature, ClassLabel)}

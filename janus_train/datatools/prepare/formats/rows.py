@@ -1,0 +1,191 @@
+"""Rows with pictures inside: what Parquet files and HF data sets on disk share.
+
+The columns say what a row is: questions and answers about pictures (Docmatix's ``images`` and ``texts``), a
+conversation, a labelled, a captioned picture, or a text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from janus_train.datatools.prepare.classes import Classes
+from janus_train.datatools.prepare.fields import (
+    CAPTION_FIELDS,
+    ID_FIELDS,
+    TALK_FIELDS,
+    captioned,
+    check_number,
+    conversation,
+    name_of,
+    pick,
+    text,
+    top_names,
+)
+from janus_train.datatools.prepare.items import Item, SkipRecord
+from janus_train.datatools.prepare.options import PrepareOptions, flag
+from janus_train.datatools.prepare.turns import PLACEHOLDER, read_turns
+from janus_train.errors import UserError
+
+_PICTURES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
+_LABELS = ("label", "labels", "cls", "fine_label")
+Layout = Literal["questions", "talk", "pair", "class", "caption", "text"]
+
+_ROWS: dict[Layout, str] = {
+    "questions": "questions and answers about images",
+    "talk": "conversations",
+    "pair": "questions with an answer",
+    "class": "images with a label",
+    "caption": "images with a caption",
+    "text": "texts",
+}
+_USED_BY: dict[str, tuple[Layout, ...]] = {
+    "classes": ("class",),
+    "class_names": ("class",),
+    "captions": ("caption",),
+    "samples": ("questions",),
+    "url_encoded": ("caption", "text"),
+    "drop_empty": ("caption", "text"),
+}
+"""Option -> the layouts that use it; the others go with every layout."""
+
+
+class TableRowReader:
+    """Reads rows of one layout, found from the columns' ``names`` and the options.
+
+    ``labels``: names of the classes of label columns, as the file has them. Raises `UserError` for unknown columns.
+    """
+
+    def __init__(self, where: str, names: list[str], labels: dict[str, list[str]], options: PrepareOptions):
+        self._options, self._names, self._where = options, names, where
+        self._classes = Classes(options.classes, options.class_names)
+        self._labels, self._label = labels, ""
+        self.picture = self._picture_column()
+        self.layout: Layout = self._find_layout()
+        self.several = (self.layout == "questions" and options.samples == "pairs") or (
+            self.layout == "caption" and options.captions == "each"
+        )
+        if options.form != "plain" and self.layout != "caption":
+            raise UserError(
+                f"--form {options.form} is for captioned pictures; {where} has none (--text-field names them)"
+            )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raises `UserError` for an option that rows of this layout do not use."""
+        for name, layouts in _USED_BY.items():
+            default = PrepareOptions.__dataclass_fields__[name].default
+            if self.layout not in layouts and getattr(self._options, name) != default:
+                raise UserError(
+                    f"{flag(name)} means nothing for {self._where}: its rows are {_ROWS[self.layout]}; leave it out"
+                )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        wanted = {
+            "questions": ["texts"],
+            "talk": list(TALK_FIELDS),
+            "pair": ["question", "answer"],
+            "class": [self._label],
+            "caption": top_names(self._options.text_field) or list(CAPTION_FIELDS),
+            "text": top_names(self._options.text_field) or ["text"],
+        }[self.layout]
+        if self.picture is not None:
+            wanted.append(self.picture)
+        return [name for name in self._names if name in {*wanted, *ID_FIELDS}]
+
+    def item(self, row: dict[str, Any]) -> Item:
+        """Raises `SkipRecord` with what the row lacks."""
+        value = None if self.picture is None else pick(row, self._options.image_field or self.picture)
+        pictures = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
+        check_number(len(pictures), self._options)
+        if self.layout in ("caption", "class", "pair") and self.picture is not None and not pictures:
+            raise SkipRecord("the row has no picture")
+        return Item(self._samples(row, len(pictures)), pictures, name_of(row))
+
+    def _samples(self, row: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
+        if self.layout == "questions":
+            return self._questions(row.get("texts"), num_pictures)
+        if self.layout == "talk":
+            return [conversation(row, num_pictures)]
+        if self.layout == "pair":
+            return [_pair(row.get("question"), row.get("answer"))]
+        if self.layout == "class":
+            return [{"class_name": self._class_name(row.get(self._label))}]
+        if self.layout == "caption":
+            return captioned(row, self._options, num_pictures)
+        return [{"text": text(row, self._options)}]
+
+    def _questions(self, texts: Any, num_pictures: int) -> list[dict[str, Any]]:
+        if isinstance(texts, dict):  # a record of lists
+            texts = [dict(zip(texts, values, strict=False)) for values in zip(*texts.values(), strict=False)]
+        if not isinstance(texts, list) or not texts or not all(isinstance(turn, dict) for turn in texts):
+            raise SkipRecord("the row has no questions and answers")
+        pairs = [_pair(turn.get("user"), turn.get("assistant")) for turn in texts]
+        if self._options.samples == "pairs":
+            return pairs
+        turns: list[Any] = []
+        for pair in pairs:
+            turns += [{"role": "user", "content": pair["question"]}, {"role": "assistant", "content": pair["answer"]}]
+        return [{"conversations": read_turns(turns, num_pictures)}]
+
+    def _class_name(self, label: Any) -> str:
+        if label is None:
+            raise SkipRecord("the row has no label")
+        names = self._labels.get(self._label)
+        if self._options.classes is None and names is not None:
+            if not isinstance(label, int) or not 0 <= label < len(names):
+                raise SkipRecord("the label has no name", str(label))
+            return self._classes.chosen(names[label])
+        return self._classes.name(str(label))
+
+    def _picture_column(self) -> str | None:
+        if self._options.image_field is not None:
+            name = top_names((self._options.image_field,))[0]
+            if name not in self._names:
+                raise UserError(f"--image-field {name!r}: {self._where} has columns {', '.join(self._names)}")
+            return name
+        return next((name for name in _PICTURES if name in self._names), None)
+
+    def _find_layout(self) -> Layout:
+        names, options = self._names, self._options
+        missing = [name for name in top_names(options.text_field) if name not in names]
+        if missing:
+            raise UserError(f"--text-field {missing[0]!r}: {self._where} has columns {', '.join(names)}")
+        if options.text_field:
+            return "text" if self.picture is None else "caption"
+        if "texts" in names and "images" in names:
+            return "questions"
+        if any(name in names for name in TALK_FIELDS):
+            return "talk"
+        if self.picture is not None and {"question", "answer"} <= set(names):
+            return "pair"
+        if self.picture is not None and any(name in CAPTION_FIELDS for name in names):
+            return "caption"
+        self._label = next((name for name in _LABELS if name in names), "")
+        if self.picture is not None and self._label:
+            return "class"
+        if self.picture is None and "text" in names:
+            return "text"
+        raise UserError(
+            f"{self._where} has columns {', '.join(names)}: name the picture's with --image-field and the text's with "
+            "--text-field"
+        )
+
+
+def _pair(question: Any, answer: Any) -> dict[str, Any]:
+    if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
+        raise SkipRecord("a question or an answer is missing or empty")
+    if PLACEHOLDER in question or PLACEHOLDER in answer:
+        raise SkipRecord("a question or an answer holds a placeholder")
+    return {"question": question, "answer": answer}
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict):
+        if value.get("bytes") is None:
+            raise SkipRecord("the picture is not inside", f"only its path {str(value.get('path'))[:80]!r}")
+        value = value["bytes"]
+    if not isinstance(value, bytes):
+        raise SkipRecord("the picture is not inside", f"a {type(value).__name__} stands in its place")
+    return value

@@ -1,0 +1,64 @@
+"""``text``: documents in JSON lines (also gzipped), a JSON list, CSV, or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from janus_train.datatools.prepare.fields import name_of, text, top_names
+from janus_train.datatools.prepare.inputs import expand
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
+from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
+
+
+class TextFormat(InputFormat):
+    """A record a document; its text is the field ``text``, or the fields that ``--text-field`` names."""
+
+    def __init__(self, options: PrepareOptions):
+        super().__init__(options)
+        self.files = expand(options.inputs, (*ENDINGS, ".parquet"), "file of texts")
+        self._names = list(dict.fromkeys(top_names(options.text_field or ("text",))))
+
+    def jobs(self) -> list[str]:
+        return self.files
+
+    def plan(self, job: str) -> Iterator[Unit]:
+        if job.endswith(".parquet"):
+            return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))
+        return cut(self._weighed(job), lambda places: [job, places[0].offset, places[0].number])
+
+    def _weighed(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
+        if kind_of(file) == LINES:  # finding the lines needs no parsing
+            for place, line in lines(file):
+                yield place, len(line)
+        else:
+            for located in records(file, columns=self.options.columns):
+                size = (
+                    0
+                    if isinstance(located.value, SkipRecord)
+                    else sum(len(str(value)) for value in located.value.values())
+                )
+                yield located.place, size
+
+    def entries(self, unit: Unit) -> Iterator[Entry]:
+        file = unit.what[0]
+        if file.endswith(".parquet"):
+            for number, row in parquet_rows(unit.what):
+                yield Entry(f"{file}, row group {unit.what[1]}, row {number}", row)
+            return
+        place = RecordPlace(*unit.what[1:])
+        if kind_of(file) == LINES:
+            for line_place, line in islice(lines(file, place), unit.count):
+                yield Entry(f"{file}:{line_place.number}", parse(line))
+        else:
+            for located in islice(records(file, place, self.options.columns), unit.count):
+                yield Entry(located.where, located.value)
+
+    def item(self, entry: Entry) -> Item:
+        if isinstance(entry.value, SkipRecord):
+            raise entry.value
+        record: dict[str, Any] = entry.value
+        return Item([{"text": text(record, self.options)}], name=name_of(record))

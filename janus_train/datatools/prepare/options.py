@@ -1,0 +1,189 @@
+"""Every option of a conversion, declared once: its type, its default, its help and the formats that use it.
+
+The command line of ``janus-train prepare`` is made from the fields of `PrepareOptions`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from janus_train.errors import UserError
+
+FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+
+_TABLES: tuple[FormatName, ...] = ("parquet", "hf")
+_CLASSES: tuple[FormatName, ...] = ("imagefolder", *_TABLES, "webdataset")
+_RECORDS: tuple[FormatName, ...] = ("captions", "conversations")
+_CAPTIONS: tuple[FormatName, ...] = ("captions", *_TABLES, "webdataset")
+_TEXTS: tuple[FormatName, ...] = ("captions", "text", *_TABLES, "webdataset")
+_IMAGES: tuple[FormatName, ...] = (*_RECORDS, *_TABLES, "webdataset")
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def byte_count(text: str) -> int:
+    """``256MB``, ``1.5 GiB`` or ``1000000`` in bytes. Raises `UserError`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UserError(f"--shard-size {text!r} is no size: write 256MB, 1GB or a number of bytes")
+    size = int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    if size < 1:
+        raise UserError(f"--shard-size {text!r} is no size: it must be at least one byte")
+    return size
+
+
+def _column_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+@dataclass(frozen=True)
+class Declared:
+    """How the command line offers a field."""
+
+    help: str
+    formats: tuple[FormatName, ...] = FORMATS
+    """The formats that use it; given for another one it is refused."""
+    minimum: int | None = None
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    """Makes the field's value from a text, where the command line cannot do it by the field's type."""
+    default_text: str | None = None
+    """The field's default as a text for ``parse``."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Everything that the bytes of the shards depend on. It is recorded in the prepared folder."""
+
+    format: Annotated[
+        FormatName,
+        Declared(
+            "Layout of the input. imagefolder: one folder or tar of images per class, also ILSVRC-2012's train tar. "
+            "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths. conversations: JSON or JSON lines of "
+            "LLaVA, ShareGPT, OpenAI or Janus. parquet: Parquet files that contain the images. hf: folders written by "
+            "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars.",
+            metavar="FORMAT",
+        ),
+    ]
+    inputs: Annotated[tuple[str, ...], Declared("Files, patterns or folders to read.", metavar="INPUT")]
+    images: Annotated[
+        str | None,
+        Declared(
+            "Folder that image paths are relative to. Default: the folder of the file with the records.", _RECORDS
+        ),
+    ] = None
+    classes: Annotated[
+        str | None,
+        Declared(
+            "File with the names of the classes: JSON (id or number to names), or lines such as "
+            "'n01440764 tench, Tinca tinca'.",
+            _CLASSES,
+        ),
+    ] = None
+    class_names: Annotated[
+        Literal["first", "all"],
+        Declared("Use the first name of 'tench, Tinca tinca', or all of them.", _CLASSES),
+    ] = "first"
+    image_field: Annotated[
+        str | None,
+        Declared(
+            "Field or column with the image or its path; a pattern such as '{photoid}.jpg' is filled in from the record.",
+            (*_RECORDS, *_TABLES),
+        ),
+    ] = None
+    text_field: Annotated[
+        tuple[str, ...],
+        Declared(
+            "Field or column with the caption or text, for example Task2.Caption or features[language=en].title; repeat "
+            "the option to join several.",
+            _TEXTS,
+        ),
+    ] = ()
+    columns: Annotated[
+        tuple[str, ...],
+        Declared(
+            "Comma-separated names of the columns of a CSV or TSV whose first line has none.",
+            ("captions", "text"),
+            parse=_column_names,
+        ),
+    ] = ()
+    captions: Annotated[
+        Literal["first", "each", "longest"],
+        Declared("Which caption of an image to use; each: one sample per caption.", _CAPTIONS),
+    ] = "first"
+    form: Annotated[
+        Literal["plain", "draw", "ask"],
+        Declared(
+            "plain: a caption. draw: a conversation in which the user gives the caption and the assistant draws the "
+            "image. ask: one in which the user shows the image and asks --question, and the assistant answers with the "
+            "caption.",
+            _CAPTIONS,
+        ),
+    ] = "plain"
+    question: Annotated[str | None, Declared("The question for --form ask.", _CAPTIONS)] = None
+    samples: Annotated[
+        Literal["pairs", "conversation"],
+        Declared(
+            "Turn a row with several questions and answers into one sample each, or into one conversation.", _TABLES
+        ),
+    ] = "pairs"
+    split: Annotated[str | None, Declared("Split to read from a folder that has several.", ("hf",))] = None
+    url_encoded: Annotated[bool, Declared("Decode URL-encoded texts, as in YFCC100M.", _TEXTS)] = False
+    drop_empty: Annotated[
+        bool, Declared("Leave out records without text and do not count them as unusable.", _TEXTS)
+    ] = False
+    min_pictures: Annotated[int, Declared("Leave out records with fewer images.", _IMAGES, minimum=0)] = 0
+    max_pictures: Annotated[int | None, Declared("Leave out records with more images.", _IMAGES, minimum=0)] = None
+    max_side: Annotated[
+        int | None,
+        Declared(
+            "Scale images with a longer side down to this many pixels and write them as JPEG.",
+            ("imagefolder", *_IMAGES),
+            minimum=16,
+        ),
+    ] = None
+    shard_size: Annotated[
+        int, Declared("Largest size of a shard, for example 256MB or 1GB.", parse=byte_count, default_text="256MiB")
+    ] = 256 << 20
+    shard_samples: Annotated[int | None, Declared("Largest number of samples in a shard.", minimum=1)] = None
+
+    def identity(self) -> dict[str, Any]:
+        """JSON of all options."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def check(self) -> None:
+        """Raises `UserError` for an option that means nothing here or contradicts another."""
+        for field in fields(self):
+            formats = declared_options()[field.name].formats
+            if self.format not in formats and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"{flag(field.name)} means nothing for {self.format}: it is for {', '.join(formats)}; leave it out"
+                )
+        if self.class_names != "first" and self.classes is None and self.format not in _TABLES:
+            raise UserError("--class-names means nothing without --classes: classes are called as their folders")
+        if self.form == "ask" and not self.question:
+            raise UserError("--form ask needs --question: what is asked about each picture")
+        if self.form != "ask" and self.question is not None:
+            raise UserError("--question means nothing without --form ask")
+        if self.max_pictures is not None and self.max_pictures < self.min_pictures:
+            raise UserError(f"--max-pictures {self.max_pictures} is less than --min-pictures {self.min_pictures}")
+
+
+@cache
+def declared_options() -> dict[str, Declared]:
+    """Field of `PrepareOptions` -> its declaration."""
+    return {name: get_args(hint)[1] for name, hint in field_types().items()}
+
+
+def field_types() -> dict[str, Any]:
+    """Field of `PrepareOptions` -> ``Annotated[its type, its declaration]``."""
+    return get_type_hints(PrepareOptions, include_extras=True)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

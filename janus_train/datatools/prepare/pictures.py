@@ -1,0 +1,92 @@
+"""A picture's bytes: kept if training can read them, else written anew without loss."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+from PIL import Image
+
+from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.datatools.prepare.items import SkipRecord
+
+KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Pillow's format -> ending, for what is kept as it is. An MPO is a JPEG with further ones behind it."""
+_AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_QUALITY = 95
+
+
+def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
+    """(ending, bytes) to write for a picture. Raises `SkipRecord` if it does not open, wholly, or is too large.
+
+    With ``max_side`` a picture with a longer side is scaled down to it and written as JPEG.
+    """
+    if not data:
+        raise SkipRecord("the picture is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
+            return _keep(data, max_side)
+    except ImageTooLarge as error:
+        raise SkipRecord(f"the picture has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
+    except ImageError as error:
+        raise SkipRecord("the picture does not open", str(error)) from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        TypeError,
+        IndexError,
+        KeyError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # what a damaged file makes of later steps
+        raise SkipRecord("the picture does not open", f"{type(error).__name__}: {error}") from None
+
+
+def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
+    image = open_image(data)
+    width, height = image.size
+    if max_side is not None and max(width, height) > max_side:
+        return "jpg", _smaller(image, max_side)
+    ending = KEPT.get(image.format or "")
+    if ending is None:
+        return "png", _png(image)
+    if ending == "jpg":
+        image.draft(None, (1, 1))  # all bytes are still read, at an eighth of the pixels
+    load_image(image)
+    return ending, data
+
+
+def _png(image: Image.Image) -> bytes:
+    """The first picture of the file, upright, with all its levels if PNG has them."""
+    load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
+    if image.mode not in _AS_PNG:
+        image = _rgb(image)
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def _smaller(image: Image.Image, max_side: int) -> bytes:
+    image = _rgb(image)
+    scale = max_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=_QUALITY, subsampling=0)
+    return out.getvalue()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As training sees it: upright, on white, 8 bits."""
+    from janus_train.data.images import to_rgb
+    from janus_train.data.types import BadSample
+
+    try:
+        return to_rgb(image)
+    except BadSample as error:
+        raise SkipRecord("the picture does not open", str(error)) from None

@@ -1,0 +1,60 @@
+"""How far a conversion is: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from janus_train.datatools.prepare.output import Totals
+
+_SECONDS = 15.0
+"""Between two lines."""
+
+
+class ProgressDisplay:
+    """Goes to standard error; use as a context."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        console = Console(stderr=True)
+        columns: list[Any] = [
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        ]
+        self._bars = Bars(*columns, console=console) if console.is_terminal else None
+        self._task: Any = self._bars.add_task("reading the input", total=None) if self._bars else None
+        self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def report(self, totals: Totals, records: int) -> None:
+        summary = f"{totals.samples:,} samples, {totals.shards} shards" + (
+            f", {totals.bad:,} bad" if totals.bad else ""
+        )
+        if self._bars:
+            self._bars.update(self._task, completed=totals.records, total=records, description=summary)
+            return
+        now = time.monotonic()
+        self._first = self._first or (now, totals.records)
+        if now - self._last >= _SECONDS:
+            rate = (totals.records - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
+            print(
+                f"{totals.records:,} of {records:,} records, {summary}, {rate:.0f} records/s",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._last = now

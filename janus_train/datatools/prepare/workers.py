@@ -1,0 +1,148 @@
+"""Work in other processes: planned and converted in parallel, given back in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+from janus_train.data.shard_scan import write_index
+from janus_train.datatools.prepare.formats import open_format
+from janus_train.datatools.prepare.items import InputFormat, Unit
+from janus_train.datatools.prepare.options import PrepareOptions
+from janus_train.datatools.prepare.samples import RecordSamples, SkippedRecord, convert
+from janus_train.errors import UserError
+
+_format: InputFormat | None = None
+"""A process's own."""
+_DIED = UserError(
+    "a worker process died, perhaps for want of memory: the same command goes on from the last whole shard; "
+    "fewer --workers need less memory"
+)
+
+
+class Workers(Protocol):
+    """One process or several; what they give does not depend on how many."""
+
+    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]: ...
+
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]: ...
+
+    def index(self, tar: Path) -> None:
+        """Begin writing the tar's index."""
+
+    def finish(self) -> None:
+        """Wait for the indices."""
+
+    def close(self) -> None: ...
+
+
+def start(options: PrepareOptions, format_: InputFormat, number: int) -> Workers:
+    return _InProcess(format_) if number == 1 else _ProcessPool(options, number)
+
+
+class _InProcess:
+    """Everything in this process."""
+
+    def __init__(self, format_: InputFormat):
+        self._format = format_
+
+    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
+        return (list(self._format.plan(job)) for job in jobs)
+
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
+        return (convert(self._format, unit) for unit in units)
+
+    def index(self, tar: Path) -> None:
+        write_index(tar)
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _ProcessPool:
+    """Processes that end with this one, however it ends."""
+
+    def __init__(self, options: PrepareOptions, number: int):
+        self._ahead = 2 * number
+        # spawned: forked ones would hold copies of each other's pipes and of whatever threads held locked
+        self._pool = ProcessPoolExecutor(
+            number, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(options,)
+        )
+        self._indices: list[Future[Path]] = []
+
+    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
+        return self._in_order(_plan, jobs)
+
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
+        return self._in_order(_convert, units)
+
+    def index(self, tar: Path) -> None:
+        self._indices.append(self._submit(write_index, tar))
+        while len(self._indices) > self._ahead:
+            _result(self._indices.pop(0))
+
+    def finish(self) -> None:
+        while self._indices:
+            _result(self._indices.pop(0))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
+        try:
+            return self._pool.submit(work, task)
+        except BrokenProcessPool:
+            raise _DIED from None
+
+    def _in_order(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        """Results in the order of the tasks; few are under way at a time, so that results do not pile up."""
+        waiting: deque[Future[Any]] = deque()
+        for task in tasks:
+            waiting.append(self._submit(work, task))
+            if len(waiting) > self._ahead:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
+
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise _DIED from None
+
+
+def _begin(options: PrepareOptions) -> None:
+    """In a new process: open the format, leave Ctrl-C to the parent, end when the parent ends."""
+    global _format
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _format = open_format(options)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _plan(job: Any) -> list[Unit]:
+    assert _format is not None
+    return list(_format.plan(job))
+
+
+def _convert(unit: Unit) -> list[RecordSamples | SkippedRecord]:
+    assert _format is not None
+    return convert(_format, unit)

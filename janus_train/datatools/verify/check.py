@@ -1,0 +1,97 @@
+"""What makes a sample unfit for training, found without training: reading, decoding, the template, the length."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from janus_train.data.encode import Encoder
+from janus_train.data.images import to_rgb
+from janus_train.data.recipe import Source
+from janus_train.data.templates import Template, template_for
+from janus_train.data.types import BadSample, Kind, Record, Reference
+from janus_train.errors import UserError
+from janus_train.interop.processor import load_tokenizer
+
+_STUB = Image.new("RGB", (1, 1))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Counts tokens as training would. ``folder``: the model's; ``row_tokens``: what a row holds."""
+
+    folder: Path
+    row_tokens: int
+    tokens_per_picture: int
+    system_prompt: str
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(
+            load_tokenizer(self.folder), self.tokens_per_picture, 14, self.system_prompt
+        )  # pictures' pixels do not count
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
+
+    def check(self, record: Record, template: Template, kind: Kind) -> None:
+        """Raises `BadSample` if the sample fits no row."""
+        self._encoder.encode(
+            Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes),
+            template,
+            kind,
+            Reference("", 0, 0, record.key),
+            row_tokens=self.row_tokens,
+            rng=random.Random(0),
+            guidance_dropout=0.0,
+            first_sentence=0.0,
+        )
+
+
+def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
+    """From a model's folder or a hub id, of which only the small files are read. `UserError` naming what is missing."""
+    from janus_train.interop.hub import local_folder
+    from janus_train.interop.model_folder import open_folder
+
+    folder = open_folder(local_folder(str(model), "--model ", weights=False))
+    vision = folder.config.vision_config
+    pictures = (vision.image_size // vision.patch_size) ** 2
+    if not (folder.path / "tokenizer.json").is_file():
+        raise UserError(f"--model {folder.path}: it has no tokenizer.json")
+    return Lengths(folder.path, row_tokens, pictures, folder.system_prompt)
+
+
+@dataclass(frozen=True)
+class SampleCheck:
+    """What is asked of a source's samples. ``template`` None: to fit any known form."""
+
+    template: Template | None = None
+    kind: Kind | None = None
+    lengths: Lengths | None = None
+    fields: bool = True
+    """False: only that the sample can be read (the material of composed scenes has no form)."""
+
+    def look(self, source: Source, index: int) -> int:
+        """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""
+        record = source[index]
+        try:
+            for picture in record.pictures:
+                to_rgb(picture).load()
+            if self.fields:
+                self._fits(record)
+        except BadSample as error:
+            raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
+        except OSError as error:
+            raise BadSample(f"its picture cannot be decoded ({error})", key=record.key) from None
+        return len(record.pictures)
+
+    def _fits(self, record: Record) -> None:
+        template = self.template or template_for(record)
+        template.build(record)
+        if self.lengths is not None:
+            kind = self.kind or ("understanding" if record.pictures else "text")
+            self.lengths.check(record, template, kind)

@@ -1,0 +1,57 @@
+"""Images generated from prompts, written to a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from janus_train.errors import UserError
+from janus_train.infer.generate import ProgressCallback
+from janus_train.infer.image_grid import GeneratedImage, write_image_folder
+from janus_train.infer.load import LoadedModel
+
+
+def generate_folder(
+    loaded: LoadedModel,
+    out: Path,
+    prompts: Sequence[str],
+    *,
+    model: str,
+    num_images: int,
+    seed: int,
+    guidance: float | None = None,
+    temperature: float | None = None,
+    images: Sequence[Image.Image] = (),
+    batch_size: int = 16,
+    progress: ProgressCallback | None = None,
+) -> list[Path]:
+    """Generate ``num_images`` for each prompt, the first with ``seed`` and the rest with the next ones, and write them to ``out``.
+
+    ``model`` is what metadata.jsonl calls the model; ``images`` are shown to it with every prompt; ``progress`` gets the
+    number of images that are done since it was last called. Returns the images' paths. Raises `UserError` if ``out`` cannot
+    be written; nothing of it is left then.
+    """
+    guidance = loaded.guidance if guidance is None else guidance
+    temperature = loaded.temperature if temperature is None else temperature
+    texts = [text for text in prompts for _ in range(num_images)]
+    seeds = [seed + number for number in range(len(texts))]
+    outputs = loaded.generate(
+        texts,
+        seeds=seeds,
+        guidance=guidance,
+        temperature=temperature,
+        images=images,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    generated = [
+        GeneratedImage(image, text, image_seed, f"{number // num_images:03d}-{image_seed}.png")
+        for number, (image, text, image_seed) in enumerate(zip(outputs, texts, seeds, strict=True))
+    ]
+    try:
+        write_image_folder(out, generated, {"guidance": guidance, "temperature": temperature, "model": model})
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    return [out / entry.file for entry in generated]

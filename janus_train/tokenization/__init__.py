@@ -1,5 +1,0 @@
-"""Codes cached in shards: each tar is rewritten with the codes of its pictures beside them, and swapped in.
-
-command -> tars.py (which tars, which of them are this process's) -> rewrite.py (a tar and its codes -> a new tar)
-                                                                  -> data/shard_swap.py (the new one takes its place)
-"""

@@ -1,0 +1,140 @@
+"""Captioned pictures in their data sets' own layouts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from janus_train.data.shards import ShardSource
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.templates import get_template
+from janus_train.errors import UserError
+from tests.datatools.prepare.making import fields, make, picture_bytes, samples, skipped, write
+
+
+def sharegpt4v(path):
+    """share-captioner_coco_lcs_sam_1246k_1107.json: a list, the caption is what gpt says."""
+    records = []
+    for number in range(3):
+        name = f"coco/train2017/{number:012d}.jpg"
+        write(path.parent / "images" / name, picture_bytes(number))
+        turns = [
+            {"from": "human", "value": "What do you see happening in this image?\n<image>"},
+            {"from": "gpt", "value": f'In the image {number}, a "dog" – 狗.\n\nIt runs.'},
+        ]
+        records.append({"id": f"{number:012d}", "image": name, "conversations": turns})
+    return write(path, records)
+
+
+def test_sharegpt4v(tmp_path):
+    file = sharegpt4v(tmp_path / "captions.json")
+    make("captions", file, out=tmp_path / "out", images=str(tmp_path / "images"))
+    found = samples(tmp_path / "out")
+    assert [key for key, _, _ in found] == [f"{n:09d}-{n:012d}" for n in range(3)]
+    assert found[2][1] == {"caption": 'In the image 2, a "dog" – 狗.\n\nIt runs.'}
+    assert found[2][2] == [picture_bytes(2)]
+
+
+def coco(path):
+    """captions_train2017.json: pictures and their five captions apart."""
+    images = [{"id": 10 + n, "file_name": f"{n:012d}.jpg", "height": 16, "width": 24} for n in range(3)]
+    captions = [{"id": 100 * n + i, "image_id": 10 + n, "caption": "x" * i + f" {n}"} for i in (2, 1) for n in range(3)]
+    for n in range(3):
+        write(path.parent / "train2017" / f"{n:012d}.jpg", picture_bytes(n))
+    return write(path, {"info": {}, "licenses": [], "images": images, "annotations": captions})
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("first", ["xx 0", "xx 1", "xx 2"]),
+        ("longest", ["xx 0", "xx 1", "xx 2"]),
+        ("each", ["xx 0", "x 0", "xx 1", "x 1", "xx 2", "x 2"]),
+    ],
+)
+def test_coco(tmp_path, choice, expected):
+    file = coco(tmp_path / "captions_train2017.json")
+    make("captions", file, out=tmp_path / "out", images=str(tmp_path / "train2017"), captions=choice)
+    assert [one["caption"] for one in fields(tmp_path / "out")] == expected
+    keys = [key for key, _, _ in samples(tmp_path / "out")]
+    assert keys[:2] == (["000000000_0-10", "000000000_1-10"] if choice == "each" else ["000000000-10", "000000001-11"])
+
+
+def test_an_object_that_is_not_cocos(tmp_path):
+    file = write(tmp_path / "x.json", json.dumps({"images": [{"id": 1}], "annotations": []}, indent=1))
+    with pytest.raises(UserError, match="not COCO's captions"):
+        make("captions", file, out=tmp_path / "out")
+
+
+def test_yfcc(tmp_path):
+    """Columns of YFCC100M: URL-encoded title and description, the picture under its number."""
+    lines = ["photoid,title,description,downloadurl"]
+    for number, (title, words) in enumerate([("A+day", "At+the%0Asea"), ("Caf%C3%A9", ""), ("", "")]):
+        write(tmp_path / "images" / f"{number}.jpg", picture_bytes(number))
+        lines.append(f"{number},{title},{words},http://example.invalid/{number}.jpg")
+    file = write(tmp_path / "yfcc15m.csv", "\n".join(lines))
+    make(
+        "captions",
+        file,
+        out=tmp_path / "out",
+        images=str(tmp_path / "images"),
+        image_field="{photoid}.jpg",
+        text_field=("title", "description"),
+        url_encoded=True,
+        drop_empty=True,
+    )
+    assert [one["caption"] for one in fields(tmp_path / "out")] == ["A day\nAt the\nsea", "Café"]
+    assert [(one["reason"], one["left_out"]) for one in skipped(tmp_path / "out")] == [("the caption is empty", True)]
+
+
+def test_tsv_without_a_line_of_names(tmp_path):
+    for number in range(2):
+        write(tmp_path / f"{number}.jpg", picture_bytes(number))
+    file = write(tmp_path / "x.tsv", '0.jpg\t"a ""dog""\nruns"\n1.jpg\ta cat, sleeping\n')
+    make("captions", file, out=tmp_path / "out", columns=("image", "caption"))
+    assert [one["caption"] for one in fields(tmp_path / "out")] == ['a "dog"\nruns', "a cat, sleeping"]
+
+
+def test_journeydb(tmp_path):
+    """train_anno_realease_repath.jsonl: img_path, prompt, and GPT's caption in Task2."""
+    records = []
+    for number in range(2):
+        write(tmp_path / "imgs/000" / f"{number}.png", picture_bytes(number, "PNG"))
+        task = {"Caption": f"A painting of {number}."}
+        records.append({"img_path": f"./000/{number}.png", "prompt": f"{number} --v 5", "Task1": {}, "Task2": task})
+    file = write(tmp_path / "anno.jsonl", records)
+    options = {"images": str(tmp_path / "imgs"), "text_field": ("Task2.Caption",)}
+    make("captions", file, out=tmp_path / "plain", **options)
+    assert fields(tmp_path / "plain")[1] == {"caption": "A painting of 1."}
+    make("captions", file, out=tmp_path / "draw", form="draw", **options)
+    source = ShardSource([tmp_path / "draw/shard-00000.tar"])
+    segments = get_template("conversation").build(source[1])
+    assert [segment.role for segment in segments] == ["text", "text", "image_out", "text"]
+    assert "A painting of 1." in segments[0].text
+
+
+def test_memecap(tmp_path):
+    """memes-trainval.json: a list whose records also hold an address, of which nothing is fetched."""
+    write(tmp_path / "memes/memes_1.png", picture_bytes(1, "PNG"))
+    record = {
+        "img_captions": ["A woman shows a ring."],
+        "meme_captions": ["", "The poster is proud.", "Another."],
+        "url": "https://i.redd.it/x.jpg",
+        "img_fname": "memes_1.png",
+    }
+    file = write(tmp_path / "memes-trainval.json", [record])
+    make(
+        "captions",
+        file,
+        out=tmp_path / "out",
+        images=str(tmp_path / "memes"),
+        text_field=("meme_captions",),
+        form="ask",
+        question="What does this meme mean?",
+    )
+    turns = fields(tmp_path / "out")[0]["conversations"]
+    assert turns == [
+        {"role": USER, "content": f"{PLACEHOLDER}\nWhat does this meme mean?"},
+        {"role": ASSISTANT, "content": "The poster is proud."},
+    ]

@@ -1,0 +1,132 @@
+"""Values by a path of names, paths that stay in their folder, keys that are safe, options that contradict each other."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_train.datatools.prepare.fields import pick
+from janus_train.datatools.prepare.inputs import inside
+from janus_train.datatools.prepare.options import PrepareOptions, byte_count
+from janus_train.datatools.prepare.samples import encode, key
+from janus_train.errors import UserError
+
+RECORD = {
+    "a": {"b": {"c": 1}},
+    "a.b": 2,
+    "list": [{"k": ""}, {"k": "x", "l": 1}, {"k": "y", "l": 2}],
+    "lists": {"language": ["fr", "en"], "title": ["un", "one"], "short": ["un"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("a.b.c", 1),
+        ("a.b", 2),
+        ("list.k", "x"),
+        ("list[k=y].l", 2),
+        ("list[k=z].l", None),
+        ("lists[language=en].title", "one"),
+        ("lists[language=en].short", None),
+        ("lists[language=de].title", None),
+        ("a.x.y", None),
+        ("x", None),
+    ],
+)
+def test_pick(path, value):
+    assert pick(RECORD, path) == value
+
+
+@pytest.mark.parametrize("path", ["a[", "a[b]", "", "a..b"])
+def test_a_path_that_is_none(path):
+    with pytest.raises(UserError, match="is no path of field names"):
+        pick(RECORD, path)
+
+
+@pytest.mark.parametrize("folder", ["/data/pictures", "pictures", ".", "../pictures", "/"])
+@pytest.mark.parametrize("name", ["a.jpg", "./a/../b/c.jpg", "a//b.jpg"])
+def test_paths_inside(folder, name):
+    assert inside(folder, name, "x:1").startswith(("/data", "pictures", "../pictures", "a", "b", "/a", "/b"))
+
+
+@pytest.mark.parametrize("folder", ["/data/pictures", "pictures", ".", "../pictures"])
+@pytest.mark.parametrize(
+    "name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "..", ".", "", "a\0b", "../pictures2/a.jpg"]
+)
+def test_paths_that_leave(folder, name):
+    with pytest.raises(UserError, match=r"x:1: the picture's path .* leaves the picture folder"):
+        inside(folder, name, "x:1")
+
+
+def test_an_absolute_path_inside_is_fine():
+    assert inside("/data/pictures", "/data/pictures/a.jpg", "x:1") == "/data/pictures/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "name", ["http://a/b.jpg", "https://a/b.jpg", "s3://a/b", "file:///etc/passwd", "data:image/png;base64,x"]
+)
+def test_addresses_are_refused(name):
+    with pytest.raises(UserError, match=r"x:17: the picture is an address .*download the pictures first"):
+        inside("pictures", name, "x:17")
+
+
+@given(st.text())
+def test_no_path_leaves_whatever_is_in_it(name):
+    try:
+        path = inside("/data/pictures", name, "x:1")
+    except UserError:
+        return
+    assert path.startswith("/data/pictures/")
+    assert ".." not in path.split("/")
+
+
+@given(st.integers(0, 10**12), st.one_of(st.none(), st.integers(0, 999)), st.text())
+def test_keys_are_safe(number, part, name):
+    found = key(number, part, name)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{9,80}", found)
+    assert found.startswith(f"{number:09d}")
+    longest = max(len(f"{found}.{ending}") for ending, _ in encode(found, {}, [("webp", b"")] * 20).members)
+    assert longest <= 100, "the names fit a header"
+
+
+def test_members_of_a_sample():
+    assert encode("a", {}, [("jpg", b"1")]).members == [("json", b"{}"), ("jpg", b"1")]
+    assert [ending for ending, _ in encode("a", {}, [("jpg", b"1"), ("png", b"2")]).members] == [
+        "json",
+        "0.jpg",
+        "1.png",
+    ]
+    assert encode("a", {}, [("jpg", b"1")]).tar_bytes == 4 * 512
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("256MB", 256 * 10**6), ("1.5 GiB", 3 << 29), ("1000", 1000), ("64kib", 65536), ("2 g", 2 * 10**9)],
+)
+def test_sizes(text, size):
+    assert byte_count(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1TB", "0"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(UserError, match="--shard-size"):
+        byte_count(text)
+
+
+@pytest.mark.parametrize(
+    ("format_", "options", "says"),
+    [
+        ("text", {"images": "x"}, "--images means nothing for text: it is for captions, conversations"),
+        ("imagefolder", {"drop_empty": True}, "--drop-empty means nothing for imagefolder"),
+        ("captions", {"form": "ask"}, "--form ask needs --question"),
+        ("captions", {"question": "x"}, "--question means nothing without --form ask"),
+        ("captions", {"min_pictures": 2, "max_pictures": 1}, "--max-pictures 1 is less than --min-pictures 2"),
+    ],
+)
+def test_options_that_contradict(format_, options, says):
+    with pytest.raises(UserError, match=says):
+        PrepareOptions(format_, ("x",), **options).check()

@@ -1,0 +1,143 @@
+"""Pictures keep their bytes if training can read them; everything else becomes a PNG of the same pixels, or is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_train.data.images import to_rgb
+from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.datatools.prepare import turns
+from janus_train.datatools.prepare.inputs import read_file
+from janus_train.datatools.prepare.items import SkipRecord
+from janus_train.datatools.prepare.pictures import keep
+from tests.datatools.prepare.making import picture_bytes
+from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+def saved(image, form, **options):
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def test_what_stands_twice_agrees():
+    assert turns.PLACEHOLDER == PLACEHOLDER
+
+
+@pytest.mark.parametrize(("form", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("MPO", "jpg")])
+def test_kept_byte_for_byte(form, ending):
+    data = picture_bytes(1, form)
+    assert keep(data) == (ending, data)
+
+
+def test_a_cmyk_jpeg_is_a_jpeg():
+    data = saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")
+    assert keep(data) == ("jpg", data)
+
+
+SIXTEEN = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24) * 170)
+OTHERS = {
+    "bmp": (Image.fromarray(PIXELS), "BMP"),
+    "tiff": (Image.fromarray(PIXELS), "TIFF"),
+    "grey tiff": (Image.fromarray(PIXELS).convert("L"), "TIFF"),
+    "16-bit tiff": (SIXTEEN, "TIFF"),
+    "tiff with alpha": (Image.fromarray(PIXELS).convert("RGBA"), "TIFF"),
+    "black and white": (Image.fromarray(PIXELS).convert("1"), "BMP"),
+    "gif": (Image.fromarray(PIXELS).convert("P"), "GIF"),
+    "cmyk tiff": (Image.fromarray(PIXELS).convert("CMYK"), "TIFF"),
+    "float tiff": (Image.fromarray(PIXELS[..., 0].astype(np.float32) / 255), "TIFF"),
+    "ppm": (Image.fromarray(PIXELS), "PPM"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_become_png_without_loss(name):
+    image, form = OTHERS[name]
+    data = saved(image, form)
+    ending, kept = keep(data)
+    assert ending == "png"
+    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(kept)) as after:
+        assert after.format == "PNG"
+        if image.mode == "I;16":
+            assert np.array_equal(np.asarray(before), np.asarray(after)), "all 16 bits"
+        assert np.array_equal(np.asarray(to_rgb(before)), np.asarray(to_rgb(after)))
+    assert keep(data) == (ending, kept), "the same bytes each time"
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(keep(out.getvalue())[1])) as kept:
+        assert to_rgb(kept).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_scaled_down_if_asked():
+    data = picture_bytes(1, "PNG", size=(100, 50))
+    assert keep(data, 100) == ("png", data), "small enough"
+    ending, kept = keep(data, 40)
+    with Image.open(io.BytesIO(kept)) as image:
+        assert (ending, image.format, image.size) == ("jpg", "JPEG", (40, 20))
+    turned = saved(
+        Image.new("RGB", (100, 50)),
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+    )
+    with Image.open(io.BytesIO(keep(turned, 40)[1])) as image:
+        assert image.size == (20, 40), "upright: the camera's turn is in the pixels now"
+
+
+def huge_png():
+    """A header that promises 20,000 x 20,000 pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the picture is empty"),
+        (b"<html>404</html>", "the picture does not open"),
+        (picture_bytes(1)[:-40], "the picture does not open"),
+        (picture_bytes(1, "PNG", size=(64, 64))[:-900], "the picture does not open"),
+        (picture_bytes(1, "WEBP")[:-40], "the picture does not open"),
+        (huge_png(), "the picture has over 100 megapixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "the picture does not open"),
+    ],
+    ids=["empty", "page", "cut jpeg", "cut png", "cut webp", "huge", "postscript"],
+)
+def test_refused_with_the_reason(data, reason):
+    with pytest.raises(SkipRecord) as caught:
+        keep(data)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_skipped(kind, tmp_path):
+    path = hostile_file(kind, tmp_path)
+    with nothing_runs(tmp_path), pytest.raises(SkipRecord) as caught:
+        keep(read_file(str(path)))
+    reasons = {"bomb": "the picture has over 100 megapixels", "pipe": "the picture is no regular file that can be read"}
+    assert caught.value.reason == reasons.get(kind, "the picture does not open")
+    assert "\n" not in caught.value.detail
+
+
+def test_a_tiff_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(keep(saved(Image.fromarray(PIXELS), "TIFF", exif=exif))[1])) as kept:
+        assert np.array_equal(np.asarray(kept), np.rot90(PIXELS, -1)) and not kept.getexif()

@@ -1,0 +1,178 @@
+"""Parquet files and HF data sets with pictures inside."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from janus_train.data.shards import ShardSource
+from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.templates import get_template
+from janus_train.errors import UserError
+from tests.datatools.prepare.making import fields, make, picture_bytes, samples
+
+
+def inside(seed, form="JPEG"):
+    return {"bytes": picture_bytes(seed, form), "path": None}
+
+
+def docmatix(path):
+    """HuggingFaceM4/Docmatix: pages of a document, and several questions on them."""
+    said = [{"user": f"Q{n}?", "assistant": f"A{n}.", "source": "PDFA key: 1"} for n in range(3)]
+    rows = {
+        "images": [[inside(1)], [inside(2, "PNG"), inside(3, "PNG")], [inside(4)]],
+        "texts": [said[:2], said[2:], said],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), path, row_group_size=2)
+    return path
+
+
+def test_docmatix_pairs(tmp_path):
+    file = docmatix(tmp_path / "data/train-00000-of-00001.parquet")
+    make("parquet", file.parent, out=tmp_path / "out", max_pictures=1)
+    found = samples(tmp_path / "out")
+    assert [(key, one["question"]) for key, one, _ in found] == [
+        ("000000000_0", "Q0?"), ("000000000_1", "Q1?"),
+        ("000000002_0", "Q0?"), ("000000002_1", "Q1?"), ("000000002_2", "Q2?"),
+    ]  # fmt: skip
+    assert [pictures for _, _, pictures in found] == [[picture_bytes(1)]] * 2 + [[picture_bytes(4)]] * 3
+    source = ShardSource([tmp_path / "out/shard-00000.tar"])
+    assert get_template("question_answer").build(source[0])[1].text == "Q0?"
+
+
+def test_docmatix_conversations(tmp_path):
+    file = docmatix(tmp_path / "x.parquet")
+    make("parquet", file, out=tmp_path / "out", samples="conversation")
+    found = samples(tmp_path / "out")
+    assert [len(pictures) for _, _, pictures in found] == [1, 2, 1]
+    assert [turn["content"] for turn in found[1][1]["conversations"]] == [f"{PLACEHOLDER}\n{PLACEHOLDER}\nQ2?", "A2."]
+    assert len(found[2][1]["conversations"]) == 6
+
+
+def test_wit(tmp_path):
+    """wikimedia/wit_base: lists of features, of which one language is picked; rows without it are left out."""
+    features = [
+        {"language": ["fr", "en"], "caption_reference_description": ["un lac", "a lake"]},
+        {"language": ["fr"], "caption_reference_description": ["une ville"]},
+    ]
+    table = pa.table({"image": [inside(1), inside(2)], "image_url": ["http://x", "http://y"], "wit_features": features})
+    pq.write_table(table, tmp_path / "x.parquet")
+    path = "wit_features[language=en].caption_reference_description"
+    made = make("parquet", tmp_path / "x.parquet", out=tmp_path / "out", text_field=(path,), drop_empty=True)
+    assert fields(tmp_path / "out") == [{"caption": "a lake"}]
+    assert made["left_out"] == {"there is no caption": 1}
+
+
+def test_parquet_with_labels_named_in_the_file(tmp_path):
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["tench, Tinca tinca", "goldfish"]},
+    }
+    table = pa.table({"image": [inside(1), inside(2)], "label": [1, 0]})
+    table = table.replace_schema_metadata({b"huggingface": json.dumps({"info": {"features": features}}).encode()})
+    pq.write_table(table, tmp_path / "x.parquet")
+    make("parquet", tmp_path / "x.parquet", out=tmp_path / "out")
+    assert fields(tmp_path / "out") == [{"class_name": "goldfish"}, {"class_name": "tench"}]
+
+
+def test_conversations_and_questions_in_columns(tmp_path):
+    """LLaVA-OneVision's columns, and a question, an answer and a picture a row."""
+    talk = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Tom."}]
+    columns = {"id": ["a"], "image": [inside(1)], "conversations": [talk], "data_source": ["x"]}
+    pq.write_table(pa.table(columns), tmp_path / "talk.parquet")
+    make("parquet", tmp_path / "talk.parquet", out=tmp_path / "talk")
+    ((key, one, pictures),) = samples(tmp_path / "talk")
+    assert (key, pictures) == ("000000000-a", [picture_bytes(1)])
+    assert [turn["content"] for turn in one["conversations"]] == [f"{PLACEHOLDER}\nWho?", "Tom."]
+    columns = {"image": [inside(1), inside(2)], "question": ["Q?", " "], "answer": ["A.", "A."]}
+    pq.write_table(pa.table(columns), tmp_path / "pair.parquet")
+    made = make("parquet", tmp_path / "pair.parquet", out=tmp_path / "pair", max_bad=0.5)
+    assert fields(tmp_path / "pair") == [{"question": "Q?", "answer": "A."}]
+    assert made["skipped"] == {"a question or an answer is missing or empty": 1}
+
+
+def test_large_row_groups_are_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("janus_train.datatools.prepare.tables.UNIT_BYTES", 4000)
+    monkeypatch.setattr("janus_train.datatools.prepare.tables._BATCH_BYTES", 2500)
+    rows = {"image": [inside(n) for n in range(40)], "caption": [f"caption {n}" for n in range(40)]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet", row_group_size=30)
+    make("parquet", tmp_path / "x.parquet", out=tmp_path / "out")
+    found = samples(tmp_path / "out")
+    assert [one["caption"] for _, one, _ in found] == rows["caption"]
+    assert [pictures[0] for _, _, pictures in found] == [one["bytes"] for one in rows["image"]]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_hf_on_disk(tmp_path, splits):
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+    rows = {
+        "image": [inside(n) for n in range(5)],
+        "caption": [f"caption {n}" for n in range(5)],
+        "label": [0, 1] * 2 + [0],
+    }
+    kinds = Features({"image": Image(), "caption": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    data = Dataset.from_dict(rows, features=kinds)
+    (DatasetDict({"train": data, "test": data}) if splits else data).save_to_disk(tmp_path / "data")
+    if splits:
+        with pytest.raises(UserError, match="has the splits train, test"):
+            make("hf", tmp_path / "data", out=tmp_path / "out")
+    make("hf", tmp_path / "data", out=tmp_path / "out", split="train" if splits else None)
+    found = samples(tmp_path / "out")
+    assert [one["caption"] for _, one, _ in found] == rows["caption"]
+    assert [pictures[0] for _, _, pictures in found] == [picture_bytes(n) for n in range(5)]
+
+
+def test_hf_labels(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    kinds = Features({"image": Image(), "label": ClassLabel(names=["tabby, tabby cat", "b"])})
+    Dataset.from_dict({"image": [inside(1)], "label": [0]}, features=kinds).save_to_disk(tmp_path / "data")
+    make("hf", tmp_path / "data", out=tmp_path / "out")
+    assert fields(tmp_path / "out") == [{"class_name": "tabby"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "says"),
+    [
+        ({"a": [1]}, {}, "has columns a: name the picture's"),
+        ({"image": [inside(1)], "b": ["x"]}, {"text_field": ("c",)}, "--text-field 'c'.*has columns image, b"),
+        ({"image": [inside(1)], "caption": ["x"]}, {"image_field": "jpg"}, "--image-field 'jpg'"),
+        ({"text": ["x"]}, {"form": "draw"}, "--form draw is for captioned pictures"),
+        ({"text": ["x"]}, {"captions": "each"}, "--captions means nothing for .*: its rows are texts; leave it out"),
+        ({"text": ["x"]}, {"samples": "conversation"}, "--samples means nothing"),
+        ({"texts": [[]], "images": [[]]}, {"class_names": "all"}, "its rows are questions and answers about images"),
+    ],
+)
+def test_tables_with_unknown_columns(tmp_path, rows, options, says):
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=says):
+        make("parquet", tmp_path / "x.parquet", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_where_a_file_differs(tmp_path):
+    pq.write_table(pa.table({"image": [inside(1)], "caption": ["x"]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"image": [inside(1)], "text": ["x"]}), tmp_path / "2.parquet")
+    with pytest.raises(UserError, match=r"2.parquet has no column 'caption'"):
+        make("parquet", tmp_path, out=tmp_path / "out")
+
+
+def test_rows_that_cannot_be_used(tmp_path):
+    rows = {
+        "image": [inside(1), None, {"bytes": None, "path": "a.jpg"}, {"bytes": b"no picture", "path": None}, inside(2)],
+        "caption": ["good", "x", "x", "x", None],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    made = make("parquet", tmp_path / "x.parquet", out=tmp_path / "out", max_bad=1.0)
+    assert made["samples"] == 1
+    assert made["skipped"] == {
+        "the picture does not open": 1,
+        "the picture is not inside": 1,
+        "the row has no picture": 1,
+        "there is no caption": 1,
+    }

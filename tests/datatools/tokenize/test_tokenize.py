@@ -1,0 +1,269 @@
+"""`janus-train tokenize`: the codes are the encoder's, nothing else changes, and training is the same with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from janus_train.data.cached_codes import RECORD, CodesOrigin, check_codes
+from janus_train.data.images import generation_pixels, to_float
+from janus_train.data.loader import open_recipe
+from janus_train.data.shard_index import index_path, read_head, read_listing
+from janus_train.data.shard_scan import write_index
+from janus_train.data.shards import ShardSource
+from janus_train.errors import UserError
+from janus_train.interop.vq_encoder import load_code_encoder
+from janus_train.model import janus as janus_module
+from janus_train.model.vq import encode_images
+from janus_train.train.run import run as train
+from tests.datatools.tokenize.conftest import noise
+from tests.helpers import Run, config_of, encoded, make_shard, picture
+from tests.train.conftest import SMALL
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def wanted_codes(base: Path, source: ShardSource) -> list[list[np.ndarray]]:
+    encoder = load_code_encoder(base, torch.device("cpu"))
+    found = []
+    for i in range(len(source)):
+        pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].pictures]
+        found.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
+    return found
+
+
+def test_codes_are_the_encoders_and_all_else_is_as_it_was(run: Run, shards: list[Path], random_base: Path) -> None:
+    before = ShardSource(shards)
+    records = [before[i] for i in range(len(before))]
+    wanted = wanted_codes(random_base, before)
+    code, printed, said = run("tokenize", shards[0].parent, "--model", random_base)
+    assert code == 0, said
+    assert printed == "3 of 3 tars tokenized (14 pictures)\n" and said.count("pictures in") == 3
+    after = ShardSource(shards)
+    assert len({tuple(codes.tolist()) for of in wanted for codes in of}) == 14, "the pictures have codes of their own"
+    for i, old in enumerate(records):
+        new = after[i]
+        assert (new.key, new.fields) == (old.key, old.fields)
+        assert all(np.array_equal(a, b) for a, b in zip(new.pictures, old.pictures, strict=True))
+        assert [c.tolist() for c in new.codes if c is not None] == [c.tolist() for c in wanted[i]]
+    origin = str(load_code_encoder(random_base, torch.device("cpu")).origin)
+    assert set(after.codes_origins) == {origin}
+    assert {head.codes for head in read_listing(shards[0].parent).values()} == {origin}
+    assert sorted(p.name for p in shards[0].parent.iterdir()) == sorted(
+        ["shards.json", *(t.name for t in shards), *(index_path(t).name for t in shards)]
+    ), "nothing is left over"
+
+
+def test_the_tar_stays_a_webdataset(run: Run, shards: list[Path], random_base: Path) -> None:
+    import webdataset
+
+    run("tokenize", shards[0], "--model", random_base)
+    with tarfile.open(shards[0]) as file:
+        names = file.getnames()
+        assert names[0] == RECORD and "notes.xml" in names and "two.0.codes.npy" in names
+        record = json.loads(file.extractfile(RECORD).read())  # type: ignore[union-attr]
+        data = file.extractfile("00.codes.npy").read()  # type: ignore[union-attr]
+    assert record["image_size"] == 64 and len(record["encoder"]) == 64
+    assert b"'<u2'" in data[:64]
+    samples = list(webdataset.WebDataset(str(shards[0]), shardshuffle=False))
+    assert [s["__key__"] for s in samples] == ["00", "01", "02", "03", "two", "none", "notes"]
+    assert all("codes.npy" in s for s in samples[:4]) and {"0.codes.npy", "1.codes.npy"} <= set(samples[4])
+    head = read_head(shards[0])
+    write_index(shards[0])
+    assert read_head(shards[0]) == head, "an index made anew knows where the codes come from"
+
+
+def test_the_same_command_again_changes_nothing(run: Run, shards: list[Path], random_base: Path) -> None:
+    run("tokenize", shards[0].parent, "--model", random_base)
+    before = files(shards[0].parent)
+    times = [tar.stat().st_mtime_ns for tar in shards]
+    code, printed, _ = run("tokenize", *shards, "--model", random_base)
+    assert code == 0 and printed == "0 of 3 tars tokenized (0 pictures); 3 had nothing to do\n"
+    assert files(shards[0].parent) == before and [tar.stat().st_mtime_ns for tar in shards] == times
+
+
+def write_recipe(folder: Path, *, paths: list[str], kind: str = "generation", template: str = "text_to_image") -> Path:
+    sources: list[dict[str, Any]] = [
+        {"name": "draw", "kind": kind, "type": "shards", "template": template, "weight": 1, "paths": paths},
+        {
+            "name": "look",
+            "kind": "understanding",
+            "type": "shards",
+            "template": "image_caption",
+            "weight": 1,
+            "paths": paths,
+        },
+    ]
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "own", "licence": "none", "sources": sources}))
+    return path
+
+
+def test_training_is_the_same_with_and_without_the_cache(
+    run: Run, shards: list[Path], random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path, paths=["shards/s-1.tar", "shards/s-2.tar"])
+    words = ["+stage=1", f"init_from={random_base}", f"data.recipe={recipe}", "run.steps=3", *SMALL]
+    made: list[int] = []
+
+    def counted(vqmodel: Any, pixels: torch.Tensor) -> torch.Tensor:
+        made.append(len(pixels))
+        return encode_images(vqmodel, pixels)
+
+    monkeypatch.setattr(janus_module, "encode_images", counted)
+    train(config_of(*words, f"output_dir={tmp_path / 'without'}"))
+    assert sum(made) > 0
+    made.clear()
+    code, _, said = run("tokenize", recipe, "--model", random_base)
+    assert code == 0, said
+    assert read_head(shards[0]).codes == "", "it is in no source"
+    train(config_of(*words, f"output_dir={tmp_path / 'with'}"))
+    assert made == [], "no code was made while training"
+
+    def kept(name: str) -> list[Any]:
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [[line[k] for k in ("step", "loss", "loss/generation", "grad_norm", "batch_digest")] for line in lines]
+
+    assert kept("with") == kept("without") and len(kept("with")) == 3
+    a, b = (load_file(tmp_path / name / "final/model.safetensors") for name in ("with", "without"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def other_base(random_base: Path, tmp_path: Path) -> Path:
+    """The same model with another encoder."""
+    other = tmp_path / "other_base"
+    shutil.copytree(random_base, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.vqmodel.quant_conv.weight"] *= -1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    return other
+
+
+def test_codes_of_another_encoder_are_refused_and_can_be_replaced(
+    run: Run, shards: list[Path], random_base: Path, other_base: Path
+) -> None:
+    run("tokenize", shards[0].parent, "--model", random_base)
+    first = [[c.tolist() for c in ShardSource(shards)[i].codes if c is not None] for i in range(14)]
+    before = files(shards[0].parent)
+    code, printed, said = run("tokenize", shards[0].parent, "--model", other_base)
+    assert code == 2 and not printed and said.count("\n") == 1 and "--replace makes them anew" in said
+    assert files(shards[0].parent) == before
+    code, printed, _ = run("tokenize", shards[0].parent, "--model", other_base, "--replace")
+    assert code == 0 and printed.startswith("3 of 3")
+    source = ShardSource(shards)
+    second = [[c.tolist() for c in source[i].codes if c is not None] for i in range(14)]
+    assert [len(of) for of in first] == [len(of) for of in second] and first[0] != second[0]
+    run("tokenize", shards[0].parent, "--model", random_base, "--replace")
+    assert files(shards[0].parent) == before, "back to the very bytes"
+
+
+def test_training_refuses_codes_that_are_not_the_models(
+    run: Run, shards: list[Path], random_base: Path, other_base: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, paths=["shards/*.tar"])
+    config = config_of("+stage=1", f"data.recipe={recipe}")
+    mine = load_code_encoder(random_base, torch.device("cpu")).origin
+    check_codes(open_recipe(config), mine)  # no codes: nothing to refuse
+    run("tokenize", recipe, "--model", random_base)
+    check_codes(open_recipe(config), mine)
+    with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar are of another encoder") as error:
+        check_codes(open_recipe(config), load_code_encoder(other_base, torch.device("cpu")).origin)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="another encoder or picture size"):
+        check_codes(open_recipe(config), CodesOrigin(mine.encoder, 128))
+
+
+def test_codes_of_unknown_origin_are_refused(run: Run, tmp_path: Path, random_base: Path) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(64, np.uint16))
+    members = {"a.json": {"caption": "x"}, "a.png": noise(1), "a.codes.npy": buffer.getvalue()}
+    tar = make_shard(tmp_path / "x.tar", members)  # type: ignore[arg-type]
+    config = config_of("+stage=1", f"data.recipe={write_recipe(tmp_path, paths=['x.tar'])}")
+    with pytest.raises(UserError, match="unknown"):
+        check_codes(open_recipe(config), CodesOrigin("0" * 64, 64))
+    code, _, said = run("tokenize", tar, "--model", random_base)
+    assert code == 2 and "another origin (unknown" in said
+    assert run("tokenize", tar, "--model", random_base, "--replace")[0] == 0
+    assert ShardSource([tar])[0].codes[0].tolist() != [0] * 64  # type: ignore[union-attr]
+
+
+def test_pictures_that_cannot_be_decoded_get_no_codes(run: Run, tmp_path: Path, random_base: Path) -> None:
+    cut = noise(2)[:200]
+    members = {
+        "a.json": {"caption": "x"},
+        "a.png": noise(1),
+        "b.json": {"caption": "y"},
+        "b.png": cut,
+        "c.json": {},
+        "c.png": b"x",
+    }
+    tar = make_shard(tmp_path / "x.tar", members)  # type: ignore[arg-type]
+    code, printed, said = run("tokenize", tar, "--model", random_base)
+    assert code == 0 and "(1 pictures); 2 pictures without codes" in printed and "the first in 'b'" in said, said
+    assert ShardSource([tar])[0].codes[0] is not None
+    assert "had nothing to do" in run("tokenize", tar, "--model", random_base)[1]
+
+
+def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path], random_base: Path) -> None:
+    data = bytearray(shards[1].read_bytes())
+    data[700] ^= 1
+    shards[1].write_bytes(bytes(data))
+    cut = shards[2].read_bytes()[:-512]
+    shards[2].write_bytes(cut)
+    code, printed, said = run("tokenize", *shards, "--model", random_base)
+    assert code == 1 and "1 of 3 tars tokenized" in printed and "2 failed" in printed
+    assert "error: shard" in said and "are not those indexed" in said and "its index says" in said
+    assert shards[1].read_bytes() == bytes(data) and shards[2].read_bytes() == cut
+    assert not list(shards[0].parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["NOWHERE", "--model", "BASE"], "NOWHERE: there is nothing"),
+        (["FOLDER", "--model", "BASE"], "it is no .tar, no folder with .tar files"),
+        (["TAR"], "Missing option '--model'"),
+        (["TAR", "--model", "NOWHERE"], "NOWHERE: there is no such folder"),
+        (["TAR", "--model", "FOLDER"], "config.json is missing"),
+        (["TAR", "--model", "BASE", "--device", "tpu"], "--device tpu is unknown"),
+        (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 cannot be"),
+        (["https://example.org/x.tar", "--model", "BASE"], "copy the shards to a disk"),
+        (["text.yaml", "--model", "BASE"], "of kind generation and type shards"),
+        (["broken.yaml", "--model", "BASE"], "no valid YAML"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Run, random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    make_shard(tmp_path / "TAR.tar", {"a.json": {"caption": "x"}, "a.png": encoded(picture())})
+    sources = [{"name": "t", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["TAR.tar"]}]
+    (tmp_path / "text.yaml").write_text(yaml.safe_dump({"name": "t", "licence": "-", "sources": sources}))
+    (tmp_path / "broken.yaml").write_text("sources: [")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    given = [{"BASE": str(random_base), "TAR": "TAR.tar"}.get(word, word) for word in words]
+    code, printed, said = run("tokenize", *given)
+    assert code == 2 and not printed and said.count("\n") == 1 and message in said, said
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_a_tar_without_an_index_is_named(run: Run, random_base: Path, tmp_path: Path) -> None:
+    tar = make_shard(tmp_path / "x.tar", {"a.json": {"caption": "x"}, "a.png": noise(1)}, index=False)
+    code, _, said = run("tokenize", tar, "--model", random_base)
+    assert code == 1 and "janus-train index" in said
