@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
-import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -195,7 +195,7 @@ def test_demo_page_has_everything(demo):
         assert part.replace("_", " ") in page.text
     assert page.text.count("trained ") >= 3 + 4 + 5 and page.text.count("frozen") >= 4 + 3 + 2
     assert (
-        "2:3:5 asked, that is 20.0 / 30.0 / 50.0 %; realised" in page.text
+        "= 2:3:5 requested, that is 20.0 / 30.0 / 50.0 %; actual" in page.text
         and "0123456789" in page.text
         and "feedfacefeedface" in page.text
     )
@@ -229,7 +229,7 @@ def test_single_run(tmp_path):
 
 def test_stage_one_has_no_text_loss(tmp_path):
     page = Page(build(make_run(tmp_path / "run", 1)).read_text(encoding="utf-8"))
-    assert "Loss on pictures" in page.text and "Loss on text" not in page.text
+    assert "Loss on images" in page.text and "Loss on text" not in page.text
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 7
 
 
@@ -257,6 +257,92 @@ def test_cut_off_last_line_is_left_out_and_damage_is_named(tmp_path):
     (run / "metrics.jsonl").write_text("\n".join([*lines[:4], lines[4][:30], *lines[5:]]))
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 5 is damaged"):
         build(run)
+
+
+ATTACK = "<script>alert(1)</script>"
+
+
+def test_values_of_forged_files_cannot_become_markup(tmp_path):
+    folder = make_evaluation(tmp_path / "forged")
+    results = json.loads((folder / "results.json").read_text())
+    for key in ("num_prompts", "num_questions", "num_objects"):
+        results[key] = f"{key} {ATTACK}"
+    for m in results["measures"]:
+        m |= {"n": f"n {ATTACK}", "label": f"label {ATTACK}", "group": f"group {ATTACK}"}
+    results["text"] |= {"n": f"dialogues {ATTACK}", "tokens": f"tokens {ATTACK}"}
+    (folder / "results.json").write_text(json.dumps(results))
+    forged = {"prompt": f"prompt {ATTACK}", "picture": ATTACK, "true_picture": "", "right": {f'sort"{ATTACK}': True}}
+    (folder / "pictures.jsonl").write_text(json.dumps(forged) + "\n")
+    forged = dict.fromkeys(("sort", "question", "answer", "expected"), f"words {ATTACK}")
+    (folder / "answers.jsonl").write_text(json.dumps(forged | {"right": False}) + "\n")
+    html = build(folder).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "<script" not in html and not [tag for tag, _ in page.tags if tag == "script"]
+    names = (
+        "num_prompts",
+        "num_questions",
+        "num_objects",
+        "n",
+        "label",
+        "Group",
+        "dialogues",
+        "tokens",
+        "prompt",
+        "words",
+    )
+    for name in names:
+        assert f"{name} {ATTACK}" in page.text, "the words are there all the same"
+
+
+def test_settings_of_a_forged_run_cannot_become_markup(tmp_path):
+    run = make_run(tmp_path / "run", 2)
+    for name in ("config.yaml", "manifest.json"):
+        (run / name).write_text((run / name).read_text().replace("tiny", ATTACK).replace("x86_64", ATTACK))
+    html = build(run).read_text(encoding="utf-8")
+    assert "<script" not in html and Page(html).text.count(ATTACK) >= 4  # title, heading, configuration, machine
+
+
+@pytest.mark.parametrize("key", ["percent", "low", "high"])
+def test_a_share_that_is_not_a_number_is_named_and_never_gets_into_a_style(tmp_path, key):
+    folder = make_evaluation(tmp_path / "forged")
+    results = json.loads((folder / "results.json").read_text())
+    results["measures"][0][key] = "1%;background:url(http://x)"
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"forged: results\.json, .* does not hold what janus-train evaluate writes"):
+        build(folder)
+
+
+def test_control_and_bidirectional_characters_are_shown_escaped(tmp_path):
+    folder = make_evaluation(tmp_path / "only", num_pictures=1)
+    answer = {"sort": "x", "question": "two\nlines", "answer": "a\x1b[2Jb\u202ec\ud800", "expected": "", "right": True}
+    (folder / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    page = Page(build(folder).read_text(encoding="utf-8"))
+    assert "a\\x1b[2Jb\\u202ec\\ud800" in page.text and "two\nlines" in page.text
+
+
+def test_images_outside_the_folder_are_not_read(tmp_path):
+    folder = make_evaluation(tmp_path / "evaluation", num_pictures=1)
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(secret)
+    (folder / "link.png").symlink_to(secret)
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "notes.png").write_text("no image")
+    os.mkfifo(folder / "pipe.png")
+    names = [str(secret), "../secret.png", "pictures/../../secret.png", "link.png", "linked/secret.png"]
+    names += ["circle.png", "notes.png", "pipe.png", "pictures", "nowhere.png", "null\0.png", "", 5, None]
+    lines = [{"prompt": "p", "picture": name, "true_picture": "pictures/0000-true.png", "right": {}} for name in names]
+    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "answers.jsonl").write_text("")
+    page = Page(build(folder).read_text(encoding="utf-8"))
+    assert page.text.count("no image") == len(names)
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == len(names), "the true ones are shown"
+
+
+def test_an_evaluation_may_be_reached_by_a_link(tmp_path):
+    make_evaluation(tmp_path / "real", num_pictures=2)
+    (tmp_path / "link").symlink_to("real")
+    assert "no image" not in Page(build(tmp_path / "link").read_text(encoding="utf-8")).text
 
 
 def test_nothing_to_report(tmp_path):
@@ -287,14 +373,13 @@ def test_smoothing_keeps_length_and_mean():
 
 
 def test_curve_points_lie_where_they_belong():
-    html = line_chart("L", [Series("", [0, 10], [0.0, 4.0], "plain")])
-    points = re.search(r'class="line plain" points="([^"]+)"', html)[1].split()
-    (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in points)
+    [curve] = line_chart("L", [Series("", [0, 10], [0.0, 4.0], "plain")]).curves
+    (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in curve.mean.split())
     assert x0 < x1 and y0 > y1  # the axis points down
     assert (x0, y0, x1, y1) == (46.0, 164.0, 350.0, 10.0)
 
 
 def test_long_runs_stay_small():
     steps = list(range(1, 270001))
-    html = line_chart("L", [Series("", steps, [1.0 + (s % 9) for s in steps], "plain")])
-    assert len(html) < 40000
+    [curve] = line_chart("L", [Series("", steps, [1.0 + (s % 9) for s in steps], "plain")]).curves
+    assert len(curve.mean) + len(curve.raw) < 20000

@@ -2,13 +2,14 @@
 
 metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
 results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one
-    -> read.py -> results.py, stages.py (charts.py, html.py) -> page.py -> report.html
+    -> read.py -> results.py, stages.py (charts.py, images.py) -> page.py -> templates/ (by pages.py) -> report.html
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from janus_train.files import write_text
 from janus_train.report.page import page
 from janus_train.report.read import read_folder
 
@@ -17,5 +18,5 @@ def build(folder: str | Path) -> Path:
     """Writes ``report.html`` into ``folder`` and returns its path. Raises `UserError` if there is nothing to report."""
     source = read_folder(Path(folder).expanduser())
     path = source.folder / "report.html"
-    path.write_text(page(source), encoding="utf-8")
+    write_text(path, page(source))
     return path

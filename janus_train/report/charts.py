@@ -1,11 +1,14 @@
-"""Small line charts as inline SVG: colours are classes, so that the page's style decides on light and dark."""
+"""Small line charts: from values to the coordinates that the template ``charts.html.j2`` draws as inline SVG.
+
+Colours are classes, so that the page's style decides on light and dark.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 WIDTH, HEIGHT = 360, 190
 """Drawn at about this size on a phone too, so that the ticks stay readable."""
@@ -65,6 +68,44 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis, in the drawing's coordinates."""
+
+    at: float
+    label: str
+    anchor: str = "end"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A series as it is drawn: points of a polyline (``x,y x,y ...``) and the level that was asked for."""
+
+    label: str
+    tone: str
+    last: str
+    mean: str
+    raw: str | None
+    level: float | None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that the template needs. Without curves nothing was measured."""
+
+    title: str
+    curves: list[Curve] = field(default_factory=list)
+    description: str = ""
+    unit: str = ""
+    note: str = ""
+    y_ticks: list[Tick] = field(default_factory=list)
+    x_ticks: list[Tick] = field(default_factory=list)
+    width: ClassVar[int] = WIDTH
+    height: ClassVar[int] = HEIGHT
+    left: ClassVar[int] = LEFT
+    right: ClassVar[int] = WIDTH - RIGHT
+
+
 def line_chart(
     title: str,
     series: Sequence[Series],
@@ -74,38 +115,41 @@ def line_chart(
     top: float | None = None,
     note: str = "",
     exact: bool = False,
-) -> str:
+) -> Chart:
     """A card with a title, the last values, and the curves: the values themselves faint, their running mean strong.
 
-    ``unit`` follows the last value; ``top`` fixes the axis' upper end; ``exact`` draws no running mean. A series without values is left out; a chart
-    without any says so instead of showing an empty frame.
+    ``unit`` follows the last value; ``top`` fixes the axis' upper end; ``exact`` draws no running mean. A series without
+    values is left out; a chart without any says so instead of showing an empty frame.
     """
     drawn = [s for s in series if s.values]
     if not drawn:
-        return f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption><p class="none">not measured</p></figure>'
+        return Chart(title)
     x_low, x_high = min(s.steps[0] for s in drawn), max(s.steps[-1] for s in drawn)
     levels = [s.asked for s in drawn if s.asked is not None]
     low = min([*(_low(s.values) for s in drawn), *levels])
     high = max([*(_high(s.values) for s in drawn), *levels])
     ticks = nice_ticks(0.0 if from_zero else low, top if top is not None else high)
     frame = _Frame(x_low, max(x_high, x_low + 1), ticks[0], ticks[-1])
-    body = [frame.axes(ticks)]
-    for s in drawn:
-        body += [frame.level(s.asked, s.tone)] if s.asked is not None else []
-        span = 1 if exact else max(len(s.values) // 25, 1)
-        means = smooth(s.values, span)
-        if span > 1:
-            body.append(frame.path(s.steps, s.values, f"raw {s.tone}"))
-        body.append(frame.path(s.steps, means, f"line {s.tone}"))
-    legend = " ".join(
-        f'<span class="key {s.tone}">{escape(s.label)}</span> <b>{_last(s)}{escape(unit)}</b>' for s in drawn
+    description = ", ".join(f"{s.label} {_last(s)}{unit} at step {s.steps[-1]}".strip() for s in drawn)
+    return Chart(
+        title,
+        [_curve(s, frame, 1 if exact else max(len(s.values) // 25, 1)) for s in drawn],
+        f"{title}: {description}",
+        unit,
+        note,
+        [Tick(frame.y(tick), number(tick)) for tick in ticks],
+        frame.x_ticks(),
     )
-    described = f"{title}: " + ", ".join(f"{s.label} {_last(s)}{unit} at step {s.steps[-1]}" for s in drawn)
-    note_html = f"<small>{escape(note)}</small>" if note else ""
-    return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span>{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}">{"".join(body)}</svg>'
-        f"{note_html}</figure>"
+
+
+def _curve(series: Series, frame: _Frame, span: int) -> Curve:
+    return Curve(
+        series.label,
+        series.tone,
+        _last(series),
+        mean=frame.points(series.steps, smooth(series.values, span)),
+        raw=frame.points(series.steps, series.values) if span > 1 else None,
+        level=frame.y(series.asked) if series.asked is not None else None,
     )
 
 
@@ -140,25 +184,12 @@ class _Frame:
         share = (min(max(value, self.y_low), self.y_high) - self.y_low) / (self.y_high - self.y_low)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, ticks: Sequence[float]) -> str:
-        parts = []
-        for tick in ticks:
-            y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
-        parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end">step</text>')
+    def x_ticks(self) -> list[Tick]:
+        """Whole steps only; the last one must not run out of the drawing."""
         inside = [t for t in nice_ticks(self.x_low, self.x_high) if self.x_low <= t <= self.x_high and t == int(t)]
-        for tick in inside:
-            anchor = "end" if self.x(tick) > WIDTH - 24 else "middle"
-            parts.append(f'<text x="{self.x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{number(tick)}</text>')
-        return "".join(parts)
+        return [Tick(self.x(t), number(t), "end" if self.x(t) > WIDTH - 24 else "middle") for t in inside]
 
-    def level(self, value: float, tone: str) -> str:
-        y = self.y(value)
-        return f'<line class="asked {tone}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-
-    def path(self, steps: Sequence[int], values: Sequence[float], css: str) -> str:
+    def points(self, steps: Sequence[int], values: Sequence[float]) -> str:
         stride = max(1, -(-len(values) // MAX_POINTS))
         kept = sorted({*range(0, len(values), stride), len(values) - 1})
-        points = " ".join(f"{self.x(steps[i]):.1f},{self.y(values[i]):.1f}" for i in kept)
-        return f'<polyline class="{css}" points="{points}"/>'
+        return " ".join(f"{self.x(steps[i]):.1f},{self.y(values[i]):.1f}" for i in kept)

@@ -1,47 +1,68 @@
-"""The page that holds a report's sections."""
+"""The report as one page: which sections it has, its title and its summary."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from janus_train.report import results, stages
-from janus_train.report.html import duration
+from janus_train.data.types import KINDS
+from janus_train.errors import UserError
+from janus_train.report.pages import render
 from janus_train.report.read import Source
-from janus_train.report.style import STYLE
+from janus_train.report.results import Answer, GeneratedImage, Results, answers_of, images_of, results_of
+from janus_train.report.stages import duration, parts_of, stage_of
 
 
 def page(source: Source) -> str:
-    """The whole HTML document: its style inside, its pictures as data, no script, nothing fetched."""
+    """The whole HTML document. Raises `UserError` if a folder's files do not hold what training or evaluation writes."""
     runs, evaluation = source.runs, source.evaluation
-    blocks: list[tuple[str, str]] = []
+    results: Results | None = None
+    images: list[GeneratedImage] = []
+    answers: list[Answer] = []
     if evaluation:
-        blocks.append(("Results", results.results(evaluation)))
-        if evaluation.pictures:
-            blocks.append(("Pictures", results.pictures(evaluation)))
-        if evaluation.answers:
-            blocks.append(("Answers", results.answers(evaluation)))
-    if runs:
-        blocks.append(("Parts", stages.parts_table(runs)))
-        blocks += [(stages.title_of(run), stages.stage(run)) for run in runs]
-        blocks.append(("Setting", stages.setting(runs)))
-    anchors = [_anchor(block) for _, block in blocks]
-    menu = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for (name, _), anchor in zip(blocks, anchors, strict=True))
-    name = _name(source)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<style>{STYLE}</style></head><body><header><h1>{escape(name)}</h1><p>{escape(_summary(source))}</p>"
-        f"<nav>{menu}</nav></header><main>{''.join(block for _, block in blocks)}</main>"
-        "<footer>Written by <code>janus-train report</code>.</footer></body></html>\n"
+        with _reading(evaluation.folder, "results.json, pictures.jsonl or answers.jsonl", "janus-train evaluate"):
+            results, images, answers = results_of(evaluation), images_of(evaluation), answers_of(evaluation)
+    stages = []
+    for number, run in enumerate(runs, 1):
+        with _reading(run.folder, "config.yaml, manifest.json or metrics.jsonl", "training"):
+            stages.append(stage_of(run, f"run-{number}"))
+    with _reading(source.folder, "config.yaml, manifest.json or results.json", "training"):
+        title, summary, parts = _title(source), _summary(source), parts_of(runs)
+    sections: list[tuple[object, str, str]] = [
+        (results, "results", "Results"),
+        (images, "images", "Images"),
+        (answers, "answers", "Answers"),
+        (stages, "parts", "Parts"),
+        *((stage, stage.anchor, stage.title) for stage in stages),
+        (stages, "setting", "Configuration"),
+    ]
+    return render(
+        "report.html.j2",
+        title=title,
+        summary=summary,
+        menu=[{"anchor": anchor, "name": name} for content, anchor, name in sections if content],
+        results=results,
+        images=images,
+        answers=answers,
+        parts=parts,
+        stages=stages,
+        kinds=KINDS,
     )
 
 
-def _anchor(block: str) -> str:
-    return block.split('id="', 1)[1].split('"', 1)[0]
+@contextmanager
+def _reading(folder: Path, files: str, writer: str) -> Iterator[None]:
+    """Files that came from somewhere else may hold anything: say which, instead of a traceback."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder}: {files} does not hold what {writer} writes ({reason})") from error
 
 
-def _name(source: Source) -> str:
+def _title(source: Source) -> str:
     if not source.runs:
         return "Evaluation"
     model = (source.runs[-1].config.get("model") or {}).get("name", "Janus")
@@ -50,12 +71,12 @@ def _name(source: Source) -> str:
 
 
 def _summary(source: Source) -> str:
-    """One line: how much, how long, on what, from which commit."""
+    """One line: how many parameters, how long, on what, from which commit."""
     facts = []
     if source.runs:
         last = source.runs[-1].manifest
-        parameters = sum(part["parameters"] for part in (last.get("parts") or {}).values())
-        facts += [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
+        num_parameters = sum(part["parameters"] for part in (last.get("parts") or {}).values())
+        facts += [f"{num_parameters / 1e6:.1f} M parameters"] if num_parameters else []
         facts.append(f"trained for {duration(sum(run.seconds for run in source.runs))}")
         hardware = last.get("hardware") or {}
         facts += [f"on {_machine(hardware)}"] if hardware else []

@@ -1,25 +1,94 @@
-"""The sections of the runs: what was trained, each stage's curves, mixture and previews, the settings."""
+"""The values of the runs' sections: what was trained, each stage's curves, mixture and previews, the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
 from janus_train.config import PARTS
 from janus_train.data.types import KINDS, Kind
-from janus_train.report.charts import Series, line_chart
-from janus_train.report.html import duration, flatten, picture
+from janus_train.report.charts import Chart, Series, line_chart
+from janus_train.report.images import image_uri
 from janus_train.report.read import Run, step_of
 
 MAX_PREVIEWS = 6
 
-WHAT_STAGES_DO = {
-    1: "adaptors and image head: class name to picture, picture to name",
+PURPOSES = {
+    1: "adaptors and image head: class name to image, image to name",
     2: "unified pretraining: captions in both directions, and text",
-    3: "fine-tuning: conversations, pictures to draw, text",
+    3: "fine-tuning: conversations, images to generate, text",
 }
+"""What each stage teaches."""
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What a stage does with a part."""
+
+    label: str
+    learns: bool
+    new: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of the table of parts."""
+
+    name: str
+    size: str
+    states: list[PartState]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The table of parts; ``total`` is empty where no size is known."""
+
+    rows: list[Part]
+    total: str
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The requested ratio of the kinds, and the actual one over the whole run."""
+
+    ratio: str
+    requested: str
+    actual: str
+    total: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Images generated during training; ``image`` is a ``data:`` URI, or None if missing."""
+
+    name: str
+    step: str
+    image: str | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run's section."""
+
+    anchor: str
+    title: str
+    purpose: str
+    facts: list[str]
+    mixture: Mixture | None
+    charts: list[Chart]
+    previews: list[Preview]
+    config: str
+    manifest: list[tuple[str, str]]
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def title_of(run: Run) -> str:
@@ -28,69 +97,64 @@ def title_of(run: Run) -> str:
     return f"Stage {stage}" if stage else run.name
 
 
-def parts_table(runs: list[Run]) -> str:
+def parts_of(runs: list[Run]) -> Parts:
     """What was trained and what was frozen, stage by stage."""
-    sizes = {part: found["parameters"] for run in runs for part, found in run.parts.items()}
-    head = "".join(f"<th>{escape(title_of(run))}</th>" for run in runs)
-    rows = []
-    for part in PARTS:
-        size = f"{sizes[part]:,}" if part in sizes else "–"
-        states = "".join(f"<td>{_state(run, part)}</td>" for run in runs)
-        rows.append(f'<tr><td class="name">{part.replace("_", " ")}</td><td>{size}</td>{states}</tr>')
-    if sizes:
-        rows.append(
-            f'<tr class="total"><td class="name">all</td><td>{sum(sizes.values()):,}</td>{"<td></td>" * len(runs)}</tr>'
-        )
-    return (
-        '<section id="parts"><h2>What was trained</h2><div class="scroll"><table class="parts"><thead><tr><th>part</th>'
-        f"<th>parameters</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    sizes = {part: values["parameters"] for run in runs for part, values in run.parts.items()}
+    rows = [
+        Part(part.replace("_", " "), f"{sizes[part]:,}" if part in sizes else "–", [_state(run, part) for run in runs])
+        for part in PARTS
+    ]
+    return Parts(rows, f"{sum(sizes.values()):,}" if sizes else "")
 
 
-def _state(run: Run, part: str) -> str:
-    new = " <small>new</small>" if run.parts.get(part, {}).get("new") else ""
+def _state(run: Run, part: str) -> PartState:
+    new = bool(run.parts.get(part, {}).get("new"))
     if part in (run.config.get("train_parts") or []):
-        return f'<span class="chip yes">trained</span>{new}'
+        return PartState("trained", True, new)
     if run.parts.get(part, {}).get("adapter"):
-        return f'<span class="chip yes">LoRA</span>{new}'
-    return f'<span class="chip">frozen</span>{new}'
+        return PartState("LoRA", True, new)
+    return PartState("frozen", False, new)
 
 
-def stage(run: Run) -> str:
-    """A run's curves, its mixture, and its preview pictures."""
-    config, steps = run.config, run.steps
+def stage_of(run: Run, anchor: str) -> Stage:
+    """A run's curves, its mixture, its preview images, its configuration and machine."""
+    config = run.config
     optim, batch = config.get("optim") or {}, config.get("batch") or {}
-    what = WHAT_STAGES_DO.get(config.get("stage", 0), "")
-    tokens = sum(run.series("tokens")[1])
+    num_tokens = sum(run.series("tokens")[1])
     facts = [
-        f"{len(steps)} steps in {duration(run.seconds)}",
-        f"{tokens:,.0f} tokens" if tokens else "",
-        f"{batch['rows_per_step']} rows of {batch['row_tokens']} a step" if batch else "",
+        f"{len(run.steps)} steps in {duration(run.seconds)}",
+        f"{num_tokens:,.0f} tokens" if num_tokens else "",
+        f"{batch['rows_per_step']} rows of {batch['row_tokens']} tokens per step" if batch else "",
         f"learning rate {optim['learning_rate']:g}, {optim['schedule']}" if optim else "",
     ]
-    lead = " · ".join(escape(fact) for fact in facts if fact)
-    return (
-        f'<section id="{escape(run.name)}"><h2>{escape(title_of(run))}{f"<small>{escape(what)}</small>" if what else ""}</h2>'
-        f'<p class="lead">{lead}</p>{_mixture(run)}<div class="charts">{"".join(_charts(run))}</div>{_previews(run)}</section>'
+    return Stage(
+        anchor=anchor,
+        title=title_of(run),
+        purpose=PURPOSES.get(config.get("stage", 0), ""),
+        facts=[fact for fact in facts if fact],
+        mixture=_mixture(run),
+        charts=list(_charts(run)),
+        previews=_previews(run),
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        manifest=_flatten(run.manifest),
     )
 
 
-def _charts(run: Run) -> Iterable[str]:
+def _charts(run: Run) -> Iterator[Chart]:
     shares = _asked_shares(run)
     for kind in KINDS:
         if shares.get(kind) == 0:
             continue
-        label = {"text": "text", "understanding": "understanding", "generation": "pictures"}[kind]
+        label = {"text": "text", "understanding": "understanding", "generation": "images"}[kind]
         yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
     realised = [Series(kind, *_realised(run, kind), kind, shares.get(kind)) for kind in KINDS]
-    yield line_chart(
-        f"{_unit(run).capitalize()} by kind, share of a step", realised, unit=" %", from_zero=True, note="dashed: asked"
-    )
+    title = f"{_unit(run).capitalize()} of each kind, share of a step"
+    yield line_chart(title, realised, unit=" %", from_zero=True, note="dashed: requested")
     yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]
     yield line_chart("Fill of the packed rows", [Series("", steps, percent, "plain")], unit=" %", top=100)
-    yield line_chart("Tokens a second", [Series("", *run.series("tokens_per_s"), "plain")], from_zero=True)
+    yield line_chart("Tokens per second", [Series("", *run.series("tokens_per_s"), "plain")], from_zero=True)
     yield line_chart("Gradient norm before clipping", [Series("", *run.series("grad_norm"), "plain")], from_zero=True)
 
 
@@ -116,44 +180,38 @@ def _realised(run: Run, kind: Kind) -> tuple[list[int], list[float]]:
     return (steps, shares) if any(shares) else ([], [])
 
 
-def _mixture(run: Run) -> str:
-    """Asked and realised ratio over the whole run."""
+def _mixture(run: Run) -> Mixture | None:
+    """Requested and actual ratio over the whole run; None where nothing was requested or counted."""
     asked = _asked_shares(run)
     counts = {kind: sum(run.series(f"{_unit(run)}/{kind}")[1]) for kind in KINDS}
     total = sum(counts.values())
     if not total or not asked:
-        return ""
+        return None
     ratio = run.config["ratio"]
-    names = " : ".join(f'<span class="key {kind}">{kind}</span>' for kind in KINDS)
-    realised = " / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS)
-    return (
-        f'<p class="mixture">{names} = {":".join(str(ratio[kind]) for kind in KINDS)} asked, that is '
-        f"{' / '.join(f'{asked[kind]:.1f}' for kind in KINDS)} %; realised <b>{realised} %</b> of {total:,.0f} {_unit(run)}.</p>"
+    return Mixture(
+        ratio=":".join(str(ratio[kind]) for kind in KINDS),
+        requested=" / ".join(f"{asked[kind]:.1f}" for kind in KINDS),
+        actual=" / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS),
+        total=f"{total:,.0f} {_unit(run)}",
     )
 
 
-def _previews(run: Run) -> str:
-    if not run.previews:
-        return ""
+def _previews(run: Run) -> list[Preview]:
+    """Some of the previews, evenly spread; the last one is among them."""
     stride = max(1, -(-len(run.previews) // MAX_PREVIEWS))
     kept = run.previews[::-1][::stride][::-1]
-    figures = "".join(
-        f"<figure>{picture(path, path.stem)}<figcaption>step {step_of(path):,}</figcaption></figure>" for path in kept
-    )
-    return f'<h3>Previews while training</h3><div class="previews">{figures}</div>'
+    return [
+        Preview(path.stem, f"{step_of(path):,}", image_uri(run.folder, str(path.relative_to(run.folder))))
+        for path in kept
+    ]
 
 
-def setting(runs: list[Run]) -> str:
-    """Configuration and machine of each run, folded."""
-    folded = []
-    for run in runs:
-        config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-        rows = "".join(
-            f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in flatten(run.manifest)
-        )
-        folded.append(
-            f"<details><summary>{escape(title_of(run))}: configuration</summary><pre>{escape(config)}</pre></details>"
-            f"<details><summary>{escape(title_of(run))}: machine, versions, digests</summary>"
-            f'<div class="scroll"><table class="manifest"><tbody>{rows}</tbody></table></div></details>'
-        )
-    return f'<section id="setting"><h2>Configuration and machine</h2>{"".join(folded)}</section>'
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text)."""
+    if isinstance(value, dict):
+        return [
+            pair for key, inner in value.items() for pair in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if isinstance(value, list):
+        return [(prefix, ", ".join(str(item) for item in value))]
+    return [(prefix, str(value))]

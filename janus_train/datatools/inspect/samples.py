@@ -1,105 +1,131 @@
-"""A sample of a row, opened: its pictures as its encoders see them, and its text token by token."""
+"""A sample of a row, opened: its images as its encoders see them, and its text token by token.
+
+Values for the template ``inspect_row.html.j2``.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-from html import escape
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
-from PIL import Image
 
 from janus_train.data.images import generation_pixels
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import BadSample, Document
 from janus_train.datatools.inspect.tokens import Picture, Reader, Text
+from janus_train.report.images import pixels_uri
 
-_BREAKS = re.compile("\n+")
+_BREAKS = re.compile("([^\\n]*)(\\n*)")
 ROLES = {
-    "in": "understanding encoder: the whole picture on grey",
-    "out": "generation encoder: the middle, to be drawn",
+    "in": "understanding encoder: the whole image on grey",
+    "out": "generation encoder: the middle, to be generated",
     "codes_in": "generation encoder: the middle, given as codes",
 }
 
 
-def sample(document: Document, reader: Reader, recipe: Recipe, size: int) -> str:
-    """An article with the sample's source and key, and its pieces in order. ``size``: a picture's side in pixels."""
+@dataclass(frozen=True)
+class Token:
+    """A token as it is shown. ``parts``: (text, number of line breaks after it, what ends the line on the page)."""
+
+    learnt: bool
+    css: str
+    title: str
+    parts: list[tuple[str, int, str]]
+    repeats: int
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """Tokens between two images."""
+
+    tokens: list[Token]
+    is_text: bool = True
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """An image; ``uri`` is None if it is not to be had, ``side`` in pixels."""
+
+    uri: str | None
+    side: int
+    alt: str
+    facts: list[str]
+    num_losses: int
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample's source and key, and its segments in order."""
+
+    kind: str
+    source: str
+    key: str
+    facts: list[str]
+    segments: list[TextSegment | ImageSegment]
+
+
+def sample(document: Document, reader: Reader, recipe: Recipe, size: int) -> Sample:
+    """``size``: the side of an image, in pixels."""
     reference = document.reference
-    piece_of = f" · tokens {reference.piece[0]} to {reference.piece[1]} of a cut text" if reference.piece else ""
-    body, flowing = [], False
-    pieces = list(reader.pieces(document))
-    for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
-        if isinstance(piece, Text) and not flowing:
-            body.append('<p class="tokens">')
-        elif isinstance(piece, Picture) and flowing:
-            body.append("</p>")
-        flowing = isinstance(piece, Text)
-        if isinstance(piece, Picture):
-            body.append(_picture(piece, document, recipe, size))
+    facts = [f"{len(document):,} tokens", f"sample {reference.index} of its source, epoch {reference.epoch}"]
+    if reference.piece:
+        facts.append(f"tokens {reference.piece[0]} to {reference.piece[1]} of a cut text")
+    segments: list[TextSegment | ImageSegment] = []
+    for is_text, pieces in groupby(reader.pieces(document), lambda piece: isinstance(piece, Text)):
+        if is_text:
+            segments.append(TextSegment(_tokens([piece for piece in pieces if isinstance(piece, Text)])))
         else:
-            body.append(_text(piece, isinstance(after, Text) and after.text.startswith("\n")))
-    body.append("</p>" if flowing else "")
-    return (
-        f'<article class="sample"><h4><span class="key {document.kind}">{document.kind}</span> '
-        f"<b>{escape(reference.source)}</b> <code>{escape(reference.key)}</code> "
-        f"<small>{len(document):,} tokens · sample {reference.index} of its source, epoch {reference.epoch}{piece_of}</small></h4>"
-        f"{''.join(body)}</article>"
-    )
+            segments += [_image(piece, document, recipe, size) for piece in pieces if isinstance(piece, Picture)]
+    return Sample(document.kind, reference.source, reference.key, facts, segments)
 
 
-def _text(piece: Text, line_goes_on: bool) -> str:
-    """``<u>`` for what is learnt, ``<s>`` for the rest: short, for there are thousands; the style gives them their looks.
+def _tokens(pieces: list[Text]) -> list[Token]:
+    following: list[Text | None] = [*pieces[1:], None]
+    return [
+        _token(piece, bool(after and after.text.startswith("\n")))
+        for piece, after in zip(pieces, following, strict=True)
+    ]
 
-    Every line break is shown, and of several that follow each other only the last one breaks the line.
-    """
-    shown = _BREAKS.sub(lambda found: "<em>↵</em>" * len(found[0]) + "\n", escape(piece.text)) or "∅"
-    shown = shown.removesuffix("\n") if line_goes_on else shown
+
+def _token(piece: Text, line_goes_on: bool) -> Token:
+    """Every line break is marked, and of several that follow each other only the last one breaks the line."""
+    parts = [(match[1], len(match[2]), "\n" if match[2] else "") for match in _BREAKS.finditer(piece.text) if match[0]]
+    if parts and line_goes_on:
+        text, num_breaks, _ = parts[-1]
+        parts[-1] = (text, num_breaks, "")
     css = " ".join(name for name, on in (("x", piece.special), ("g", piece.image_loss), ("y", piece.beyond)) if on)
-    tag = "u" if piece.learnt else "s"
-    number = f" ×{len(piece.ids)}" if piece.special and len(piece.ids) > 1 else ""
-    title = f' title="{_title(piece)}"' if css else ""
-    return f"<{tag}{f' class={chr(34)}{css}{chr(34)}' if css else ''}{title}>{shown}{number}</{tag}>"
+    repeats = len(piece.ids) if piece.special else 1
+    return Token(piece.learnt, css, _title(piece), parts or [("∅", 0, "")], repeats)
 
 
 def _title(piece: Text) -> str:
-    said = ["special token"] if piece.special else []
-    said += ["predicts the first code: image loss"] if piece.image_loss else []
-    said += ["only the target of the row's last position: the text goes on in another row"] if piece.beyond else []
-    return "; ".join(said)
+    notes = ["special token"] if piece.special else []
+    notes += ["predicts the first code: image loss"] if piece.image_loss else []
+    notes += ["only the target of the row's last position: the text continues in another row"] if piece.beyond else []
+    return "; ".join(notes)
 
 
-def _picture(piece: Picture, document: Document, recipe: Recipe, size: int) -> str:
+def _image(piece: Picture, document: Document, recipe: Recipe, size: int) -> ImageSegment:
     pixels, note = piece.pixels, ""
     if pixels is None:
         pixels, note = _cached(document, piece.number, recipe, size), "codes from the cache"
-    drawn = png(pixels, f"picture {piece.number + 1} of {document.reference.key}") if pixels is not None else ""
     facts = [ROLES[piece.role], f"{piece.tokens} positions", note]
-    loss = (
-        f'<span class="loss">image loss at {piece.losses}: &lt;begin_of_image&gt; and codes 0 to {piece.losses - 2}</span>'
-        if piece.losses
-        else "no loss"
-    )
-    return (
-        f'<figure class="seen{" learnt" if piece.losses else ""}">{drawn}'
-        f"<figcaption>{escape(' · '.join(f for f in facts if f))} · {loss}</figcaption></figure>"
+    return ImageSegment(
+        uri=pixels_uri(pixels) if pixels is not None else None,
+        side=pixels.shape[0] if pixels is not None else size,
+        alt=f"image {piece.number + 1} of {document.reference.key}",
+        facts=[fact for fact in facts if fact],
+        num_losses=piece.losses,
     )
 
 
 def _cached(document: Document, number: int, recipe: Recipe, size: int) -> np.ndarray | None:
-    """The picture behind cached codes, made again for the page; None if the source does not give it."""
+    """The image behind cached codes, made again for the page; None if the source does not give it."""
     _, source = recipe.sources[document.reference.source]
     try:
         return generation_pixels(source[document.reference.index].pictures[number], size)
     except (BadSample, OSError, IndexError):
         return None
-
-
-def png(pixels: np.ndarray, alt: str) -> str:
-    """uint8 (S, S, 3) as an ``<img>`` that holds its data."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    side = pixels.shape[0]
-    small = ' class="small"' if side < 128 else ""
-    return f'<img{small} alt="{escape(alt)}" width="{side}" height="{side}" src="data:image/png;base64,{data}">'

@@ -1,10 +1,13 @@
-"""Packed rows as strips: a box a sample in its kind's colour, its pictures strong, its text pale, its losses underlined."""
+"""Packed rows as strips: a box per sample in its kind's colour, its images strong, its text pale, its losses underlined.
+
+Values for the macros in ``inspect_macros.html.j2``; places and widths are in percent.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from janus_train.data.types import KINDS, Document, Kind, Row
 from janus_train.datatools.inspect.tokens import loss_runs, picture_runs
@@ -13,28 +16,91 @@ MAX_RUNS = 40
 """Runs of losses that are drawn in a sample; the rest, of a very long dialogue, are too narrow to see."""
 
 
-def strip(row: Row, row_tokens: int) -> str:
-    """The whole row; what stays free at its end is hatched."""
-    boxes = [_box(document, row_tokens) for document in row.documents]
+@dataclass(frozen=True)
+class Run:
+    """Positions of a sample, in percent of its box."""
+
+    left: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A sample; ``width`` in percent of the row."""
+
+    kind: str
+    width: float
+    title: str
+    images: list[Run]
+    losses: list[Run]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A whole row; what stays free at its end is hatched."""
+
+    stream: int
+    digest: str
+    fill: str
+    description: str
+    boxes: list[Box]
+
+
+def strip(row: Row, row_tokens: int) -> Strip:
     count = len(row.documents)
-    described = f"row {row.stream}: {count} sample{'s' if count != 1 else ''}, " + ", ".join(
+    description = f"row {row.stream}: {count} sample{'s' if count != 1 else ''}, " + ", ".join(
         f"{d.kind} {len(d)} tokens" for d in row.documents
     )
-    return f'<span class="strip" role="img" aria-label="{escape(described)}">{"".join(boxes)}</span>'
+    fill = f"{100 * row.num_tokens / row_tokens:.1f}"
+    return Strip(row.stream, row.digest, fill, description, [_box(d, row_tokens) for d in row.documents])
 
 
-def _box(document: Document, row_tokens: int) -> str:
-    tokens = len(document)
-    pictures = "".join(_layer("p", run, tokens) for run in picture_runs(document))
-    losses = "".join(_layer("l", run, tokens) for run in loss_runs(document)[:MAX_RUNS])
-    title = f"{document.reference.source} · {document.reference.key} · {tokens} tokens"
-    width = 100 * tokens / row_tokens
-    return f'<i class="{document.kind}" style="width:{width:.3f}%" title="{escape(title)}">{pictures}{losses}</i>'
+def _box(document: Document, row_tokens: int) -> Box:
+    num_tokens = len(document)
+    return Box(
+        kind=document.kind,
+        width=100 * num_tokens / row_tokens,
+        title=f"{document.reference.source} · {document.reference.key} · {num_tokens} tokens",
+        images=[_run(run, num_tokens) for run in picture_runs(document)],
+        losses=[_run(run, num_tokens) for run in loss_runs(document)[:MAX_RUNS]],
+    )
 
 
-def _layer(css: str, run: tuple[int, int], tokens: int) -> str:
+def _run(run: tuple[int, int], num_tokens: int) -> Run:
     start, end = run
-    return f'<b class="{css}" style="left:{100 * start / tokens:.2f}%;width:{100 * (end - start) / tokens:.2f}%"></b>'
+    return Run(100 * start / num_tokens, 100 * (end - start) / num_tokens)
+
+
+EXAMPLE = Strip(
+    0,
+    "",
+    "92.0",
+    "example",
+    [
+        Box("understanding", 44, "understanding", [Run(4, 60)], [Run(64, 36)]),
+        Box("text", 18, "text", [], [Run(0, 100)]),
+        Box("generation", 30, "generation", [Run(35, 62)], [Run(33, 62)]),
+    ],
+)
+"""The strip of the legend."""
+
+
+@dataclass(frozen=True)
+class KindAmount:
+    """How much of a kind there is. Percents of the line; ``requested`` is None where the ratio counts something else."""
+
+    name: str
+    count: str
+    percent: str
+    requested: str | None
+
+
+@dataclass(frozen=True)
+class MixtureLine:
+    """The kinds in samples, or in tokens."""
+
+    unit: str
+    kinds: list[KindAmount]
 
 
 class Mixture:
@@ -49,25 +115,22 @@ class Mixture:
             self.samples[document.kind] += document.share  # type: ignore[assignment] # a Counter takes fractions
             self.tokens[document.kind] += len(document)
 
-    def html(self, shares: Mapping[Kind, float], unit: str) -> str:
-        """A line of samples and one of tokens; ``shares`` are the asked ones of the ``unit`` that the ratio counts."""
-        return "".join(
-            _amounts(name, counts, shares if name == unit else {})
+    def lines(self, shares: Mapping[Kind, float], unit: str) -> list[MixtureLine]:
+        """Samples, then tokens; ``shares`` are the requested ones of the ``unit`` that the ratio counts."""
+        return [
+            MixtureLine(name, _amounts(counts, shares if name == unit else {}))
             for name, counts in (("samples", self.samples), ("tokens", self.tokens))
-        )
+        ]
 
 
-def _amounts(name: str, counts: Mapping[Kind, float], shares: Mapping[Kind, float]) -> str:
-    """``samples: understanding 5 (38 %, asked 40 %) ...`` for the kinds that are asked for or there."""
+def _amounts(counts: Mapping[Kind, float], shares: Mapping[Kind, float]) -> list[KindAmount]:
+    """The kinds that are requested or there."""
     total = sum(counts.values())
-    parts = []
+    amounts = []
     for kind in KINDS:
         count, share = counts.get(kind, 0), shares.get(kind, 0.0)
         if count or share:
-            percent = 100 * count / total if total else 0.0
-            asked = f", asked {100 * share:.0f} %" if shares else ""
             number = f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
-            parts.append(
-                f'<span class="key {kind}">{kind}</span> <b>{number}</b> <small>({percent:.0f} %{asked})</small>'
-            )
-    return f'<p class="mixture">{name}: {" &nbsp; ".join(parts)}</p>'
+            percent = 100 * count / total if total else 0.0
+            amounts.append(KindAmount(kind, number, f"{percent:.0f}", f"{100 * share:.0f}" if shares else None))
+    return amounts

@@ -107,6 +107,16 @@ def test_text_is_there_token_by_token(drawn: Drawn) -> None:
     assert "苹" in html
 
 
+def test_what_reorders_text_is_shown_escaped(random_base: Path, tmp_path: Path) -> None:
+    make_shard(tmp_path / "x.tar", {f"k{n}.json": {"text": f"a\u202eb\x1b[2J {n}"} for n in range(8)})
+    source = {"name": "read", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["x.tar"]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "own", "licence": "none", "sources": [source]}))
+    ratio = ("ratio.understanding=0", "ratio.generation=0")
+    config = config_of("+stage=2", f"data.recipe={tmp_path / 'r.yaml'}", f"init_from={random_base}", *SMALL, *ratio)
+    html = built(open_drawn(config), 1).html()
+    assert "\u202e" not in html and "\x1b" not in html and "\\u202e" in html and "\\x1b" in html
+
+
 def test_a_page_too_large_is_cut_and_says_so(drawn: Drawn) -> None:
     few = built(drawn, 2, max_bytes=1)
     parsed = Parsed(few.html())
@@ -123,7 +133,7 @@ def test_the_asked_ratio_stands_at_what_it_counts(drawn: Drawn) -> None:
     in_tokens = built(replace(drawn, config=config), 1).html()
     for html, asked, other in ((in_samples, "samples", "tokens"), (in_tokens, "tokens", "samples")):
         lines = {m[1]: m[0] for m in re.finditer(r'<p class="mixture">(\w+): .*?</p>', html)}
-        assert "asked 50 %" in lines[asked] and "asked" not in lines[other]
+        assert "requested 50 %" in lines[asked] and "requested" not in lines[other]
 
 
 def test_samples_that_cannot_be_used_are_listed(random_base: Path, tmp_path: Path) -> None:
@@ -150,7 +160,8 @@ def _chromium(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_in_chromium_it_fits_a_phone_and_turns_dark(drawn: Drawn, tmp_path: Path) -> None:
     html = built(drawn).html().replace("<details", "<details open")
     probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ')</script>"
-    (tmp_path / "page.html").write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    html = html.replace("</body>", f"{probe}</body>").replace("http-equiv", "name")  # the page forbids scripts
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
     where = (tmp_path / "page.html").as_uri()
     dom = _chromium("--window-size=390,1600", "--dump-dom", where, folder=tmp_path).stdout
     found = re.search(r"<title>(\d+) (\d+)</title>", dom)
