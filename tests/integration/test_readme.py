@@ -50,7 +50,9 @@ def test_the_python_example(text: str, heading: str, random_base: Path, tmp_path
 
 def project(folder: Path) -> Path:
     """A copy of the project, in which commands may write."""
-    left_out = shutil.ignore_patterns(".git", ".venv", "outputs", "data", ".pytest_cache", "__pycache__", "tests", "site")
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "outputs", "data", ".pytest_cache", "__pycache__", "tests", "site"
+    )
     shutil.copytree(ROOT, folder, ignore=lambda place, names: left_out(place, names) if Path(place) == ROOT else set())
     return folder
 
