@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check base shards install clean
+.PHONY: demo test check docs base shards install clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,12 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documentation as a site in site/. A broken link or a page that is left out of the menu fails it.
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # What `demo` starts from: the shards from their npm packages, and the base from the shards.
 shards: $(INSTALLED)
 	$(BIN)/python data_recipes/demo/build_shards.py
@@ -35,4 +41,4 @@ base: $(INSTALLED)
 	$(BIN)/python data_recipes/demo/make_base.py --out data_recipes/demo/base
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs site

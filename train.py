@@ -4,7 +4,7 @@ accelerate launch train.py +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b|
 accelerate launch train.py +stage=2 model=janus_pro_1b --cfg job      # print the configuration and stop
 
 Exit codes: 0 finished, 1 a mistake or an error, 75 stopped by a signal with a checkpoint, 76 another process is gone or
-hangs. After 75 and 76 the same command goes on (launch/README.md).
+hangs. After 75 and 76 the same command goes on (docs/clusters.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An export in the official layout in the hands of the official code itself, and what that code saves in ours.
 
-It runs where ``JANUS_OFFICIAL_PYTHON`` names an interpreter that can ``import janus.models`` (README: Start from other
-weights, and give yours away); nothing of the official code is in this repository. The encoders are the real ones, as the
+It runs where ``JANUS_OFFICIAL_PYTHON`` names an interpreter that can ``import janus.models`` (docs/checkpoints.md:
+Compared with the official code); nothing of the official code is in this repository. The encoders are the real ones, as the
 official code builds no others, with random weights: some GB in memory and on disk, some minutes.
 """
 

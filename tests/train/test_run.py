@@ -166,7 +166,7 @@ def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path
 
 
 def test_going_back_before_a_spike_leaves_out_the_named_steps_alone(small: Small, tmp_path: Path) -> None:
-    """The procedure of launch/README.md: the checkpoints after step 2 go, and steps 3 and 5 are not trained on."""
+    """The procedure of docs/training.md: the checkpoints after step 2 go, and steps 3 and 5 are not trained on."""
     plan = ("run.checkpoint_every=1", "run.planned_steps=6", "run.keep_checkpoints=9")
     folder = run(small(2, *plan, "run.steps=5"))
     spiked = lines(folder)
