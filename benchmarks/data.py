@@ -34,11 +34,11 @@ from transformers import PreTrainedTokenizerFast
 from janus_train.data.encode import Encoder
 from janus_train.data.image_files import open_image
 from janus_train.data.images import understanding_pixels
-from janus_train.data.order import Order
-from janus_train.data.records import SHARD_FORMATS, open_picture
-from janus_train.data.shard_index import Head, write_heads, write_listing
-from janus_train.data.shard_scan import write_index
-from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.shards.index import Head, write_heads, write_listing
+from janus_train.data.shards.scan import write_index
+from janus_train.data.shuffle import Order
+from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
+from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.templates import get_template
 from janus_train.data.types import Kind, Record, Reference
 from janus_train.paths import ROOT
@@ -174,8 +174,8 @@ def rates(paths: dict[str, Callable[[], Iterator[Any]]], turns: int) -> dict[str
 OPEN = """
 import resource, sys, time
 from pathlib import Path
-from janus_train.data.order import Order
-from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.shuffle import Order
+from janus_train.data.sources.shards import ShardSource, find_tars
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = used(), time.monotonic()
 source = ShardSource(find_tars(Path(sys.argv[1])))

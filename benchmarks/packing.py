@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from janus_train.data.packer import Cut, Item, RowPacker, Unit
+from janus_train.data.packing.best_fit import Cut, Item, RowPacker, Unit
 from janus_train.data.types import Kind
 
 ROW_TOKENS, LOOKAHEAD, MAX_WAIT = 4096, 16, 64

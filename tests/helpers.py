@@ -15,7 +15,7 @@ from PIL import Image
 from janus_train.compose import compose_config
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
-from janus_train.data.shard_scan import write_index
+from janus_train.data.shards.scan import write_index
 from janus_train.data.templates import get_template
 from janus_train.data.types import Document, Kind, Record, Reference
 

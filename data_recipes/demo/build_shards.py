@@ -169,8 +169,8 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def build(packages: Path, out: Path) -> list[Path]:
     """Writes the tars, their indices and the licence into ``out``; returns the paths of all that depends on the data."""
-    from janus_train.data.shard_index import LISTING, write_listing
-    from janus_train.data.shard_scan import write_index
+    from janus_train.data.shards.index import LISTING, write_listing
+    from janus_train.data.shards.scan import write_index
 
     pictures, labels = (open_package(packages, name) for name in PACKAGES)
     entries = list(objects(pictures, labels))

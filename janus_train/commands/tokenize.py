@@ -42,7 +42,7 @@ def tokenize(
       janus-train tokenize data_recipes/stage2.yaml --model models/janus-pro-1b
       torchrun --nproc-per-node 8 -m janus_train.cli tokenize shards/photos --model models/janus-pro-1b
     """
-    from janus_train.data.given import given_data
+    from janus_train.data.data_args import given_data
     from janus_train.datatools.tokenize.share import process_device, process_share
 
     index, number = process_share(process_index, num_processes)

@@ -23,9 +23,9 @@ from janus_train import lifetime
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
-from janus_train.data.packer import Packer, RowPacker
+from janus_train.data.packing.best_fit import Packer, RowPacker
+from janus_train.data.packing.one_per_row import SinglePacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer, Stream
 from janus_train.data.types import Row
 from janus_train.errors import UserError

@@ -20,11 +20,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from janus_train.config import Options, RatioConfig
-from janus_train.data.hf_dataset import HfDatasetSource
 from janus_train.data.scenes import SceneSource
-from janus_train.data.shards import ShardSource, find_tars
-from janus_train.data.sources import ImageFolderSource, JsonlSource
-from janus_train.data.storage import Location, find, locate
+from janus_train.data.sources.hf_dataset import HfDatasetSource
+from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource
+from janus_train.data.sources.shards import ShardSource, find_tars
+from janus_train.data.storage.remote import Location, find, locate
 from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, Record, digest
 from janus_train.errors import UserError, one_line

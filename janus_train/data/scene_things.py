@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_train.data.shards import ShardSource
+from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.data.encode import Encoder
-from janus_train.data.order import Order, stable_hash
-from janus_train.data.packer import Item, Packer
+from janus_train.data.packing.best_fit import Item, Packer
 from janus_train.data.recipe import Recipe, shard_sizes
+from janus_train.data.shuffle import Order, stable_hash
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Document, Kind, Quarantined, Reference, Row
 from janus_train.errors import UserError

@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.shard_index import index_path, read_head, read_listing, write_listing
-from janus_train.data.shard_scan import scan
+from janus_train.data.shards.index import index_path, read_head, read_listing, write_listing
+from janus_train.data.shards.scan import scan
 from janus_train.errors import UserError
 from janus_train.files import write_bytes
 

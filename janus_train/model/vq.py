@@ -24,7 +24,7 @@ from torch import nn
 from transformers import JanusConfig
 from transformers.models.janus import JanusVQVAE
 
-from janus_train.data.cached_codes import CodesOrigin
+from janus_train.data.shards.vq_codes import CodesOrigin
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
 """Images at a time: the first layers of VQ-16 hold 75 MB per activation and image in fp32."""

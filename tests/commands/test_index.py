@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from janus_train.data.shard_index import index_path, read_listing
-from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.shards.index import index_path, read_listing
+from janus_train.data.sources.shards import ShardSource, find_tars
 from tests.helpers import Run, encoded, make_shard, picture
 
 

@@ -14,8 +14,8 @@ from PIL import EpsImagePlugin, Image
 from janus_train.data import image_files
 from janus_train.data.image_files import SAFE_FORMATS, ImageError, ImageTooLarge, load_image, open_image
 from janus_train.data.images import to_rgb
-from janus_train.data.records import SHARD_FORMATS, open_picture
-from janus_train.data.sources import read_picture
+from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
+from janus_train.data.sources.jsonl import read_picture
 from janus_train.data.types import BadSample
 from tests.helpers import encoded
 from tests.hostile_images import HOSTILE, bomb, hostile_bytes, hostile_file, nothing_runs, postscript

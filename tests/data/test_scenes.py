@@ -250,7 +250,7 @@ def test_shards_without_objects_are_refused(tmp_path: Path) -> None:
     import io
     import tarfile
 
-    from janus_train.data.shard_scan import write_index
+    from janus_train.data.shards.scan import write_index
 
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:

@@ -8,7 +8,7 @@ import pytest
 
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, split, streams_of
-from janus_train.data.packer import RowPacker
+from janus_train.data.packing.best_fit import RowPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.streams import Drawer
 from janus_train.data.types import Row

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, streams_of
-from janus_train.data.packer import Packer, RowPacker
+from janus_train.data.packing.best_fit import Packer, RowPacker
+from janus_train.data.packing.one_per_row import SinglePacker
 from janus_train.data.recipe import SourceConfig
-from janus_train.data.single import SinglePacker
 from janus_train.data.streams import Drawer
 from janus_train.data.types import BadSample, Document, Kind, Record, Row
 from tests.helpers import picture

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
-from janus_train.data.packer import RowPacker
+from janus_train.data.packing.best_fit import RowPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.streams import Drawer, Stream
 from janus_train.data.types import Row

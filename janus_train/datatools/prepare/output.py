@@ -20,7 +20,7 @@ from pathlib import Path
 from tarfile import BLOCKSIZE
 from typing import Any
 
-from janus_train.data.shard_index import index_path, write_listing
+from janus_train.data.shards.index import index_path, write_listing
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.samples import EncodedSample, RecordSamples, SkippedRecord
 from janus_train.errors import UserError

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from janus_train.data.shard_index import own_index, write_listing
-from janus_train.data.shard_scan import write_index
+from janus_train.data.shards.index import own_index, write_listing
+from janus_train.data.shards.scan import write_index
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Unit

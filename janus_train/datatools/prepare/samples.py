@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tarfile import BLOCKSIZE
 from typing import Any
 
+from janus_train.datatools.prepare.images import keep
 from janus_train.datatools.prepare.items import InputFormat, Item, SkipRecord, Unit
-from janus_train.datatools.prepare.pictures import keep
 from janus_train.errors import UserError
 
 _NAME_CHARACTERS = 48

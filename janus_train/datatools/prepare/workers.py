@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
-from janus_train.data.shard_scan import write_index
+from janus_train.data.shards.scan import write_index
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.items import InputFormat, Unit
 from janus_train.datatools.prepare.options import PrepareOptions

@@ -21,11 +21,11 @@ from typing import IO
 import numpy as np
 import torch
 
-from janus_train.data.cached_codes import RECORD
 from janus_train.data.images import generation_pixels, to_float
-from janus_train.data.records import SHARD_FORMATS, open_picture
-from janus_train.data.shard_index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest
-from janus_train.data.shard_scan import scan
+from janus_train.data.shards.index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest
+from janus_train.data.shards.scan import scan
+from janus_train.data.shards.vq_codes import RECORD
+from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
 from janus_train.files import sync

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.given import Given
-from janus_train.data.shard_index import ShardIndex, own_index, read_head
-from janus_train.data.shard_swap import Busy, finish_swap, locked, relist, replace_shard
-from janus_train.data.storage import Location
+from janus_train.data.data_args import Given
+from janus_train.data.shards.index import ShardIndex, own_index, read_head
+from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
+from janus_train.data.storage.remote import Location
 from janus_train.data.templates import get_template
 from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_pictures, rewrite
 from janus_train.errors import UserError

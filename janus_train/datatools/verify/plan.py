@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from janus_train.data.given import Given
+from janus_train.data.data_args import Given
 from janus_train.data.recipe import SOURCE_TYPES, Source
-from janus_train.data.shard_index import read_head
-from janus_train.data.shards import ShardSource
-from janus_train.data.storage import Location, file_sizes, open_reader
+from janus_train.data.shards.index import read_head
+from janus_train.data.sources.shards import ShardSource
+from janus_train.data.storage.remote import Location, file_sizes, open_reader
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck

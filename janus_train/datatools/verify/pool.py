@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
 from janus_train.data.recipe import Source
-from janus_train.data.storage import Location
+from janus_train.data.storage.remote import Location
 from janus_train.datatools.verify.check import SampleCheck
 from janus_train.datatools.verify.plan import (
     PieceResult,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from janus_train.cpu import available_cores
-from janus_train.data.given import given_data
+from janus_train.data.data_args import given_data
 from janus_train.datatools.verify.check import lengths_of
 from janus_train.datatools.verify.plan import Problem, plan_verification
 from janus_train.datatools.verify.pool import run_pieces

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from janus_train.data.shards import ShardSource
+from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.data.shards import ShardSource
+from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
 from tests.datatools.prepare.making import fields, make, picture_bytes, samples, skipped, write

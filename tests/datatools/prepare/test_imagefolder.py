@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.data.shards import ShardSource
+from janus_train.data.sources.shards import ShardSource
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
 from tests.datatools.prepare.making import fields, make, picture_bytes, samples, tar_bytes, write, write_tar

@@ -14,8 +14,8 @@ import pytest
 import webdataset
 
 from janus_train import cli
-from janus_train.data.shard_index import index_path
-from janus_train.data.shards import ShardSource
+from janus_train.data.shards.index import index_path
+from janus_train.data.sources.shards import ShardSource
 from janus_train.datatools.prepare import output, run, workers
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.output import Totals

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from janus_train.data.shards import ShardSource
+from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError

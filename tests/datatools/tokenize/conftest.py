@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_train.data.shard_index import write_listing
+from janus_train.data.shards.index import write_listing
 from tests.helpers import encoded, make_shard
 
 

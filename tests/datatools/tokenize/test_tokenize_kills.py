@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.data.shard_index import index_path, read_head, read_listing
-from janus_train.data.shards import ShardSource
+from janus_train.data.shards.index import index_path, read_head, read_listing
+from janus_train.data.sources.shards import ShardSource
 from janus_train.paths import ROOT
 from tests.helpers import Run
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from janus_train.data.shard_index import index_path, write_listing
+from janus_train.data.shards.index import index_path, write_listing
 from janus_train.data.special_tokens import EOS
 from tests.helpers import Run, encoded, make_shard, picture
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import gcd
 
-from janus_train.data.packer import Choice, Item, front_of
+from janus_train.data.packing.best_fit import Choice, Item, front_of
 from janus_train.data.types import Kind
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from janus_train.data.images import to_rgb
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.datatools.prepare import turns
+from janus_train.datatools.prepare.images import keep
 from janus_train.datatools.prepare.inputs import read_file
 from janus_train.datatools.prepare.items import SkipRecord
-from janus_train.datatools.prepare.pictures import keep
 from tests.datatools.prepare.making import picture_bytes
 from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
 

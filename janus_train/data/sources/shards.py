@@ -19,8 +19,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from janus_train.data.records import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
-from janus_train.data.shard_index import (
+from janus_train.data.shards.index import (
     CODES_ENDING,
     PICTURE_ENDINGS,
     Head,
@@ -31,7 +30,8 @@ from janus_train.data.shard_index import (
     read_head,
     read_listing,
 )
-from janus_train.data.storage import (
+from janus_train.data.sources.decode import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
+from janus_train.data.storage.remote import (
     MISSING,
     THREADS,
     Location,

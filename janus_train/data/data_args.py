@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from janus_train.data.recipe import SourceConfig, places_of, read_recipe
-from janus_train.data.shards import find_tars
-from janus_train.data.storage import Location, locate, name_of
+from janus_train.data.sources.shards import find_tars
+from janus_train.data.storage.remote import Location, locate, name_of
 from janus_train.errors import UserError
 from janus_train.paths import resolve
 

@@ -12,8 +12,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from janus_train.data import hf_dataset
-from janus_train.data.hf_dataset import HfDatasetSource
+from janus_train.data.sources import hf_dataset
+from janus_train.data.sources.hf_dataset import HfDatasetSource
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
 from tests.helpers import encoded, picture
@@ -204,7 +204,7 @@ def test_mistakes_are_one_line(data: Dataset, tmp_path: Path) -> None:
 def test_a_parquet_file_that_breaks_under_way_ends_the_run(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("janus_train.data.storage.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("janus_train.data.storage.remote.FIRST_PAUSE_S", 0.0)
     paths = parquet(data, tmp_path)
     source = HfDatasetSource(paths, FIELDS)
     paths[1].write_bytes(paths[1].read_bytes()[:300])

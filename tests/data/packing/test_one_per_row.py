@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.data.packer import Choice, Item
-from janus_train.data.single import SinglePacker, wheel
+from janus_train.data.packing.best_fit import Choice, Item
+from janus_train.data.packing.one_per_row import SinglePacker, wheel
 from janus_train.data.types import KINDS, Kind
 from janus_train.errors import UserError
 from tests.helpers import config_of

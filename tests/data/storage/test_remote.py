@@ -13,10 +13,12 @@ import fsspec
 import pytest
 from torch.utils.data import DataLoader
 
-from janus_train.data import block_cache, shards, storage
-from janus_train.data.shard_index import write_listing
-from janus_train.data.shards import ShardSource, find_tars
-from janus_train.data.storage import file_sizes, find, locate, read_whole, retried
+from janus_train.data.shards.index import write_listing
+from janus_train.data.sources import shards
+from janus_train.data.sources.shards import ShardSource, find_tars
+from janus_train.data.storage import disk_cache as block_cache
+from janus_train.data.storage import remote as storage
+from janus_train.data.storage.remote import file_sizes, find, locate, read_whole, retried
 from janus_train.errors import UserError
 from tests.helpers import encoded, make_shard, picture
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from janus_train.data.image_files import ImageError, read_image_file
-from janus_train.data.packed_text import PackedText
-from janus_train.data.records import FOLDER_FORMATS, fields_of, open_picture
-from janus_train.data.storage import MISSING, Reader, open_reader, retried
+from janus_train.data.shards.string_array import PackedText
+from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, open_picture
+from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data import sources, storage
 from janus_train.data.image_files import read_image_file
 from janus_train.data.recipe import Recipe, SourceConfig
-from janus_train.data.sources import ImageFolderSource, JsonlSource, Lines
+from janus_train.data.sources import jsonl as sources
+from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource, Lines
+from janus_train.data.storage import remote as storage
 from janus_train.data.types import BadSample, Record
 from janus_train.errors import UserError
 from tests.helpers import config_of, encoded, make_shard, picture

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from janus_train.data.shard_index import (
+from janus_train.data.shards.index import (
     LISTING,
     Head,
     ShardIndex,

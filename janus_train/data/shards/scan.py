@@ -12,8 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from janus_train.data.cached_codes import RECORD, UNKNOWN, origin_in
-from janus_train.data.shard_index import (
+from janus_train.data.shards.index import (
     CODES_ENDING,
     FIELD_ENDINGS,
     PICTURE_ENDINGS,
@@ -23,6 +22,7 @@ from janus_train.data.shard_index import (
     member_digest,
     some_of,
 )
+from janus_train.data.shards.vq_codes import RECORD, UNKNOWN, origin_in
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_bytes
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.data.cached_codes import UNKNOWN, CodesOrigin, origin_in
+from janus_train.data.shards.vq_codes import UNKNOWN, CodesOrigin, origin_in
 
 ORIGIN = CodesOrigin("ab" * 32, 384)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_train.data import shards, storage
-from janus_train.data.order import Order
-from janus_train.data.shard_index import Head, index_path, write_heads, write_listing
-from janus_train.data.shards import ShardSource, find_tars
+from janus_train.data.shards.index import Head, index_path, write_heads, write_listing
+from janus_train.data.shuffle import Order
+from janus_train.data.sources import shards
+from janus_train.data.sources.shards import ShardSource, find_tars
+from janus_train.data.storage import remote as storage
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
 from tests.helpers import encoded, make_shard, picture

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from xxhash import xxh3_64_digest
 
-from janus_train.data.packed_text import PackedText
-from janus_train.data.storage import MISSING, Location, folder_of, join, name_of, read_whole, retried
+from janus_train.data.shards.string_array import PackedText
+from janus_train.data.storage.remote import MISSING, Location, folder_of, join, name_of, read_whole, retried
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_text
 

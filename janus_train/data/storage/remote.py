@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from janus_train.data.block_cache import BlockCache, block_cache
+from janus_train.data.storage.disk_cache import BlockCache, block_cache
 from janus_train.errors import UserError, one_line
 
 Location = Path | str

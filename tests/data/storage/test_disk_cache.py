@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data import block_cache
-from janus_train.data.block_cache import BlockCache
+from janus_train.data.storage import disk_cache as block_cache
+from janus_train.data.storage.disk_cache import BlockCache
 from janus_train.errors import UserError
 
 
@@ -135,7 +135,7 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
 WORKER = """
 import sys
 from pathlib import Path
-from janus_train.data import block_cache
+from janus_train.data.storage import disk_cache as block_cache
 block_cache.KEEP_FREE_BYTES = 0
 cache = block_cache.BlockCache(Path(sys.argv[1]), 50_000)
 for round in range(150):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.order import Order, permute, stable_hash
+from janus_train.data.shuffle import Order, permute, stable_hash
 
 
 @given(n=st.integers(1, 300), key=st.integers(0, 2**64 - 1))

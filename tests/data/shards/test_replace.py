@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from janus_train.data import shard_swap
-from janus_train.data.cached_codes import CodesOrigin
-from janus_train.data.shard_index import next_index_path, read_head, read_listing
-from janus_train.data.shard_scan import scan
-from janus_train.data.shard_swap import Busy, finish_swap, locked, relist, replace_shard
-from janus_train.data.shards import ShardSource
+from janus_train.data.shards import replace as shard_swap
+from janus_train.data.shards.index import next_index_path, read_head, read_listing
+from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
+from janus_train.data.shards.scan import scan
+from janus_train.data.shards.vq_codes import CodesOrigin
+from janus_train.data.sources.shards import ShardSource
 from tests.helpers import encoded, make_shard, picture
 
 OPERATIONS = ("os.replace", "write_bytes", "write_heads", "sync")

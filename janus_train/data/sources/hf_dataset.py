@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from janus_train.data.records import FOLDER_FORMATS, open_picture
-from janus_train.data.storage import retried
+from janus_train.data.sources.decode import FOLDER_FORMATS, open_picture
+from janus_train.data.storage.remote import retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError, one_line
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from janus_train.data.image_files import MAX_PIXELS
 from janus_train.data.images import to_rgb
-from janus_train.data.records import (
+from janus_train.data.sources.decode import (
     FOLDER_FORMATS,
     SHARD_FORMATS,
     caption_of,

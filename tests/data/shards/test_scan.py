@@ -12,9 +12,9 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.shard_index import index_path
-from janus_train.data.shard_scan import Scan, scan, write_index
-from janus_train.data.shards import ShardSource
+from janus_train.data.shards.index import index_path
+from janus_train.data.shards.scan import Scan, scan, write_index
+from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
 from tests.helpers import encoded, make_shard, picture
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.shard_index import (
+from janus_train.data.shards.index import (
     Head,
     Member,
     ShardIndex,

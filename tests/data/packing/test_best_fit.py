@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.packing import STAGES, simulate
-from janus_train.data.packer import Choice, Cut, Item, RowPacker, Unit
+from janus_train.data.packing.best_fit import Choice, Cut, Item, RowPacker, Unit
 from janus_train.data.types import Kind
 
 T = 128
