@@ -37,7 +37,7 @@ from janus_train.data.images import understanding_pixels
 from janus_train.data.shards.index import Head, write_heads, write_listing
 from janus_train.data.shards.scan import write_index
 from janus_train.data.shuffle import Order
-from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
+from janus_train.data.sources.decode import SHARD_FORMATS, image_of
 from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.templates import get_template
 from janus_train.data.types import Kind, Record, Reference
@@ -51,7 +51,7 @@ DIRECTIONS: dict[str, tuple[Kind, str, tuple[int, int]]] = {
     "generation": ("generation", "text_to_image", (int(WIDTH / HEIGHT * SIZE), SIZE)),
 }
 SHARDS, SAMPLES_A_SHARD = 10_000, 10_000
-PICTURES_A_TURN = 50
+IMAGES_A_TURN = 50
 
 
 def jpegs(number: int) -> list[bytes]:
@@ -89,14 +89,14 @@ def reduced(width: int, height: int, turns: int = 9) -> str:
     return f"| {width}x{height} | {min(used[False]) / min(used[True]):.1f} | {off.mean():.2f} | {off.max()} |"
 
 
-def write_tars(folder: Path, pictures: list[bytes], a_tar: int = 100) -> None:
-    for start in range(0, len(pictures), a_tar):
+def write_tars(folder: Path, images: list[bytes], a_tar: int = 100) -> None:
+    for start in range(0, len(images), a_tar):
         path = folder / f"{start // a_tar:03d}.tar"
         with tarfile.open(path, "w") as tar:
-            for number, picture in enumerate(pictures[start : start + a_tar], start):
+            for number, image in enumerate(images[start : start + a_tar], start):
                 for ending, data in (
                     ("json", json.dumps({"caption": f"{number}. {CAPTION}"}).encode()),
-                    ("jpg", picture),
+                    ("jpg", image),
                 ):
                     info = tarfile.TarInfo(f"{number:06d}.{ending}")
                     info.size = len(data)
@@ -108,9 +108,9 @@ def write_tars(folder: Path, pictures: list[bytes], a_tar: int = 100) -> None:
 # --------------------------------------------------------------------------------------------- the paths: endless, a picture each
 
 
-def bare(pictures: list[bytes], size: tuple[int, int]) -> Iterator[None]:
+def bare(images: list[bytes], size: tuple[int, int]) -> Iterator[None]:
     while True:
-        for data in pictures:
+        for data in images:
             image = Image.open(io.BytesIO(data))  # noqa: TID251 - Pillow alone is what is measured
             np.asarray(image.resize(size, Image.Resampling.BICUBIC))
             yield
@@ -130,7 +130,7 @@ def webdataset_records(folder: Path) -> Iterator[Record]:
     while True:
         for sample in webdataset.WebDataset(tars, shardshuffle=False):
             key = sample["__key__"]
-            yield Record(key, json.loads(sample["json"]), [open_picture(sample["jpg"], SHARD_FORMATS, key)], [None])
+            yield Record(key, json.loads(sample["json"]), [image_of(sample["jpg"], SHARD_FORMATS, key)], [None])
 
 
 def documents(records: Iterator[Record], encoder: Encoder, kind: Kind, template: str) -> Iterator[None]:
@@ -162,11 +162,11 @@ def rates(paths: dict[str, Callable[[], Iterator[Any]]], turns: int) -> dict[str
         names = list(running)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             start = time.process_time()
-            for _ in range(PICTURES_A_TURN):
+            for _ in range(IMAGES_A_TURN):
                 next(running[name])
             seconds[name].append(time.process_time() - start)
     quiet = max(1, turns // 4)
-    return {name: PICTURES_A_TURN * quiet / sum(sorted(used)[:quiet]) for name, used in seconds.items()}
+    return {name: IMAGES_A_TURN * quiet / sum(sorted(used)[:quiet]) for name, used in seconds.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------- opening
@@ -208,16 +208,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "data_recipes/demo/base")
-    encoder = Encoder(tokenizer, tokens_per_picture=576, image_size=SIZE, system_prompt="")
-    pictures = jpegs(options.pictures)
-    print(f"{len(pictures)} JPEGs of {WIDTH}x{HEIGHT}, {sum(map(len, pictures)) / len(pictures) / 1000:.0f} KB each\n")
+    encoder = Encoder(tokenizer, tokens_per_image=576, image_size=SIZE, system_prompt="")
+    images = jpegs(options.images)
+    print(f"{len(images)} JPEGs of {WIDTH}x{HEIGHT}, {sum(map(len, images)) / len(images) / 1000:.0f} KB each\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_tars(folder, pictures)
+        write_tars(folder, images)
         print("| direction | path | pictures a second and core | of bare | of webdataset |\n|---|---|---|---|---|")
         for direction, (kind, template, size) in DIRECTIONS.items():
             paths: dict[str, Callable[[], Iterator[Any]]] = {
-                "bare": lambda size=size: bare(pictures, size),  # type: ignore[misc]
+                "bare": lambda size=size: bare(images, size),  # type: ignore[misc]
                 "whole path": lambda k=kind, t=template: documents(our_records(folder), encoder, k, t),  # type: ignore[misc]
                 "webdataset": lambda k=kind, t=template: documents(webdataset_records(folder), encoder, k, t),  # type: ignore[misc]
             }

@@ -43,8 +43,8 @@ def padded(samples: Sequence[Document], image_size: int) -> Padded:
         rows = [np.pad(array.astype(np.int64), (0, T - len(array)), constant_values=value) for array in arrays]
         return torch.from_numpy(np.stack(rows))
 
-    def stacked(pictures: list[np.ndarray]) -> torch.Tensor:
-        tensors = [torch.from_numpy(to_float(picture)) for picture in pictures]
+    def stacked(images: list[np.ndarray]) -> torch.Tensor:
+        tensors = [torch.from_numpy(to_float(image)) for image in images]
         return torch.stack(tensors) if tensors else torch.zeros(0, 3, image_size, image_size)
 
     return Padded(

@@ -18,7 +18,7 @@ from janus_train.data.packing.best_fit import Cut, Item, RowPacker, Unit
 from janus_train.data.types import Kind
 
 ROW_TOKENS, LOOKAHEAD, MAX_WAIT = 4096, 16, 64
-PICTURE = 578
+IMAGE = 578
 STAGES: dict[int, dict[Kind, float]] = {
     1: {"understanding": 0.25, "generation": 0.75},
     2: {"understanding": 0.2, "text": 0.3, "generation": 0.5},
@@ -41,9 +41,9 @@ def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
         return max(5, min(most, int(rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
 
     return {
-        "understanding": lambda: PICTURE + log_normal(150, 0.6, ROW_TOKENS - PICTURE),
+        "understanding": lambda: IMAGE + log_normal(150, 0.6, ROW_TOKENS - IMAGE),
         "text": lambda: log_normal(800, 0.8, 2 * ROW_TOKENS),
-        "generation": lambda: PICTURE + log_normal(60, 0.6, 300),
+        "generation": lambda: IMAGE + log_normal(60, 0.6, 300),
     }
 
 

@@ -46,13 +46,13 @@ def documents(config: Config, count: int, seed: int) -> list[Document]:
 
 def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Document:
     model, T = config.model, config.batch.row_tokens
-    P, S = model.tokens_per_picture, model.image_size
+    P, S = model.tokens_per_image, model.image_size
     numbers = np.random.default_rng(rng.getrandbits(32))
     mean, sigma = MEANS[kind] * T / PAPER_ROW, SIGMA[kind]
     most = T if kind == "text" else T - P - 2
     words = max(3, min(most, int(rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
-    picture = 0 if kind == "text" else P + 2
-    n = words + picture
+    image_tokens = 0 if kind == "text" else P + 2
+    n = words + image_tokens
     ids = numbers.integers(0, model.text.vocab_size, n)
     labels, modality, image = np.full(n, IGNORE), np.full(n, TEXT, np.uint8), np.zeros(n, bool)
     pixels = numbers.integers(0, 256, (S, S, 3), dtype=np.uint8)

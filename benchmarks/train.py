@@ -108,7 +108,7 @@ class HeadsEverywhere(PackedJanus):
             losses,
             batch.text_target_is_understanding,
             batch.num_understanding_targets,
-            cross_entropies(image, codes[batch.image_loss_pictures].flatten()),
+            cross_entropies(image, codes[batch.image_loss_images].flatten()),
         )
 
 
@@ -129,8 +129,8 @@ class Bench:
         torch.manual_seed(0)
         with device:
             self.janus = build(config.model)
-        pictures = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
-        made = encode_images(self.janus.model.vqmodel, torch.stack(pictures).to(device))
+        images = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
+        made = encode_images(self.janus.model.vqmodel, torch.stack(images).to(device))
         self.samples = with_codes(samples, made.cpu().numpy())
         self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
 
@@ -153,7 +153,7 @@ class Bench:
         rows = packed(samples, T)
         size = max(1, self.micro_tokens // T) if flat else 1
         return [
-            collate(rows[i : i + size], model.tokens_per_picture, model.image_size, fixed_tokens=T if fixed else None)
+            collate(rows[i : i + size], model.tokens_per_image, model.image_size, fixed_tokens=T if fixed else None)
             for i in range(0, len(rows), size)
         ]
 

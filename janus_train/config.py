@@ -84,8 +84,8 @@ class ModelConfig(Options):
     name: str
     image_size: Positive
     """Side of a picture to look at, in pixels."""
-    generation_size: Positive | None
-    """Side of a picture to draw, None: ``image_size``. Both encoders have to come to the same grid."""
+    generation_image_size: Positive
+    """Side of an image to generate; null in YAML: ``image_size``. Both encoders have to come to the same grid."""
     adaptor_depth: Positive
     system_prompt: str
     """Put before conversations about pictures, as the official code does; may be empty."""
@@ -103,22 +103,25 @@ class ModelConfig(Options):
     """Folder with the pretrained base (VQ tokenizer, vision encoder, LLM, tokenizer); None: ``init_from`` must name one."""
 
     @property
-    def tokens_per_picture(self) -> int:
+    def tokens_per_image(self) -> int:
         return (self.image_size // self.vision.patch_size) ** 2
 
-    @property
-    def picture_out_size(self) -> int:
-        return self.generation_size or self.image_size
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("generation_image_size", 0) is None:
+            return values | {"generation_image_size": values.get("image_size")}
+        return values
 
     @model_validator(mode="after")
     def _grids_agree(self) -> ModelConfig:
         vq_stride = 2 ** (len(self.vq.channel_multiplier) - 1)
         side = self.image_size // self.vision.patch_size  # SigLIP-so400m leaves 6 of 384 pixels to no patch of 14
-        if self.picture_out_size != side * vq_stride:
+        if self.generation_image_size != side * vq_stride:
             raise ValueError(
                 f"one grid for both encoders is needed: image_size {self.image_size}, vision.patch_size "
                 f"{self.vision.patch_size}, VQ stride {vq_stride}"
-                f" with pictures to draw of {self.picture_out_size}, {side * vq_stride} would fit"
+                f" with pictures to draw of {self.generation_image_size}, {side * vq_stride} would fit"
             )
         return self
 

@@ -50,7 +50,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
-    return Encoder(tokenizer, tokens_per_picture=64, image_size=64, system_prompt="")
+    return Encoder(tokenizer, tokens_per_image=64, image_size=64, system_prompt="")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def config_of(*overrides: str) -> Config:
     return compose_config(list(overrides))
 
 
-def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (80, 60)) -> Image.Image:
+def plain_image(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (80, 60)) -> Image.Image:
     return Image.new("RGB", size, colour)
 
 

@@ -19,7 +19,7 @@ from tests.test_report import make_run
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
 
-def test_generate_writes_pictures(run, random_base, tmp_path):
+def test_generate_writes_images(run, random_base, tmp_path):
     out = tmp_path / "new" / "pictures"
     words = (
         "generate",
@@ -38,11 +38,11 @@ def test_generate_writes_pictures(run, random_base, tmp_path):
     code, printed, _ = run(*words)
     assert code == 0
     assert printed.split() == [str(out / name) for name in ("000-7.png", "000-8.png", "001-9.png", "001-10.png")]
-    pictures = [np.asarray(Image.open(path), int) for path in printed.split()]
-    assert all(abs(pictures[n] - pictures[m]).max() > 9 for n in range(4) for m in range(n))
+    images = [np.asarray(Image.open(path), int) for path in printed.split()]
+    assert all(abs(images[n] - images[m]).max() > 9 for n in range(4) for m in range(n))
     with Image.open(out / "grid.png") as grid:
         assert grid.size == (128, 128)  # a row a prompt
-        assert np.array_equal(np.asarray(grid, int)[64:, :64], pictures[2])
+        assert np.array_equal(np.asarray(grid, int)[64:, :64], images[2])
     told = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
     assert told[2] == {
         "prompt": "a red apple",
@@ -59,7 +59,7 @@ def test_generate_writes_pictures(run, random_base, tmp_path):
     words = ("generate", random_base, "--prompts-file", tmp_path / "prompts.txt", "--num-images", 1, "--seed", 8)
     assert run(*words, "--out", tmp_path / "again")[0] == 0
     with Image.open(tmp_path / "again/000-8.png") as again:
-        assert np.array_equal(np.asarray(again, int), pictures[1]), "a picture depends on prompt and seed alone"
+        assert np.array_equal(np.asarray(again, int), images[1]), "a picture depends on prompt and seed alone"
     code, _, told = run(*words, "--out", out)
     assert code == 2 and told.count("\n") == 1 and "holds files already" in told
     code, _, told = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_generate_from_a_picture_and_words(run, random_base, tmp_path):
+def test_generate_from_a_image_and_words(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     words = ("generate", random_base, "--prompt", "make it red", "--num-images", 1, "--out", tmp_path / "out")
     code, printed, _ = run(*words, "--image", tmp_path / "blue.png", "--guidance", 2)
@@ -132,10 +132,10 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
     monkeypatch.setattr("builtins.input", read)
     seen = []
 
-    def answering(_, __, messages, pictures, ___):
+    def answering(_, __, messages, images, ___):
         if messages[-1]["content"] == "far too long":
             raise UserError("it does not fit")
-        seen.append(([m["content"] for m in messages], len(pictures)))
+        seen.append(([m["content"] for m in messages], len(images)))
         yield from ("Ye", "s.")
 
     monkeypatch.setattr("janus_train.infer.load.stream_answer", answering)

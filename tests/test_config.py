@@ -111,9 +111,9 @@ def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
     validate(printed)  # and it is a configuration that runs
 
 
-def test_pictures_have_576_tokens() -> None:
-    assert config_of("+stage=1", "model=janus_pro_1b").model.tokens_per_picture == 576
-    assert config_of("+stage=1").model.tokens_per_picture == 64
+def test_images_have_576_tokens() -> None:
+    assert config_of("+stage=1", "model=janus_pro_1b").model.tokens_per_image == 576
+    assert config_of("+stage=1").model.tokens_per_image == 64
 
 
 @pytest.mark.parametrize("stage", (1, 2, 3))

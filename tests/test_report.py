@@ -80,7 +80,7 @@ def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
     return folder
 
 
-def make_evaluation(folder: Path, num_pictures: int = 12) -> Path:
+def make_evaluation(folder: Path, num_images: int = 12) -> Path:
     """An evaluation's folder, with invented numbers."""
     (folder / "pictures").mkdir(parents=True)
     rng = random.Random(0)
@@ -111,11 +111,11 @@ def make_evaluation(folder: Path, num_pictures: int = 12) -> Path:
         "text": {"n": 100, "tokens": 2100, "perplexity": 2.34},
     }
     (folder / "results.json").write_text(json.dumps(results))
-    pictures, answers = [], []
-    for n in range(num_pictures):
+    images, answers = [], []
+    for n in range(num_images):
         for end in ("", "-true"):
             Image.new("RGB", (64, 64), (20 * n % 256, 90, 120)).save(folder / f"pictures/{n:04d}{end}.png")
-        pictures.append(
+        images.append(
             {
                 "prompt": f"Prompt {n}: a dog face on the left, on a <red> background.",
                 "picture": f"pictures/{n:04d}.png",
@@ -133,7 +133,7 @@ def make_evaluation(folder: Path, num_pictures: int = 12) -> Path:
                 "picture": f"pictures/{n:04d}-true.png",
             }
         )
-    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pictures))
+    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in images))
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
     return folder
 
@@ -313,7 +313,7 @@ def test_a_share_that_is_not_a_number_is_named_and_never_gets_into_a_style(tmp_p
 
 
 def test_control_and_bidirectional_characters_are_shown_escaped(tmp_path):
-    folder = make_evaluation(tmp_path / "only", num_pictures=1)
+    folder = make_evaluation(tmp_path / "only", num_images=1)
     answer = {"sort": "x", "question": "two\nlines", "answer": "a\x1b[2Jb\u202ec\ud800", "expected": "", "right": True}
     (folder / "answers.jsonl").write_text(json.dumps(answer) + "\n")
     page = Page(build(folder).read_text(encoding="utf-8"))
@@ -321,7 +321,7 @@ def test_control_and_bidirectional_characters_are_shown_escaped(tmp_path):
 
 
 def test_images_outside_the_folder_are_not_read(tmp_path):
-    folder = make_evaluation(tmp_path / "evaluation", num_pictures=1)
+    folder = make_evaluation(tmp_path / "evaluation", num_images=1)
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8), (1, 2, 3)).save(secret)
     (folder / "link.png").symlink_to(secret)
@@ -340,7 +340,7 @@ def test_images_outside_the_folder_are_not_read(tmp_path):
 
 
 def test_an_evaluation_may_be_reached_by_a_link(tmp_path):
-    make_evaluation(tmp_path / "real", num_pictures=2)
+    make_evaluation(tmp_path / "real", num_images=2)
     (tmp_path / "link").symlink_to("real")
     assert "no image" not in Page(build(tmp_path / "link").read_text(encoding="utf-8")).text
 

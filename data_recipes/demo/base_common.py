@@ -52,9 +52,9 @@ class Progress:
         return time.monotonic() - self.start
 
 
-def to_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+def to_tensor(images: list[Image.Image]) -> torch.Tensor:
     """uint8 (N, 3, S, S)."""
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([np.asarray(p) for p in images])).permute(0, 3, 1, 2)
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().div(127.5).sub(1.0)
 
 
-class Pictures:
+class Images:
     """Training pictures in a fixed order: three scenes, then one class picture."""
 
     def __init__(self, size: int):
@@ -72,7 +72,7 @@ class Pictures:
     def batch(self, step: int, count: int) -> torch.Tensor:
         """uint8 (count, 3, S, S)."""
         indices = range(step * count, (step + 1) * count)
-        return to_tensor([(self.classes if i % 4 == 3 else self.scenes)[i].pictures[0] for i in indices])
+        return to_tensor([(self.classes if i % 4 == 3 else self.scenes)[i].images[0] for i in indices])
 
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:

@@ -23,7 +23,7 @@ from janus_train.data.scenes import BACKGROUNDS, UNIT, Library, Scene, class_sce
 
 PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)
-PICTURES = 32  # a step
+IMAGES = 32  # a step
 
 
 class Labels:
@@ -83,7 +83,7 @@ def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torc
 def training_batch(objects: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
     """Three quarters scenes of the training split, one quarter class pictures."""
     drawn = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         if number % 4 == 3:
             drawn.append(class_scene(objects.things[rng.integers(len(objects.things))]))
         else:

@@ -22,12 +22,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from base_common import Figures, Pictures, Progress, Schedule, scenes, to_float
+from base_common import Figures, Images, Progress, Schedule, scenes, to_float
 from torch import nn
 
 from janus_train.model.vq import decode_codes, encode_images
 
-CODES_BATCH, PICTURES_BATCH = 16, 8
+CODES_BATCH, IMAGES_BATCH = 16, 8
 PEAK = 2e-3
 LOCALITY = 0.4
 """Weight of the loss that asks a cell's latent to be the same among other neighbours and in another place (`recomposed`)."""
@@ -202,7 +202,7 @@ def recomposed(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tupl
 def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
     """First phase. Stores the unit-norm codebook in ``vq.quantize``."""
     stride = 2 ** (len(vq.decoder.up) - 1)
-    pictures = Pictures(size)
+    images = Images(size)
     head = Head(vq.decoder.mid.block_2.conv2.out_channels, stride)
     model = nn.ModuleList([vq, head]).train().to(memory_format=torch.channels_last)
     start_residuals(vq)
@@ -214,7 +214,7 @@ def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
     free, seen = int(steps * FREE), []
     for step in range(steps):
         schedule.apply(optimizer, step)
-        pixels = to_float(pictures.batch(step, CODES_BATCH))
+        pixels = to_float(images.batch(step, CODES_BATCH))
         latents = flat_latents(vq, pixels)
         quantised, commitment, locality = latents, torch.zeros(()), torch.zeros(())
         if free - 10 <= step < free:
@@ -248,16 +248,16 @@ def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
     return {"codes: steps": steps, "codes: seconds": round(progress.seconds), "codebook perplexity": book.perplexity}
 
 
-def train_pictures(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8) -> Figures:
+def train_images(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8) -> Figures:
     """Second phase: the decoder from frozen codes; the last level's blocks join after ``whole_from`` of the steps."""
-    pictures = Pictures(size)
+    images = Images(size)
     stride = 2 ** (len(vq.decoder.up) - 1)
     trained = nn.ModuleList([vq.post_quant_conv, vq.decoder]).train()
     optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     schedule, progress = Schedule(PEAK, steps), Progress("vq pictures", steps)
     for step in range(steps):
         schedule.apply(optimizer, step)
-        pixels = to_float(pictures.batch(10**6 + step, PICTURES_BATCH))
+        pixels = to_float(images.batch(10**6 + step, IMAGES_BATCH))
         ids = encode_images(vq, pixels).flatten()
         latent = as_grid(vq.quantize.embedding.weight.detach()[ids], pixels, stride)
         made = draw(vq.decoder, vq.post_quant_conv(latent), whole=step >= whole_from * steps)

@@ -124,13 +124,13 @@ def plain(text: str) -> str:
     return text.replace("\u2019", "'").strip()
 
 
-def shrink(picture: bytes) -> Image.Image:
+def shrink(data: bytes) -> Image.Image:
     """The picture at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
-    image = open_image(picture).convert("RGBA").convert("RGBa")
+    image = open_image(data).convert("RGBA").convert("RGBa")
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
 
 
-def objects(pictures: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def objects(images: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     """Yields (key, fields, webp) of every object that has a picture, in emojibase's order."""
     english = json.loads(labels["en/data.json"])
     chinese = {entry["hexcode"]: entry for entry in json.loads(labels["zh/data.json"])}
@@ -140,7 +140,7 @@ def objects(pictures: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tu
     for entry in sorted((e for e in english if e.get("group") in GROUPS), key=lambda e: e["order"]):
         name, key = plain(entry["label"]), entry["hexcode"].lower()
         candidates = (key, f"{key}-fe0f", key.replace("-fe0f", ""))
-        found = next((c for c in candidates if f"assets/{c}.webp" in pictures), None)
+        found = next((c for c in candidates if f"assets/{c}.webp" in images), None)
         if found is None or name.endswith(CLOCK_FACES):
             continue
         translated = chinese[entry["hexcode"]]
@@ -154,7 +154,7 @@ def objects(pictures: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tu
             "hexcode": entry["hexcode"],
         }
         stream = io.BytesIO()
-        shrink(pictures[f"assets/{found}.webp"]).save(stream, "WEBP", lossless=True, quality=75, method=4)
+        shrink(images[f"assets/{found}.webp"]).save(stream, "WEBP", lossless=True, quality=75, method=4)
         yield key, fields, stream.getvalue()
 
 
@@ -172,8 +172,8 @@ def build(packages: Path, out: Path) -> list[Path]:
     from janus_train.data.shards.index import LISTING, write_listing
     from janus_train.data.shards.scan import write_index
 
-    pictures, labels = (open_package(packages, name) for name in PACKAGES)
-    entries = list(objects(pictures, labels))
+    images, labels = (open_package(packages, name) for name in PACKAGES)
+    entries = list(objects(images, labels))
     names = [fields["class_name"] for _, fields, _ in entries]
     assert len(set(names)) == len(names), "two objects share a name"
     out.mkdir(parents=True, exist_ok=True)

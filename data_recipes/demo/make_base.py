@@ -26,7 +26,7 @@ from base_common import Figures
 from base_llm import evaluate_llm, texts, train_llm
 from base_tokenizer import train_tokenizer
 from base_vision import evaluate_vision, train_vision
-from base_vq import evaluate_vq, train_codes, train_pictures
+from base_vq import evaluate_vq, train_codes, train_images
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -79,7 +79,7 @@ def train(
     torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
     if part == "vq":
         figures = train_codes(janus.model.vqmodel, config.image_size, steps["codes"])
-        return figures | train_pictures(janus.model.vqmodel, config.image_size, steps["pictures"])
+        return figures | train_images(janus.model.vqmodel, config.image_size, steps["pictures"])
     if part == "vision":
         return train_vision(janus.model.vision_model, config.image_size, steps["vision"], seed)
     return train_llm(janus, tokenizer, steps["llm"])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Device, Images, Model, Precision, load, open_picture
+from janus_train.commands.options import Device, Images, Model, Precision, load, open_image_option
 from janus_train.errors import UserError
 
 
@@ -37,7 +37,7 @@ def chat(
     """
     if any(not text.strip() for text in prompt or []):
         raise UserError("--prompt is empty: ask something")
-    images = [open_picture(path) for path in image or []]
+    images = [open_image_option(path) for path in image or []]
     loaded = load(model, device, precision)
     from janus_train.data.prompt_format import with_places
 

@@ -19,7 +19,7 @@ from janus_train.commands.options import (
     Temperature,
     check_finite,
     load,
-    open_picture,
+    open_image_option,
 )
 from janus_train.commands.terminal import count_bar
 from janus_train.targets import check_new_folder
@@ -59,7 +59,7 @@ def generate(
     prompts = collect_prompts(prompt or [], prompts_file)
     check_finite(guidance, temperature)
     check_new_folder(out)
-    images = [open_picture(path) for path in image or []]
+    images = [open_image_option(path) for path in image or []]
     loaded = load(model, device, precision)
     from janus_train.infer.generate_folder import generate_folder
 

@@ -100,7 +100,7 @@ def check_finite(guidance: float | None, temperature: float | None) -> None:
             raise UserError(f"--{name} {value} is not a finite number")
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image_option(path: Path) -> Image.Image:
     """The picture, read whole. Raises `UserError` if there is none, or the file is not one."""
     from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
 

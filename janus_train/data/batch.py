@@ -35,11 +35,11 @@ class Batch:
     understanding_pixels: torch.Tensor  # (Nu, 3, S, S) float32 in -1..1
     feature_positions: torch.Tensor  # (Nu * P,) int64
     generation_pixels: torch.Tensor  # (Nv, 3, S, S) float32 in -1..1
-    uncached_pictures: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
+    uncached_images: torch.Tensor  # (Nv,) int64, indices into Ng: those that `generation_pixels` shows
     cached_codes: torch.Tensor  # (Ng, P) int64, -1 where the encoder has to make them
     code_positions: torch.Tensor  # (Ng * P,) int64
     image_loss_positions: torch.Tensor  # (No * P,) int64
-    image_loss_pictures: torch.Tensor  # (No,) int64, indices into Ng
+    image_loss_images: torch.Tensor  # (No,) int64, indices into Ng
 
     @property
     def num_loss_tokens(self) -> int:
@@ -60,18 +60,18 @@ class Batch:
 
 def collate(
     rows: Sequence[Row],
-    tokens_per_picture: int,
+    tokens_per_image: int,
     image_size: int,
-    picture_out_size: int | None = None,
+    generation_image_size: int | None = None,
     fixed_tokens: int | None = None,
 ) -> Batch:
     """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no picture.
 
-    ``picture_out_size``: S of pictures to draw, if it is another. ``fixed_tokens``: T, the tokens that a row can hold; then
+    ``generation_image_size``: S of pictures to draw, if it is another. ``fixed_tokens``: T, the tokens that a row can hold; then
     the sequence's shape is that of full rows, whatever they hold: behind the documents stand some of token 0, without loss.
     """
     documents: list[Document] = [document for row in rows for document in row.documents]
-    P, S, S_out = tokens_per_picture, image_size, picture_out_size or image_size
+    P, S, S_out = tokens_per_image, image_size, generation_image_size or image_size
     lengths = [len(document) for document in documents]
     labels = np.concatenate([document.labels for document in documents])
     modality = np.concatenate([document.modality for document in documents])
@@ -106,7 +106,7 @@ def collate(
         generation_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_out])  # type: ignore[arg-type]
         if pixels_out
         else torch.zeros(0, 3, S_out, S_out),
-        uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
+        uncached_images=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.from_numpy(
             np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])  # (Ng, P)
             if cached
@@ -116,7 +116,7 @@ def collate(
         image_loss_positions=torch.from_numpy(
             np.flatnonzero(np.concatenate([document.image_targets for document in documents]))
         ),
-        image_loss_pictures=torch.from_numpy(np.flatnonzero(np.asarray(with_loss, bool)).astype(np.int64)),
+        image_loss_images=torch.from_numpy(np.flatnonzero(np.asarray(with_loss, bool)).astype(np.int64)),
     )
 
 

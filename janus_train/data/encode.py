@@ -57,19 +57,19 @@ class Encoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        tokens_per_picture: int,
+        tokens_per_image: int,
         image_size: int,
         system_prompt: str,
         reduced_jpeg: bool = False,
-        picture_out_size: int | None = None,
+        generation_image_size: int | None = None,
     ):
         self.reduced_jpeg = reduced_jpeg
         self.tokenizer = tokenizer
         self.special = SpecialTokens.of(tokenizer)
         self.speakers = speakers(tokenizer)
-        self.tokens_per_picture = tokens_per_picture
+        self.tokens_per_image = tokens_per_image
         self.image_size = image_size
-        self.picture_out_size = picture_out_size or image_size
+        self.generation_image_size = generation_image_size or image_size
         self.system_prompt = system_prompt
         self._longest_token = max(map(len, tokenizer.get_vocab()))
         """In characters, or more: byte-level tokenizers write a byte as a character."""
@@ -185,11 +185,11 @@ class Encoder:
 
     def _length(self, pieces: Sequence[_Piece]) -> int:
         """Their number of tokens."""
-        return sum(len(piece.ids) if isinstance(piece, _Tokens) else self.tokens_per_picture + 2 for piece in pieces)
+        return sum(len(piece.ids) if isinstance(piece, _Tokens) else self.tokens_per_image + 2 for piece in pieces)
 
     def _document(self, pieces: Sequence[_Piece], kind: Kind, reference: Reference, *, can_cut: bool) -> Document:
         """BOS, then the pieces; see `Document` for what each array means."""
-        P, special = self.tokens_per_picture, self.special
+        P, special = self.tokens_per_image, self.special
         runs: list[Sequence[int] | np.ndarray] = [[special.bos]]  # of ids that have modality and loss in common
         modality, losses = [TEXT], [False]
         length, drawn_at = 1, []
@@ -209,13 +209,13 @@ class Encoder:
             modality += [TEXT, IMAGE_FEATURE if piece.role == "image_in" else IMAGE_CODE, TEXT]
             losses += [False] * 3
             if piece.role == "image_in":
-                assert piece.picture is not None
-                understanding.append(understanding_pixels(piece.picture, self.image_size, reduced=self.reduced_jpeg))
+                assert piece.image is not None
+                understanding.append(understanding_pixels(piece.image, self.image_size, reduced=self.reduced_jpeg))
                 continue
             if piece.codes is None:
                 # the generation encoder sees the cropped image, never the one padded with grey
-                assert piece.picture is not None
-                generation.append(generation_pixels(piece.picture, self.picture_out_size))
+                assert piece.image is not None
+                generation.append(generation_pixels(piece.image, self.generation_image_size))
             else:
                 if piece.codes.shape != (P,):
                     raise BadSample(f"cached codes have shape {piece.codes.shape}, the model takes ({P},)")
@@ -249,24 +249,24 @@ class Encoder:
 
     # -- inference: the same strings, up to where the model goes on
 
-    def generation_prompt_ids(self, prompt: str, num_pictures: int = 0) -> list[int]:
+    def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:
         """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
-        return [*self._prompt_ids(generation_prompt(prompt), num_pictures), self.special.begin_of_image]
+        return [*self._prompt_ids(generation_prompt(prompt), num_images), self.special.begin_of_image]
 
-    def chat_prompt_ids(self, messages: list[dict[str, str]], num_pictures: int) -> list[int]:
+    def chat_prompt_ids(self, messages: list[dict[str, str]], num_images: int) -> list[int]:
         """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
         looks = any(PLACEHOLDER in message["content"] for message in messages)
-        return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_pictures)
+        return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_images)
 
-    def _prompt_ids(self, prompt: str, num_pictures: int) -> list[int]:
+    def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:
         """BOS and the prompt, each placeholder in it grown to P between a picture's marks."""
         first, *rest = prompt.split(PLACEHOLDER)
-        if len(rest) != num_pictures:
-            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_pictures} pictures are given")
-        special, picture = self.special, [self.special.placeholder] * self.tokens_per_picture
+        if len(rest) != num_images:
+            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} pictures are given")
+        special, image = self.special, [self.special.placeholder] * self.tokens_per_image
         ids = [special.bos, *self.ids(first)]
         for piece in rest:
-            ids += [special.begin_of_image, *picture, special.end_of_image, *self.ids(piece)]
+            ids += [special.begin_of_image, *image, special.end_of_image, *self.ids(piece)]
         return ids
 
 

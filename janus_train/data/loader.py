@@ -45,11 +45,11 @@ def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
     model = config.model
     return Encoder(
         tokenizer,
-        model.tokens_per_picture,
+        model.tokens_per_image,
         model.image_size,
         model.system_prompt,
         reduced_jpeg=config.data.jpeg == "reduced",
-        picture_out_size=model.picture_out_size,
+        generation_image_size=model.generation_image_size,
     )
 
 
@@ -216,5 +216,5 @@ class RowLoader:
     def micro_batches(self, rows: list[Row]) -> list[Batch]:
         """A step's rows as micro-batches, in order."""
         encoder, size = self.encoder, self._micro_rows
-        shape = encoder.tokens_per_picture, encoder.image_size, encoder.picture_out_size, self._fixed_tokens
+        shape = encoder.tokens_per_image, encoder.image_size, encoder.generation_image_size, self._fixed_tokens
         return [collate(rows[i : i + size], *shape) for i in range(0, len(rows), size)]

@@ -51,9 +51,9 @@ def generation_prompt(prompt: str) -> str:
     return full_turn(USER, prompt) + open_turn(ASSISTANT)
 
 
-def with_places(text: str, num_pictures: int) -> str:
+def with_places(text: str, num_images: int) -> str:
     """The text with placeholders for pictures that it gives no place: before it, a line each."""
-    return f"{PLACEHOLDER}\n" * (num_pictures - text.count(PLACEHOLDER)) + text
+    return f"{PLACEHOLDER}\n" * (num_images - text.count(PLACEHOLDER)) + text
 
 
 def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:

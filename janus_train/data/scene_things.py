@@ -132,18 +132,18 @@ class Library:
         record = self._source[number]
         f = record.fields
         try:
-            if len(record.pictures) != 1:
+            if len(record.images) != 1:
                 raise KeyError("picture")
             texts = [f[name] for name in ("class_name", "class_name_zh", "group", "subgroup")]
             return Thing(number, texts[0], texts[1], tuple(f["tags"]), tuple(f["tags_zh"]), texts[2], texts[3])
         except KeyError as missing:
             raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {missing.args[0]}") from None
 
-    def picture(self, number: int, side: int) -> Image.Image:
+    def image(self, number: int, side: int) -> Image.Image:
         """The thing's picture, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
         found = self._sized.get((number, side))
         if found is None:
-            whole = self._source[number].pictures[0].convert("RGBA")
+            whole = self._source[number].images[0].convert("RGBA")
             # Premultiplied while scaling: transparent pixels have no colour to give.
             found = whole.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
             self._sized[number, side] = found

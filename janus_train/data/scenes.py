@@ -99,9 +99,9 @@ def draw_scene(objects: Library, rng: np.random.Generator, split: str) -> Scene:
 def _paste(ground: Image.Image, objects: Library, placed: Placed) -> None:
     scale = ground.width / UNIT
     side = round(placed.side * scale)
-    picture = objects.picture(placed.thing.number, side)
+    image = objects.image(placed.thing.number, side)
     corner = (round(placed.x * scale - side / 2), round(placed.y * scale - side / 2))
-    ground.paste(picture, corner, picture)
+    ground.paste(image, corner, image)
 
 
 def render(scene: Scene, objects: Library, size: int = UNIT) -> Image.Image:
@@ -152,8 +152,8 @@ class SceneSource:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        fields, pictures = self._make(self._rng(index), index)
-        return Record(f"{self.view}-{self.split}-{index:06d}", fields, pictures)
+        fields, images = self._make(self._rng(index), index)
+        return Record(f"{self.view}-{self.split}-{index:06d}", fields, images)
 
     def scene(self, index: int) -> Scene:
         """The scene behind a record of the views scene, conversation and draw."""
@@ -171,8 +171,8 @@ class SceneSource:
 
     def _class(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         thing = self._thing(index)
-        picture = render(class_scene(thing), self.objects, self.size)
-        return {"class_name": thing.name, "caption": class_caption(thing)}, [picture]
+        image = render(class_scene(thing), self.objects, self.size)
+        return {"class_name": thing.name, "caption": class_caption(thing)}, [image]
 
     def _scene(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         scene = draw_scene(self.objects, rng, self.split)

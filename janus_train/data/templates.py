@@ -109,10 +109,10 @@ def conversation(record: Record) -> list[Segment]:
     turns = record.fields.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadSample("field 'conversations' is missing, empty or no list")
-    images = iter(zip(record.pictures, record.codes or [None] * len(record.pictures), strict=True))
+    images = iter(zip(record.images, record.codes or [None] * len(record.images), strict=True))
     places = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
-    if places != len(record.pictures):
-        raise BadSample(f"{places} placeholders but {len(record.pictures)} pictures")
+    if places != len(record.images):
+        raise BadSample(f"{places} placeholders but {len(record.images)} pictures")
     segments: list[Segment] = []
     for number, turn in enumerate(turns):
         role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
@@ -139,7 +139,7 @@ def _user_turn(content: str, images: _Images) -> list[Segment]:
     first, *rest = full_turn(USER, content).split(PLACEHOLDER)
     segments = [Segment("text", first)]
     for words in rest:
-        segments += [Segment("image_in", picture=next(images)[0]), Segment("text", words)]
+        segments += [Segment("image_in", image=next(images)[0]), Segment("text", words)]
     return segments
 
 
@@ -150,7 +150,7 @@ def _assistant_turn(content: str, images: _Images) -> list[Segment]:
     for number, words in enumerate(full_turn(ASSISTANT, content).removeprefix(begin).split(PLACEHOLDER)):
         if number > 0:
             image, codes = next(images)
-            segments.append(Segment("image_out", picture=image, codes=codes))
+            segments.append(Segment("image_out", image=image, codes=codes))
         if words.removesuffix(EOS).strip():
             segments.append(Segment("text", words, loss=True))
         elif words.endswith(EOS):
@@ -230,15 +230,15 @@ def _text(record: Record, name: str) -> str:
 
 
 def _image(record: Record) -> tuple[Image.Image, np.ndarray | None]:
-    if len(record.pictures) != 1:
-        raise BadSample(f"{len(record.pictures)} pictures where the template takes 1")
-    return record.pictures[0], (record.codes[0] if record.codes else None)
+    if len(record.images) != 1:
+        raise BadSample(f"{len(record.images)} pictures where the template takes 1")
+    return record.images[0], (record.codes[0] if record.codes else None)
 
 
 def _image_in(record: Record) -> Segment:
-    return Segment("image_in", picture=_image(record)[0])
+    return Segment("image_in", image=_image(record)[0])
 
 
 def _image_out(record: Record) -> Segment:
     image, codes = _image(record)
-    return Segment("image_out", picture=image, codes=codes)
+    return Segment("image_out", image=image, codes=codes)

@@ -51,7 +51,7 @@ class Record:
 
     key: str
     fields: dict[str, Any]
-    pictures: list[Image.Image] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
     codes: list[np.ndarray | None] = field(default_factory=list)
 
 
@@ -71,7 +71,7 @@ class Segment:
     role: Role
     text: str = ""
     loss: bool = False
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
     codes: np.ndarray | None = None
 
 

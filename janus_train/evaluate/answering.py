@@ -33,11 +33,11 @@ def evaluate_answers(
     """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
     objects = library(tuple(shards))
     scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
-    pictures = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    images = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
     asked = [(number, *one) for number, scene in enumerate(scenes) for one in ask(scene, options.seed + number)]
     asked = asked[: options.num_questions]
     requests = [
-        ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [pictures[number]])
+        ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [images[number]])
         for number, _, question, _ in asked
     ]
     answers = answer(
@@ -52,7 +52,7 @@ def evaluate_answers(
     for (number, sort, question, expected), given in zip(asked, answers, strict=True):
         path = f"pictures/asked-{number:04d}.png"
         if not (out / path).is_file():
-            pictures[number].save(out / path)
+            images[number].save(out / path)
         right = normalised(given) == normalised(expected)
         lines.append(
             {"sort": sort, "question": question, "answer": given, "expected": expected, "right": right, "picture": path}

@@ -104,13 +104,13 @@ class Detector:
     def num_objects(self) -> int:
         return len(self.objects.things)
 
-    def detect(self, picture: Image.Image) -> Detection:
-        picture = picture.convert("RGB")
-        if picture.size != (UNIT, UNIT):
-            picture = picture.resize((UNIT, UNIT), Image.Resampling.BOX)
-        pixels = np.asarray(picture, np.float32)  # (64, 64, 3)
+    def detect(self, image: Image.Image) -> Detection:
+        image = image.convert("RGB")
+        if image.size != (UNIT, UNIT):
+            image = image.resize((UNIT, UNIT), Image.Resampling.BOX)
+        pixels = np.asarray(image, np.float32)  # (64, 64, 3)
         ground = border_colour(pixels)
-        calm = np.asarray(picture.filter(ImageFilter.BoxBlur(1)), np.float32)
+        calm = np.asarray(image.filter(ImageFilter.BoxBlur(1)), np.float32)
         mask = np.linalg.norm(calm - ground, axis=-1) > DIFFERS
         layout = LAYOUTS[int(self._explains(mask).argmax())]
         background = nearest_background(ground)
@@ -127,7 +127,7 @@ class Detector:
         """How likely each cell is covered: the mean over all objects' opaque pixels, at each slot."""
         cover = np.zeros((UNIT, UNIT), np.float32)
         for slot in layout:
-            opaque = [np.asarray(self.objects.picture(n, slot.side))[..., 3] > 127 for n in range(self.num_objects)]
+            opaque = [np.asarray(self.objects.image(n, slot.side))[..., 3] > 127 for n in range(self.num_objects)]
             top, left = round(slot.y - slot.side / 2), round(slot.x - slot.side / 2)
             cover[top : top + slot.side, left : left + slot.side] = np.mean(opaque, axis=0)
         return np.clip(_cells(cover), DOUBT, 1 - DOUBT)
@@ -157,7 +157,7 @@ class Detector:
         rows = []
         for number in range(self.num_objects):
             canvas = Image.new("RGBA", (side + 2 * MARGIN,) * 2)
-            canvas.paste(self.objects.picture(number, side), (MARGIN, MARGIN))
+            canvas.paste(self.objects.image(number, side), (MARGIN, MARGIN))
             rows.append(np.asarray(canvas.convert("RGBa").filter(ImageFilter.GaussianBlur(BLUR)), np.float32))
         return np.stack(rows)
 
@@ -182,12 +182,12 @@ def nearest_background(colour: np.ndarray) -> str | None:
     return best if far[best] <= PALETTE_LIMIT else None
 
 
-def _small(pictures: np.ndarray) -> np.ndarray:
+def _small(images: np.ndarray) -> np.ndarray:
     """(N, side, side, 3) -> (N, values): large ones at half the size, which finds the same objects in a quarter of the time."""
-    side = pictures.shape[1]
+    side = images.shape[1]
     if side >= LARGE and side % 2 == 0:
-        pictures = pictures.reshape(len(pictures), side // 2, 2, side // 2, 2, 3).mean(axis=(2, 4))
-    return pictures.reshape(len(pictures), -1)
+        images = images.reshape(len(images), side // 2, 2, side // 2, 2, 3).mean(axis=(2, 4))
+    return images.reshape(len(images), -1)
 
 
 def _cells(values: np.ndarray) -> np.ndarray:

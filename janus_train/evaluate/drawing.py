@@ -14,7 +14,7 @@ from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
 from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
 from janus_train.evaluate.common import Options, Progress, counter
 from janus_train.evaluate.detector import detector_of
-from janus_train.evaluate.grid import picture_grid
+from janus_train.evaluate.grid import image_grid
 from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_images
@@ -22,7 +22,7 @@ from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
 from janus_train.model.vq import decode_codes, encode_images
 
-GRID_PICTURES = 24
+GRID_IMAGES = 24
 
 
 def prompt_of(scene: Scene, number: int) -> str:
@@ -63,7 +63,7 @@ def evaluate_drawing(
         )
         report("judge", number + 1, len(scenes))
     write_json_lines(out / "pictures.jsonl", lines)
-    picture_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_PICTURES]).save(out / "grid.png")
+    image_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_IMAGES]).save(out / "grid.png")
     return _generation_measures(scenes, judged, objects), detector.num_objects
 
 
@@ -81,10 +81,10 @@ def _draw(loaded: LoadedModel, prompts: Sequence[str], options: Options, report:
     )
 
 
-def round_trips(loaded: LoadedModel, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+def round_trips(loaded: LoadedModel, images: Sequence[Image.Image]) -> list[Image.Image]:
     """The pictures through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
     size, device = loaded.encoder.image_size, loaded.janus.lm_head.weight.device
-    pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in pictures])  # (N, 3, S, S)
+    pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in images])  # (N, 3, S, S)
     vqmodel = loaded.janus.model.vqmodel
     with inference(loaded.janus):
         decoded = decode_codes(vqmodel, encode_images(vqmodel, pixels.to(device)))  # (N, S, S, 3)

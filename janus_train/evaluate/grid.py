@@ -11,7 +11,7 @@ SIDE, GAP, BETWEEN, LINES, LINE, FONT = 128, 16, 2, 3, 15, 12
 PAPER, INK, EDGE = (255, 255, 255), (40, 44, 50), (226, 224, 218)
 
 
-def picture_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns: int = 4) -> Image.Image:
+def image_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns: int = 4) -> Image.Image:
     """(prompt, drawn, true) a cell: drawn on the left, true on the right, the prompt below in at most `LINES` lines."""
     columns = min(columns, len(cells))
     width, height = 2 * SIDE + BETWEEN, SIDE + 4 + LINES * LINE
@@ -21,8 +21,8 @@ def picture_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns:
     for number, (prompt, drawn, true) in enumerate(cells):
         x, y = GAP + number % columns * (width + GAP), GAP + number // columns * (height + GAP)
         draw.rectangle((x - 1, y - 1, x + width, y + SIDE), EDGE)  # or white pictures had no border
-        for place, picture in enumerate((drawn, true)):
-            scaled = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        for place, image in enumerate((drawn, true)):
+            scaled = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(scaled, (x + place * (SIDE + BETWEEN), y))
         for line, text in enumerate(wrap(prompt, width, font)[:LINES]):
             draw.text((x, y + SIDE + 4 + line * LINE), text, INK, font)

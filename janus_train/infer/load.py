@@ -102,7 +102,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
     tokens = tokens_per_image(janus)
-    encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, picture_out_size=out_size)
+    encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, generation_image_size=out_size)
     return LoadedModel(folder.path, janus, encoder)
 
 

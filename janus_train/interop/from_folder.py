@@ -40,7 +40,7 @@ def _described(config: JanusConfig) -> dict[str, Any]:
     heads = text.num_attention_heads
     return {
         "image_size": vision.image_size,
-        "generation_size": generation_image_size(config),
+        "generation_image_size": generation_image_size(config),
         "adaptor_depth": vision.depth,
         "text": {
             "hidden_size": text.hidden_size,

@@ -69,7 +69,7 @@ def transformers_config(
             image_size=config.image_size,
             projection_dim=text.hidden_size,
             depth=config.adaptor_depth,
-            num_image_tokens=config.tokens_per_picture,
+            num_image_tokens=config.tokens_per_image,
         ),
         vq_config=JanusVQVAEConfig(
             **{**vq.model_dump(), "channel_multiplier": list(vq.channel_multiplier)},

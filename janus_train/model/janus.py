@@ -53,7 +53,7 @@ class PackedJanus(nn.Module):
             text_losses,
             batch.text_target_is_understanding,
             batch.num_understanding_targets,
-            cross_entropies(image_logits, codes_NP[batch.image_loss_pictures].flatten()),
+            cross_entropies(image_logits, codes_NP[batch.image_loss_images].flatten()),
         )
 
     def text_loss(self, hidden_LD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,10 +66,10 @@ class PackedJanus(nn.Module):
 
     def codes(self, batch: Batch) -> torch.Tensor:
         """Code ids (Ng, P): the cached ones, and the VQ encoder's for the images that have none."""
-        if not len(batch.uncached_pictures):
+        if not len(batch.uncached_images):
             return batch.cached_codes
         made = encode_images(self.janus.model.vqmodel, batch.generation_pixels)  # (Nv, P)
-        return batch.cached_codes.index_copy(0, batch.uncached_pictures, made)
+        return batch.cached_codes.index_copy(0, batch.uncached_images, made)
 
     def embeddings(self, batch: Batch, codes_NP: torch.Tensor) -> torch.Tensor:
         """What the language model reads (L, D): text, with features and codes in their places."""

@@ -72,7 +72,7 @@ def activations(
     norms_train = "language_model" in trained  # and the text head
     trained = (*trained, *(peft.parts if peft else ()))
     flows = gradient_flow(trained)
-    text, P = model.text, model.tokens_per_picture
+    text, P = model.text, model.tokens_per_image
     D, L, s, c = text.hidden_size, content.tokens, widths.stream, widths.compute
     llm = "language_model" in trained
     layers = text.num_hidden_layers * flows["language_model"]
@@ -140,7 +140,7 @@ def _encoder(model: ModelConfig, widths: Widths) -> float:
 
 def _adaptors(model: ModelConfig, trained: Collection[Part], content: Workload, widths: Widths) -> float:
     """Inputs of the layers that train, inputs of their activations, and the rows put into the sequence."""
-    P, D, c = model.tokens_per_picture, model.text.hidden_size, widths.compute
+    P, D, c = model.tokens_per_image, model.text.hidden_size, widths.compute
     hidden = model.adaptor_depth - 1
     total = 0.0
     for part, images, width, before in (

@@ -79,7 +79,7 @@ def flops_by_part(
 
 def _vectors(model: ModelConfig, content: Workload) -> dict[FlopsPart, float]:
     """How many a part's linear layers meet: tokens, loss positions, or the tokens of images."""
-    P = model.tokens_per_picture
+    P = model.tokens_per_image
     return {
         "language_model": content.tokens,
         "image_head": content.image_targets,
@@ -127,7 +127,7 @@ class _Product:
 
 
 def _forward(model: ModelConfig, content: Workload) -> dict[FlopsPart, list[_Product]]:
-    text, vision, P = model.text, model.vision, model.tokens_per_picture
+    text, vision, P = model.text, model.vision, model.tokens_per_image
     D, width = text.hidden_size, vision.hidden_size
     head = D // text.num_attention_heads
     layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
@@ -153,7 +153,7 @@ def _mlp(rows: float, widths: Sequence[int]) -> list[_Product]:
 
 def _vision_layers(model: ModelConfig, images: float) -> list[_Product]:
     """Each image's tokens see all of them, so attention is whole, not causal."""
-    vision, P = model.vision, model.tokens_per_picture
+    vision, P = model.vision, model.tokens_per_image
     width, inner = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
     linear = 2 * P * (4 * width * width + 2 * width * inner)
     layers = images * vision.num_hidden_layers

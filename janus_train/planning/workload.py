@@ -64,7 +64,7 @@ def workload_of_batch(batch: Batch) -> Workload:
         image_targets=batch.image_loss_positions.numel(),
         understanding_images=len(batch.understanding_pixels),
         generation_images=len(batch.cached_codes),
-        uncached_images=len(batch.uncached_pictures),
+        uncached_images=len(batch.uncached_images),
     )
 
 
@@ -76,7 +76,7 @@ TEXT = 800
 
 def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) -> dict[Kind, Workload]:
     """An assumed mean sample of each kind; a text longer than a row is cut to it."""
-    P = model.tokens_per_picture
+    P = model.tokens_per_image
 
     def sample(n: int, **counts: float) -> Workload:
         return Workload(tokens=n, causal_pairs=n * (n + 1) / 2, **counts)

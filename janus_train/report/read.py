@@ -49,7 +49,7 @@ class Evaluation:
 
     folder: Path
     results: dict[str, Any]
-    pictures: list[Line]
+    images: list[Line]
     answers: list[Line]
 
 
@@ -103,6 +103,6 @@ def _read_evaluation(folder: Path) -> Evaluation | None:
     return Evaluation(
         folder=folder,
         results=json.loads(results.read_text(encoding="utf-8")),
-        pictures=read_json_lines(folder / "pictures.jsonl"),
+        images=read_json_lines(folder / "pictures.jsonl"),
         answers=read_json_lines(folder / "answers.jsonl"),
     )

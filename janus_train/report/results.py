@@ -149,7 +149,7 @@ def images_of(evaluation: Evaluation) -> list[GeneratedImage]:
             truth=image_uri(evaluation.folder, line["true_picture"]),
             verdicts=[(name, bool(right)) for name, right in line.get("right", {}).items()],
         )
-        for line in evaluation.pictures[:MAX_IMAGES]
+        for line in evaluation.images[:MAX_IMAGES]
     ]
 
 

@@ -69,7 +69,7 @@ def load_trainable(
             local_folder(config.init_from, "init_from=")
     start = find_start(config, run_dir, state.state)
     janus, tokenizer, new_parts = load_start(config, start)
-    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.picture_out_size))
+    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.generation_image_size))
     frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
     if state.state == "resume":
         check_frozen(run_dir, start, frozen)

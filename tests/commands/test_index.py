@@ -10,7 +10,7 @@ import webdataset
 
 from janus_train.data.shards.index import index_path, read_listing
 from janus_train.data.sources.shards import ShardSource, find_tars
-from tests.helpers import Run, encoded, make_shard, picture
+from tests.helpers import Run, encoded, make_shard, plain_image
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_tars_that_others_wrote(run: Run, tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
         for i in range(3):
             writer.write(
-                {"__key__": f"s{i}", "jpg": encoded(picture(), "JPEG"), "txt": f"dog {i}", "cls": i, "pyd": [i]}
+                {"__key__": f"s{i}", "jpg": encoded(plain_image(), "JPEG"), "txt": f"dog {i}", "cls": i, "pyd": [i]}
             )
-        writer.write({"__key__": "alone", "jpg": encoded(picture(), "JPEG")})
+        writer.write({"__key__": "alone", "jpg": encoded(plain_image(), "JPEG")})
     code, said, noted = run(tmp_path)
     assert code == 0 and said.endswith("shards.json: 1 tars, 3 samples\n")
     assert noted.splitlines() == [
@@ -69,7 +69,7 @@ def test_tars_that_others_wrote(run: Run, tmp_path: Path) -> None:
         "note: 1 keys have neither .json nor .txt: these samples are left out",
     ]
     source = ShardSource([tmp_path / "x.tar"])
-    assert source[2].fields == {"caption": "dog 2"} and source[2].pictures[0].size == (80, 60)
+    assert source[2].fields == {"caption": "dog 2"} and source[2].images[0].size == (80, 60)
 
 
 def test_one_damaged_tar_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def script():
     return module
 
 
-def test_every_object_has_its_fields_and_a_picture() -> None:
+def test_every_object_has_its_fields_and_a_image() -> None:
     source = ShardSource(TARS)
     assert len(source) == 825
     names = set()
@@ -38,8 +38,8 @@ def test_every_object_has_its_fields_and_a_picture() -> None:
         record = source[index]
         names.add(record.fields["class_name"])
         assert set(record.fields) == {"class_name", "tags", "class_name_zh", "tags_zh", "group", "subgroup", "hexcode"}
-        assert record.pictures[0].size == (64, 64)
-        assert record.pictures[0].convert("RGBA").getchannel("A").getextrema()[1] == 255
+        assert record.images[0].size == (64, 64)
+        assert record.images[0].convert("RGBA").getchannel("A").getextrema()[1] == 255
     assert len(names) == 825
     assert not any("\u2019" in name or "+" in name or "@" in name for name in names)
 
@@ -61,10 +61,10 @@ def test_scaling_takes_no_colour_from_transparent_pixels() -> None:
     """A red disc whose transparent surroundings are stored green stays red to its edge."""
     import io
 
-    picture = Image.new("RGBA", (256, 256), (0, 255, 0, 0))
-    picture.paste((255, 0, 0, 255), (64, 64, 191, 191))
+    image = Image.new("RGBA", (256, 256), (0, 255, 0, 0))
+    image.paste((255, 0, 0, 255), (64, 64, 191, 191))
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     small = script().shrink(stream.getvalue())
     assert all(g < 8 for r, g, b, a in small.getdata() if a > 16)
 

@@ -16,7 +16,7 @@ from janus_train.data.prompt_format import chat_prompt, generation_prompt
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record
-from tests.helpers import document_of, picture
+from tests.helpers import document_of, plain_image
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())
 P = 64
@@ -27,11 +27,11 @@ def encode(
     template: str,
     kind: Kind,
     fields: dict[str, Any],
-    pictures: int = 0,
+    images: int = 0,
     dropout: float = 0.0,
     cut: float = 0.0,
 ) -> Document:
-    record = Record("k", fields, [picture((40 * i, 0, 0)) for i in range(pictures)], [None] * pictures)
+    record = Record("k", fields, [plain_image((40 * i, 0, 0)) for i in range(images)], [None] * images)
     return document_of(encoder, record, template, kind, dropout=dropout, cut=cut)
 
 
@@ -43,7 +43,7 @@ def trained_text(encoder: Encoder, document: Document) -> str:
     return encoder.tokenizer.decode(document.labels[document.labels != IGNORE].tolist())
 
 
-PICTURE = f"{BEGIN_OF_IMAGE}[P]{END_OF_IMAGE}"
+IMAGE = f"{BEGIN_OF_IMAGE}[P]{END_OF_IMAGE}"
 
 
 def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
@@ -87,13 +87,13 @@ def test_janus_1_3b_trains_on_the_prompts_that_it_is_asked_with(words_encoder: E
     ("template", "kind", "fields", "pictures", "whole", "trained"),
     [
         ("text", "text", {"text": "A dog."}, 0, f"A dog.{EOS}", f"A dog.{EOS}"),
-        ("image_caption", "understanding", {"caption": "a dog"}, 1, f"{PICTURE}a dog{EOS}", f"a dog{EOS}"),
+        ("image_caption", "understanding", {"caption": "a dog"}, 1, f"{IMAGE}a dog{EOS}", f"a dog{EOS}"),
         (
             "image_describe",
             "understanding",
             {"caption": "a dog"},
             1,
-            f"{PICTURE}Describe the image in detail.a dog{EOS}",
+            f"{IMAGE}Describe the image in detail.a dog{EOS}",
             f"a dog{EOS}",
         ),
         (
@@ -101,17 +101,17 @@ def test_janus_1_3b_trains_on_the_prompts_that_it_is_asked_with(words_encoder: E
             "understanding",
             {"question": "What?", "answer": "Two."},
             1,
-            f"{PICTURE}What?Two.{EOS}",
+            f"{IMAGE}What?Two.{EOS}",
             f"Two.{EOS}",
         ),
-        ("class_to_image", "generation", {"class_name": "dog"}, 1, f"dog{PICTURE}", ""),
-        ("text_to_image", "generation", {"caption": "a dog. Big."}, 1, f"a dog. Big.{PICTURE}", ""),
+        ("class_to_image", "generation", {"class_name": "dog"}, 1, f"dog{IMAGE}", ""),
+        ("text_to_image", "generation", {"caption": "a dog. Big."}, 1, f"a dog. Big.{IMAGE}", ""),
     ],
 )
 def test_templates(
-    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int, whole: str, trained: str
+    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], images: int, whole: str, trained: str
 ) -> None:
-    document = encode(encoder, template, kind, fields, pictures)
+    document = encode(encoder, template, kind, fields, images)
     assert text_of(encoder, document) == BOS + whole
     assert trained_text(encoder, document) == trained
 
@@ -126,7 +126,7 @@ def test_conversation_is_the_chat_template_with_loss_on_answers_alone(encoder: E
     document = encode(encoder, "conversation", "understanding", fields, 1)
     [case] = [c for c in PROMPTS if c["name"] == "understanding_sft_two_turns"]
     official = chat_prompt(case["messages"], "")
-    assert text_of(encoder, document) == BOS + official.replace(PLACEHOLDER, PICTURE)
+    assert text_of(encoder, document) == BOS + official.replace(PLACEHOLDER, IMAGE)
     assert trained_text(encoder, document) == f" A red apple.{EOS} One.{EOS}"
 
 
@@ -144,7 +144,7 @@ def test_contents_lose_the_white_space_around_them_as_in_the_official_code(encod
     assert ids[0] == ids[1]
 
 
-def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_picture(encoder: Encoder) -> None:
+def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_image(encoder: Encoder) -> None:
     short = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1)
     long = encode(encoder, "conversation", "generation", conversation("a red apple", PLACEHOLDER), 1)
     for name in ("input_ids", "labels", "modality", "image_targets"):
@@ -153,7 +153,7 @@ def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_picture(en
     assert (dropped.input_ids == encoder.special.pad).sum() == len(encoder.generation_prompt_ids("a red apple")) - 2
 
 
-def test_system_prompt_comes_with_pictures_to_look_at_only(encoder: Encoder) -> None:
+def test_system_prompt_comes_with_images_to_look_at_only(encoder: Encoder) -> None:
     strict = Encoder(encoder.tokenizer, P, 64, "Be kind.")
     looks = encode(strict, "conversation", "understanding", conversation(f"{PLACEHOLDER}What?", "A dog."), 1)
     assert text_of(strict, looks).startswith(f"{BOS}Be kind.\n\n{USER}: ")
@@ -183,7 +183,7 @@ def test_begin_of_image_predicts_code_0_and_nothing_is_shifted_twice(encoder: En
     assert text.labels[:-1].tolist() == text.input_ids[1:].tolist() and text.labels[-1] == IGNORE
 
 
-def test_modality_tells_understanding_from_generation_pictures(encoder: Encoder) -> None:
+def test_modality_tells_understanding_from_generation_images(encoder: Encoder) -> None:
     fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
     document = encode(encoder, "conversation", "generation", fields, 2)
     assert (document.modality == IMAGE_FEATURE).sum() == P and (document.modality == IMAGE_CODE).sum() == P
@@ -192,7 +192,7 @@ def test_modality_tells_understanding_from_generation_pictures(encoder: Encoder)
     assert document.codes_have_loss == [True]
 
 
-def test_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> None:
+def test_the_vq_encoder_sees_the_cropped_image(encoder: Encoder) -> None:
     wide = {"caption": "a dog"}
     drawn = encode(encoder, "text_to_image", "generation", wide, 1).generation_pixels[0]
     seen = encode(encoder, "image_caption", "understanding", wide, 1).understanding_pixels[0]
@@ -200,8 +200,8 @@ def test_the_vq_encoder_sees_the_cropped_picture(encoder: Encoder) -> None:
     assert (seen[0, 0] == 127).all() and not (drawn == 127).any()
 
 
-def test_cached_codes_replace_the_picture(encoder: Encoder) -> None:
-    record = Record("k", {"caption": "a dog"}, [picture()], [np.arange(P)])
+def test_cached_codes_replace_the_image(encoder: Encoder) -> None:
+    record = Record("k", {"caption": "a dog"}, [plain_image()], [np.arange(P)])
     document = document_of(encoder, record, "text_to_image", "generation")
     assert document.generation_pixels == [None] and document.codes[0].tolist() == list(range(P))  # type: ignore[union-attr]
     record.codes[0] = np.arange(9)
@@ -239,15 +239,15 @@ def test_guidance_dropout_keeps_bos_and_begin_of_image_and_the_length(
         ("conversation", "generation", conversation("Draw a dog.", f"Here: {PLACEHOLDER}"), 1),
     ],
 )
-def test_guidance_dropout_touches_nothing_but_prompts_of_pictures(
-    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], pictures: int
+def test_guidance_dropout_touches_nothing_but_prompts_of_images(
+    encoder: Encoder, template: str, kind: Kind, fields: dict[str, Any], images: int
 ) -> None:
-    whole = encode(encoder, template, kind, fields, pictures)
-    dropped = encode(encoder, template, kind, fields, pictures, dropout=1.0)
+    whole = encode(encoder, template, kind, fields, images)
+    dropped = encode(encoder, template, kind, fields, images, dropout=1.0)
     assert (whole.input_ids == dropped.input_ids).all() and encoder.special.pad not in dropped.input_ids
 
 
-def test_guidance_dropout_of_an_editing_sample_takes_words_and_picture(encoder: Encoder) -> None:
+def test_guidance_dropout_of_an_editing_sample_takes_words_and_image(encoder: Encoder) -> None:
     """As generation compares with: the same length, pad between the first token and the drawn picture's begin."""
     fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
     whole = encode(encoder, "conversation", "generation", fields, 2)
@@ -262,13 +262,13 @@ def test_guidance_dropout_of_an_editing_sample_takes_words_and_picture(encoder: 
 
 
 def test_guidance_dropout_and_first_sentence_come_as_often_as_asked(encoder: Encoder) -> None:
-    record = Record("k", {"caption": "A dog. It is big."}, [picture()], [np.arange(P)])
+    record = Record("k", {"caption": "A dog. It is big."}, [plain_image()], [np.arange(P)])
     documents = [
         document_of(encoder, record, "text_to_image", "generation", dropout=0.1, cut=0.25, seed=seed)
         for seed in range(2000)
     ]
     dropped = sum(encoder.special.pad in document.input_ids for document in documents)
-    cut = sum(text_of(encoder, document) == f"{BOS}A dog.{PICTURE}" for document in documents)
+    cut = sum(text_of(encoder, document) == f"{BOS}A dog.{IMAGE}" for document in documents)
     assert abs(dropped / 2000 - 0.1) < 0.025 and abs(cut / (2000 - dropped) - 0.25) < 0.04
 
 
@@ -305,10 +305,10 @@ def test_first_sentence(caption: str, first: str) -> None:
     ],
 )
 def test_bad_samples_say_why(
-    encoder: Encoder, template: str, fields: dict[str, Any], pictures: int, message: str
+    encoder: Encoder, template: str, fields: dict[str, Any], images: int, message: str
 ) -> None:
     with pytest.raises(BadSample, match=message):
-        encode(encoder, template, "understanding", fields, pictures)
+        encode(encoder, template, "understanding", fields, images)
 
 
 def long_conversation(number: int, words: int) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def dropping_turns_one_by_one(
     for end in range(len(turns), 0, -2):
         fields = {"conversations": turns[:end]}
         images = sum(turn["content"].count(PLACEHOLDER) for turn in turns[:end])
-        shorter = Record(record.key, fields, record.pictures[:images], record.codes[:images])
+        shorter = Record(record.key, fields, record.images[:images], record.codes[:images])
         document = document_of(encoder, shorter, "conversation", kind, dropout=dropout)
         if len(document) <= row_tokens:
             return document
@@ -352,7 +352,7 @@ def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(
     contents = ["".join(words) for turn in turns for words in turn]
     assume(all(content.strip() for content in contents))
     images = sum(content.count(PLACEHOLDER) for content in contents)
-    record = Record("k", conversation(*contents), [picture((i, 0, 0)) for i in range(images)], [None] * images)
+    record = Record("k", conversation(*contents), [plain_image((i, 0, 0)) for i in range(images)], [None] * images)
     try:
         expected = dropping_turns_one_by_one(encoder, record, kind, row_tokens, dropout)
     except BadSample:
@@ -397,9 +397,9 @@ def test_an_over_long_conversation_is_tokenized_once_and_no_further_than_a_row_g
     ],
 )
 def test_a_text_that_is_far_too_long_is_refused_before_it_is_tokenized(
-    counting: CountingEncoder, template: str, fields: dict[str, Any], pictures: int, message: str
+    counting: CountingEncoder, template: str, fields: dict[str, Any], images: int, message: str
 ) -> None:
-    record = Record("k", fields, [picture()] * pictures, [None] * pictures)
+    record = Record("k", fields, [plain_image()] * images, [None] * images)
     with pytest.raises(BadSample, match=message):
         document_of(counting, record, template, "understanding", row_tokens=256)
     assert counting.characters < 100
@@ -414,7 +414,7 @@ def test_no_text_that_fits_a_row_has_too_many_characters(counting: CountingEncod
     """The tightest case: the longest token of the vocabulary, as often as a row holds it."""
     longest = max((token for token in counting.tokenizer.get_vocab() if token.isascii() and token.isalpha()), key=len)
     counting._longest_token = len(longest)
-    record = Record("k", {"class_name": longest * 400}, [picture()], [None])
+    record = Record("k", {"class_name": longest * 400}, [plain_image()], [None])
     length = 1 + 400 + P + 2
     assert len(document_of(counting, record, "class_to_image", "generation", row_tokens=length)) == length
     with pytest.raises(BadSample, match=f"{length} tokens do not fit a row of {length - 1}"):

@@ -14,8 +14,8 @@ from PIL import EpsImagePlugin, Image
 from janus_train.data import image_files
 from janus_train.data.image_files import SAFE_FORMATS, ImageError, ImageTooLarge, load_image, open_image
 from janus_train.data.images import to_rgb
-from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
-from janus_train.data.sources.jsonl import read_picture
+from janus_train.data.sources.decode import SHARD_FORMATS, image_of
+from janus_train.data.sources.jsonl import read_image
 from janus_train.data.types import BadSample
 from tests.helpers import encoded
 from tests.hostile_images import HOSTILE, bomb, hostile_bytes, hostile_file, nothing_runs, postscript
@@ -61,13 +61,13 @@ def test_hostile_files_are_refused(kind: str, tmp_path: Path) -> None:
 def test_a_source_of_files_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
     hostile_file(kind, tmp_path)
     with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"(?s)picture.*{SAYS[kind]}"):
-        to_rgb(read_picture(tmp_path, "holiday.png", "k"))
+        to_rgb(read_image(tmp_path, "holiday.png", "k"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "pipe"])
 def test_a_shard_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
     with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"its picture {SAYS[kind]}"):
-        to_rgb(open_picture(hostile_bytes(kind, tmp_path / "marker"), SHARD_FORMATS, "k"))
+        to_rgb(image_of(hostile_bytes(kind, tmp_path / "marker"), SHARD_FORMATS, "k"))
 
 
 def test_what_runs_programs_is_seen_by_these_tests(tmp_path: Path) -> None:

@@ -137,12 +137,12 @@ def test_trap_6_shows_where_rounding_would_differ() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 33), (33, 100), (65, 64), (10, 640), (1, 1), (3, 2000)])
-def test_trap_3_the_generation_picture_has_no_border(size: tuple[int, int]) -> None:
+def test_trap_3_the_generation_image_has_no_border(size: tuple[int, int]) -> None:
     got = generation_pixels(Image.new("RGB", size, RED), 64)
     assert got.shape == (64, 64, 3) and got.dtype == np.uint8 and (got == RED).all()
 
 
-def test_the_generation_picture_is_the_middle() -> None:
+def test_the_generation_image_is_the_middle() -> None:
     image = Image.new("RGB", (192, 64), RED)
     image.paste(GREEN, (64, 0, 128, 64))
     image.paste(BLUE, (128, 0, 192, 64))
@@ -150,7 +150,7 @@ def test_the_generation_picture_is_the_middle() -> None:
     assert (generation_pixels(image.transpose(Image.Transpose.ROTATE_90), 64) == GREEN).all()
 
 
-def test_the_generation_picture_is_resized_then_cropped() -> None:
+def test_the_generation_image_is_resized_then_cropped() -> None:
     image = gradient(300, 201)
     want = np.asarray(image.resize((int(64 * 300 / 201), 64), Image.Resampling.BICUBIC).crop((15, 0, 79, 64)))
     got = generation_pixels(image, 64)

@@ -15,7 +15,7 @@ from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
 from janus_train.data.types import Record
 from janus_train.interop.processor import SYSTEM_PROMPT
-from tests.helpers import picture
+from tests.helpers import plain_image
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text(encoding="utf-8"))
 ENVIRONMENTS = {
@@ -95,7 +95,7 @@ def test_training_reads_the_format_that_inference_writes(turns: list[tuple[str, 
         for role, content in zip((USER, ASSISTANT), turn, strict=True)
     ]
     images = sum(message["content"].count(PLACEHOLDER) for message in messages)
-    segments = get_template("conversation").build(Record("k", {"conversations": messages}, [picture()] * images))
+    segments = get_template("conversation").build(Record("k", {"conversations": messages}, [plain_image()] * images))
     trained = "".join(segment.text if segment.role == "text" else PLACEHOLDER for segment in segments)
     # an answer that begins with an image has no space before it: as in the official generation prompt
     assert trained == chat_prompt(messages, "").replace(f"{ASSISTANT}: {PLACEHOLDER}", f"{ASSISTANT}:{PLACEHOLDER}")

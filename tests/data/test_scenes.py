@@ -42,7 +42,7 @@ def test_a_record_depends_on_view_split_and_index_alone(view: str) -> None:
     for index in (0, 7, 49):
         a, b = one[index], other[index]
         assert (a.key, a.fields) == (b.key, b.fields)
-        assert [p.tobytes() for p in a.pictures] == [p.tobytes() for p in b.pictures]
+        assert [p.tobytes() for p in a.images] == [p.tobytes() for p in b.images]
     assert len({one[i].key for i in range(50)}) == 50
     assert one[3].fields != SceneSource(SHARDS, view, "held_out", 50)[3].fields
 
@@ -144,16 +144,16 @@ def test_a_thing_covers_the_same_patches_wherever_it_stands() -> None:
         assert len({(x % 8, y % 8) for x, y in middles}) == 1
 
 
-def test_pictures_scale() -> None:
+def test_images_scale() -> None:
     scene = drawn("train", 1)[0]
     assert render(scene, OBJECTS, 128).size == (128, 128)
-    assert SceneSource(SHARDS, "class", num_scenes=3, size=32)[0].pictures[0].size == (32, 32)
+    assert SceneSource(SHARDS, "class", num_scenes=3, size=32)[0].images[0].size == (32, 32)
 
 
-def test_class_pictures_are_no_combination() -> None:
+def test_class_images_are_no_combination() -> None:
     assert NEUTRAL not in BACKGROUNDS.values()
     source = SceneSource(SHARDS, "class", "train", len(OBJECTS.things))
-    assert np.asarray(source[0].pictures[0])[0, 0].tolist() == list(NEUTRAL)
+    assert np.asarray(source[0].images[0])[0, 0].tolist() == list(NEUTRAL)
     assert {source[i].fields["class_name"] for i in range(len(source))} == {t.name for t in OBJECTS.things}
 
 
@@ -193,14 +193,14 @@ def test_articles(name: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("view", ["conversation", "draw", "dialogue"])
-def test_conversations_alternate_and_hold_their_pictures(view: str) -> None:
+def test_conversations_alternate_and_hold_their_images(view: str) -> None:
     source = SceneSource(SHARDS, view, "train", 200)
     for index in range(200):
         record = source[index]
         turns = record.fields["conversations"]
         assert [t["role"] for t in turns] == ["<|User|>", "<|Assistant|>"] * (len(turns) // 2)
-        assert sum(t["content"].count("<image_placeholder>") for t in turns) == len(record.pictures)
-        assert len(record.pictures) == (view != "dialogue")
+        assert sum(t["content"].count("<image_placeholder>") for t in turns) == len(record.images)
+        assert len(record.images) == (view != "dialogue")
         if view == "draw":
             assert turns[1]["content"] == "<image_placeholder>"
         if view == "conversation":
@@ -216,12 +216,12 @@ def test_texts_hold_no_special_token_and_both_languages() -> None:
     assert len(set(texts)) > 290
 
 
-def test_a_source_travels_to_a_worker_without_its_pictures() -> None:
+def test_a_source_travels_to_a_worker_without_its_images() -> None:
     source = SceneSource(SHARDS, "scene", "train", 10)
     before = source[0]
     data = pickle.dumps(source)
     assert len(data) < 5000
-    assert pickle.loads(data)[0].pictures[0].tobytes() == before.pictures[0].tobytes()  # noqa: S301
+    assert pickle.loads(data)[0].images[0].tobytes() == before.images[0].tobytes()  # noqa: S301
 
 
 def test_composing_is_fast() -> None:

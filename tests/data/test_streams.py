@@ -13,7 +13,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.streams import Drawer
 from janus_train.data.types import Row
 from janus_train.errors import UserError
-from tests.helpers import config_of, encoded, make_shard, picture
+from tests.helpers import config_of, encoded, make_shard, plain_image
 
 R = 4
 
@@ -27,7 +27,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         for i in range(7):
             members |= {
                 f"p{shard}-{i}.json": {"caption": "dog " * (i + 1)},
-                f"p{shard}-{i}.png": encoded(picture((i, shard, 0))),
+                f"p{shard}-{i}.png": encoded(plain_image((i, shard, 0))),
             }
         make_shard(folder / f"pictures-{shard}.tar", members)  # type: ignore[arg-type]
     make_shard(folder / "texts.tar", {f"t{i}.json": {"text": "word " * (3 * i + 2)} for i in range(11)})

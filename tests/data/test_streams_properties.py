@@ -17,7 +17,7 @@ from janus_train.data.packing.one_per_row import SinglePacker
 from janus_train.data.recipe import SourceConfig
 from janus_train.data.streams import Drawer
 from janus_train.data.types import BadSample, Document, Kind, Record, Row
-from tests.helpers import picture
+from tests.helpers import plain_image
 
 R, T = 8, 192
 SHARES: dict[Kind, float] = {"understanding": 0.2, "text": 0.3, "generation": 0.5}
@@ -41,7 +41,7 @@ class MadeUp:
         if self.kind == "text":
             return Record(key, {"text": words})
         if self.kind == "generation":
-            return Record(key, {"caption": words[:40]}, [picture((index % 256, 0, 0))])
+            return Record(key, {"caption": words[:40]}, [plain_image((index % 256, 0, 0))])
         turns = [
             {"role": role, "content": content}
             for number in range(1 + index % 4)
@@ -50,7 +50,7 @@ class MadeUp:
                 ("assistant", f"It is {index} {number} {words[:60]}."),
             )
         ]
-        return Record(key, {"conversations": turns}, [picture((0, index % 256, 0))])
+        return Record(key, {"conversations": turns}, [plain_image((0, index % 256, 0))])
 
 
 class MadeUpRecipe:

@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from janus_train.cli import app
-from janus_train.compose import compose_values
+from janus_train.compose import compose_values, validate
 from janus_train.data.recipe import RecipeConfig
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
@@ -170,7 +170,7 @@ def problem_of(overrides: tuple[str, ...]) -> str | None:
     try:
         values = compose_values(words)
         if "model=from_folder" not in words:  # what is null there stands in the reader's folder
-            load(values)
+            validate(values)
     except UserError as error:
         return str(error)
     return None

@@ -27,21 +27,21 @@ def scenes(object_shards):
     return held_out_scenes(object_shards, 120)
 
 
-def accuracy(detector, objects, scenes, disturb=lambda picture: picture, size=64):
+def accuracy(detector, objects, scenes, disturb=lambda image: image, size=64):
     """Share right of each measure."""
     judged = [judge(scene, detector.detect(disturb(render(scene, objects, size)))) for scene in scenes]
     pooled = {name: [right for one in judged for right in one[name]] for name in judged[0]}
     return {name: sum(rights) / len(rights) for name, rights in pooled.items()}
 
 
-def noisy(picture):
+def noisy(image):
     """A third of the resolution, and noise: about what a small VQ tokenizer leaves."""
-    small = picture.resize((24, 24), Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(small, np.float32) + np.random.default_rng(0).normal(0, 8, (*picture.size, 3))
+    small = image.resize((24, 24), Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(small, np.float32) + np.random.default_rng(0).normal(0, 8, (*image.size, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def test_true_pictures(detector, objects, scenes):
+def test_true_images(detector, objects, scenes):
     found = accuracy(detector, objects, scenes)
     assert found["background"] == 1.0
     assert found["count"] >= 0.97 and found["side"] >= 0.95
@@ -49,21 +49,21 @@ def test_true_pictures(detector, objects, scenes):
 
 
 @pytest.mark.parametrize("disturb", [noisy, lambda p: p.filter(ImageFilter.GaussianBlur(1.2))])
-def test_disturbed_pictures(detector, objects, scenes, disturb):
+def test_disturbed_images(detector, objects, scenes, disturb):
     found = accuracy(detector, objects, scenes, disturb)
     assert found["background"] == 1.0
     assert found["count"] >= 0.95 and found["side"] >= 0.95 and found["object"] >= 0.85
 
 
-def test_pictures_of_another_size(detector, objects, scenes):
+def test_images_of_another_size(detector, objects, scenes):
     found = accuracy(detector, objects, scenes[:24], size=128)
     assert found["background"] == 1.0 and found["count"] >= 0.9 and found["object"] >= 0.9
 
 
-def test_wrong_pictures_are_found_wrong(detector, objects, scenes):
+def test_wrong_images_are_found_wrong(detector, objects, scenes):
     """Every scene against the picture of the next one: only luck is right."""
-    pictures = [render(scene, objects) for scene in scenes[1:] + scenes[:1]]
-    judged = [judge(scene, detector.detect(picture)) for scene, picture in zip(scenes, pictures, strict=True)]
+    images = [render(scene, objects) for scene in scenes[1:] + scenes[:1]]
+    judged = [judge(scene, detector.detect(image)) for scene, image in zip(scenes, images, strict=True)]
     pooled = {name: [right for one in judged for right in one[name]] for name in judged[0]}
     # a wrong scene has the right object at its place once in as many as there are; three times that is more than luck
     assert sum(pooled["object"]) <= 3 * len(pooled["object"]) / NUM_SCENE_THINGS
@@ -72,7 +72,7 @@ def test_wrong_pictures_are_found_wrong(detector, objects, scenes):
     assert sum(pooled["side"]) / len(pooled["side"]) < 0.6
 
 
-def test_mirrored_pictures_have_the_wrong_side(detector, objects, scenes):
+def test_mirrored_images_have_the_wrong_side(detector, objects, scenes):
     sided = [scene for scene in scenes if judge(scene, detector.detect(render(scene, objects)))["side"] == [True]]
     assert len(sided) >= 20
     mirrored = [detector.detect(render(scene, objects).transpose(Image.Transpose.FLIP_LEFT_RIGHT)) for scene in sided]
@@ -80,7 +80,7 @@ def test_mirrored_pictures_have_the_wrong_side(detector, objects, scenes):
     assert sum(right) / len(right) <= 0.05
 
 
-def test_an_empty_picture_has_nothing(detector):
+def test_an_empty_image_has_nothing(detector):
     found = detector.detect(Image.new("RGB", (64, 64), BACKGROUNDS["green"]))
     assert found.background == "green" and found.found == ()
 

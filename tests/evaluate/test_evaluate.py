@@ -16,7 +16,7 @@ from janus_train.evaluate.answering import SORTS, ask, normalised
 from janus_train.evaluate.common import Options
 from janus_train.evaluate.drawing import prompt_of, round_trips
 from janus_train.evaluate.evaluate import evaluate
-from janus_train.evaluate.grid import picture_grid
+from janus_train.evaluate.grid import image_grid
 from janus_train.evaluate.table import results_table
 from janus_train.infer.load import load_model
 
@@ -44,9 +44,9 @@ def lines(path):
 def test_files(results):
     found, out, _ = results
     assert json.loads((out / "results.json").read_text(encoding="utf-8")) == found
-    pictures, answers = lines(out / "pictures.jsonl"), lines(out / "answers.jsonl")
-    assert len(pictures) == 10 and len(answers) == 12
-    for line in pictures:
+    images, answers = lines(out / "pictures.jsonl"), lines(out / "answers.jsonl")
+    assert len(images) == 10 and len(answers) == 12
+    for line in images:
         assert Image.open(out / line["picture"]).size == Image.open(out / line["true_picture"]).size == (64, 64)
     assert all((out / line["picture"]).is_file() for line in answers)
     assert [line["sort"] for line in answers] == ["colour", "count", "place", "object"] * 3
@@ -78,7 +78,7 @@ def test_progress_is_told_to_the_end(results):
         assert told[-1] == (total, total) and told == sorted(told)
 
 
-def test_same_seed_same_pictures(loaded, results, tmp_path):
+def test_same_seed_same_images(loaded, results, tmp_path):
     _, out, _ = results
     options = Options(
         num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, num_dialogues=2, batch_size=2
@@ -102,7 +102,7 @@ def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, 
         assert m.get("reached", True)
 
 
-def test_round_trips_are_pictures_of_the_models_size(loaded, object_shards):
+def test_round_trips_are_images_of_the_models_size(loaded, object_shards):
     scene, objects = held_out_scenes(object_shards, 1)[0], library(tuple(object_shards))
     assert [p.size for p in round_trips(loaded, [render(scene, objects)] * 2)] == [(64, 64)] * 2
 
@@ -123,11 +123,9 @@ def test_answers_are_compared_without_case_space_and_stop():
 
 
 def test_grid_takes_any_number():
-    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    image = Image.new("RGB", (64, 64), (200, 30, 30))
     for n in (1, 5, 7):
-        grid = picture_grid(
-            [("A very long prompt about a large red apple, on a blue background.", picture, picture)] * n
-        )
+        grid = image_grid([("A very long prompt about a large red apple, on a blue background.", image, image)] * n)
         assert grid.width > 128 and grid.height > 128
 
 

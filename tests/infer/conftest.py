@@ -14,7 +14,7 @@ SIZE, STRIDE = 16, 4
 
 @pytest.fixture(scope="session")
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
-    return Encoder(tokenizer, tokens_per_picture=(SIZE // STRIDE) ** 2, image_size=SIZE, system_prompt="Look well.")
+    return Encoder(tokenizer, tokens_per_image=(SIZE // STRIDE) ** 2, image_size=SIZE, system_prompt="Look well.")
 
 
 @pytest.fixture

@@ -94,10 +94,10 @@ def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: LoadedModel, 
     sync_api.expect(page.locator(".caption-label")).to_have_text(["seed 7", "seed 8"], timeout=WAIT)
     page.screenshot(path=tmp_path / "page.png")
     sources = [image.get_attribute("src") for image in page.locator(".grid-wrap").last.locator("img").all()]
-    pictures = [Image.open(io.BytesIO(page.request.get(source).body())) for source in sources]
+    images = [Image.open(io.BytesIO(page.request.get(source).body())) for source in sources]
     wanted = loaded.generate(["a dog"] * 2, seeds=[7, 8])
-    assert len(pictures) == 2
-    assert all(np.array_equal(got, want) for got, want in zip(pictures, wanted, strict=True))
+    assert len(images) == 2
+    assert all(np.array_equal(got, want) for got, want in zip(images, wanted, strict=True))
     assert hosts == {"127.0.0.1"}, "the page needs no network"
 
 

@@ -16,35 +16,33 @@ from janus_train.infer.image_inputs import image_features, prompt_embeds
 LOOK = "<image_placeholder>\n"
 
 
-def picture(seed):
+def image(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 12, 3), dtype=np.uint8))
 
 
 REQUESTS = [
-    ([{"role": "user", "content": LOOK + "What?"}], [picture(0)]),
+    ([{"role": "user", "content": LOOK + "What?"}], [image(0)]),
     ([{"role": "user", "content": "Hello, who is there"}], []),
-    ([{"role": "user", "content": f"{LOOK}or{LOOK}Which one?"}], [picture(1), picture(2)]),
+    ([{"role": "user", "content": f"{LOOK}or{LOOK}Which one?"}], [image(1), image(2)]),
     (
         [
             {"role": "user", "content": LOOK + "How many?"},
             {"role": "assistant", "content": "Two."},
             {"role": "user", "content": "Which colour?"},
         ],
-        [picture(3)],
+        [image(3)],
     ),
 ]
 
 
 def plain_loop(janus, encoder, request, steps):
     """Greedy tokens of one request through transformers' own forward: no cache, no padding."""
-    messages, pictures = request
-    ids = encoder.chat_prompt_ids([*messages, {"role": "assistant", "content": ""}], len(pictures))
+    messages, images = request
+    ids = encoder.chat_prompt_ids([*messages, {"role": "assistant", "content": ""}], len(images))
     new = []
     pixels = None
-    if pictures:
-        pixels = torch.stack(
-            [torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in pictures]
-        )
+    if images:
+        pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in images])
     with torch.no_grad():
         for _ in range(steps):
             logits = janus(input_ids=torch.tensor([ids + new]), pixel_values=pixels, use_cache=False).logits
@@ -63,11 +61,11 @@ def test_batched_answers_equal_a_plain_loop(janus, encoder):
     assert len(set(map(tuple, want))) == 4, "requests make no difference: the test would prove nothing"
 
 
-def test_another_picture_gives_another_answer(janus, encoder):
+def test_another_image_gives_another_answer(janus, encoder):
     messages = REQUESTS[0][0]
     ids = encoder.chat_prompt_ids(open_turn(messages), 1)
     rows = torch.tensor([ids])
-    first, second = (prompt_embeds(janus, rows, [image_features(janus, encoder, [picture(n)])]) for n in (0, 1))
+    first, second = (prompt_embeds(janus, rows, [image_features(janus, encoder, [image(n)])]) for n in (0, 1))
     changed = (first != second).any(-1)[0]
     assert torch.equal(changed, rows[0] == encoder.special.placeholder)
 
@@ -89,8 +87,8 @@ def test_answer_ends_at_eos(janus, encoder):
 
 @pytest.mark.parametrize("number", range(len(REQUESTS)))
 def test_a_streamed_answer_is_the_whole_one(janus, encoder, number):
-    messages, pictures = REQUESTS[number]
-    pieces = list(stream_answer(janus, encoder, messages, pictures, 12))
+    messages, images = REQUESTS[number]
+    pieces = list(stream_answer(janus, encoder, messages, images, 12))
     assert "".join(pieces) == answer(janus, encoder, [REQUESTS[number]], 12)[0]
     assert len(pieces) > 1 and all(pieces)
 
@@ -116,9 +114,9 @@ def test_modes_are_put_back(janus, encoder):
     assert all(m.training for m in janus.modules())
 
 
-def test_pictures_must_match_placeholders(janus, encoder):
+def test_images_must_match_placeholders(janus, encoder):
     with pytest.raises(UserError, match="1 <image_placeholder> but 2 pictures"):
-        answer(janus, encoder, [(REQUESTS[0][0], [picture(0), picture(1)])], 2)
+        answer(janus, encoder, [(REQUESTS[0][0], [image(0), image(1)])], 2)
     with pytest.raises(UserError, match="context of 1024"):
         answer(janus, encoder, REQUESTS[:1], 1020)
 

@@ -76,7 +76,7 @@ def test_guidance_one_reads_no_unconditional_row(janus, encoder, recorded):
     assert codes[2].tolist() == plain_loop(janus, PROMPTS[2], pad, 1.0)[0]
 
 
-def test_a_picture_does_not_depend_on_its_batch(janus, encoder):
+def test_a_image_does_not_depend_on_its_batch(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 4.0, "temperature": 0.9}
     together = generate_codes(janus, PROMPTS, seeds=[3, 4, 5, 6, 7], **options)
     for n, prompt in enumerate(PROMPTS):
@@ -97,15 +97,15 @@ def test_a_picture_does_not_depend_on_its_batch(janus, encoder):
     batch_size=st.integers(1, 7),
     guidance=st.sampled_from([1.0, 4.0]),
 )
-def test_whatever_is_drawn_beside_it_a_picture_is_the_same(janus, encoder, batch, batch_size, guidance):
+def test_whatever_is_drawn_beside_it_a_image_is_the_same(janus, encoder, batch, batch_size, guidance):
     """Any prompts, of any lengths, in any order, with any seeds, in batches of any size: to the last bit."""
     options = {"pad_id": encoder.special.pad, "guidance": guidance, "temperature": 0.9}
     together = generate_images(
         janus, [PROMPTS[n] for n, _ in batch], seeds=[seed for _, seed in batch], batch_size=batch_size, **options
     )
-    for (n, seed), picture in zip(batch, together, strict=True):
+    for (n, seed), image in zip(batch, together, strict=True):
         (alone,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
-        assert np.array_equal(picture, alone)
+        assert np.array_equal(image, alone)
 
 
 def test_unconditional_row_keeps_ends_and_attends_to_pad(janus, encoder):
@@ -127,15 +127,15 @@ def test_modes_gradients_and_attention_are_put_back(janus, encoder):
     before = [m.training for m in janus.modules()]
     weights = {name: value.clone() for name, value in janus.state_dict().items()}
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
-    pictures = generate_images(janus, PROMPTS, seeds=range(5), batch_size=2, **options)
-    assert [p.size for p in pictures] == [(16, 16)] * 5
+    images = generate_images(janus, PROMPTS, seeds=range(5), batch_size=2, **options)
+    assert [p.size for p in images] == [(16, 16)] * 5
     assert [m.training for m in janus.modules()] == before
     assert janus.model.language_model.config._attn_implementation == "eager"
     assert torch.is_grad_enabled()
     assert all(torch.equal(value, weights[name]) for name, value in janus.state_dict().items())
 
 
-def test_pictures_come_in_the_prompts_order(janus, encoder):
+def test_images_come_in_the_prompts_order(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
     done = []
     together = generate_images(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)

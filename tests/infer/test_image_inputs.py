@@ -26,12 +26,12 @@ def prompt_ids(encoder, words):
     return encoder.generation_prompt_ids(with_places(words, 1), 1)
 
 
-def training_logits(janus, encoder, prompt, picture, codes, dropped):
+def training_logits(janus, encoder, prompt, image, codes, dropped):
     """(P, C) logits of the drawn picture in the training sequence, teacher-forced with `codes`; `dropped`: guidance drop-out."""
     turns = [{"role": USER, "content": f"{PLACEHOLDER}\n{prompt}"}, {"role": ASSISTANT, "content": PLACEHOLDER}]
-    record = Record("k", {"conversations": turns}, [picture, picture], [None, codes.numpy()])
+    record = Record("k", {"conversations": turns}, [image, image], [None, codes.numpy()])
     document = document_of(encoder, record, "conversation", "generation", dropout=float(dropped))
-    batch = collate([Row(0, [document], {}, [])], encoder.tokens_per_picture, SIZE)
+    batch = collate([Row(0, [document], {}, [])], encoder.tokens_per_image, SIZE)
     model = PackedJanus(janus)
     with torch.no_grad():
         hidden = model.hidden_states(model.embeddings(batch, model.codes(batch)), batch)
@@ -49,19 +49,19 @@ def test_drawing_goes_on_where_the_training_sequence_stops(janus, encoder):
         temperature=1.0,
         seeds=[0, 0],
         greedy=True,
-        image_features=[image_features(janus, encoder, [picture]) for picture in (RED, BLUE)],
+        image_features=[image_features(janus, encoder, [image]) for image in (RED, BLUE)],
     )
-    for n, (words, picture) in enumerate(zip(WORDS, (RED, BLUE), strict=True)):
-        given, without = (training_logits(janus, encoder, words, picture, codes[n], drop) for drop in (False, True))
+    for n, (words, image) in enumerate(zip(WORDS, (RED, BLUE), strict=True)):
+        given, without = (training_logits(janus, encoder, words, image, codes[n], drop) for drop in (False, True))
         assert (without + 3.0 * (given - without)).argmax(-1).tolist() == codes[n].tolist()
     assert codes[0].tolist() != codes[1].tolist()
 
 
-def test_the_picture_makes_a_difference(janus, encoder):
+def test_the_image_makes_a_difference(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 1.0, "temperature": 1.0, "seeds": [0], "greedy": True}
     drawn = []
-    for picture in (RED, BLUE):
-        seen = [image_features(janus, encoder, [picture])]
+    for image in (RED, BLUE):
+        seen = [image_features(janus, encoder, [image])]
         drawn.append(generate_codes(janus, [prompt_ids(encoder, WORDS[0])], image_features=seen, **options)[0].tolist())
     assert drawn[0] != drawn[1]
 
@@ -70,15 +70,15 @@ def test_features_belong_to_their_own_prompt_in_any_batch(janus, encoder):
     """Of prompts of different lengths, drawn together in another order, and alone."""
     options = {"pad_id": encoder.special.pad, "guidance": 2.0, "temperature": 1.0}
     prompts = [prompt_ids(encoder, words) for words in reversed(WORDS)]
-    seen = [image_features(janus, encoder, [picture]) for picture in (RED, BLUE)]
+    seen = [image_features(janus, encoder, [image]) for image in (RED, BLUE)]
     together = generate_images(janus, prompts, image_features=seen, seeds=[3, 4], **options)
     for n in range(2):
         alone = generate_images(janus, prompts[n : n + 1], image_features=seen[n : n + 1], seeds=[3 + n], **options)
         assert alone[0].tobytes() == together[n].tobytes()
 
 
-def test_prompts_say_where_their_pictures_stand(janus, encoder):
-    P, special = encoder.tokens_per_picture, encoder.special
+def test_prompts_say_where_their_images_stand(janus, encoder):
+    P, special = encoder.tokens_per_image, encoder.special
     ids = encoder.generation_prompt_ids(with_places(f"Put {PLACEHOLDER} beside {PLACEHOLDER}.", 2), 2)
     assert ids.count(special.placeholder) == 2 * P and ids.count(special.begin_of_image) == 3
     assert ids[0] == special.bos and ids[-1] == special.begin_of_image

@@ -23,7 +23,7 @@ def folder(tmp_path, janus, tokenizer):
 def test_round_trip(folder, janus, encoder):
     loaded = load_model(folder)
     assert loaded.encoder.special == encoder.special
-    assert (loaded.encoder.tokens_per_picture, loaded.encoder.image_size) == (16, 16)
+    assert (loaded.encoder.tokens_per_image, loaded.encoder.image_size) == (16, 16)
     state = loaded.janus.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in janus.state_dict().items())
     prompt = [loaded.encoder.generation_prompt_ids("a red apple")]
@@ -105,7 +105,7 @@ def test_bf16_leaves_the_vq_tokenizer_as_it_is_stored(folder, janus):
         assert state[name].dtype == (torch.float32 if inside else torch.bfloat16)
         assert torch.equal(state[name], value.to(state[name].dtype)), name
     prompts = ["a red apple", "a dog"]
-    assert [picture.size for picture in loaded.generate(prompts, seeds=[0, 1])] == [(16, 16)] * 2
+    assert [image.size for image in loaded.generate(prompts, seeds=[0, 1])] == [(16, 16)] * 2
     assert "".join(loaded.chat([{"role": "user", "content": "Hello"}], max_new_tokens=4))
 
 

@@ -30,7 +30,7 @@ GUIDANCE = 5.0
 def packed_logits(janus, encoder: Encoder, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
     """All documents in one row: logits where there is text loss, and where there is image loss."""
     model = PackedJanus(janus)
-    batch = collate([Row(0, list(documents), {})], encoder.tokens_per_picture, encoder.image_size)
+    batch = collate([Row(0, list(documents), {})], encoder.tokens_per_image, encoder.image_size)
     with torch.no_grad():
         hidden = model.hidden_states(model.embeddings(batch, model.codes(batch)), batch)
         return janus.lm_head(hidden[batch.text_positions]), janus.model.generation_head(
@@ -74,10 +74,10 @@ def test_image_logits_with_guidance(
 @pytest.mark.parametrize("fixed", [False, True])
 def test_text_logits(janus: JanusForConditionalGeneration, encoder: Encoder, fixed: bool) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3, 20, 12, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(p) for p in pixels]
+    images = [Image.fromarray(p) for p in pixels]
     asked = (
-        ([f"{PLACEHOLDER}\nWhat?"], pictures[:1]),
-        ([f"{PLACEHOLDER} or {PLACEHOLDER}, which one is larger?"], pictures[1:]),
+        ([f"{PLACEHOLDER}\nWhat?"], images[:1]),
+        ([f"{PLACEHOLDER} or {PLACEHOLDER}, which one is larger?"], images[1:]),
         (["Hello, who is there?"], []),
     )
     said = "Two of them."  # in each, so that all rows take equally many steps
@@ -97,7 +97,7 @@ def test_text_logits(janus: JanusForConditionalGeneration, encoder: Encoder, fix
     ids, mask = left_pad(prompts, encoder.special.pad)
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + len(answer), fixed=fixed)
-        states = [decoder.prefill(prompt_embeds(janus, ids, [image_features(janus, encoder, pictures)]), mask)]
+        states = [decoder.prefill(prompt_embeds(janus, ids, [image_features(janus, encoder, images)]), mask)]
         for token in answer[:-1]:
             states.append(decoder.step(janus.get_input_embeddings()(torch.tensor([token] * 3))))
         inferred = janus.lm_head(torch.stack(states, 1))

@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM
 
 def understand(model, processor, conversation: list[dict], new_tokens: int) -> dict[str, np.ndarray]:
     """ids (T,), pixels (n, 3, S, S), logits (T, V) of every position, answer: the greedy tokens until EOS."""
-    pictures = load_pil_images(conversation)
-    if pictures:
-        batch = processor(conversations=conversation, images=pictures)
+    images = load_pil_images(conversation)
+    if images:
+        batch = processor(conversations=conversation, images=images)
     else:  # the system prompt is for conversations with pictures
         prompt = processor.apply_sft_template_for_multi_turn_prompts(conversation, processor.sft_format, "")
         batch = processor(prompt=prompt, images=[])
@@ -42,7 +42,7 @@ def understand(model, processor, conversation: list[dict], new_tokens: int) -> d
     )
     return {
         "ids": batch.input_ids[0].numpy(),
-        "pixels": batch.pixel_values[0, : len(pictures)].numpy(),
+        "pixels": batch.pixel_values[0, : len(images)].numpy(),
         "logits": language(inputs_embeds=embeds, attention_mask=batch.attention_mask).logits[0].numpy(),
         "answer": answer[0].numpy(),
     }
@@ -66,12 +66,12 @@ def draw(model, processor, prompt: str, guidance: float) -> dict[str, np.ndarray
     side = int(processor.num_image_tokens**0.5)
     width = model.config.gen_vision_config.params.n_embed
     decoded = model.gen_vision_model.decode_code(codes[None].int(), shape=[1, width, side, side])[0]
-    picture = ((decoded.permute(1, 2, 0) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
+    image = ((decoded.permute(1, 2, 0) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
     return {
         "ids": ids.numpy(),
         "codes": codes.numpy(),
         "guided": torch.stack(guided).numpy(),
-        "picture": picture.numpy(),
+        "picture": image.numpy(),
     }
 
 

@@ -261,12 +261,12 @@ def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
         "+stage=1", "model=from_folder", f"init_from={out}", f"output_dir={tmp_path / 'run'}", "data=demo",
         "precision=fp32", "run.steps=1", *SMALL,
     )  # fmt: skip
-    assert (config.model.image_size, config.model.picture_out_size, config.model.tokens_per_picture) == (31, 40, 25)
+    assert (config.model.image_size, config.model.generation_image_size, config.model.tokens_per_image) == (31, 40, 25)
     loaded = load_model(run(config) / "final")
     ids = [loaded.encoder.generation_prompt_ids("a dog")]
     pad = loaded.encoder.special.pad
-    (picture,) = generate_images(loaded.janus, ids, pad_id=pad, guidance=2.0, temperature=1.0, seeds=[0])
-    assert picture.size == (40, 40)
+    (image,) = generate_images(loaded.janus, ids, pad_id=pad, guidance=2.0, temperature=1.0, seeds=[0])
+    assert image.size == (40, 40)
 
 
 def test_averaged_weights_of_the_vq_tokenizer_come_first(parts, tmp_path) -> None:

@@ -94,14 +94,14 @@ def test_transformers_processor_makes_the_ids_that_training_does(imported) -> No
     _, _, out = imported
     encoder = load_model(out).encoder
     processor = JanusProcessor.from_pretrained(out)
-    picture = Image.new("RGB", (40, 30), (200, 10, 10))
+    image = Image.new("RGB", (40, 30), (200, 10, 10))
     turns = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A dog."}]},
         {"role": "user", "content": "And the background?"},
     ]
     prompt = processor.apply_chat_template(turns, add_generation_prompt=True)
-    made = processor(text=prompt, images=[picture], return_tensors="pt")
+    made = processor(text=prompt, images=[image], return_tensors="pt")
     ours = [
         {"role": "user", "content": "<image_placeholder>\nWhat is this?"},
         {"role": "assistant", "content": "A dog."},
@@ -336,7 +336,7 @@ def test_config_of_the_hub_1b_is_read_to_the_letter() -> None:
     assert read["text"] == wanted.text.model_dump() | {"max_position_embeddings": 16384}
     assert read["vision"] == wanted.vision.model_dump()
     assert read["vq"] == wanted.vq.model_dump() | {"channel_multiplier": [1, 1, 2, 2, 4]}
-    assert (read["image_size"], read["generation_size"], read["adaptor_depth"]) == (384, 384, 2)
+    assert (read["image_size"], read["generation_image_size"], read["adaptor_depth"]) == (384, 384, 2)
     again = to_official(config, "bfloat16")
     for section in ("aligner_config", "gen_aligner_config", "gen_head_config", "gen_vision_config", "vision_config"):
         assert again[section]["cls"] == values[section]["cls"]

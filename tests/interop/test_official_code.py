@@ -72,7 +72,7 @@ def places(turns: list[tuple[str, str]]) -> int:
     return sum(content.count(LOOK) for _, content in turns)
 
 
-def pictures() -> list[list[Image.Image]]:
+def images() -> list[list[Image.Image]]:
     """Noise in other sizes than the encoder's, for each conversation."""
     rng = np.random.default_rng(5)
     made = iter([Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)) for width, height in SIZES])
@@ -96,10 +96,10 @@ def both(
         make_model(tokenizer, work / "hf")
         assert export_model(str(work / "hf"), work / "export", "official") == []
         asked = {"prompts": PROMPTS, "guidance": GUIDANCE, "new_tokens": NEW_TOKENS, "conversations": []}
-        for number, (turns, looked_at) in enumerate(zip(CONVERSATIONS, pictures(), strict=True)):
+        for number, (turns, looked_at) in enumerate(zip(CONVERSATIONS, images(), strict=True)):
             paths = [str(work / f"{number}-{i}.png") for i in range(len(looked_at))]
-            for path, picture in zip(paths, looked_at, strict=True):
-                picture.save(path)
+            for path, image in zip(paths, looked_at, strict=True):
+                image.save(path)
             first, *others = messages(turns)
             asked["conversations"].append([{**first, "images": paths}, *others])
         (work / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
@@ -146,9 +146,9 @@ def test_every_tensor_finds_its_place(both: Both) -> None:
 
 
 def test_prompts_and_pixels_are_the_same(both: Both) -> None:
-    for number, (prompt, looked_at) in enumerate(zip(both.prompts(), pictures(), strict=True)):
+    for number, (prompt, looked_at) in enumerate(zip(both.prompts(), images(), strict=True)):
         assert both.theirs[f"understand{number}/ids"].tolist() == prompt
-        pixels = [to_float(understanding_pixels(picture, 384)) for picture in looked_at]
+        pixels = [to_float(understanding_pixels(image, 384)) for image in looked_at]
         assert np.array_equal(both.theirs[f"understand{number}/pixels"], np.asarray(pixels).reshape(-1, 3, 384, 384))
     for number, prompt in enumerate(PROMPTS):
         assert both.theirs[f"draw{number}/ids"].tolist() == both.ours.encoder.generation_prompt_ids(prompt)
@@ -156,13 +156,13 @@ def test_prompts_and_pixels_are_the_same(both: Both) -> None:
 
 def test_it_understands_the_same(both: Both) -> None:
     janus, encoder = both.ours.janus, both.ours.encoder
-    for number, (prompt, looked_at) in enumerate(zip(both.prompts(), pictures(), strict=True)):
+    for number, (prompt, looked_at) in enumerate(zip(both.prompts(), images(), strict=True)):
         with inference(janus):
             features = [image_features(janus, encoder, looked_at)] if looked_at else []
             embeds = prompt_embeds(janus, torch.tensor([prompt]), features)
             logits = janus.lm_head(janus.model.language_model(inputs_embeds=embeds).last_hidden_state)
         assert relative(logits[0], both.theirs[f"understand{number}/logits"]) < 1e-5
-    in_order = [picture for looked_at in pictures() for picture in looked_at]
+    in_order = [image for looked_at in images() for image in looked_at]
     answers = answer_ids(janus, encoder, both.prompts(), in_order, NEW_TOKENS)  # all of them in one batch
     for number, answer in enumerate(answers):
         theirs = both.theirs[f"understand{number}/answer"].tolist()
@@ -180,12 +180,12 @@ def test_it_draws_the_same(both: Both) -> None:
     watch.remove()
     logits = torch.stack([guided(step, GUIDANCE) for step in heads], dim=1)  # (2, 576, 16384)
     drawn = decode_codes(janus.model.vqmodel, codes)
-    for number, (own_codes, own_logits, picture) in enumerate(zip(codes, logits, drawn, strict=True)):
+    for number, (own_codes, own_logits, image) in enumerate(zip(codes, logits, drawn, strict=True)):
         theirs = {name: both.theirs[f"draw{number}/{name}"] for name in ("codes", "guided", "picture")}
         assert len(set(theirs["codes"].tolist())) > 50, "a picture of a few codes would show little"
         assert np.array_equal(own_codes.numpy(), theirs["codes"])
         assert relative(own_logits, theirs["guided"]) < 1e-5
-        assert np.abs(picture.numpy().astype(int) - theirs["picture"]).max() <= 1
+        assert np.abs(image.numpy().astype(int) - theirs["picture"]).max() <= 1
 
 
 def test_what_the_official_code_saves_comes_back_byte_for_byte(both: Both, tmp_path: Path) -> None:

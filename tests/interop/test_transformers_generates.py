@@ -76,18 +76,18 @@ def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcesso
         with torch.no_grad():
             decoded = theirs.decode_image_tokens(drawn).permute(0, 3, 1, 2)
         shown = processor.postprocess(list(decoded.float()), return_tensors="PIL.Image.Image")["pixel_values"][0]
-        (picture,) = ours.generate([prompts[n]], seeds=[0], temperature=0)
-        off = np.abs(np.asarray(shown, int) - np.asarray(picture, int))
+        (image,) = ours.generate([prompts[n]], seeds=[0], temperature=0)
+        off = np.abs(np.asarray(shown, int) - np.asarray(image, int))
         assert off.max() <= 1, "one level: the official code truncates, transformers may round"
 
 
 def test_answering(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: LoadedModel) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
-    pictures = [
+    images = [
         Image.fromarray(one) for one in pixels
     ]  # of the encoder's size: nothing is scaled, where transformers rounds otherwise
     said = []
-    for shown, words in ((pictures[:1], "What?"), (pictures, "Which one is larger?"), ([], "Hello, who is there?")):
+    for shown, words in ((images[:1], "What?"), (images, "Which one is larger?"), ([], "Hello, who is there?")):
         content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": words}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         given = processor(text=text, images=shown or None, return_tensors="pt")

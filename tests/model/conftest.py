@@ -25,7 +25,7 @@ from tests.model.reference import (
     VOCABULARY,
     Codes,
     Documents,
-    PictureIn,
+    ImageIn,
     Text,
 )
 
@@ -76,15 +76,15 @@ def documents() -> Documents:
     def codes(loss: bool = True) -> Codes:
         return Codes(torch.randint(0, CODEBOOK, (TOKENS,), generator=g), loss)
 
-    def picture() -> PictureIn:
-        return PictureIn(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
+    def image() -> ImageIn:
+        return ImageIn(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
 
     two_turns = [
-        *(Text([BOS, *words(2), BOI]), picture(), Text([EOI, *words(2), BOI]), picture(), Text([EOI])),
+        *(Text([BOS, *words(2), BOI]), image(), Text([EOI, *words(2), BOI]), image(), Text([EOI])),
         *(Text([*words(2), EOS], loss=True), Text(words(4)), Text([*words(3), EOS], loss=True)),
     ]
     return [
-        (UNDERSTANDING, [Text([BOS, BOI]), picture(), Text([EOI, *words(3)]), Text(words(5), loss=True)]),
+        (UNDERSTANDING, [Text([BOS, BOI]), image(), Text([EOI, *words(3)]), Text(words(5), loss=True)]),
         (GENERATION, [Text([BOS, *words(9), BOI]), codes()]),
         (TEXT, [Text([BOS]), Text([*words(40), EOS], loss=True)]),
         (GENERATION, [Text([BOS, PAD, PAD, PAD, PAD, BOI]), codes()]),

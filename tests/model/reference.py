@@ -30,7 +30,7 @@ class Text:
 
 
 @dataclass
-class PictureIn:
+class ImageIn:
     pixels: torch.Tensor  # (3, S, S)
 
 
@@ -41,7 +41,7 @@ class Codes:
     pixels: torch.Tensor | None = None  # given: the batch leaves the codes to the VQ encoder
 
 
-Document = list[Text | PictureIn | Codes]
+Document = list[Text | ImageIn | Codes]
 Documents = list[tuple[str, Document]]
 """(kind, document) pairs."""
 
@@ -59,7 +59,7 @@ def embed(janus: JanusForConditionalGeneration, document: Document) -> torch.Ten
     for piece in document:
         if isinstance(piece, Text):
             rows.append(janus.get_input_embeddings()(torch.tensor(piece.ids)))
-        elif isinstance(piece, PictureIn):
+        elif isinstance(piece, ImageIn):
             rows.append(janus.model.aligner(janus.model.vision_model(piece.pixels[None]).last_hidden_state)[0])
         else:
             rows.append(janus.model.generation_aligner(janus.model.generation_embeddings(piece.ids)))
@@ -74,7 +74,7 @@ def labels(janus: JanusForConditionalGeneration, document: Document) -> tuple[to
         if isinstance(piece, Text):
             text += piece.ids if piece.loss else [IGNORE] * len(piece.ids)
             image += [IGNORE] * len(piece.ids)
-        elif isinstance(piece, PictureIn):
+        elif isinstance(piece, ImageIn):
             text += [IGNORE] * num_features
             image += [IGNORE] * num_features
         else:
@@ -99,7 +99,7 @@ def losses(janus: JanusForConditionalGeneration, document: Document) -> tuple[to
     )
 
 
-def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int = SIZE) -> Batch:
+def to_batch(documents: Documents, num_image_tokens: int = TOKENS, size: int = SIZE) -> Batch:
     """The documents as one flat sequence."""
     ids: list[int] = []
     positions: list[int] = []
@@ -111,7 +111,7 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
     pixels_out, cached, code_positions = [], [], []
     uncached: list[int] = []
     image_positions: list[int] = []
-    pictures_with_loss: list[int] = []
+    images_with_loss: list[int] = []
     for kind, document in documents:
         for piece in document:
             here = len(ids)
@@ -122,15 +122,15 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
                     is_understanding += [kind == UNDERSTANDING] * len(piece.ids)
                 ids += piece.ids
                 continue
-            there = range(here, here + num_picture_tokens)
-            ids += [PLACEHOLDER] * num_picture_tokens
-            if isinstance(piece, PictureIn):
+            there = range(here, here + num_image_tokens)
+            ids += [PLACEHOLDER] * num_image_tokens
+            if isinstance(piece, ImageIn):
                 pixels_in.append(piece.pixels)
                 feature_positions += there
                 continue
             if piece.loss:
                 image_positions += [p - 1 for p in there]
-                pictures_with_loss.append(len(cached))
+                images_with_loss.append(len(cached))
             if piece.pixels is not None:
                 pixels_out.append(piece.pixels)
                 uncached.append(len(cached))
@@ -150,9 +150,9 @@ def to_batch(documents: Documents, num_picture_tokens: int = TOKENS, size: int =
         understanding_pixels=torch.stack(pixels_in) if pixels_in else torch.zeros(0, 3, size, size),
         feature_positions=torch.tensor(feature_positions, dtype=torch.int64),
         generation_pixels=torch.stack(pixels_out) if pixels_out else torch.zeros(0, 3, size, size),
-        uncached_pictures=torch.tensor(uncached, dtype=torch.int64),
-        cached_codes=torch.stack(cached) if cached else torch.zeros(0, num_picture_tokens, dtype=torch.int64),
+        uncached_images=torch.tensor(uncached, dtype=torch.int64),
+        cached_codes=torch.stack(cached) if cached else torch.zeros(0, num_image_tokens, dtype=torch.int64),
         code_positions=torch.tensor(code_positions, dtype=torch.int64),
         image_loss_positions=torch.tensor(image_positions, dtype=torch.int64),
-        image_loss_pictures=torch.tensor(pictures_with_loss, dtype=torch.int64),
+        image_loss_images=torch.tensor(images_with_loss, dtype=torch.int64),
     )

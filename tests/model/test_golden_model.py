@@ -28,7 +28,7 @@ from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums, cross_entropies
 from janus_train.model.vq import encode_images
 from tests.model.model_configs import model_config
-from tests.model.reference import GENERATION, UNDERSTANDING, Codes, PictureIn, Text, to_batch
+from tests.model.reference import GENERATION, UNDERSTANDING, Codes, ImageIn, Text, to_batch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = [(384, 384), (500, 333), (333, 500), (1023, 77), (64, 64)]
@@ -73,7 +73,7 @@ def official() -> JanusForConditionalGeneration:
     return janus
 
 
-def picture(i: int) -> np.ndarray:
+def image(i: int) -> np.ndarray:
     """uint8 (h, w, 3), by the README's rule."""
     width, height = SIZES[i]
     r = np.random.default_rng(100 + i)
@@ -87,7 +87,7 @@ def picture(i: int) -> np.ndarray:
 
 
 def pixels(i: int) -> torch.Tensor:
-    return torch.from_numpy(to_float(understanding_pixels(Image.fromarray(picture(i)), SIZE)))
+    return torch.from_numpy(to_float(understanding_pixels(Image.fromarray(image(i)), SIZE)))
 
 
 def relative(got: torch.Tensor, want: np.ndarray) -> float:
@@ -133,7 +133,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
         watch(janus.model.generation_head, "image_logits"),
     ]
     words, prompt = prompts()
-    looking = [Text(words[:5]), PictureIn(pixels(0)), Text(words[5:])]
+    looking = [Text(words[:5]), ImageIn(pixels(0)), Text(words[5:])]
     drawing = [Text(prompt), Codes(torch.from_numpy(golden["vq_ids"][0]))]
     batch = to_batch([(UNDERSTANDING, looking), (GENERATION, drawing)], TOKENS, SIZE)
     batch.text_positions = torch.arange(5 + TOKENS, 12 + TOKENS)
@@ -152,7 +152,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 @pytest.mark.parametrize("i", range(5))
 def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
-    original = picture(i)
+    original = image(i)
     assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
     got = to_float(understanding_pixels(Image.fromarray(original), SIZE))
     assert np.array_equal(got[:, ::8, ::8], golden[f"und_pixels{i}"])
@@ -225,7 +225,7 @@ def test_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_decoded_picture(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int) -> None:
+def test_decoded_image(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int) -> None:
     with torch.no_grad():
         decoded = official.model.vqmodel.decode(torch.from_numpy(golden["vq_ids"][n : n + 1]))
     assert relative(decoded[:, :, ::16, ::16], golden["vq_decoded"][n : n + 1]) < 1e-5
@@ -233,10 +233,10 @@ def test_decoded_picture(official: JanusForConditionalGeneration, golden: dict[s
 
 def test_no_golden_value_is_left_out(golden: dict[str, np.ndarray]) -> None:
     """A vector that someone adds must be compared too."""
-    pictures = {f"{name}{i}{end}" for i in range(5) for name, end in (("picture", "_sha256"), ("und_pixels", ""))}
-    pictures |= {f"und_pixels{i}_mean" for i in range(5)}
+    images = {f"{name}{i}{end}" for i in range(5) for name, end in (("picture", "_sha256"), ("und_pixels", ""))}
+    images |= {f"und_pixels{i}_mean" for i in range(5)}
     pairs = {"vision_features", "aligned", "vq_ids", "vq_margin", "vq_decoded", "gen_embeds"}
-    assert golden.keys() == pictures | pairs | {
+    assert golden.keys() == images | pairs | {
         "und_text_logits", "gen_logits", "gen_ce_per_token", "cfg_logits_w5",
     }  # fmt: skip
     assert all(len(golden[name]) == 2 for name in pairs)

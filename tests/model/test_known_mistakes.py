@@ -35,7 +35,7 @@ from tests.model.reference import (
     UNDERSTANDING,
     Codes,
     Documents,
-    PictureIn,
+    ImageIn,
     Text,
     to_batch,
 )
@@ -50,7 +50,7 @@ def drawing(seed: int = 0) -> tuple[str, reference.Document]:
 
 def looking(seed: int = 0) -> tuple[str, reference.Document]:
     pixels = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return UNDERSTANDING, [Text([BOS, BOI]), PictureIn(pixels), Text([EOI, 20]), Text([21, 22], loss=True)]
+    return UNDERSTANDING, [Text([BOS, BOI]), ImageIn(pixels), Text([EOI, 20]), Text([21, 22], loss=True)]
 
 
 def reading() -> tuple[str, reference.Document]:

@@ -85,7 +85,7 @@ def test_a_batch_carries_what_it_would_have_to_ask_for(random_base) -> None:  # 
     batch = collate(rows, 64, 64)
     assert batch.num_understanding_targets == int(batch.text_target_is_understanding.sum()) > 0
     missing = (batch.cached_codes < 0).any(dim=1).nonzero().flatten()
-    assert torch.equal(batch.uncached_pictures, missing) and len(batch.generation_pixels) == len(missing)
+    assert torch.equal(batch.uncached_images, missing) and len(batch.generation_pixels) == len(missing)
 
 
 @pytest.mark.gpu

@@ -148,7 +148,7 @@ def test_codes_made_online_equal_cached_ones(janus: JanusForConditionalGeneratio
     assert torch.equal(online.generation, cached.generation) and torch.equal(online.total, cached.total)
 
 
-def test_pictures_and_places_that_disagree_are_counted_in_the_error(
+def test_images_and_places_that_disagree_are_counted_in_the_error(
     janus: JanusForConditionalGeneration, documents: Documents
 ) -> None:
     batch = to_batch(documents)

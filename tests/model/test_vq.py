@@ -32,11 +32,11 @@ def test_the_codes_length_does_not_matter(janus: JanusForConditionalGeneration) 
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = encode_images(vqmodel, pixels)
-    picture = decode_codes(vqmodel, ids)
+    image = decode_codes(vqmodel, ids)
     with torch.no_grad():
         vqmodel.quantize.embedding.weight *= torch.linspace(0.5, 2, CODEBOOK)[:, None]
     assert torch.equal(encode_images(vqmodel, pixels), ids)
-    assert (decode_codes(vqmodel, ids).int() - picture.int()).abs().max() <= 1  # rounding may cross a whole number
+    assert (decode_codes(vqmodel, ids).int() - image.int()).abs().max() <= 1  # rounding may cross a whole number
 
 
 def test_ids_are_in_reading_order() -> None:
@@ -50,13 +50,13 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
     vqmodel = janus.model.vqmodel
     pixels = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = encode_images(vqmodel, pixels)
-    pictures = decode_codes(vqmodel, ids)
+    images = decode_codes(vqmodel, ids)
     monkeypatch.setattr(vq, "ENCODE_CHUNK", 2)
     monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
     monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
     assert torch.equal(encode_images(vqmodel, pixels), ids)
     # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
-    apart = (decode_codes(vqmodel, ids).int() - pictures.int()).abs()
+    apart = (decode_codes(vqmodel, ids).int() - images.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
 
 

@@ -30,7 +30,7 @@ from janus_train.planning.flops import FLOPS_PARTS, FlopsPart, PartFlops, flops_
 from janus_train.planning.workload import Workload, expected_row, workload_of, workload_of_batch
 from tests.helpers import config_of
 from tests.model.model_configs import model_config
-from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, PictureIn, Text, to_batch
+from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, ImageIn, Text, to_batch
 from tests.train.conftest import SMALL
 
 SIZE, TOKENS = 64, 64
@@ -68,15 +68,15 @@ def some_documents() -> Documents:
     def words(count: int) -> list[int]:
         return torch.randint(6, 1024, (count,), generator=g).tolist()
 
-    def picture() -> PictureIn:
-        return PictureIn(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
+    def image() -> ImageIn:
+        return ImageIn(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
 
     def codes(encoded: bool) -> Codes:
         pixels = torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1 if encoded else None
         return Codes(torch.randint(0, 512, (TOKENS,), generator=g), True, pixels)
 
     return [
-        (UNDERSTANDING, [Text(words(3)), picture(), Text(words(4)), Text(words(29), loss=True)]),
+        (UNDERSTANDING, [Text(words(3)), image(), Text(words(4)), Text(words(29), loss=True)]),
         (GENERATION, [Text(words(11)), codes(encoded=True)]),
         (TEXT, [Text(words(1)), Text(words(140), loss=True)]),
         (GENERATION, [Text(words(5)), codes(encoded=False)]),
@@ -138,7 +138,7 @@ def test_backward_is_what_torch_counts(case: Any) -> None:
     """To the last FLOP, for seven choices of what trains: so no gradient is computed that nothing needs."""
     trained, counted, content, expected = case
     language_model = expected["attention"].input_gradients * counted.squares / content.causal_pairs
-    vision, P = MODEL.vision, MODEL.tokens_per_picture
+    vision, P = MODEL.vision, MODEL.tokens_per_image
     encoder = (
         8 * vision.num_hidden_layers * vision.hidden_size * P * P * content.understanding_images
         if "understanding_encoder" in trained
@@ -191,7 +191,7 @@ def small_rows(random_base: Path) -> list[Row]:
     return next(open_drawn(config).steps(1, 1))[1]
 
 
-def test_a_picture_costs_what_the_official_sizes_cost() -> None:
+def test_a_image_costs_what_the_official_sizes_cost() -> None:
     """performance: SigLIP-L 381 GFLOP, VQ-16's encoder 313, at 384 pixels."""
     model = config_of("+stage=2", "model=janus_pro_1b").model
     assert flops_by_part(model, (), Workload(understanding_images=1))[

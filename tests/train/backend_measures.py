@@ -34,7 +34,7 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     janus = JanusForConditionalGeneration.from_pretrained(folder)
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
-    encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_picture, config.model.image_size, "")
+    encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_image, config.model.image_size, "")
     drawer, packer = open_mixture(config, open_recipe(config), encoder)
     rows = [next(Stream(v, drawer, packer)) for v in range(config.batch.rows_per_step)]
     return make_backend(janus, config, distributed), rows
@@ -71,7 +71,7 @@ class OneStep:
                 there = self._documents[kind]
                 chosen.append(there[used[kind] % len(there)])
                 used[kind] += 1
-            batches.append(collate([Row(0, chosen, {})], config.model.tokens_per_picture, config.model.image_size))
+            batches.append(collate([Row(0, chosen, {})], config.model.tokens_per_image, config.model.image_size))
         share = len(batches) // self._distributed.world_size
         mine = batches[self._distributed.rank * share :][:share]
         tokens = sum(batch.num_loss_tokens for batch in batches)
@@ -86,7 +86,7 @@ def memory(config: Config, distributed: Distributed) -> dict[str, int]:
     """Bytes on this rank after two steps (gradients: after any of their backwards), and frozen parts' gradients."""
     backend, rows = start(config, distributed)
     mine = rows[distributed.rank :: distributed.world_size]
-    batches = [collate([row], config.model.tokens_per_picture, config.model.image_size) for row in mine]
+    batches = [collate([row], config.model.tokens_per_image, config.model.image_size) for row in mine]
     parameters = list(_parameters(backend))
     measured = {"gradients": 0, "frozen_gradients": 0, "layer_passes": 0}
     backward = backend.backward

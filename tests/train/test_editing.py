@@ -9,13 +9,13 @@ from pathlib import Path
 
 from janus_train.config import Config
 from janus_train.train.run import run
-from tests.datatools.prepare.making import make, picture_bytes, write
+from tests.datatools.prepare.making import image_bytes, make, write
 
 
 def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> None:
     """As docs/data.md has it: an `<image>` in the answer is the picture to draw, and it alone has loss."""
     for n in range(8):
-        write(tmp_path / f"pictures/{n}.png", picture_bytes(n, "PNG"))
+        write(tmp_path / f"pictures/{n}.png", image_bytes(n, "PNG"))
     said = [{"from": "human", "value": "<image>\nMake it red."}, {"from": "gpt", "value": "<image>"}]
     records = [{"image": [f"{n}.png", f"{n + 1}.png"], "conversations": said} for n in range(0, 8, 2)]
     lines = write(tmp_path / "edits.jsonl", records)

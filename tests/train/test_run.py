@@ -21,7 +21,7 @@ from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
-from tests.helpers import encoded, make_shard, picture
+from tests.helpers import encoded, make_shard, plain_image
 
 Small = Callable[..., Config]
 TIMES = {"tokens_per_s", "mfu", "mfu_6n", "data_wait_s", "step_s"}
@@ -368,7 +368,7 @@ def flawed_recipe(tmp_path: Path) -> Path:
     make_shard(folder / "texts.tar", texts)  # type: ignore[arg-type]
     members: dict[str, object] = {}
     for i in range(40):
-        data = b"\x89PNG\r\n\x1a\n no picture" if i == 9 else encoded(picture((i, 0, 0)))
+        data = b"\x89PNG\r\n\x1a\n no picture" if i == 9 else encoded(plain_image((i, 0, 0)))
         members |= {f"p{i:02d}.json": {"caption": f"picture {i}"}, f"p{i:02d}.png": data}
     make_shard(folder / "pictures.tar", members)  # type: ignore[arg-type]
     sources = [

@@ -31,7 +31,7 @@ SCHEMA = 3
 LISTING = "shards.json"
 DIGEST_BYTES = 8
 """Members have their XXH3-64: enough against a bad disk, and twenty times as fast as a SHA-256. Whole tars have that."""
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 FIELD_ENDINGS = ("json", "txt")
 CODES_ENDING = "codes.npy"
 SHOWN = 5

@@ -15,7 +15,7 @@ from pathlib import Path
 from janus_train.data.shards.index import (
     CODES_ENDING,
     FIELD_ENDINGS,
-    PICTURE_ENDINGS,
+    IMAGE_ENDINGS,
     Member,
     ShardIndex,
     index_path,
@@ -26,7 +26,7 @@ from janus_train.data.shards.vq_codes import RECORD, UNKNOWN, origin_in
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_bytes
 
-_MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *PICTURE_ENDINGS, CODES_ENDING))})", re.I)
+_MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *IMAGE_ENDINGS, CODES_ENDING))})", re.I)
 _NUMBERED = re.compile(r"(?P<key>.+)\.(?P<number>\d{1,6})")
 _BLOCK = 512  # bytes of a tar's record
 _LONGEST_RECORD = 4096
@@ -137,7 +137,7 @@ def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, 
         numbered = _NUMBERED.fullmatch(stem)
         if numbered and stem not in described and member.ending not in FIELD_ENDINGS:
             key, number = numbered["key"], f"{int(numbered['number'])}."
-        place = f"{number}picture" if member.ending in PICTURE_ENDINGS else f"{number}{member.ending}"
+        place = f"{number}picture" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
         if (key, place) in places:
             twice[key] = None
         places.add((key, place))

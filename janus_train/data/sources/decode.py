@@ -43,7 +43,7 @@ def caption_of(data: bytes, key: str) -> dict[str, Any]:
         raise BadSample(f"its text cannot be read ({error})", key=key) from None
 
 
-def open_picture(data: bytes, formats: tuple[str, ...], key: str, name: str = "its picture") -> Image.Image:
+def image_of(data: bytes, formats: tuple[str, ...], key: str, name: str = "its picture") -> Image.Image:
     """The picture in ``data``, not yet decoded."""
     try:
         return open_image(data, formats)

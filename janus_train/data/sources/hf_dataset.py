@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from janus_train.data.sources.decode import FOLDER_FORMATS, open_picture
+from janus_train.data.sources.decode import FOLDER_FORMATS, image_of
 from janus_train.data.storage.remote import retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError, one_line
@@ -52,9 +52,9 @@ class HfDatasetSource:
     that are no data set and for columns that it does not have.
     """
 
-    def __init__(self, paths: Sequence[Path], fields: Mapping[str, str], pictures: Sequence[str] = ()):
-        self._paths, self._fields, self._pictures = list(paths), dict(fields), list(pictures)
-        columns = list(dict.fromkeys([*self._fields.values(), *self._pictures]))
+    def __init__(self, paths: Sequence[Path], fields: Mapping[str, str], images: Sequence[str] = ()):
+        self._paths, self._fields, self._images = list(paths), dict(fields), list(images)
+        columns = list(dict.fromkeys([*self._fields.values(), *self._images]))
         endings = {path.suffix for path in self._paths}
         if endings == {".parquet"}:
             self._rows: _Rows = _ParquetRows(self._paths, columns)
@@ -90,12 +90,10 @@ class HfDatasetSource:
         key = str(index)
         row = self._rows.row(index)
         fields = {name: self._value(row[column], column, key) for name, column in self._fields.items()}
-        pictures = [
-            open_picture(data, FOLDER_FORMATS, key)
-            for column in self._pictures
-            for data in _bytes(row[column], column, key)
+        images = [
+            image_of(data, FOLDER_FORMATS, key) for column in self._images for data in _bytes(row[column], column, key)
         ]
-        return Record(key, fields, pictures, [None] * len(pictures))
+        return Record(key, fields, images, [None] * len(images))
 
     def _value(self, value: Any, column: str, key: str) -> Any:
         """The value as it is; a class's name for its number."""

@@ -20,12 +20,12 @@ import numpy as np
 
 from janus_train.data.image_files import ImageError, read_image_file
 from janus_train.data.shards.string_array import PackedText
-from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, open_picture
+from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LINES_A_PLACE = 16
 """The start of every 16th line is remembered: half a byte a line, and the lines between are found by looking."""
 _CHUNK = 8 << 20
@@ -118,12 +118,12 @@ class JsonlSource:
         lines, line = self._files[number], index - self._starts[number]
         key = f"{lines.path.name}:{line + 1}"
         fields = fields_of(lines[line], key)
-        names = _picture_names(fields, key)
-        pictures = [read_picture(self._folders[number], name, key) for name in names]
-        return Record(key, fields, pictures, [None] * len(pictures))
+        names = _image_names(fields, key)
+        images = [read_image(self._folders[number], name, key) for name in names]
+        return Record(key, fields, images, [None] * len(images))
 
 
-def _picture_names(fields: dict[str, Any], key: str) -> list[str]:
+def _image_names(fields: dict[str, Any], key: str) -> list[str]:
     """Takes ``image`` and ``images`` out of the fields."""
     given = [value for name in ("image", "images") if (value := fields.pop(name, None)) is not None]
     if len(given) > 1:
@@ -135,7 +135,7 @@ def _picture_names(fields: dict[str, Any], key: str) -> list[str]:
     return names
 
 
-def read_picture(folder: Path, name: str, key: str) -> Any:
+def read_image(folder: Path, name: str, key: str) -> Any:
     """The picture at the relative path ``name``, not yet decoded. Raises `BadSample` if it is missing or lies outside."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "://" in name or "\0" in name:
@@ -148,7 +148,7 @@ def read_picture(folder: Path, name: str, key: str) -> Any:
         raise BadSample(f"picture {name!r} is missing", key=key) from None
     except ImageError as error:
         raise BadSample(f"picture {name!r} {error}", key=key) from None
-    return open_picture(data, FOLDER_FORMATS, key, f"picture {name!r}")
+    return image_of(data, FOLDER_FORMATS, key, f"picture {name!r}")
 
 
 class ImageFolderSource:
@@ -173,12 +173,12 @@ class ImageFolderSource:
         data, lengths, starts = bytearray(), [], [0]
         for name in self.classes:
             folder = self.root / name
-            for path in retried(folder, lambda folder=folder: list(_pictures_under(folder))):  # type: ignore[misc]
+            for path in retried(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
                 data += path
                 lengths.append(len(path))
             if len(lengths) == starts[-1]:
                 raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no picture ({', '.join(PICTURE_ENDINGS)})"
+                    f"imagefolder {self.root}: the class {name!r} has no picture ({', '.join(IMAGE_ENDINGS)})"
                 )
             starts.append(len(lengths))
         return PackedText.joined(data, lengths), starts
@@ -203,10 +203,10 @@ class ImageFolderSource:
         path = self._path(index)
         key = os.fsencode(path).decode("utf-8", "backslashreplace")
         fields = {"class_name": self.class_names[bisect_right(self._starts, index) - 1]}
-        return Record(key, fields, [read_picture(self.root, path, key)], [None])
+        return Record(key, fields, [read_image(self.root, path, key)], [None])
 
 
-def _pictures_under(folder: Path) -> Iterator[bytes]:
+def _images_under(folder: Path) -> Iterator[bytes]:
     """Paths relative to ``folder`` in a fixed order."""
 
     def fail(error: OSError) -> None:
@@ -215,7 +215,7 @@ def _pictures_under(folder: Path) -> Iterator[bytes]:
     for place, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(PICTURE_ENDINGS):
+            if name[0] != "." and name.lower().endswith(IMAGE_ENDINGS):
                 yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from janus_train.data.shards.index import (
     CODES_ENDING,
-    PICTURE_ENDINGS,
+    IMAGE_ENDINGS,
     Head,
     Member,
     ShardIndex,
@@ -30,7 +30,7 @@ from janus_train.data.shards.index import (
     read_head,
     read_listing,
 )
-from janus_train.data.sources.decode import SHARD_FORMATS, caption_of, codes_of, fields_of, open_picture
+from janus_train.data.sources.decode import SHARD_FORMATS, caption_of, codes_of, fields_of, image_of
 from janus_train.data.storage.remote import (
     MISSING,
     THREADS,
@@ -127,12 +127,12 @@ class ShardSource:
         key = places.key(number)
         parts = self._members(shard, key, places.members(number))
         fields = fields_of(parts["json"], key) if "json" in parts else caption_of(parts["txt"], key)
-        pictures, codes = [], []
-        for prefix, ending in _pictures(parts):
-            pictures.append(open_picture(parts[prefix + ending], SHARD_FORMATS, key))
+        images, codes = [], []
+        for prefix, ending in _images(parts):
+            images.append(image_of(parts[prefix + ending], SHARD_FORMATS, key))
             cached = parts.get(prefix + CODES_ENDING)
             codes.append(None if cached is None else codes_of(cached, key))
-        return Record(key, fields, pictures, codes)
+        return Record(key, fields, images, codes)
 
     @property
     def codes_origins(self) -> dict[str, Location]:
@@ -234,11 +234,11 @@ def _heads(tars: list[Location]) -> list[Head]:
     return [head or next(own) for head in listed]
 
 
-def _pictures(parts: dict[str, bytes]) -> list[tuple[str, str]]:
+def _images(parts: dict[str, bytes]) -> list[tuple[str, str]]:
     """(prefix, ending) of the sample's pictures in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
     found = []
     for name in parts:
         prefix, _, ending = name.rpartition(".")
-        if ending in PICTURE_ENDINGS:
+        if ending in IMAGE_ENDINGS:
             found.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", ending))
     return [(prefix, ending) for _, prefix, ending in sorted(found)]

@@ -14,7 +14,7 @@ import numpy as np
 from janus_train.data.images import generation_pixels
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import BadSample, Document
-from janus_train.datatools.inspect.tokens import Picture, Reader, Text
+from janus_train.datatools.inspect.tokens import Image, Reader, Text
 from janus_train.report.images import pixels_uri
 
 _BREAKS = re.compile("([^\\n]*)(\\n*)")
@@ -78,7 +78,7 @@ def sample(document: Document, reader: Reader, recipe: Recipe, size: int) -> Sam
         if is_text:
             segments.append(TextSegment(_tokens([piece for piece in pieces if isinstance(piece, Text)])))
         else:
-            segments += [_image(piece, document, recipe, size) for piece in pieces if isinstance(piece, Picture)]
+            segments += [_image(piece, document, recipe, size) for piece in pieces if isinstance(piece, Image)]
     return Sample(document.kind, reference.source, reference.key, facts, segments)
 
 
@@ -108,7 +108,7 @@ def _title(piece: Text) -> str:
     return "; ".join(notes)
 
 
-def _image(piece: Picture, document: Document, recipe: Recipe, size: int) -> ImageSegment:
+def _image(piece: Image, document: Document, recipe: Recipe, size: int) -> ImageSegment:
     pixels, note = piece.pixels, ""
     if pixels is None:
         pixels, note = _cached(document, piece.number, recipe, size), "codes from the cache"
@@ -126,6 +126,6 @@ def _cached(document: Document, number: int, recipe: Recipe, size: int) -> np.nd
     """The image behind cached codes, made again for the page; None if the source does not give it."""
     _, source = recipe.sources[document.reference.source]
     try:
-        return generation_pixels(source[document.reference.index].pictures[number], size)
+        return generation_pixels(source[document.reference.index].images[number], size)
     except (BadSample, OSError, IndexError):
         return None

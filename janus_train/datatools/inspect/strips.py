@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from janus_train.data.types import KINDS, Document, Kind, Row
-from janus_train.datatools.inspect.tokens import loss_runs, picture_runs
+from janus_train.datatools.inspect.tokens import image_runs, loss_runs
 
 MAX_RUNS = 40
 """Runs of losses that are drawn in a sample; the rest, of a very long dialogue, are too narrow to see."""
@@ -61,7 +61,7 @@ def _box(document: Document, row_tokens: int) -> Box:
         kind=document.kind,
         width=100 * num_tokens / row_tokens,
         title=f"{document.reference.source} · {document.reference.key} · {num_tokens} tokens",
-        images=[_run(run, num_tokens) for run in picture_runs(document)],
+        images=[_run(run, num_tokens) for run in image_runs(document)],
         losses=[_run(run, num_tokens) for run in loss_runs(document)[:MAX_RUNS]],
     )
 

@@ -38,7 +38,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """The place of a picture."""
 
     role: Literal["in", "out", "codes_in"]
@@ -60,7 +60,7 @@ class Reader:
         self._special |= {self._core.token_to_id(token) for token in SPECIAL_TOKENS}
         self._written: dict[tuple[int, ...], str] = {}
 
-    def pieces(self, document: Document) -> Iterator[Text | Picture]:
+    def pieces(self, document: Document) -> Iterator[Text | Image]:
         """All of the document's tokens, in order."""
         ids = document.input_ids.tolist()
         learnt = np.zeros(len(ids), bool)
@@ -71,14 +71,14 @@ class Reader:
             if document.modality[place] == TEXT:
                 yield from self._text(ids[place:end], learnt[place:end], document.image_targets[place:end])
             elif document.modality[place] == IMAGE_FEATURE:
-                yield Picture("in", number, end - place, 0, document.understanding_pixels[understood])
+                yield Image("in", number, end - place, 0, document.understanding_pixels[understood])
                 understood += 1
                 number += 1
             else:
                 # the state at <begin_of_image> predicts code 0: the run of losses starts one position earlier
                 losses = int(document.image_targets[place - 1 : end - 1].sum())
                 role: Literal["out", "codes_in"] = "out" if document.codes_have_loss[drawn] else "codes_in"
-                yield Picture(role, number, end - place, losses, document.generation_pixels[drawn])
+                yield Image(role, number, end - place, losses, document.generation_pixels[drawn])
                 drawn += 1
                 number += 1
             place = end
@@ -122,7 +122,7 @@ def _run(modality: np.ndarray, place: int) -> int:
     return place + int(other[0]) if len(other) else len(modality)
 
 
-def picture_runs(document: Document) -> list[tuple[int, int]]:
+def image_runs(document: Document) -> list[tuple[int, int]]:
     """(start, end) of each picture's positions."""
     found, place = [], 0
     while place < len(document):

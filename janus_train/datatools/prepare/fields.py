@@ -142,18 +142,18 @@ def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
     return value.strip() if strip else value
 
 
-def captioned(record: dict[str, Any], options: PrepareOptions, num_pictures: int) -> list[dict[str, Any]]:
+def captioned(record: dict[str, Any], options: PrepareOptions, num_images: int) -> list[dict[str, Any]]:
     """The fields of a captioned picture's samples, in the form that the options ask for."""
-    if num_pictures != 1 and options.form != "ask":
-        raise SkipRecord("a caption takes one picture", f"{num_pictures}")
-    return [_in_form(caption, options, num_pictures) for caption in captions(record, options)]
+    if num_images != 1 and options.form != "ask":
+        raise SkipRecord("a caption takes one picture", f"{num_images}")
+    return [_in_form(caption, options, num_images) for caption in captions(record, options)]
 
 
-def _in_form(caption: str, options: PrepareOptions, num_pictures: int) -> dict[str, Any]:
+def _in_form(caption: str, options: PrepareOptions, num_images: int) -> dict[str, Any]:
     if options.form == "draw":
         return talk(caption, PLACEHOLDER)
     if options.form == "ask":
-        return talk(f"{PLACEHOLDER}\n" * num_pictures + str(options.question), caption)
+        return talk(f"{PLACEHOLDER}\n" * num_images + str(options.question), caption)
     return {"caption": caption}
 
 
@@ -162,16 +162,16 @@ def talk(question: str, answer: str) -> dict[str, Any]:
     return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
 
 
-def conversation(record: dict[str, Any], num_pictures: int) -> dict[str, Any]:
+def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
     """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with what does not fit."""
     turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
     if not isinstance(turns, list) or not turns:
         raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
-    return {"conversations": read_turns(turns, num_pictures)}
+    return {"conversations": read_turns(turns, num_images)}
 
 
-def check_number(num_pictures: int, options: PrepareOptions) -> None:
+def check_number(num_images: int, options: PrepareOptions) -> None:
     """Raises `SkipRecord` for a record with fewer or more pictures than the options ask for."""
     most = options.max_pictures
-    if num_pictures < options.min_pictures or (most is not None and num_pictures > most):
-        raise SkipRecord("more or fewer pictures than asked for", f"{num_pictures}", left_out=True)
+    if num_images < options.min_pictures or (most is not None and num_images > most):
+        raise SkipRecord("more or fewer pictures than asked for", f"{num_images}", left_out=True)

@@ -56,7 +56,7 @@ class Item:
     """What a record gives: one or more samples that share its pictures (bytes as they were found)."""
 
     samples: list[dict[str, Any]]
-    pictures: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
     name: str = ""
     """What the source calls it; goes into the key to be recognised."""
 

@@ -66,9 +66,9 @@ def convert(format_: InputFormat, unit: Unit) -> list[RecordSamples | SkippedRec
 
 
 def _encoded(format_: InputFormat, number: int, item: Item) -> list[EncodedSample]:
-    pictures = [keep(data, format_.options.max_side) for data in item.pictures]
+    images = [keep(data, format_.options.max_side) for data in item.images]
     return [
-        encode(key(number, part if format_.several else None, item.name), fields, pictures)
+        encode(key(number, part if format_.several else None, item.name), fields, images)
         for part, fields in enumerate(item.samples)
     ]
 
@@ -79,13 +79,13 @@ def key(number: int, part: int | None, name: str) -> str:
     return f"{number:09d}" + ("" if part is None else f"_{part}") + (f"-{words}" if words else "")
 
 
-def encode(key: str, fields: dict[str, Any], pictures: list[tuple[str, bytes]]) -> EncodedSample:
+def encode(key: str, fields: dict[str, Any], images: list[tuple[str, bytes]]) -> EncodedSample:
     """``KEY.json`` with ``KEY.jpg``, or with ``KEY.0.jpg``, ``KEY.1.jpg``, ... Raises `SkipRecord`."""
     try:
         words = json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise SkipRecord("the text is no valid Unicode", error.reason) from None
     members = [("json", words)]
-    for number, (ending, data) in enumerate(pictures):
-        members.append((ending if len(pictures) == 1 else f"{number}.{ending}", data))
+    for number, (ending, data) in enumerate(images):
+        members.append((ending if len(images) == 1 else f"{number}.{ending}", data))
     return EncodedSample(key, members)

@@ -33,7 +33,7 @@ def role_of(turn: dict[str, Any]) -> str | None:
     return _ROLES.get(str(turn.get("from", turn.get("role", ""))).strip().lower())
 
 
-def pictures_named(turns: Any) -> list[Any]:
+def images_named(turns: Any) -> list[Any]:
     """The pictures that single turns name (Janus's form: ``images`` beside ``content``), in order."""
     if not isinstance(turns, list):
         return []
@@ -44,7 +44,7 @@ def pictures_named(turns: Any) -> list[Any]:
     return images
 
 
-def read_turns(turns: list[Any], num_pictures: int) -> list[dict[str, str]]:
+def read_turns(turns: list[Any], num_images: int) -> list[dict[str, str]]:
     """``turns`` in Janus's form for a sample of ``num_pictures`` pictures. Raises `SkipRecord` with what does not fit.
 
     Words of the system go in front of the user's next ones. An answer without a question before it and a question
@@ -57,7 +57,7 @@ def read_turns(turns: list[Any], num_pictures: int) -> list[dict[str, str]]:
         if role == SYSTEM:
             system = f"{system}{words}\n\n" if words.strip() else system
             continue
-        words = words.replace("<image>", PLACEHOLDER) if num_pictures else words
+        words = words.replace("<image>", PLACEHOLDER) if num_images else words
         if role == USER:
             words, system = system + words, ""
         turns_read.append((role, words))
@@ -67,13 +67,11 @@ def read_turns(turns: list[Any], num_pictures: int) -> list[dict[str, str]]:
             raise SkipRecord("the turns do not alternate", f"turn {number}")
         if not words.strip():
             raise SkipRecord("a turn is empty", f"turn {number}")
-    if num_pictures and not any(PLACEHOLDER in words for _, words in turns_read):
-        turns_read[0] = (USER, f"{PLACEHOLDER}\n" * num_pictures + turns_read[0][1])
+    if num_images and not any(PLACEHOLDER in words for _, words in turns_read):
+        turns_read[0] = (USER, f"{PLACEHOLDER}\n" * num_images + turns_read[0][1])
     wanted = sum(words.count(PLACEHOLDER) for _, words in turns_read)
-    if wanted != num_pictures:
-        raise SkipRecord(
-            "placeholders and pictures differ in number", f"{wanted} placeholders, {num_pictures} pictures"
-        )
+    if wanted != num_images:
+        raise SkipRecord("placeholders and pictures differ in number", f"{wanted} placeholders, {num_images} pictures")
     return [{"role": role, "content": words} for role, words in turns_read]
 
 

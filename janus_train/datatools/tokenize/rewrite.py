@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from janus_train.data.images import generation_pixels, to_float
-from janus_train.data.shards.index import CODES_ENDING, PICTURE_ENDINGS, Member, ShardIndex, member_digest
+from janus_train.data.shards.index import CODES_ENDING, IMAGE_ENDINGS, Member, ShardIndex, member_digest
 from janus_train.data.shards.scan import scan
 from janus_train.data.shards.vq_codes import RECORD
-from janus_train.data.sources.decode import SHARD_FORMATS, open_picture
+from janus_train.data.sources.decode import SHARD_FORMATS, image_of
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
 from janus_train.files import sync
@@ -40,7 +40,7 @@ _BLOCK, _RECORD_SIZE = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     """A member that gets codes, and the name that they get in the tar."""
 
     key: str
@@ -57,14 +57,14 @@ class _TarStretch:
     member: Member | None = None  # None: it is not read by anyone, and copied unchecked
     where: str = ""
     ends_sample: bool = False
-    pictures: list[_Picture] = field(default_factory=list)  # those whose codes come after this piece
+    images: list[_Image] = field(default_factory=list)  # those whose codes come after this piece
 
 
 @dataclass(frozen=True)
 class RewriteCounts:
     """What was done with a tar."""
 
-    pictures: int
+    images: int
     without: list[str]
     """Keys of samples of which a picture cannot be decoded: it got no codes."""
 
@@ -83,7 +83,7 @@ def rewrite(
     those that were indexed.
     """
     pieces = _pieces(tar, index)
-    pictures = [picture for piece in pieces for picture in piece.pictures]
+    images = [image for piece in pieces for image in piece.images]
     without: list[str] = []
     descriptor = os.open(tar, os.O_RDONLY)
     pool = ThreadPoolExecutor(threads)
@@ -91,15 +91,15 @@ def rewrite(
         with target.open("r+b" if target.exists() else "w+b") as out:
             out.truncate(0)
             _add(out, RECORD, encoder.origin.record())
-            made = _encoded(pictures, tar, descriptor, encoder, pool)
+            made = _encoded(images, tar, descriptor, encoder, pool)
             for piece in pieces:
                 _copy(descriptor, piece, out, tar)
-                for picture in piece.pictures:
+                for image in piece.images:
                     codes = next(made)
                     if codes is None:
-                        without.append(picture.key)
+                        without.append(image.key)
                     else:
-                        _add(out, picture.codes_name, _npy(codes))
+                        _add(out, image.codes_name, _npy(codes))
                 if piece.ends_sample:
                     done(1)
             out.write(bytes(2 * _BLOCK))
@@ -110,7 +110,7 @@ def rewrite(
         os.close(descriptor)
     found = scan(target).index
     _check_same(tar, index, found)
-    return found, RewriteCounts(len(pictures), without)
+    return found, RewriteCounts(len(images), without)
 
 
 # ------------------------------------------------------------------------------------------------------------ the old tar
@@ -139,25 +139,25 @@ def _pieces(tar: Path, index: ShardIndex) -> list[_TarStretch]:
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"shard {tar} cannot be read ({error})") from None
     for number, piece in last.items():
-        piece.ends_sample, piece.pictures = True, _pictures(index, number, names)
+        piece.ends_sample, piece.images = True, _images(index, number, names)
     return pieces
 
 
-def has_pictures(index: ShardIndex) -> bool:
+def has_images(index: ShardIndex) -> bool:
     return any(
-        member.ending.rpartition(".")[2] in PICTURE_ENDINGS for n in range(len(index)) for member in index.members(n)
+        member.ending.rpartition(".")[2] in IMAGE_ENDINGS for n in range(len(index)) for member in index.members(n)
     )
 
 
-def _pictures(index: ShardIndex, number: int, names: dict[int, str]) -> list[_Picture]:
+def _images(index: ShardIndex, number: int, names: dict[int, str]) -> list[_Image]:
     """The sample's pictures by their numbers. Codes are named after the picture, in its spelling."""
     found = []
     for member in index.members(number):
         prefix, _, ending = member.ending.rpartition(".")
-        if ending in PICTURE_ENDINGS:
+        if ending in IMAGE_ENDINGS:
             name = names[member.offset][: -len(ending)] + CODES_ENDING
-            found.append((int(prefix) if prefix else -1, _Picture(index.key(number), member, name)))
-    return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
+            found.append((int(prefix) if prefix else -1, _Image(index.key(number), member, name)))
+    return [image for _, image in sorted(found, key=lambda pair: pair[0])]
 
 
 def _copy(descriptor: int, piece: _TarStretch, out: IO[bytes], tar: Path) -> None:
@@ -190,24 +190,24 @@ def _check(data: bytes, member: Member, tar: Path, what: str) -> None:
 
 
 def _encoded(
-    pictures: list[_Picture], tar: Path, descriptor: int, encoder: CodeEncoder, pool: ThreadPoolExecutor
+    images: list[_Image], tar: Path, descriptor: int, encoder: CodeEncoder, pool: ThreadPoolExecutor
 ) -> Iterator[np.ndarray | None]:
     """Codes (P,) uint16 of each picture in order, None for one that cannot be decoded."""
 
-    def pixels(picture: _Picture) -> np.ndarray | None:
-        data = _read(descriptor, picture.member.offset, picture.member.size, tar)
-        _check(data, picture.member, tar, picture.codes_name)
+    def pixels(member: _Image) -> np.ndarray | None:
+        data = _read(descriptor, member.member.offset, member.member.size, tar)
+        _check(data, member.member, tar, member.codes_name)
         try:
-            image = open_picture(data, SHARD_FORMATS, picture.key)
-            return to_float(generation_pixels(image, encoder.image_size))
+            decoded = image_of(data, SHARD_FORMATS, member.key)
+            return to_float(generation_pixels(decoded, encoder.image_size))
         except BadSample:
             return None
 
     waiting: deque[list[Future[np.ndarray | None]]] = deque()
-    batches = iter([pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)])
+    batches = iter([images[i : i + BATCH] for i in range(0, len(images), BATCH)])
     while True:
         while len(waiting) < AHEAD and (batch := next(batches, None)) is not None:
-            waiting.append([pool.submit(pixels, picture) for picture in batch])
+            waiting.append([pool.submit(pixels, member) for member in batch])
         if not waiting:
             return
         found = [future.result() for future in waiting.popleft()]

@@ -13,7 +13,7 @@ from janus_train.data.shards.index import ShardIndex, own_index, read_head
 from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
 from janus_train.data.storage.remote import Location
 from janus_train.data.templates import get_template
-from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_pictures, rewrite
+from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_images, rewrite
 from janus_train.errors import UserError
 from janus_train.model.vq import CodeEncoder
 
@@ -53,7 +53,7 @@ class TokenizeResult:
     """Another process was at work on them."""
     failed: list[str] = field(default_factory=list)
     """A line each."""
-    pictures: int = 0
+    images: int = 0
     without: int = 0
     """Pictures that cannot be decoded."""
 
@@ -121,10 +121,10 @@ def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, 
         result.nothing_to_do += 1
         return
     result.tokenized += 1
-    result.pictures += tally.pictures - len(tally.without)
+    result.images += tally.images - len(tally.without)
     result.without += len(tally.without)
     said = f"; {len(tally.without)} cannot be decoded, the first in {tally.without[0]!r}" if tally.without else ""
-    progress.on_message(f"{tar}: {tally.pictures} pictures in {time.perf_counter() - began:.1f} s{said}")
+    progress.on_message(f"{tar}: {tally.images} pictures in {time.perf_counter() - began:.1f} s{said}")
 
 
 def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
@@ -139,7 +139,7 @@ def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: Progress
     size = tar.stat().st_size
     if size != index.head.size:
         raise UserError(f"shard {tar} is damaged: it has {size} bytes, its index says {index.head.size}")
-    if index.head.codes == str(encoder.origin) or not has_pictures(index):
+    if index.head.codes == str(encoder.origin) or not has_images(index):
         return None
     staging = tar.with_name(f".{tar.name}.part")
     try:

@@ -26,13 +26,13 @@ class Lengths:
 
     folder: Path
     row_tokens: int
-    tokens_per_picture: int
+    tokens_per_image: int
     system_prompt: str
 
     @cached_property
     def _encoder(self) -> Encoder:
         return Encoder(
-            load_tokenizer(self.folder), self.tokens_per_picture, 14, self.system_prompt
+            load_tokenizer(self.folder), self.tokens_per_image, 14, self.system_prompt
         )  # pictures' pixels do not count
 
     def __getstate__(self) -> dict[str, object]:
@@ -41,7 +41,7 @@ class Lengths:
     def check(self, record: Record, template: Template, kind: Kind) -> None:
         """Raises `BadSample` if the sample fits no row."""
         self._encoder.encode(
-            Record(record.key, record.fields, [_STUB] * len(record.pictures), record.codes),
+            Record(record.key, record.fields, [_STUB] * len(record.images), record.codes),
             template,
             kind,
             Reference("", 0, 0, record.key),
@@ -59,10 +59,10 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
 
     folder = open_folder(local_folder(str(model), "--model ", weights=False))
     vision = folder.config.vision_config
-    pictures = (vision.image_size // vision.patch_size) ** 2
+    images = (vision.image_size // vision.patch_size) ** 2
     if not (folder.path / "tokenizer.json").is_file():
         raise UserError(f"--model {folder.path}: it has no tokenizer.json")
-    return Lengths(folder.path, row_tokens, pictures, folder.system_prompt)
+    return Lengths(folder.path, row_tokens, images, folder.system_prompt)
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ class SampleCheck:
         """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""
         record = source[index]
         try:
-            for picture in record.pictures:
-                to_rgb(picture).load()
+            for image in record.images:
+                to_rgb(image).load()
             if self.fields:
                 self._fits(record)
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
         except OSError as error:
             raise BadSample(f"its picture cannot be decoded ({error})", key=record.key) from None
-        return len(record.pictures)
+        return len(record.images)
 
     def _fits(self, record: Record) -> None:
         template = self.template or template_for(record)
         template.build(record)
         if self.lengths is not None:
-            kind = self.kind or ("understanding" if record.pictures else "text")
+            kind = self.kind or ("understanding" if record.images else "text")
             self.lengths.check(record, template, kind)

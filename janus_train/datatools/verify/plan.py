@@ -53,7 +53,7 @@ class PieceResult:
 
     piece: VerificationPiece
     samples: int = 0
-    pictures: int = 0
+    images: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -150,7 +150,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
         found.samples += 1
         problem = _look_at(source, index, check)
         if isinstance(problem, int):
-            found.pictures += problem
+            found.images += problem
         else:
             key, reason, damaged = problem
             found.problems.append(Problem(name, piece.before + index, key or f"number {index}", reason, damaged))

@@ -18,7 +18,7 @@ class SourceCounts:
     name: str
     size: int
     samples: int = 0
-    pictures: int = 0
+    images: int = 0
     bad: int = 0
     damaged: int = 0
 
@@ -39,7 +39,7 @@ class Summary:
         """The piece's problems that are new."""
         counts = self.sources[result.piece.source]
         counts.samples += result.samples
-        counts.pictures += result.pictures
+        counts.images += result.images
         return [problem for problem in result.problems if self._count(problem, counts)]
 
     def _count(self, problem: Problem, counts: SourceCounts) -> bool:
@@ -75,7 +75,7 @@ class Summary:
         for column in ("samples", "pictures", "bad", "damaged", "bytes"):
             table.add_column(column, justify="right", no_wrap=True)
         for c in self.sources:
-            numbers = [f"{value:,}" for value in (c.samples, c.pictures, c.bad, c.damaged)]
+            numbers = [f"{value:,}" for value in (c.samples, c.images, c.bad, c.damaged)]
             table.add_row(c.name, *numbers, size_text(c.size))
         return table
 

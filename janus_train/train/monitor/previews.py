@@ -27,10 +27,10 @@ def write_previews(
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]
-    pictures = generate_images(
+    images = generate_images(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
     path.parent.mkdir(exist_ok=True)
     drawn = BytesIO()
-    grid([pictures[row : row + each] for row in range(0, len(pictures), each)]).save(drawn, "PNG")
+    grid([images[row : row + each] for row in range(0, len(images), each)]).save(drawn, "PNG")
     write_bytes(path, drawn.getvalue())

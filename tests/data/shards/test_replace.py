@@ -17,7 +17,7 @@ from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, r
 from janus_train.data.shards.scan import scan
 from janus_train.data.shards.vq_codes import CodesOrigin
 from janus_train.data.sources.shards import ShardSource
-from tests.helpers import encoded, make_shard, picture
+from tests.helpers import encoded, make_shard, plain_image
 
 OPERATIONS = ("os.replace", "write_bytes", "write_heads", "sync")
 """What a swap does to the disk: a child process dies before the n-th of these."""
@@ -59,7 +59,7 @@ def contents(tar: Path) -> list[tuple[str, int]]:
 def test_a_swap_that_dies_at_any_point_leaves_a_whole_shard(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(4, np.uint16))
-    old = {"a.json": {"caption": "x"}, "a.png": encoded(picture())}
+    old = {"a.json": {"caption": "x"}, "a.png": encoded(plain_image())}
     new = {".codes.json": CodesOrigin("f" * 64, 64).record(), **old, "a.codes.npy": buffer.getvalue()}
     again = {**new, "a.codes.npy": buffer.getvalue()[:-8] + b"\1\0\1\0\1\0\1\0"}
     states = []

@@ -16,9 +16,9 @@ from janus_train.data.shards.index import index_path
 from janus_train.data.shards.scan import Scan, scan, write_index
 from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
-from tests.helpers import encoded, make_shard, picture
+from tests.helpers import encoded, make_shard, plain_image
 
-PNG, JPEG = encoded(picture()), encoded(picture(), "JPEG")
+PNG, JPEG = encoded(plain_image()), encoded(plain_image(), "JPEG")
 
 
 def scan_of(folder: Path, members: dict[str, object]) -> Scan:
@@ -93,9 +93,9 @@ def test_names_that_are_no_utf_8_are_written_out(tmp_path: Path) -> None:
 def test_a_tar_of_webdatasets_own_writer(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
         for i in range(3):
-            writer.write({"__key__": f"s{i}", "json": {"caption": f"{i}"}, "jpg": picture((i, 0, 0)), "cls": i})
+            writer.write({"__key__": f"s{i}", "json": {"caption": f"{i}"}, "jpg": plain_image((i, 0, 0)), "cls": i})
     source = ShardSource([write_index(tmp_path / "x.tar") and tmp_path / "x.tar"])
-    assert [(r.key, r.fields, r.pictures[0].size) for r in source] == [
+    assert [(r.key, r.fields, r.images[0].size) for r in source] == [
         (f"s{i}", {"caption": f"{i}"}, (80, 60)) for i in range(3)
     ]
 
@@ -112,15 +112,15 @@ def test_a_tar_of_webdatasets_own_writer(tmp_path: Path) -> None:
 )
 def test_every_sample_is_found_whole_in_any_order(tmp_path_factory: pytest.TempPathFactory, samples, order) -> None:  # type: ignore[no-untyped-def]
     members: dict[str, object] = {}
-    for key, pictures in samples.items():
+    for key, images in samples.items():
         members[f"{key}.json"] = {"k": key}
-        members |= {f"{key}.{number}.png": PNG for number in range(pictures)}
+        members |= {f"{key}.{number}.png": PNG for number in range(images)}
     names = list(members)
     order.shuffle(names)
     tar = make_shard(tmp_path_factory.mktemp("s") / "x.tar", {name: members[name] for name in names})  # type: ignore[misc]
     source = ShardSource([tar])
-    found = {record.key: (record.fields, len(record.pictures)) for record in source}
-    assert found == {key: ({"k": key}, pictures) for key, pictures in samples.items()}
+    found = {record.key: (record.fields, len(record.images)) for record in source}
+    assert found == {key: ({"k": key}, images) for key, images in samples.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- what is refused

@@ -22,7 +22,7 @@ from janus_train.data.sources.decode import (
     caption_of,
     codes_of,
     fields_of,
-    open_picture,
+    image_of,
 )
 from janus_train.data.types import BadSample
 from tests.helpers import encoded
@@ -42,7 +42,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def opened(data: bytes) -> Image.Image:
-    return open_picture(data, FOLDER_FORMATS, "k")
+    return image_of(data, FOLDER_FORMATS, "k")
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON, text
@@ -90,7 +90,7 @@ def test_formats_are_an_explicit_list(form: str) -> None:
     assert opened(data).size == (20, 10)
     if form not in SHARD_FORMATS:
         with pytest.raises(BadSample, match="no picture of the formats JPEG, PNG, WEBP"):
-            open_picture(data, SHARD_FORMATS, "k")
+            image_of(data, SHARD_FORMATS, "k")
 
 
 @pytest.mark.parametrize("form", ["PPM", "ICO", "EPS", "PDF", "TGA", "JPEG2000"])
@@ -106,7 +106,7 @@ def noise(width: int = 90, height: int = 70) -> Image.Image:
 
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
-def test_a_truncated_picture_is_a_bad_sample(form: str, share: float) -> None:
+def test_a_truncated_image_is_a_bad_sample(form: str, share: float) -> None:
     """Noticed at the latest when it is decoded: a picture's header may be whole."""
     data = encoded(noise(), form)
     with pytest.raises(BadSample, match=r"no picture of|cannot be (read|decoded)"):
@@ -114,7 +114,7 @@ def test_a_truncated_picture_is_a_bad_sample(form: str, share: float) -> None:
 
 
 @given(place=st.integers(0, 2000), value=st.integers(0, 255), form=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]))
-def test_a_changed_byte_gives_a_picture_or_a_bad_sample(place: int, value: int, form: str) -> None:
+def test_a_changed_byte_gives_a_image_or_a_bad_sample(place: int, value: int, form: str) -> None:
     data = bytearray(encoded(noise(20, 16), form))
     data[place % len(data)] = value
     with contextlib.suppress(BadSample):

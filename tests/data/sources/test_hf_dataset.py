@@ -16,13 +16,13 @@ from janus_train.data.sources import hf_dataset
 from janus_train.data.sources.hf_dataset import HfDatasetSource
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
-from tests.helpers import encoded, picture
+from tests.helpers import encoded, plain_image
 
 NAMES = ["cat", "dog", "bird"]
 
 
 def stored(number: int) -> dict[str, object]:
-    return {"bytes": encoded(picture((number, 0, 0))), "path": None}
+    return {"bytes": encoded(plain_image((number, 0, 0))), "path": None}
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_form_gives_the_same_records(data: Dataset, tmp_path: Path, form: 
         record = source[i]
         assert record.key == str(i)
         assert record.fields == {"caption": f"row {i}", "class_name": NAMES[i % 3]}
-        reds = [p.convert("RGB").getpixel((0, 0))[0] for p in record.pictures]
+        reds = [p.convert("RGB").getpixel((0, 0))[0] for p in record.images]
         assert reds == [i, *[i, 100 + i][: i % 3]] and record.codes == [None] * len(reds)
     with pytest.raises(IndexError):
         source[10]
@@ -84,7 +84,7 @@ def test_it_travels_to_other_processes(data: Dataset, tmp_path: Path, form: Form
 
 
 @forms
-def test_pictures_are_not_decoded_before_they_are_used(
+def test_images_are_not_decoded_before_they_are_used(
     data: Dataset, tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = HfDatasetSource(form(data, tmp_path), FIELDS, ["seen"])
@@ -93,7 +93,7 @@ def test_pictures_are_not_decoded_before_they_are_used(
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
-    assert source[1].pictures[0].size == (80, 60)
+    assert source[1].images[0].size == (80, 60)
 
 
 @forms
@@ -127,10 +127,10 @@ def test_parquet_keeps_few_row_groups(data: Dataset, tmp_path: Path, monkeypatch
 
 def test_parquet_of_other_writers(tmp_path: Path) -> None:
     """Pictures as plain bytes, no description of ``datasets``."""
-    table = pa.table({"text": ["a", "b"], "jpg": [encoded(picture(), "JPEG"), None], "label": [0, 1]})
+    table = pa.table({"text": ["a", "b"], "jpg": [encoded(plain_image(), "JPEG"), None], "label": [0, 1]})
     pq.write_table(table, tmp_path / "x.parquet")
     source = HfDatasetSource([tmp_path / "x.parquet"], {"caption": "text", "n": "label"}, ["jpg"])
-    assert source[0].fields == {"caption": "a", "n": 0} and source[0].pictures[0].size == (80, 60)
+    assert source[0].fields == {"caption": "a", "n": 0} and source[0].images[0].size == (80, 60)
     with pytest.raises(BadSample, match="column 'jpg' holds no picture") as error:
         source[1]
     assert error.value.key == "1"

@@ -19,7 +19,7 @@ from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource, Lines
 from janus_train.data.storage import remote as storage
 from janus_train.data.types import BadSample, Record
 from janus_train.errors import UserError
-from tests.helpers import config_of, encoded, make_shard, picture
+from tests.helpers import config_of, encoded, make_shard, plain_image
 
 
 def jsonl(path: Path, *lines: object) -> Path:
@@ -30,7 +30,7 @@ def jsonl(path: Path, *lines: object) -> Path:
 
 def put(path: Path, form: str = "PNG", colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(picture(colour), form))
+    path.write_bytes(encoded(plain_image(colour), form))
     return path
 
 
@@ -106,9 +106,9 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
         "train.jsonl:4",
         "more.jsonl:1",
     ]
-    assert [len(r.pictures) for r in records] == [1, 2, 0, 0, 1]
+    assert [len(r.images) for r in records] == [1, 2, 0, 0, 1]
     assert records[0].fields == {"caption": "红苹果"} and records[1].fields == {"conversations": []}
-    assert records[1].pictures[0].size == (80, 60) and records[1].codes == [None, None]
+    assert records[1].images[0].size == (80, 60) and records[1].codes == [None, None]
     with pytest.raises(IndexError):
         lines_source[5]
 
@@ -164,7 +164,7 @@ def test_the_digest_of_jsonl_follows_every_line(tmp_path: Path) -> None:
     assert JsonlSource([path]).data_digest() != first
 
 
-def test_unreadable_pictures_are_tried_again_then_end_the_run(
+def test_unreadable_images_are_tried_again_then_end_the_run(
     lines_source: JsonlSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = [0]
@@ -177,7 +177,7 @@ def test_unreadable_pictures_are_tried_again_then_end_the_run(
 
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(sources, "read_image_file", sometimes)
-    assert len(lines_source[0].pictures) == 1 and calls[0] == 3
+    assert len(lines_source[0].images) == 1 and calls[0] == 3
     calls[0] = -99
     with pytest.raises(UserError, match=r"a\.png cannot be read, 5 tries failed"):
         lines_source[0]
@@ -210,7 +210,7 @@ def test_imagefolder_records(root: Path) -> None:
         ("n02/b.JPEG", {"class_name": "n02"}),
         ("n03/d.tiff", {"class_name": "n03"}),
     ]
-    assert source[3].pictures[0].size == (80, 60) and source[3].codes == [None]
+    assert source[3].images[0].size == (80, 60) and source[3].codes == [None]
     for wrong in (-1, 4):
         with pytest.raises(IndexError):
             source[wrong]
@@ -250,7 +250,7 @@ def test_imagefolder_mistakes(root: Path) -> None:
         ImageFolderSource(root)
 
 
-def test_imagefolder_digest_and_missing_picture(root: Path) -> None:
+def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
     first = source.data_digest()
     assert ImageFolderSource(root).data_digest() == first
@@ -264,9 +264,9 @@ def test_imagefolder_digest_and_missing_picture(root: Path) -> None:
 def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
-    (Path(str(folder)) / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(encoded(picture()))
+    (Path(str(folder)) / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(encoded(plain_image()))
     record = ImageFolderSource(tmp_path)[0]
-    assert record.key == r"c/\xff.png" and record.pictures[0].size == (80, 60)
+    assert record.key == r"c/\xff.png" and record.images[0].size == (80, 60)
 
 
 # --------------------------------------------------------------------------------------------------------- all of them
@@ -274,17 +274,17 @@ def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
 
 def _read(source: object) -> list[tuple[str, dict[str, object], int]]:
     records: list[Record] = [source[i] for i in range(len(source))]  # type: ignore[index,arg-type]
-    return [(record.key, record.fields, len(record.pictures)) for record in records]
+    return [(record.key, record.fields, len(record.images)) for record in records]
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, root: Path, lines_source: JsonlSource) -> Path:
     from datasets import Dataset, Image
 
-    data = {"words": ["a", "b"], "seen": [{"bytes": encoded(picture()), "path": None}] * 2}
+    data = {"words": ["a", "b"], "seen": [{"bytes": encoded(plain_image()), "path": None}] * 2}
     Dataset.from_dict(data).cast_column("seen", Image()).save_to_disk(tmp_path / "saved")
     (tmp_path / "shards").mkdir()
-    make_shard(tmp_path / "shards/a.tar", {"a.json": {"caption": "c"}, "a.png": encoded(picture())})
+    make_shard(tmp_path / "shards/a.tar", {"a.json": {"caption": "c"}, "a.png": encoded(plain_image())})
     (tmp_path / "names.json").write_text(json.dumps({f"n0{i}": f"class {i}" for i in range(9)}))
     sources = [
         {"name": "tars", "type": "shards", "paths": ["shards"], "kind": "generation", "template": "text_to_image"},

@@ -16,7 +16,7 @@ from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.storage import remote as storage
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
-from tests.helpers import encoded, make_shard, picture
+from tests.helpers import encoded, make_shard, plain_image
 
 
 def codes() -> bytes:
@@ -29,11 +29,11 @@ def codes() -> bytes:
 def tar(tmp_path: Path) -> Path:
     members = {
         "a.json": {"caption": "红苹果"},
-        "a.png": encoded(picture()),
+        "a.png": encoded(plain_image()),
         "a.codes.npy": codes(),
         "b.c.json": {"caption": "two"},
-        "b.c.1.jpg": encoded(picture((0, 0, 255)), "JPEG"),
-        "b.c.0.jpg": encoded(picture((0, 255, 0)), "JPEG"),
+        "b.c.1.jpg": encoded(plain_image((0, 0, 255)), "JPEG"),
+        "b.c.0.jpg": encoded(plain_image((0, 255, 0)), "JPEG"),
         "t.json": {"text": "words"},
     }
     return make_shard(tmp_path / "x.tar", members)
@@ -47,19 +47,19 @@ def test_records_come_back_as_they_were_written(tar: Path) -> None:
     a, b, t = (source[i] for i in range(len(source)))
     assert (a.key, b.key, t.key) == ("a", "b.c", "t")
     assert a.fields == {"caption": "红苹果"}
-    assert a.pictures[0].size == (80, 60)
+    assert a.images[0].size == (80, 60)
     assert a.codes[0] is not None and a.codes[0].tolist() == list(range(64))
-    assert [p.convert("RGB").getpixel((5, 5))[1] > 200 for p in b.pictures] == [True, False]  # .0 before .1
+    assert [p.convert("RGB").getpixel((5, 5))[1] > 200 for p in b.images] == [True, False]  # .0 before .1
     assert b.codes == [None, None]
-    assert t.pictures == []
+    assert t.images == []
     assert list(source.codes_origins.values()) == [tar]
 
 
 @pytest.mark.parametrize("gap", [10, 1 << 18])
 def test_members_that_lie_apart_are_read_too(tmp_path: Path, gap: int) -> None:
-    tar = make_shard(tmp_path / "x.tar", {"a.json": {"n": 1}, "z.bin": b"x" * gap, "a.png": encoded(picture())})
+    tar = make_shard(tmp_path / "x.tar", {"a.json": {"n": 1}, "z.bin": b"x" * gap, "a.png": encoded(plain_image())})
     record = ShardSource([tar])[0]
-    assert record.fields == {"n": 1} and record.pictures[0].size == (80, 60)
+    assert record.fields == {"n": 1} and record.images[0].size == (80, 60)
 
 
 def test_several_shards_are_one_sequence(tmp_path: Path, tar: Path) -> None:
@@ -196,12 +196,12 @@ def np_of_objects() -> bytes:
         ({"a.json": b"\xff\xfe"}, "its JSON cannot be read"),
         ({"a.json": b"[1]"}, "its JSON is not an object"),
         ({"a.json": b""}, "its JSON cannot be read"),
-        ({"a.txt": b"\xc3\x28", "a.jpg": encoded(picture(), "JPEG")}, "its text cannot be read"),
+        ({"a.txt": b"\xc3\x28", "a.jpg": encoded(plain_image(), "JPEG")}, "its text cannot be read"),
         ({"a.json": {}, "a.png": b"no picture"}, "no picture of the formats JPEG, PNG, WEBP"),
         ({"a.json": {}, "a.png": b""}, "no picture of the formats"),
-        ({"a.json": {}, "a.jpg": encoded(picture(), "GIF")}, "no picture of the formats"),
-        ({"a.json": {}, "a.png": encoded(picture()), "a.codes.npy": np_of_objects()}, "codes cannot be read"),
-        ({"a.json": {}, "a.png": encoded(picture()), "a.codes.npy": b"x"}, "codes cannot be read"),
+        ({"a.json": {}, "a.jpg": encoded(plain_image(), "GIF")}, "no picture of the formats"),
+        ({"a.json": {}, "a.png": encoded(plain_image()), "a.codes.npy": np_of_objects()}, "codes cannot be read"),
+        ({"a.json": {}, "a.png": encoded(plain_image()), "a.codes.npy": b"x"}, "codes cannot be read"),
     ],
 )
 def test_a_sample_that_cannot_be_read_is_bad_and_not_damaged(

@@ -20,7 +20,7 @@ from janus_train.data.storage import disk_cache as block_cache
 from janus_train.data.storage import remote as storage
 from janus_train.data.storage.remote import file_sizes, find, locate, read_whole, retried
 from janus_train.errors import UserError
-from tests.helpers import encoded, make_shard, picture
+from tests.helpers import encoded, make_shard, plain_image
 
 BLOCK = 8192
 
@@ -87,7 +87,7 @@ def folder(tmp_path: Path) -> Path:
     for shard in range(3):
         members: dict[str, object] = {}
         for i in range(7):
-            members |= {f"{shard}-{i}.json": {"n": i}, f"{shard}-{i}.png": encoded(picture((i, shard, 0)))}
+            members |= {f"{shard}-{i}.json": {"n": i}, f"{shard}-{i}.png": encoded(plain_image((i, shard, 0)))}
             members[f"{shard}-{i}.bin"] = os.urandom(3000)
         make_shard(folder / f"{shard}.tar", members)  # type: ignore[arg-type]
     write_listing(folder)
@@ -124,9 +124,7 @@ def in_memory(folder: Path) -> str:
 
 
 def keys(source: ShardSource) -> list[tuple[str, int, int]]:
-    return [
-        (record.key, record.fields["n"], record.pictures[0].convert("RGB").getpixel((0, 0))[1]) for record in source
-    ]
+    return [(record.key, record.fields["n"], record.images[0].convert("RGB").getpixel((0, 0))[1]) for record in source]
 
 
 WANTED = [(f"{shard}-{i}", i, shard) for shard in range(3) for i in range(7)]

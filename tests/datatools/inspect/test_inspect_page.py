@@ -18,7 +18,7 @@ from PIL import Image
 from janus_train.datatools.inspect import page as page_module
 from janus_train.datatools.inspect.drawn import Drawn, open_drawn
 from janus_train.datatools.inspect.page import Page
-from tests.helpers import config_of, encoded, make_shard, picture
+from tests.helpers import config_of, encoded, make_shard, plain_image
 from tests.test_report import Page as Parsed
 from tests.train.conftest import SMALL
 
@@ -33,7 +33,7 @@ def drawn(random_base: Path, tmp_path: Path) -> Drawn:
     for n in range(6):
         members |= {
             f"p{n}.json": {"caption": f"{ATTACK} {n}"},
-            f"p{n}.png": encoded(picture((40 * n, 90, 10), (90, 60))),
+            f"p{n}.png": encoded(plain_image((40 * n, 90, 10), (90, 60))),
         }
     make_shard(tmp_path / "pictures.tar", members)  # type: ignore[arg-type]
     make_shard(tmp_path / "texts.tar", {f"t{n}.json": {"text": f"line {n}\n\nline two 苹果"} for n in range(6)})
@@ -55,7 +55,7 @@ def built(drawn: Drawn, steps: int = 2, **limits: int) -> Page:
     return page
 
 
-def test_the_page_shows_rows_samples_pictures_and_tokens(drawn: Drawn) -> None:
+def test_the_page_shows_rows_samples_images_and_tokens(drawn: Drawn) -> None:
     steps = list(drawn.steps(1, 2))
     page = Parsed(built(drawn).html())
     documents = [d for _, rows in steps for row in rows for d in row.documents]
@@ -76,7 +76,7 @@ def test_the_page_shows_rows_samples_pictures_and_tokens(drawn: Drawn) -> None:
     assert not built(drawn).cut
 
 
-def test_pictures_are_what_the_encoders_see(drawn: Drawn) -> None:
+def test_images_are_what_the_encoders_see(drawn: Drawn) -> None:
     page = Parsed(built(drawn, 1).html())
     shown = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(a["src"].split(",", 1)[1]))))

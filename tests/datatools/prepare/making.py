@@ -15,7 +15,7 @@ from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.run import prepare
 
 
-def picture_bytes(seed: int, form: str = "JPEG", size: tuple[int, int] = (24, 16), **options: Any) -> bytes:
+def image_bytes(seed: int, form: str = "JPEG", size: tuple[int, int] = (24, 16), **options: Any) -> bytes:
     """A small picture that no other seed gives."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
@@ -71,12 +71,12 @@ def samples(out: Path) -> list[tuple[str, dict[str, Any], list[bytes]]]:
             for member in tar:
                 key, _, ending = member.name.partition(".")
                 data = tar.extractfile(member).read()
-                fields, pictures = found.setdefault(key, ({}, []))
+                fields, images = found.setdefault(key, ({}, []))
                 if ending == "json":
                     fields.update(json.loads(data))
                 else:
-                    pictures.append(data)
-    return [(key, fields, pictures) for key, (fields, pictures) in found.items()]
+                    images.append(data)
+    return [(key, fields, images) for key, (fields, images) in found.items()]
 
 
 def fields(out: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
-from tests.datatools.prepare.making import fields, make, picture_bytes, samples, skipped, write
+from tests.datatools.prepare.making import fields, image_bytes, make, samples, skipped, write
 
 
 def sharegpt4v(path):
@@ -18,7 +18,7 @@ def sharegpt4v(path):
     records = []
     for number in range(3):
         name = f"coco/train2017/{number:012d}.jpg"
-        write(path.parent / "images" / name, picture_bytes(number))
+        write(path.parent / "images" / name, image_bytes(number))
         turns = [
             {"from": "human", "value": "What do you see happening in this image?\n<image>"},
             {"from": "gpt", "value": f'In the image {number}, a "dog" – 狗.\n\nIt runs.'},
@@ -33,7 +33,7 @@ def test_sharegpt4v(tmp_path):
     found = samples(tmp_path / "out")
     assert [key for key, _, _ in found] == [f"{n:09d}-{n:012d}" for n in range(3)]
     assert found[2][1] == {"caption": 'In the image 2, a "dog" – 狗.\n\nIt runs.'}
-    assert found[2][2] == [picture_bytes(2)]
+    assert found[2][2] == [image_bytes(2)]
 
 
 def coco(path):
@@ -41,7 +41,7 @@ def coco(path):
     images = [{"id": 10 + n, "file_name": f"{n:012d}.jpg", "height": 16, "width": 24} for n in range(3)]
     captions = [{"id": 100 * n + i, "image_id": 10 + n, "caption": "x" * i + f" {n}"} for i in (2, 1) for n in range(3)]
     for n in range(3):
-        write(path.parent / "train2017" / f"{n:012d}.jpg", picture_bytes(n))
+        write(path.parent / "train2017" / f"{n:012d}.jpg", image_bytes(n))
     return write(path, {"info": {}, "licenses": [], "images": images, "annotations": captions})
 
 
@@ -71,7 +71,7 @@ def test_yfcc(tmp_path):
     """Columns of YFCC100M: URL-encoded title and description, the picture under its number."""
     lines = ["photoid,title,description,downloadurl"]
     for number, (title, words) in enumerate([("A+day", "At+the%0Asea"), ("Caf%C3%A9", ""), ("", "")]):
-        write(tmp_path / "images" / f"{number}.jpg", picture_bytes(number))
+        write(tmp_path / "images" / f"{number}.jpg", image_bytes(number))
         lines.append(f"{number},{title},{words},http://example.invalid/{number}.jpg")
     file = write(tmp_path / "yfcc15m.csv", "\n".join(lines))
     make(
@@ -90,7 +90,7 @@ def test_yfcc(tmp_path):
 
 def test_tsv_without_a_line_of_names(tmp_path):
     for number in range(2):
-        write(tmp_path / f"{number}.jpg", picture_bytes(number))
+        write(tmp_path / f"{number}.jpg", image_bytes(number))
     file = write(tmp_path / "x.tsv", '0.jpg\t"a ""dog""\nruns"\n1.jpg\ta cat, sleeping\n')
     make("captions", file, out=tmp_path / "out", columns=("image", "caption"))
     assert [one["caption"] for one in fields(tmp_path / "out")] == ['a "dog"\nruns', "a cat, sleeping"]
@@ -100,7 +100,7 @@ def test_journeydb(tmp_path):
     """train_anno_realease_repath.jsonl: img_path, prompt, and GPT's caption in Task2."""
     records = []
     for number in range(2):
-        write(tmp_path / "imgs/000" / f"{number}.png", picture_bytes(number, "PNG"))
+        write(tmp_path / "imgs/000" / f"{number}.png", image_bytes(number, "PNG"))
         task = {"Caption": f"A painting of {number}."}
         records.append({"img_path": f"./000/{number}.png", "prompt": f"{number} --v 5", "Task1": {}, "Task2": task})
     file = write(tmp_path / "anno.jsonl", records)
@@ -116,7 +116,7 @@ def test_journeydb(tmp_path):
 
 def test_memecap(tmp_path):
     """memes-trainval.json: a list whose records also hold an address, of which nothing is fetched."""
-    write(tmp_path / "memes/memes_1.png", picture_bytes(1, "PNG"))
+    write(tmp_path / "memes/memes_1.png", image_bytes(1, "PNG"))
     record = {
         "img_captions": ["A woman shows a ring."],
         "meme_captions": ["", "The poster is proud.", "Another."],

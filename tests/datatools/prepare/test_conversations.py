@@ -7,13 +7,13 @@ import pytest
 from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
-from tests.datatools.prepare.making import fields, make, picture_bytes, samples, skipped, write
+from tests.datatools.prepare.making import fields, image_bytes, make, samples, skipped, write
 
 
 def test_llava(tmp_path):
     """llava_v1_5_mix665k.json: with a picture, with several, and without any."""
     for name in ("coco/1.jpg", "vg/2.jpg"):
-        write(tmp_path / "images" / name, picture_bytes(len(name)))
+        write(tmp_path / "images" / name, image_bytes(len(name)))
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
     two = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "The first."}]
     plain = [{"from": "human", "value": "Write <image> in HTML."}, {"from": "gpt", "value": "<image>"}]
@@ -36,21 +36,21 @@ def test_llava(tmp_path):
     assert [len(get_template("conversation").build(source[i])) for i in range(3)] == [5, 7, 3]
 
 
-def test_pictures_and_text_apart(tmp_path):
+def test_images_and_text_apart(tmp_path):
     """One file for two sources: the records with a picture, and those without."""
-    write(tmp_path / "1.jpg", picture_bytes(1))
+    write(tmp_path / "1.jpg", image_bytes(1))
     said = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
     file = write(tmp_path / "x.jsonl", [{"image": "1.jpg", "conversations": said}, {"conversations": said}])
-    with_pictures = make("conversations", file, out=tmp_path / "a", min_pictures=1)
+    with_images = make("conversations", file, out=tmp_path / "a", min_pictures=1)
     without = make("conversations", file, out=tmp_path / "b", max_pictures=0)
-    assert [with_pictures["samples"], without["samples"]] == [1, 1]
-    assert with_pictures["left_out"] == without["left_out"] == {"more or fewer pictures than asked for": 1}
+    assert [with_images["samples"], without["samples"]] == [1, 1]
+    assert with_images["left_out"] == without["left_out"] == {"more or fewer pictures than asked for": 1}
     assert fields(tmp_path / "a")[0]["conversations"][0]["content"] == f"{PLACEHOLDER}\nHello"
 
 
 def test_janus_form(tmp_path):
-    write(tmp_path / "a.png", picture_bytes(1, "PNG"))
-    write(tmp_path / "b.png", picture_bytes(2, "PNG"))
+    write(tmp_path / "a.png", image_bytes(1, "PNG"))
+    write(tmp_path / "b.png", image_bytes(2, "PNG"))
     turns = [
         {"role": "<|User|>", "content": "<image_placeholder>\nAnd as a drawing?", "images": ["a.png"]},
         {"role": "<|Assistant|>", "content": "<image_placeholder>", "images": ["b.png"]},
@@ -58,7 +58,7 @@ def test_janus_form(tmp_path):
     file = write(tmp_path / "x.jsonl", [{"conversations": turns}])
     make("conversations", file, out=tmp_path / "out")
     (found,) = samples(tmp_path / "out")
-    assert found[2] == [picture_bytes(1, "PNG"), picture_bytes(2, "PNG")]
+    assert found[2] == [image_bytes(1, "PNG"), image_bytes(2, "PNG")]
     roles = [
         segment.role
         for segment in get_template("conversation").build(ShardSource([tmp_path / "out/shard-00000.tar"])[0])

@@ -7,18 +7,18 @@ import pytest
 from janus_train.data.sources.shards import ShardSource
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
-from tests.datatools.prepare.making import fields, make, picture_bytes, samples, tar_bytes, write, write_tar
+from tests.datatools.prepare.making import fields, image_bytes, make, samples, tar_bytes, write, write_tar
 
 SYNSETS = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\nn01484850 great white shark\n"
 CLASSES = {"n01440764": "tench", "n01443537": "goldfish", "n01484850": "great white shark"}
 
 
-def ilsvrc_train(path, pictures_a_class=4):
+def ilsvrc_train(path, images_a_class=4):
     """ILSVRC2012_img_train.tar: a tar of a tar for each class."""
     inner = {}
     for number, class_id in enumerate(CLASSES):
-        pictures = {f"{class_id}_{i}.JPEG": picture_bytes(100 * number + i) for i in range(pictures_a_class)}
-        inner[f"{class_id}.tar"] = tar_bytes(pictures)
+        images = {f"{class_id}_{i}.JPEG": image_bytes(100 * number + i) for i in range(images_a_class)}
+        inner[f"{class_id}.tar"] = tar_bytes(images)
     return write_tar(path, inner)
 
 
@@ -28,16 +28,16 @@ def test_ilsvrc_tar_of_tars(tmp_path):
     made = make("imagefolder", tar, out=tmp_path / "out", classes=str(names))
     found = samples(tmp_path / "out")
     assert made["samples"] == len(found) == 12
-    for key, value, pictures in found:
+    for key, value, images in found:
         class_id, number = key[10:].split("_")
         assert value == {"class_name": CLASSES[class_id]}
-        assert pictures == [picture_bytes(100 * list(CLASSES).index(class_id) + int(number))], "kept byte for byte"
+        assert images == [image_bytes(100 * list(CLASSES).index(class_id) + int(number))], "kept byte for byte"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
     assert get_template("class_to_image").build(source[0])[0].text == found[0][1]["class_name"]
 
 
 def test_every_shard_has_its_share_of_every_class(tmp_path):
-    tar = ilsvrc_train(tmp_path / "train.tar", pictures_a_class=8)
+    tar = ilsvrc_train(tmp_path / "train.tar", images_a_class=8)
     names = write(tmp_path / "names.json", CLASSES)
     make("imagefolder", tar, out=tmp_path / "out", classes=str(names), shard_samples=6)
     for path in sorted((tmp_path / "out").glob("*.tar")):
@@ -52,7 +52,7 @@ def test_every_shard_has_its_share_of_every_class(tmp_path):
 )
 def test_a_folder_with_a_mapping(tmp_path, mapping):
     for number, class_id in enumerate(CLASSES):
-        write(tmp_path / "train" / class_id / "images" / f"{number}.png", picture_bytes(number, "PNG"))
+        write(tmp_path / "train" / class_id / "images" / f"{number}.png", image_bytes(number, "PNG"))
         write(tmp_path / "train" / class_id / "boxes.txt", "no picture")
     names = write(tmp_path / "names.json", mapping)
     make("imagefolder", tmp_path / "train", out=tmp_path / "out", classes=str(names))
@@ -60,14 +60,14 @@ def test_a_folder_with_a_mapping(tmp_path, mapping):
 
 
 def test_folders_are_called_as_they_are(tmp_path):
-    write(tmp_path / "raw/great_white_shark/1.jpg", picture_bytes(1))
+    write(tmp_path / "raw/great_white_shark/1.jpg", image_bytes(1))
     make("imagefolder", tmp_path / "raw", out=tmp_path / "out")
     assert fields(tmp_path / "out") == [{"class_name": "great white shark"}]
 
 
 def test_all_names_of_a_class(tmp_path):
     names = write(tmp_path / "names.txt", SYNSETS)
-    write(tmp_path / "raw/n01440764/1.jpg", picture_bytes(1))
+    write(tmp_path / "raw/n01440764/1.jpg", image_bytes(1))
     make("imagefolder", tmp_path / "raw", out=tmp_path / "out", classes=str(names), class_names="all")
     assert fields(tmp_path / "out") == [{"class_name": "tench, Tinca tinca"}]
 
@@ -86,7 +86,7 @@ def test_all_names_of_a_class(tmp_path):
 )
 def test_wrong_classes_are_one_line_and_nothing_is_written(tmp_path, content, says):
     for class_id in CLASSES:
-        write(tmp_path / "raw" / class_id / "1.jpg", picture_bytes(1))
+        write(tmp_path / "raw" / class_id / "1.jpg", image_bytes(1))
     options = {} if content is None else {"classes": str(write(tmp_path / "names", content))}
     with pytest.raises(UserError, match=says):
         make("imagefolder", tmp_path / "raw", out=tmp_path / "out", **options)
@@ -94,9 +94,9 @@ def test_wrong_classes_are_one_line_and_nothing_is_written(tmp_path, content, sa
 
 
 def test_links_to_nothing_and_hidden_files(tmp_path):
-    write(tmp_path / "raw/cat/1.jpg", picture_bytes(1))
+    write(tmp_path / "raw/cat/1.jpg", image_bytes(1))
     write(tmp_path / "raw/cat/._1.jpg", "a leftover")
-    write(tmp_path / "raw/.cache/1.jpg", picture_bytes(1))
+    write(tmp_path / "raw/.cache/1.jpg", image_bytes(1))
     (tmp_path / "raw/cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     made = make("imagefolder", tmp_path / "raw", out=tmp_path / "out", max_bad=0.5)
     assert (made["samples"], made["skipped"]) == (1, {"the picture is missing": 1})

@@ -16,7 +16,7 @@ from janus_train.datatools.prepare import turns
 from janus_train.datatools.prepare.images import keep
 from janus_train.datatools.prepare.inputs import read_file
 from janus_train.datatools.prepare.items import SkipRecord
-from tests.datatools.prepare.making import picture_bytes
+from tests.datatools.prepare.making import image_bytes
 from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ def test_what_stands_twice_agrees():
 
 @pytest.mark.parametrize(("form", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("MPO", "jpg")])
 def test_kept_byte_for_byte(form, ending):
-    data = picture_bytes(1, form)
+    data = image_bytes(1, form)
     assert keep(data) == (ending, data)
 
 
@@ -81,7 +81,7 @@ def test_the_first_frame_of_an_animation():
 
 
 def test_scaled_down_if_asked():
-    data = picture_bytes(1, "PNG", size=(100, 50))
+    data = image_bytes(1, "PNG", size=(100, 50))
     assert keep(data, 100) == ("png", data), "small enough"
     ending, kept = keep(data, 40)
     with Image.open(io.BytesIO(kept)) as image:
@@ -112,9 +112,9 @@ def huge_png():
     [
         (b"", "the picture is empty"),
         (b"<html>404</html>", "the picture does not open"),
-        (picture_bytes(1)[:-40], "the picture does not open"),
-        (picture_bytes(1, "PNG", size=(64, 64))[:-900], "the picture does not open"),
-        (picture_bytes(1, "WEBP")[:-40], "the picture does not open"),
+        (image_bytes(1)[:-40], "the picture does not open"),
+        (image_bytes(1, "PNG", size=(64, 64))[:-900], "the picture does not open"),
+        (image_bytes(1, "WEBP")[:-40], "the picture does not open"),
         (huge_png(), "the picture has over 100 megapixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "the picture does not open"),
     ],

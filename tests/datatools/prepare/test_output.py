@@ -23,8 +23,8 @@ from janus_train.errors import UserError
 from tests.datatools.prepare.making import (
     contents,
     fields,
+    image_bytes,
     make,
-    picture_bytes,
     samples,
     skipped,
     tar_bytes,
@@ -40,7 +40,7 @@ def raw(tmp_path, monkeypatch):
     records = []
     for number in range(60):
         name = f"{number:03d}.jpg"
-        content = b"no picture" if number in (0, 30, 59) else picture_bytes(number)
+        content = b"no picture" if number in (0, 30, 59) else image_bytes(number)
         write(tmp_path / "raw" / name, content)
         records.append({"image": name, "caption": [f"a caption of {number}", f"another of {number}"]})
     return write(tmp_path / "raw/captions.jsonl", records)
@@ -92,7 +92,7 @@ def test_headers_say_nothing_of_when_and_who(raw, tmp_path):
 def test_webdataset_reads_the_shards_back(tmp_path):
     """Each sample as one, its members in their order also where there are more than ten."""
     for number in range(12):
-        write(tmp_path / f"raw/{number}.jpg", picture_bytes(number))
+        write(tmp_path / f"raw/{number}.jpg", image_bytes(number))
     turns = [{"from": "human", "value": "Which one?"}, {"from": "gpt", "value": "The last."}]
     records = [
         {"id": "many", "image": [f"{number}.jpg" for number in range(12)], "conversations": turns},
@@ -103,8 +103,8 @@ def test_webdataset_reads_the_shards_back(tmp_path):
     many, one, none = webdataset.WebDataset(str(tmp_path / "out/shard-00000.tar"), shardshuffle=False)
     assert [sample["__key__"] for sample in (many, one, none)] == ["000000000-many", "000000001-one", "000000002"]
     assert [name for name in many if name[0] != "_"] == ["json", *(f"{number}.jpg" for number in range(12))]
-    assert [many[f"{number}.jpg"] for number in range(12)] == [picture_bytes(number) for number in range(12)]
-    assert one["jpg"] == picture_bytes(3) and [name for name in one if name[0] != "_"] == ["json", "jpg"]
+    assert [many[f"{number}.jpg"] for number in range(12)] == [image_bytes(number) for number in range(12)]
+    assert one["jpg"] == image_bytes(3) and [name for name in one if name[0] != "_"] == ["json", "jpg"]
     assert [turn["content"] for turn in json.loads(none["json"])["conversations"]] == ["Which one?", "The last."]
 
 
@@ -181,7 +181,7 @@ def test_other_options_or_another_input_are_refused(raw, tmp_path):
     before = contents(tmp_path / "out")
     with pytest.raises(UserError, match=r"other options \(max_side None then, 20 now\)"):
         make("captions", raw, out=tmp_path / "out", max_side=20, **OPTIONS)
-    write(raw.parent / "003.jpg", picture_bytes(3, size=(40, 40)))
+    write(raw.parent / "003.jpg", image_bytes(3, size=(40, 40)))
     with pytest.raises(UserError, match="the input has changed since"):
         make("captions", raw, out=tmp_path / "out", **OPTIONS)
     assert contents(tmp_path / "out") == before
@@ -224,19 +224,19 @@ def test_nothing_to_prepare(tmp_path):
         make("text", write(tmp_path / "y.jsonl", [{"text": ""}]), out=tmp_path / "out", drop_empty=True)
 
 
-def test_missing_pictures(tmp_path):
+def test_missing_images(tmp_path):
     records = [{"image": f"{n}.jpg", "caption": "x"} for n in range(300)]
     file = write(tmp_path / "x.jsonl", records)
     with pytest.raises(UserError, match=r"none of the first 100 pictures is there, such as .*0\.jpg: --images"):
         make("captions", file, out=tmp_path / "out")
     for number in range(298):
-        write(tmp_path / f"{number}.jpg", picture_bytes(number))
+        write(tmp_path / f"{number}.jpg", image_bytes(number))
     made = make("captions", file, out=tmp_path / "out", max_bad=0.01)
     assert made["skipped"] == {"the picture is missing": 2}
 
 
 def test_addresses_and_paths_that_leave_are_refused_before_anything_is_written(tmp_path):
-    write(tmp_path / "raw/1.jpg", picture_bytes(1))
+    write(tmp_path / "raw/1.jpg", image_bytes(1))
     for name, says in [
         ("http://example.invalid/1.jpg", r"x\.jsonl:2: .*download"),
         ("../2.jpg", r"x\.jsonl:2: .*leaves"),
@@ -291,7 +291,7 @@ def test_killed_for_good_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, cap
     """SIGKILL while three processes work; none of them outlives the first."""
     members = {}
     for number in range(600):
-        members[f"{number}.png"] = picture_bytes(number, "PNG", size=(64, 64))
+        members[f"{number}.png"] = image_bytes(number, "PNG", size=(64, 64))
         members[f"{number}.txt"] = f"caption {number}"
     tar = write_tar(tmp_path / "raw.tar", members)
     words = ["webdataset", tar, "--shard-size", "200kB"]
@@ -381,7 +381,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, says):
 
 
 def test_index_only(tmp_path):
-    tar = write_tar(tmp_path / "1.tar", {"1.jpg": picture_bytes(1), "1.json": {"caption": "x"}})
+    tar = write_tar(tmp_path / "1.tar", {"1.jpg": image_bytes(1), "1.json": {"caption": "x"}})
     code, printed, error = ended("webdataset", tar, "--index-only")
     assert (code, printed, error) == (0, f"{index_path(tar)}\n", "")
     assert ShardSource([tar])[0].fields == {"caption": "x"}

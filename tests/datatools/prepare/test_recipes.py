@@ -84,7 +84,7 @@ def test_what_has_the_same_shards_has_the_same_command():
 
 
 @pytest.mark.parametrize("stage", (2, 3))
-def test_real_and_synthetic_pictures_are_drawn_one_to_one(stage):
+def test_real_and_synthetic_images_are_drawn_one_to_one(stage):
     weights = {"real": 0.0, "synthetic": 0.0}
     for source in recipe(stage).sources:
         if source.kind == "generation":

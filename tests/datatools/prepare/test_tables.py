@@ -12,11 +12,11 @@ from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
-from tests.datatools.prepare.making import fields, make, picture_bytes, samples
+from tests.datatools.prepare.making import fields, image_bytes, make, samples
 
 
 def inside(seed, form="JPEG"):
-    return {"bytes": picture_bytes(seed, form), "path": None}
+    return {"bytes": image_bytes(seed, form), "path": None}
 
 
 def docmatix(path):
@@ -39,7 +39,7 @@ def test_docmatix_pairs(tmp_path):
         ("000000000_0", "Q0?"), ("000000000_1", "Q1?"),
         ("000000002_0", "Q0?"), ("000000002_1", "Q1?"), ("000000002_2", "Q2?"),
     ]  # fmt: skip
-    assert [pictures for _, _, pictures in found] == [[picture_bytes(1)]] * 2 + [[picture_bytes(4)]] * 3
+    assert [images for _, _, images in found] == [[image_bytes(1)]] * 2 + [[image_bytes(4)]] * 3
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
     assert get_template("question_answer").build(source[0])[1].text == "Q0?"
 
@@ -48,7 +48,7 @@ def test_docmatix_conversations(tmp_path):
     file = docmatix(tmp_path / "x.parquet")
     make("parquet", file, out=tmp_path / "out", samples="conversation")
     found = samples(tmp_path / "out")
-    assert [len(pictures) for _, _, pictures in found] == [1, 2, 1]
+    assert [len(images) for _, _, images in found] == [1, 2, 1]
     assert [turn["content"] for turn in found[1][1]["conversations"]] == [f"{PLACEHOLDER}\n{PLACEHOLDER}\nQ2?", "A2."]
     assert len(found[2][1]["conversations"]) == 6
 
@@ -85,8 +85,8 @@ def test_conversations_and_questions_in_columns(tmp_path):
     columns = {"id": ["a"], "image": [inside(1)], "conversations": [talk], "data_source": ["x"]}
     pq.write_table(pa.table(columns), tmp_path / "talk.parquet")
     make("parquet", tmp_path / "talk.parquet", out=tmp_path / "talk")
-    ((key, one, pictures),) = samples(tmp_path / "talk")
-    assert (key, pictures) == ("000000000-a", [picture_bytes(1)])
+    ((key, one, images),) = samples(tmp_path / "talk")
+    assert (key, images) == ("000000000-a", [image_bytes(1)])
     assert [turn["content"] for turn in one["conversations"]] == [f"{PLACEHOLDER}\nWho?", "Tom."]
     columns = {"image": [inside(1), inside(2)], "question": ["Q?", " "], "answer": ["A.", "A."]}
     pq.write_table(pa.table(columns), tmp_path / "pair.parquet")
@@ -103,7 +103,7 @@ def test_large_row_groups_are_read_in_pieces(tmp_path, monkeypatch):
     make("parquet", tmp_path / "x.parquet", out=tmp_path / "out")
     found = samples(tmp_path / "out")
     assert [one["caption"] for _, one, _ in found] == rows["caption"]
-    assert [pictures[0] for _, _, pictures in found] == [one["bytes"] for one in rows["image"]]
+    assert [images[0] for _, _, images in found] == [one["bytes"] for one in rows["image"]]
 
 
 @pytest.mark.parametrize("splits", [False, True])
@@ -124,7 +124,7 @@ def test_hf_on_disk(tmp_path, splits):
     make("hf", tmp_path / "data", out=tmp_path / "out", split="train" if splits else None)
     found = samples(tmp_path / "out")
     assert [one["caption"] for _, one, _ in found] == rows["caption"]
-    assert [pictures[0] for _, _, pictures in found] == [picture_bytes(n) for n in range(5)]
+    assert [images[0] for _, _, images in found] == [image_bytes(n) for n in range(5)]
 
 
 def test_hf_labels(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from janus_train.data.special_tokens import USER
 from janus_train.errors import UserError
-from tests.datatools.prepare.making import fields, make, picture_bytes, samples, skipped, tar_bytes, write, write_tar
+from tests.datatools.prepare.making import fields, image_bytes, make, samples, skipped, tar_bytes, write, write_tar
 
 
 def test_tars_of_img2dataset(tmp_path):
@@ -19,7 +19,7 @@ def test_tars_of_img2dataset(tmp_path):
         members = {}
         for n in range(3):
             key = f"{shard:05d}{n:04d}"
-            members[f"{key}.jpg"] = picture_bytes(10 * shard + n)
+            members[f"{key}.jpg"] = image_bytes(10 * shard + n)
             members[f"{key}.json"] = {"caption": "other", "url": "https://example.invalid/1.jpg", "status": "success"}
             members[f"{key}.txt"] = f"caption {shard} {n}"
         write_tar(tmp_path / f"{shard:05d}.tar", members)
@@ -34,7 +34,7 @@ def test_tars_of_img2dataset(tmp_path):
 
 def test_tars_with_the_prompt_in_the_json(tmp_path):
     """jackyhate/text-to-image-2M."""
-    tar = write_tar(tmp_path / "data_000000.tar", {"1.jpg": picture_bytes(1), "1.json": {"prompt": "a dog"}})
+    tar = write_tar(tmp_path / "data_000000.tar", {"1.jpg": image_bytes(1), "1.json": {"prompt": "a dog"}})
     make("webdataset", tar, out=tmp_path / "out", text_field=("prompt",))
     assert fields(tmp_path / "out") == [{"caption": "a dog"}]
 
@@ -42,9 +42,9 @@ def test_tars_with_the_prompt_in_the_json(tmp_path):
 def test_tars_with_classes_folders_and_odd_members(tmp_path):
     members = {
         "train/a.b/n1.cls": "1",
-        "train/a.b/n1.jpg": picture_bytes(1),
+        "train/a.b/n1.jpg": image_bytes(1),
         "train/a.b/n1.pyd": b"a pickle that nobody opens",
-        "train/n2.JPG": picture_bytes(2),
+        "train/n2.JPG": image_bytes(2),
         "train/n2.cls": b"0\n",
         "._n2.jpg": b"a leftover",
         "README": "no ending",
@@ -57,27 +57,27 @@ def test_tars_with_classes_folders_and_odd_members(tmp_path):
     ]
 
 
-def test_tars_with_several_pictures_and_with_texts_alone(tmp_path):
+def test_tars_with_several_images_and_with_texts_alone(tmp_path):
     said = [{"from": "human", "value": "<image><image>Which?"}, {"from": "gpt", "value": "The first."}]
     members = {
-        "a.0.png": picture_bytes(0, "PNG"),
-        "a.10.png": picture_bytes(2, "PNG"),
-        "a.2.png": picture_bytes(1, "PNG"),
+        "a.0.png": image_bytes(0, "PNG"),
+        "a.10.png": image_bytes(2, "PNG"),
+        "a.2.png": image_bytes(1, "PNG"),
         "a.json": {"conversations": [{"from": "human", "value": "<image>" * 3 + "?"}, said[1]]},
         "b.txt": "only words",
         "c.json": {"question": "Q?", "answer": "A."},
-        "c.webp": picture_bytes(3, "WEBP"),
+        "c.webp": image_bytes(3, "WEBP"),
     }
     make("webdataset", write_tar(tmp_path / "x.tar", members), out=tmp_path / "out")
     found = samples(tmp_path / "out")
-    assert found[0][2] == [picture_bytes(n, "PNG") for n in range(3)]
+    assert found[0][2] == [image_bytes(n, "PNG") for n in range(3)]
     assert [one for _, one, _ in found[1:]] == [{"text": "only words"}, {"question": "Q?", "answer": "A."}]
 
 
 def test_rewriting_our_own_shards_keeps_everything(tmp_path):
     records = [{"image": f"{n}.jpg", "caption": f"caption {n}"} for n in range(3)]
     for n in range(3):
-        write(tmp_path / f"{n}.jpg", picture_bytes(n))
+        write(tmp_path / f"{n}.jpg", image_bytes(n))
     make("captions", write(tmp_path / "x.jsonl", records), out=tmp_path / "one")
     make("webdataset", tmp_path / "one", out=tmp_path / "two")
     assert [one[1:] for one in samples(tmp_path / "one")] == [one[1:] for one in samples(tmp_path / "two")]
@@ -86,7 +86,7 @@ def test_rewriting_our_own_shards_keeps_everything(tmp_path):
 @pytest.mark.parametrize("fault", ["cut", "header", "gzip", "empty", "no sample", "no end"])
 def test_damaged_tars_are_refused_before_anything_is_written(tmp_path, fault):
     whole = tar_bytes(
-        {f"{n}.{ending}": picture_bytes(n) if ending == "jpg" else "x" for n in range(9) for ending in ("jpg", "txt")}
+        {f"{n}.{ending}": image_bytes(n) if ending == "jpg" else "x" for n in range(9) for ending in ("jpg", "txt")}
     )
     damaged = {
         "cut": whole[: len(whole) // 2 + 100],
@@ -96,7 +96,7 @@ def test_damaged_tars_are_refused_before_anything_is_written(tmp_path, fault):
         "no sample": tar_bytes({"a.pdf": b"x"}),
         "no end": whole.rstrip(b"\0")[: -(len(whole.rstrip(b"\0")) % 512) or None],
     }[fault]
-    good = write_tar(tmp_path / "good.tar", {"1.jpg": picture_bytes(1), "1.txt": "x"})
+    good = write_tar(tmp_path / "good.tar", {"1.jpg": image_bytes(1), "1.txt": "x"})
     bad = write(tmp_path / "bad.tar", damaged)
     with pytest.raises(UserError, match=r"bad\.tar"):
         make("webdataset", good, bad, out=tmp_path / "out")
@@ -105,7 +105,7 @@ def test_damaged_tars_are_refused_before_anything_is_written(tmp_path, fault):
 
 def test_two_members_of_one_name(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, data in [("a.jpg", picture_bytes(1)), ("a.txt", b"1"), ("a.txt", b"2")]:
+        for name, data in [("a.jpg", image_bytes(1)), ("a.txt", b"1"), ("a.txt", b"2")]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

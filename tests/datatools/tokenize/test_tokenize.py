@@ -27,7 +27,7 @@ from janus_train.model import janus as janus_module
 from janus_train.model.vq import encode_images
 from janus_train.train.run import run as train
 from tests.datatools.tokenize.conftest import noise
-from tests.helpers import Run, config_of, encoded, make_shard, picture
+from tests.helpers import Run, config_of, encoded, make_shard, plain_image
 from tests.train.conftest import SMALL
 
 
@@ -39,7 +39,7 @@ def wanted_codes(base: Path, source: ShardSource) -> list[list[np.ndarray]]:
     encoder = load_code_encoder(base, torch.device("cpu"))
     found = []
     for i in range(len(source)):
-        pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].pictures]
+        pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].images]
         found.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
     return found
 
@@ -56,7 +56,7 @@ def test_codes_are_the_encoders_and_all_else_is_as_it_was(run: Run, shards: list
     for i, old in enumerate(records):
         new = after[i]
         assert (new.key, new.fields) == (old.key, old.fields)
-        assert all(np.array_equal(a, b) for a, b in zip(new.pictures, old.pictures, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(new.images, old.images, strict=True))
         assert [c.tolist() for c in new.codes if c is not None] == [c.tolist() for c in wanted[i]]
     origin = str(load_code_encoder(random_base, torch.device("cpu")).origin)
     assert set(after.codes_origins) == {origin}
@@ -202,7 +202,7 @@ def test_codes_of_unknown_origin_are_refused(run: Run, tmp_path: Path, random_ba
     assert ShardSource([tar])[0].codes[0].tolist() != [0] * 64  # type: ignore[union-attr]
 
 
-def test_pictures_that_cannot_be_decoded_get_no_codes(run: Run, tmp_path: Path, random_base: Path) -> None:
+def test_images_that_cannot_be_decoded_get_no_codes(run: Run, tmp_path: Path, random_base: Path) -> None:
     cut = noise(2)[:200]
     members = {
         "a.json": {"caption": "x"},
@@ -252,7 +252,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FOLDER").mkdir()
-    make_shard(tmp_path / "TAR.tar", {"a.json": {"caption": "x"}, "a.png": encoded(picture())})
+    make_shard(tmp_path / "TAR.tar", {"a.json": {"caption": "x"}, "a.png": encoded(plain_image())})
     sources = [{"name": "t", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["TAR.tar"]}]
     (tmp_path / "text.yaml").write_text(yaml.safe_dump({"name": "t", "licence": "-", "sources": sources}))
     (tmp_path / "broken.yaml").write_text("sources: [")

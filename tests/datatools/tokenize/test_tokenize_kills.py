@@ -44,7 +44,7 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
     victim.stdout.close()
     victim.stderr.close()
     source = ShardSource(shards)
-    assert all(source[i].pictures or source[i].fields for i in range(len(source)))
+    assert all(source[i].images or source[i].fields for i in range(len(source)))
     assert read_head(shards[0]).codes and not read_head(shards[2]).codes
     code, printed, said = run("tokenize", shards[0].parent, "--model", random_base)
     assert code == 0 and "had nothing to do" in printed, said

@@ -15,13 +15,13 @@ from PIL import Image
 
 from janus_train.data.shards.index import index_path, write_listing
 from janus_train.data.special_tokens import EOS
-from tests.helpers import Run, encoded, make_shard, picture
+from tests.helpers import Run, encoded, make_shard, plain_image
 
 
 def good(number: int, start: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for n in range(start, start + number):
-        found |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(picture(size=(9, 8)))}
+        found |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(plain_image(size=(9, 8)))}
     return found
 
 
@@ -53,12 +53,12 @@ def test_what_is_fine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     ]
     members |= {
         "talk.json": {"conversations": turns},
-        "talk.0.png": encoded(picture()),
-        "talk.1.png": encoded(picture()),
+        "talk.0.png": encoded(plain_image()),
+        "talk.1.png": encoded(plain_image()),
     }
     members |= {
         "ask.json": {"question": "What?", "answer": "That."},
-        "ask.png": encoded(picture()),
+        "ask.png": encoded(plain_image()),
         "read.json": {"text": "文"},
     }
     make_shard(tmp_path / "a.tar", members)
@@ -80,7 +80,7 @@ def huge() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-PNG = encoded(picture())
+PNG = encoded(plain_image())
 JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)), "JPEG")
 TURN = {"role": "user", "content": "<image_placeholder> What?"}
 ANSWER = {"role": "assistant", "content": "That."}
@@ -173,14 +173,14 @@ def recipe(path: Path, *sources: dict[str, Any]) -> Path:
 def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
     make_shard(tmp_path / "x.tar", {**good(3), "t.json": {"text": "words"}})
     as_text = {"name": "read", "kind": "text", "type": "shards", "template": "text", "paths": ["x.tar"]}
-    as_picture = {
+    as_image = {
         "name": "draw",
         "kind": "generation",
         "type": "shards",
         "template": "text_to_image",
         "paths": ["x.tar"],
     }
-    path = recipe(tmp_path / "own.yaml", as_text, as_picture)
+    path = recipe(tmp_path / "own.yaml", as_text, as_image)
     code, printed, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
     assert code == 1
     assert row_of(printed, "read")[1:5] == ["4", "0", "3", "0"]
@@ -189,7 +189,7 @@ def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
 
 
 def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
-    picture(size=(9, 9)).save(tmp_path / "a.png")
+    plain_image(size=(9, 9)).save(tmp_path / "a.png")
     lines = [
         {"caption": "a", "image": "a.png"},
         {"caption": "b", "image": "none.png"},
@@ -197,7 +197,7 @@ def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
     ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "classes/dog").mkdir(parents=True)
-    picture().save(tmp_path / "classes/dog/1.png")
+    plain_image().save(tmp_path / "classes/dog/1.png")
     (tmp_path / "classes/dog/2.jpg").write_bytes(JPEG[:300])
     path = recipe(
         tmp_path / "own.yaml",

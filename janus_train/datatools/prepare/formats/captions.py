@@ -23,10 +23,10 @@ class CaptionsFormat(RecordListFormat):
         super().__init__(options)
         self.several = options.captions == "each"
 
-    def samples(self, record: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
-        if num_pictures == 0:
+    def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
+        if num_images == 0:
             raise SkipRecord("the record names no picture")
-        return captioned(record, self.options, num_pictures)
+        return captioned(record, self.options, num_images)
 
     def plan(self, job: str) -> Iterator[Unit]:
         if kind_of(job) != OBJECT:

@@ -6,7 +6,7 @@ from typing import Any
 
 from janus_train.datatools.prepare.fields import TALK_FIELDS, conversation
 from janus_train.datatools.prepare.formats.listed import RecordListFormat
-from janus_train.datatools.prepare.turns import pictures_named
+from janus_train.datatools.prepare.turns import images_named
 
 
 class ConversationsFormat(RecordListFormat):
@@ -14,11 +14,11 @@ class ConversationsFormat(RecordListFormat):
 
     image_fields = ("image", "images", "image_path", "img_path", "img")
 
-    def samples(self, record: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
-        return [conversation(record, num_pictures)]
+    def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
+        return [conversation(record, num_images)]
 
-    def named_pictures(self, record: dict[str, Any]) -> Any:
-        named = super().named_pictures(record)
+    def named_images(self, record: dict[str, Any]) -> Any:
+        named = super().named_images(record)
         if named or self.options.image_field is not None:
             return named
-        return [path for field in TALK_FIELDS for path in pictures_named(record.get(field))]
+        return [path for field in TALK_FIELDS for path in images_named(record.get(field))]

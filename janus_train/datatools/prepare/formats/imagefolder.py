@@ -82,7 +82,7 @@ def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
             below.sort()
             for name in sorted(files):
                 path = Path(folder) / name
-                if _is_picture(name):
+                if _is_image(name):
                     yield number, class_folder.name, str(path.relative_to(root)), -1, file_size(str(path)) or 0
 
 
@@ -97,16 +97,16 @@ def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
             if member.isreg() and member.name.lower().endswith(".tar"):
                 inner = Slice(outer, member.offset_data, member.size)
                 for image in members(inner, f"{member.name} in {path}"):
-                    if _holds_picture(image):
+                    if _holds_image(image):
                         name = f"{member.name}/{image.name}"
                         yield number, Path(member.name).stem, name, member.offset_data + image.offset_data, image.size
-            elif _holds_picture(member) and Path(member.name).parent.name:
+            elif _holds_image(member) and Path(member.name).parent.name:
                 yield number, Path(member.name).parent.name, member.name, member.offset_data, member.size
 
 
-def _holds_picture(member: TarInfo) -> bool:
-    return member.isreg() and not member.issparse() and _is_picture(Path(member.name).name)
+def _holds_image(member: TarInfo) -> bool:
+    return member.isreg() and not member.issparse() and _is_image(Path(member.name).name)
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name[0] != "." and name.lower().endswith(ENDINGS)

@@ -16,7 +16,7 @@ from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, records
 from janus_train.errors import UserError
 
-_FIRST_PICTURES = 100
+_FIRST_IMAGES = 100
 """If none of so many is there, the folder is wrong."""
 
 
@@ -47,7 +47,7 @@ class RecordListFormat(InputFormat):
         path, record = entry.value
         if isinstance(record, SkipRecord):
             raise record
-        paths = self.picture_paths(record, path, entry.where)
+        paths = self.image_paths(record, path, entry.where)
         check_number(len(paths), self.options)
         samples = self.samples(record, len(paths))
         return Item(
@@ -57,10 +57,10 @@ class RecordListFormat(InputFormat):
         )
 
     @abstractmethod
-    def samples(self, record: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
+    def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         """The fields of the record's samples. Raises `SkipRecord`."""
 
-    def named_pictures(self, record: dict[str, Any]) -> Any:
+    def named_images(self, record: dict[str, Any]) -> Any:
         """What the record says of its pictures: a path, a list of them, or None."""
         field = self.options.image_field
         if field is not None and "{" in field:
@@ -69,9 +69,9 @@ class RecordListFormat(InputFormat):
             return pick(record, field)
         return next((record[name] for name in self.image_fields if record.get(name)), None)
 
-    def picture_paths(self, record: dict[str, Any], file: str, where: str) -> list[str]:
+    def image_paths(self, record: dict[str, Any], file: str, where: str) -> list[str]:
         """Paths of the record's pictures. Raises `UserError` for an address or a path out of the folder."""
-        named = self.named_pictures(record)
+        named = self.named_images(record)
         folder = self.options.images if self.options.images is not None else str(Path(file).parent)
         paths = []
         for image in named if isinstance(named, list) else [] if named in (None, "") else [named]:
@@ -95,7 +95,7 @@ class RecordListFormat(InputFormat):
                 bytes_there = file_size(path)
                 seen, there, example = seen + 1, there + (bytes_there is not None), example or path
                 size += bytes_there or 0
-            if seen >= _FIRST_PICTURES and not there:
+            if seen >= _FIRST_IMAGES and not there:
                 break
             yield located.place, size
         check_found(seen, there, example)
@@ -104,7 +104,7 @@ class RecordListFormat(InputFormat):
         if isinstance(record, SkipRecord):
             return []
         try:
-            return self.picture_paths(record, file, where)
+            return self.image_paths(record, file, where)
         except SkipRecord:
             return []
 
@@ -113,7 +113,7 @@ def check_found(seen: int, there: int, example: str) -> None:
     """Raises `UserError` if pictures are named and none of them is there."""
     if seen and not there:
         raise UserError(
-            f"none of the {'first ' if seen >= _FIRST_PICTURES else ''}{seen} pictures is there, such as {example}: "
+            f"none of the {'first ' if seen >= _FIRST_IMAGES else ''}{seen} pictures is there, such as {example}: "
             "--images names the folder that their paths start from"
         )
 

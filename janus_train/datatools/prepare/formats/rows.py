@@ -26,7 +26,7 @@ from janus_train.datatools.prepare.options import PrepareOptions, flag
 from janus_train.datatools.prepare.turns import PLACEHOLDER, read_turns
 from janus_train.errors import UserError
 
-_PICTURES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
+_IMAGES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
 _LABELS = ("label", "labels", "cls", "fine_label")
 Layout = Literal["questions", "talk", "pair", "class", "caption", "text"]
 
@@ -59,7 +59,7 @@ class TableRowReader:
         self._options, self._names, self._where = options, names, where
         self._classes = Classes(options.classes, options.class_names)
         self._labels, self._label = labels, ""
-        self.picture = self._picture_column()
+        self.image = self._image_column()
         self.layout: Layout = self._find_layout()
         self.several = (self.layout == "questions" and options.samples == "pairs") or (
             self.layout == "caption" and options.captions == "each"
@@ -90,33 +90,33 @@ class TableRowReader:
             "caption": top_names(self._options.text_field) or list(CAPTION_FIELDS),
             "text": top_names(self._options.text_field) or ["text"],
         }[self.layout]
-        if self.picture is not None:
-            wanted.append(self.picture)
+        if self.image is not None:
+            wanted.append(self.image)
         return [name for name in self._names if name in {*wanted, *ID_FIELDS}]
 
     def item(self, row: dict[str, Any]) -> Item:
         """Raises `SkipRecord` with what the row lacks."""
-        value = None if self.picture is None else pick(row, self._options.image_field or self.picture)
-        pictures = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
-        check_number(len(pictures), self._options)
-        if self.layout in ("caption", "class", "pair") and self.picture is not None and not pictures:
+        value = None if self.image is None else pick(row, self._options.image_field or self.image)
+        images = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
+        check_number(len(images), self._options)
+        if self.layout in ("caption", "class", "pair") and self.image is not None and not images:
             raise SkipRecord("the row has no picture")
-        return Item(self._samples(row, len(pictures)), pictures, name_of(row))
+        return Item(self._samples(row, len(images)), images, name_of(row))
 
-    def _samples(self, row: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
+    def _samples(self, row: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         if self.layout == "questions":
-            return self._questions(row.get("texts"), num_pictures)
+            return self._questions(row.get("texts"), num_images)
         if self.layout == "talk":
-            return [conversation(row, num_pictures)]
+            return [conversation(row, num_images)]
         if self.layout == "pair":
             return [_pair(row.get("question"), row.get("answer"))]
         if self.layout == "class":
             return [{"class_name": self._class_name(row.get(self._label))}]
         if self.layout == "caption":
-            return captioned(row, self._options, num_pictures)
+            return captioned(row, self._options, num_images)
         return [{"text": text(row, self._options)}]
 
-    def _questions(self, texts: Any, num_pictures: int) -> list[dict[str, Any]]:
+    def _questions(self, texts: Any, num_images: int) -> list[dict[str, Any]]:
         if isinstance(texts, dict):  # a record of lists
             texts = [dict(zip(texts, values, strict=False)) for values in zip(*texts.values(), strict=False)]
         if not isinstance(texts, list) or not texts or not all(isinstance(turn, dict) for turn in texts):
@@ -127,7 +127,7 @@ class TableRowReader:
         turns: list[Any] = []
         for pair in pairs:
             turns += [{"role": "user", "content": pair["question"]}, {"role": "assistant", "content": pair["answer"]}]
-        return [{"conversations": read_turns(turns, num_pictures)}]
+        return [{"conversations": read_turns(turns, num_images)}]
 
     def _class_name(self, label: Any) -> str:
         if label is None:
@@ -139,13 +139,13 @@ class TableRowReader:
             return self._classes.chosen(names[label])
         return self._classes.name(str(label))
 
-    def _picture_column(self) -> str | None:
+    def _image_column(self) -> str | None:
         if self._options.image_field is not None:
             name = top_names((self._options.image_field,))[0]
             if name not in self._names:
                 raise UserError(f"--image-field {name!r}: {self._where} has columns {', '.join(self._names)}")
             return name
-        return next((name for name in _PICTURES if name in self._names), None)
+        return next((name for name in _IMAGES if name in self._names), None)
 
     def _find_layout(self) -> Layout:
         names, options = self._names, self._options
@@ -153,19 +153,19 @@ class TableRowReader:
         if missing:
             raise UserError(f"--text-field {missing[0]!r}: {self._where} has columns {', '.join(names)}")
         if options.text_field:
-            return "text" if self.picture is None else "caption"
+            return "text" if self.image is None else "caption"
         if "texts" in names and "images" in names:
             return "questions"
         if any(name in names for name in TALK_FIELDS):
             return "talk"
-        if self.picture is not None and {"question", "answer"} <= set(names):
+        if self.image is not None and {"question", "answer"} <= set(names):
             return "pair"
-        if self.picture is not None and any(name in CAPTION_FIELDS for name in names):
+        if self.image is not None and any(name in CAPTION_FIELDS for name in names):
             return "caption"
         self._label = next((name for name in _LABELS if name in names), "")
-        if self.picture is not None and self._label:
+        if self.image is not None and self._label:
             return "class"
-        if self.picture is None and "text" in names:
+        if self.image is None and "text" in names:
             return "text"
         raise UserError(
             f"{self._where} has columns {', '.join(names)}: name the picture's with --image-field and the text's with "

@@ -24,9 +24,9 @@ from janus_train.datatools.prepare.tars import members
 from janus_train.errors import UserError
 
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]+)$")
-_PICTURE = re.compile(r"^(?:(?P<number>\d+)\.)?(?:jpe?g|png|webp|gif|bmp|tiff?|image)$", re.IGNORECASE)
+_IMAGE = re.compile(r"^(?:(?P<number>\d+)\.)?(?:jpe?g|png|webp|gif|bmp|tiff?|image)$", re.IGNORECASE)
 _WORDS = ("txt", "caption", "text")
-_READ = re.compile(rf"{_PICTURE.pattern}|^(?:{'|'.join(_WORDS)}|json|cls)$", re.IGNORECASE)
+_READ = re.compile(rf"{_IMAGE.pattern}|^(?:{'|'.join(_WORDS)}|json|cls)$", re.IGNORECASE)
 
 
 class WebDatasetFormat(InputFormat):
@@ -66,24 +66,24 @@ class WebDatasetFormat(InputFormat):
         key, parts, num_members = entry.value
         if len(parts) < num_members:
             raise SkipRecord("two members of the sample have one name")
-        numbered = {ending: _PICTURE.match(ending) for ending in parts}
+        numbered = {ending: _IMAGE.match(ending) for ending in parts}
         endings = sorted((int(m["number"] or -1), ending) for ending, m in numbered.items() if m is not None)
-        pictures = [parts[ending] for _, ending in endings]
-        check_number(len(pictures), self.options)
-        return Item(self._fields(_record(parts), parts, len(pictures)), pictures, Path(key).name)
+        images = [parts[ending] for _, ending in endings]
+        check_number(len(images), self.options)
+        return Item(self._fields(_record(parts), parts, len(images)), images, Path(key).name)
 
-    def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_pictures: int) -> list[dict[str, Any]]:
+    def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_images: int) -> list[dict[str, Any]]:
         if not self.options.text_field:
             if any(record.get(field) for field in TALK_FIELDS) and "caption" not in record:
-                return [conversation(record, num_pictures)]
+                return [conversation(record, num_images)]
             if record.get("question") and record.get("answer"):
                 return [{"question": record["question"], "answer": record["answer"]}]
             if "cls" in parts:
                 return [{"class_name": self._classes.name(parts["cls"].decode("utf-8", "replace").strip())}]
             if record.get("class_name"):
                 return [{"class_name": record["class_name"]}]
-        if num_pictures:
-            return captioned(record, self.options, num_pictures)
+        if num_images:
+            return captioned(record, self.options, num_images)
         return [{"text": text(record if "text" in record else {"text": record.get("caption")} | record, self.options)}]
 
 
