@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from janus_train.data.packing.best_fit import Cut, Item, RowPacker, Unit
+from janus_train.data.packing.best_fit import BestFitPacker, Cut, Item, Unit
 from janus_train.data.types import Kind
 
 ROW_TOKENS, LOOKAHEAD, MAX_WAIT = 4096, 16, 64
@@ -33,7 +33,7 @@ class Found:
     fill: float
     most_waited: int
     off: float
-    ms_a_row: float
+    ms_per_row: float
 
 
 def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
@@ -50,7 +50,7 @@ def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
 def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000, seed: int = 0) -> Found:
     """One stream's rows."""
     shares, draw = STAGES[stage], lengths(random.Random(seed))
-    packer = RowPacker(ROW_TOKENS, shares, LOOKAHEAD, cut=cut, unit=unit, max_wait=MAX_WAIT)
+    packer = BestFitPacker(ROW_TOKENS, shares, LOOKAHEAD, cut=cut, unit=unit, max_wait=MAX_WAIT)
     waiting: dict[Kind, list[list[int]]] = {kind: [] for kind in shares}  # [left, whole, drawn before row]
     placed: dict[Kind, float] = dict.fromkeys(shares, 0.0)
     used, longest, most_waited, off, seconds = 0, 1, 0, 0.0, 0.0
@@ -88,7 +88,7 @@ def main() -> None:
         for cut, unit in (("long", "samples"), ("fit", "samples"), ("long", "tokens")):
             found = simulate(stage, cut, unit)  # type: ignore[arg-type]
             print(
-                f"| {stage} | {cut} | {unit} | {100 * found.fill:.1f} % | {found.most_waited} | {found.off:.2f} | {found.ms_a_row:.2f} |"
+                f"| {stage} | {cut} | {unit} | {100 * found.fill:.1f} % | {found.most_waited} | {found.off:.2f} | {found.ms_per_row:.2f} |"
             )
 
 

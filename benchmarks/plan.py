@@ -44,7 +44,7 @@ def communication() -> None:
     for model, numbers in GPUS.items():
         gpus = numbers[-1]
         stage = planned(model, gpus, "a100-40gb")
-        rows = stage.rows_a_gpu
+        rows = stage.rows_per_gpu
         for sharing in SHARDING_STRATEGIES:
             options = [stage.option(sharing, "none", size) for size in (1, rows)]
             seconds = list(dict.fromkeys(option.communication_s for option in options))

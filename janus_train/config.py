@@ -37,13 +37,13 @@ Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Options(BaseModel):
+class OptionGroup(BaseModel):
     """Base of all option groups: frozen, no unknown keys, no silent conversion between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class TextConfig(Options):
+class TextConfig(OptionGroup):
     """The language model's shape (Llama architecture), in transformers' names."""
 
     hidden_size: Positive
@@ -57,7 +57,7 @@ class TextConfig(Options):
     rope_theta: float
 
 
-class VisionConfig(Options):
+class VisionConfig(OptionGroup):
     """The understanding encoder's shape (SigLIP)."""
 
     hidden_size: Positive
@@ -67,7 +67,7 @@ class VisionConfig(Options):
     patch_size: Positive
 
 
-class VQConfig(Options):
+class VQConfig(OptionGroup):
     """The generation encoder's shape (VQ tokenizer of LlamaGen)."""
 
     num_embeddings: Positive
@@ -78,7 +78,7 @@ class VQConfig(Options):
     latent_channels: Positive
 
 
-class ModelConfig(Options):
+class ModelConfig(OptionGroup):
     """A Janus model's shape, and where its pretrained parts come from."""
 
     name: str
@@ -126,7 +126,7 @@ class ModelConfig(Options):
         return self
 
 
-class RatioConfig(Options):
+class RatioConfig(OptionGroup):
     """How much of each kind a step holds (Janus-Pro, Table 2)."""
 
     understanding: NonNegative
@@ -142,7 +142,7 @@ class RatioConfig(Options):
         return self
 
 
-class OptimConfig(Options):
+class OptimConfig(OptionGroup):
     """AdamW and its schedule."""
 
     learning_rate: Annotated[float, Field(gt=0)]
@@ -154,7 +154,7 @@ class OptimConfig(Options):
     gradient_clip: Annotated[float, Field(gt=0)]
 
 
-class BatchConfig(Options):
+class BatchConfig(OptionGroup):
     """The global batch: ``rows_per_step`` packed rows of ``row_tokens`` tokens, ``micro_rows`` at a time on a process."""
 
     unit: Literal["rows", "samples"]
@@ -164,14 +164,14 @@ class BatchConfig(Options):
     micro_rows: Positive
 
 
-class MemoryConfig(Options):
+class MemoryConfig(OptionGroup):
     """What memory is saved at the cost of time; changes no result."""
 
     activation_checkpointing: ActivationCheckpointing
     text_loss: TextLoss
 
 
-class DataConfig(Options):
+class DataConfig(OptionGroup):
     """What is trained on."""
 
     recipe: str | None
@@ -193,7 +193,7 @@ class DataConfig(Options):
     """Share of the text-to-image captions cut to their first sentence (Janus: 25 %)."""
 
 
-class RunConfig(Options):
+class RunConfig(OptionGroup):
     """How long, and what is written when."""
 
     steps: Positive
@@ -230,7 +230,7 @@ class RunConfig(Options):
         return self
 
 
-class PeftConfig(Options):
+class PeftConfig(OptionGroup):
     """LoRA (`model.lora`): what trains of parts that are frozen else."""
 
     rank: Positive
@@ -249,7 +249,7 @@ class PeftConfig(Options):
         return self
 
 
-class LoggingConfig(Options):
+class LoggingConfig(OptionGroup):
     """Where metrics go besides metrics.jsonl, which is always written."""
 
     trackers: tuple[Tracker, ...] = Field(strict=False)
@@ -263,7 +263,7 @@ def _resume(value: object) -> object:
     return value
 
 
-class Config(Options):
+class Config(OptionGroup):
     """One stage's run."""
 
     stage: Literal[1, 2, 3]

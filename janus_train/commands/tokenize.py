@@ -42,14 +42,14 @@ def tokenize(
       janus-train tokenize data_recipes/stage2.yaml --model models/janus-pro-1b
       torchrun --nproc-per-node 8 -m janus_train.cli tokenize shards/photos --model models/janus-pro-1b
     """
-    from janus_train.data.data_args import given_data
+    from janus_train.data.data_args import resolve_data_args
     from janus_train.datatools.tokenize.share import process_device, process_share
 
     index, number = process_share(process_index, num_processes)
     from janus_train.datatools.tokenize.run import ProgressCallbacks, tars_of
     from janus_train.datatools.tokenize.run import tokenize as run
 
-    tars = tars_of(given_data(data))[index::number]
+    tars = tars_of(resolve_data_args(data))[index::number]
     from janus_train.interop.vq_encoder import load_code_encoder
 
     encoder = load_code_encoder(model.expanduser(), process_device(device_kind(device), index))

@@ -12,7 +12,7 @@ import torch
 from janus_train.data.images import to_float
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document, Row
 
-BOUNDARIES_A_ROW = 64
+BOUNDARIES_PER_ROW = 64
 """Documents for which a batch of fixed shape has room, a row; where more come, there is room for twice as many, and so on."""
 
 
@@ -71,7 +71,7 @@ def collate(
     the sequence's shape is that of full rows, whatever they hold: behind the documents stand some of token 0, without loss.
     """
     documents: list[Document] = [document for row in rows for document in row.documents]
-    P, S, S_out = tokens_per_image, image_size, generation_image_size or image_size
+    P, S, S_generation = tokens_per_image, image_size, generation_image_size or image_size
     lengths = [len(document) for document in documents]
     labels = np.concatenate([document.labels for document in documents])
     modality = np.concatenate([document.modality for document in documents])
@@ -89,7 +89,7 @@ def collate(
         filler = _filler(len(rows) * fixed_tokens - sum(lengths), fixed_tokens)
         ids.append(np.zeros(sum(filler), np.int64))
         lengths, longest = lengths + filler, fixed_tokens
-        empty = _room(len(lengths), len(rows) * BOUNDARIES_A_ROW) - len(lengths)
+        empty = _room(len(lengths), len(rows) * BOUNDARIES_PER_ROW) - len(lengths)
     return Batch(
         input_ids=torch.from_numpy(np.concatenate(ids))[None],  # (1, L)
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],  # (1, L)
@@ -105,7 +105,7 @@ def collate(
         feature_positions=torch.from_numpy(np.flatnonzero(modality == IMAGE_FEATURE)),
         generation_pixels=torch.stack([torch.from_numpy(to_float(p)) for p in pixels_out])  # type: ignore[arg-type]
         if pixels_out
-        else torch.zeros(0, 3, S_out, S_out),
+        else torch.zeros(0, 3, S_generation, S_generation),
         uncached_images=torch.tensor(uncached, dtype=torch.int64),
         cached_codes=torch.from_numpy(
             np.stack([np.full(P, -1, np.int64) if c is None else np.asarray(c, np.int64) for c in cached])  # (Ng, P)

@@ -20,7 +20,7 @@ RECIPE_ENDINGS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
-class Given:
+class DataArg:
     """A source of a recipe, or tars that were named as they are."""
 
     name: str
@@ -33,14 +33,14 @@ class Given:
         return self.config is None or self.config.type == "shards"
 
 
-def given_data(words: Sequence[str]) -> list[Given]:
+def resolve_data_args(words: Sequence[str]) -> list[DataArg]:
     """The sources that recipes and paths stand for. Raises `UserError` for a path where there is nothing."""
-    found: list[Given] = []
+    found: list[DataArg] = []
     for word in words:
         if word.endswith(RECIPE_ENDINGS):
             path = resolve(word)
             sources = read_recipe(path).sources
-            found += [Given(source.name, places_of(source, path), source) for source in sources]
+            found += [DataArg(source.name, places_of(source, path), source) for source in sources]
         else:
             place = locate(word, Path.cwd())
             tars = find_tars(place)
@@ -50,5 +50,5 @@ def given_data(words: Sequence[str]) -> list[Given]:
                     "there is nothing" if missing else "it is no .tar, no folder with .tar files and no recipe's .yaml"
                 )
                 raise UserError(f"{word}: {what}")
-            found.append(Given(word if len(tars) > 1 else name_of(tars[0]), tars))
+            found.append(DataArg(word if len(tars) > 1 else name_of(tars[0]), tars))
     return found

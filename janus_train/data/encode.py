@@ -32,7 +32,7 @@ from janus_train.data.types import (
 )
 from janus_train.errors import UserError
 
-SHORT, MOST_KNOWN = 80, 10_000
+CACHE_MAX_CHARS, CACHE_MAX_ENTRIES = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""
 MAX_ROWS_OF_TEXT, CHARACTERS_PER_TOKEN = 64, 8
 """A text that may be cut into pieces is taken up to so many full rows, of so many characters a token (twice what English
@@ -83,7 +83,7 @@ class Encoder:
             said = text if user == USER else text.replace(USER, user).replace(ASSISTANT, assistant)
             # the tokenizer behind transformers' wrapper, which takes longer than the tokenizing itself
             found = self.tokenizer.backend_tokenizer.encode(said, add_special_tokens=False).ids
-            if len(text) <= SHORT and len(self._known) < MOST_KNOWN:
+            if len(text) <= CACHE_MAX_CHARS and len(self._known) < CACHE_MAX_ENTRIES:
                 self._known[text] = found
         return list(found)
 

@@ -23,10 +23,10 @@ from janus_train import lifetime
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
-from janus_train.data.packing.best_fit import Packer, RowPacker
-from janus_train.data.packing.one_per_row import SinglePacker
+from janus_train.data.packing.best_fit import BestFitPacker, Packer
+from janus_train.data.packing.one_per_row import OnePerRowPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.streams import Drawer, Stream
+from janus_train.data.streams import DocumentSampler, Stream
 from janus_train.data.types import Row
 from janus_train.errors import UserError
 
@@ -53,9 +53,9 @@ def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
     )
 
 
-def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Drawer, Packer]:
+def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[DocumentSampler, Packer]:
     """What `RowLoader` and `streams.Stream` sample documents and pack rows with."""
-    drawer = Drawer(
+    sampler = DocumentSampler(
         recipe,
         encoder,
         seed=config.seed,
@@ -66,8 +66,8 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Draw
     )
     if config.batch.unit == "samples":
         ratio = {kind: getattr(config.ratio, kind) for kind in recipe.shares}
-        return drawer, SinglePacker(config.batch.row_tokens, ratio, config.batch.rows_per_step)
-    packer = RowPacker(
+        return sampler, OnePerRowPacker(config.batch.row_tokens, ratio, config.batch.rows_per_step)
+    packer = BestFitPacker(
         config.batch.row_tokens,
         recipe.shares,
         config.data.lookahead,
@@ -75,7 +75,7 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Draw
         cut=config.data.cut_text,
         max_wait=config.data.max_wait,
     )
-    return drawer, packer
+    return sampler, packer
 
 
 def split(items: int, parts: int, part: int) -> range:
@@ -96,22 +96,22 @@ def streams_of(rank: int, world_size: int, rows_per_step: int) -> range:
 class _Rows(IterableDataset[list[Row] | UserError]):
     """Each item is one step's rows of one worker's streams; a user's mistake travels as an item, not as a traceback."""
 
-    def __init__(self, drawer: Drawer, packer: Packer, streams: range, states: dict[int, dict[str, Any]]):
-        self._drawer, self._packer, self._streams, self._states = drawer, packer, streams, states
+    def __init__(self, sampler: DocumentSampler, packer: Packer, streams: range, states: dict[int, dict[str, Any]]):
+        self._sampler, self._packer, self._streams, self._states = sampler, packer, streams, states
 
     def __iter__(self) -> Iterator[list[Row] | UserError]:
         worker = get_worker_info()
         parts, part = (worker.num_workers, worker.id) if worker else (1, 0)
         mine = [self._streams[i] for i in split(len(self._streams), parts, part)]
         try:
-            streams = [Stream(v, self._drawer, self._packer, self._states.get(v)) for v in mine]
+            streams = [Stream(v, self._sampler, self._packer, self._states.get(v)) for v in mine]
             while True:
                 yield [next(stream) for stream in streams]
         except UserError as error:
             yield error
 
 
-def _obey_the_trainer_alone(trainer: int, signals_its_death: bool, worker: int) -> None:
+def _ignore_scheduler_signals(trainer: int, signals_its_death: bool, worker: int) -> None:
     """For worker processes: they end with their trainer (pid ``trainer``), and when it says so.
 
     A scheduler signals all processes of a job, and a worker that dies takes its trainer along: SIGTERM ends a worker if it
@@ -142,7 +142,7 @@ class RowLoader:
 
     def __init__(
         self,
-        drawer: Drawer,
+        sampler: DocumentSampler,
         packer: Packer,
         streams: range,
         states: dict[int, dict[str, Any]] | None = None,
@@ -151,19 +151,19 @@ class RowLoader:
         micro_rows: int = 1,
         fixed_shapes: bool = False,
     ):
-        self.encoder, self._micro_rows = drawer.encoder, micro_rows
+        self.encoder, self._micro_rows = sampler.encoder, micro_rows
         self._fixed_tokens = packer.row_tokens if fixed_shapes else None
         self._items_per_step = min(num_workers, len(streams)) or 1
         self._peeked: list[Row] | None = None
         # batch_size=None hands items on as they are; the loader takes them from its workers in turn
         self._items = iter(
             DataLoader(
-                _Rows(drawer, packer, streams, states or {}),
+                _Rows(sampler, packer, streams, states or {}),
                 batch_size=None,
                 num_workers=min(num_workers, len(streams)),
                 prefetch_factor=2 if num_workers else None,
                 multiprocessing_context="fork" if num_workers else None,  # why: janus_train/lifetime.py
-                worker_init_fn=partial(_obey_the_trainer_alone, os.getpid(), lifetime.can_signal_its_death()),
+                worker_init_fn=partial(_ignore_scheduler_signals, os.getpid(), lifetime.can_signal_its_death()),
             )
         )
 
@@ -180,10 +180,10 @@ class RowLoader:
         fixed_shapes: bool = False,
     ) -> RowLoader:
         """The rows of a run, for ``rank`` of ``world_size`` processes."""
-        drawer, packer = open_mixture(config, recipe, make_encoder(config, tokenizer))
+        sampler, packer = open_mixture(config, recipe, make_encoder(config, tokenizer))
         streams = streams_of(rank, world_size, config.batch.rows_per_step)
         return cls(
-            drawer,
+            sampler,
             packer,
             streams,
             states,

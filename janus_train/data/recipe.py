@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from janus_train.config import Options, RatioConfig
+from janus_train.config import OptionGroup, RatioConfig
 from janus_train.data.scenes import SceneSource
 from janus_train.data.sources.hf_dataset import HfDatasetSource
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource
@@ -39,7 +39,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-class SourceConfig(Options):
+class SourceConfig(OptionGroup):
     """One source of a recipe."""
 
     name: str
@@ -94,7 +94,7 @@ TYPE_OF_OPTION = {
 }
 
 
-class RecipeConfig(Options):
+class RecipeConfig(OptionGroup):
     """A mixture."""
 
     name: str

@@ -25,11 +25,11 @@ from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Document, Kind, Quarantined, Reference, Row
 from janus_train.errors import UserError
 
-MOST_IN_A_ROW = 100
+MAX_CONSECUTIVE_BAD = 100
 """So many unusable samples of a source one after the other end the run."""
 
 
-class Drawer:
+class DocumentSampler:
     """Draws documents: knows the sources, their orders and the recipe's randomness; holds no position."""
 
     def __init__(
@@ -51,10 +51,10 @@ class Drawer:
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
         }
 
-    def draw(self, source_name: str, stream: int, draw: int) -> tuple[Document, list[Quarantined]]:
+    def sample(self, source_name: str, stream: int, draw: int) -> tuple[Document, list[Quarantined]]:
         """Draw number ``draw`` of ``stream`` from the source, and the unusable samples that were met on the way.
 
-        Raises `UserError` after `MOST_IN_A_ROW` of them.
+        Raises `UserError` after `MAX_CONSECUTIVE_BAD` of them.
         """
         source = self.recipe.sources[source_name][1]
         position = draw * self.num_streams + stream
@@ -67,9 +67,9 @@ class Drawer:
             except BadSample as error:
                 key = error.key or f"number {index}"
                 bad.append(Quarantined(source_name, epoch, index, key, str(error), error.damaged))
-            if len(bad) == MOST_IN_A_ROW:
+            if len(bad) == MAX_CONSECUTIVE_BAD:
                 raise UserError(
-                    f"source {source_name!r}: {MOST_IN_A_ROW} samples in a row cannot be used, the last is {key!r}: {bad[-1].reason}"
+                    f"source {source_name!r}: {MAX_CONSECUTIVE_BAD} samples in a row cannot be used, the last is {key!r}: {bad[-1].reason}"
                 )
             index = stable_hash("instead", self.seed, source_name, epoch, first, len(bad)) % len(source)
 
@@ -132,10 +132,10 @@ class _Waiting:
 class Stream:
     """Stream ``number``: an endless iterator of rows that starts from ``state``."""
 
-    def __init__(self, number: int, drawer: Drawer, packer: Packer, state: dict[str, Any] | None = None):
+    def __init__(self, number: int, sampler: DocumentSampler, packer: Packer, state: dict[str, Any] | None = None):
         state = state or initial_state()
-        self.number, self._drawer, self._packer = number, drawer, packer
-        self._by_kind = drawer.recipe.by_kind()
+        self.number, self._sampler, self._packer = number, sampler, packer
+        self._by_kind = sampler.recipe.by_kind()
         self._rows: int = state["rows"]
         self._longest: int = state["longest"]
         self._draws: dict[str, int] = dict(state["draws"])
@@ -144,7 +144,7 @@ class Stream:
         self._met: list[Quarantined] = []
         self._pending: dict[Kind, list[_Waiting]] = {
             kind: [
-                _Waiting(source, draw, drawer.draw(source, number, draw)[0], since, start)
+                _Waiting(source, draw, sampler.sample(source, number, draw)[0], since, start)
                 for source, draw, since, start in state["pending"].get(kind, [])
             ]
             for kind in self._by_kind
@@ -167,7 +167,7 @@ class Stream:
         for kind in self._by_kind:
             self._refill(kind)
         items = {kind: [one.item(self._rows) for one in waiting] for kind, waiting in self._pending.items()}
-        phase = stable_hash("phase", self._drawer.seed) + self.number
+        phase = stable_hash("phase", self._sampler.seed) + self.number
         documents = []
         for choice in self._packer.choose(items, self._placed, row=self._rows, phase=phase, longest=self._longest):
             one = self._pending[choice.kind][choice.place]
@@ -188,7 +188,7 @@ class Stream:
         while self._packer.wants_more(len(waiting), tokens):
             name = self._next_source(kind)
             draw = self._draws.get(name, 0)
-            document, bad = self._drawer.draw(name, self.number, draw)
+            document, bad = self._sampler.sample(name, self.number, draw)
             if bad:
                 self._bad[name] = self._bad.get(name, 0) + len(bad)
                 self._met += bad

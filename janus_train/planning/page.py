@@ -111,7 +111,7 @@ def _cards(plan: RunPlan) -> list[Card]:
         Card(f"{plan.days:.2f} days", f"all three stages, {plan.gpu_hours:,.0f} GPU-hours"),
         Card(f"{stage.step_s:.2f} s", f"per step of {stage.config.batch.rows_per_step} rows"),
         Card(memory, f"on each {stage.card.name}"),
-        Card(f"{stage.flops_a_row / 1e12:.1f} TFLOP", f"useful, per row of {stage.config.batch.row_tokens} tokens"),
+        Card(f"{stage.flops_per_row / 1e12:.1f} TFLOP", f"useful, per row of {stage.config.batch.row_tokens} tokens"),
     ]
 
 
@@ -143,7 +143,7 @@ def _work_bars(stage: StagePlan) -> list[Bar]:
     for piece, work in stage.work.items():
         sizes = (work.forward, work.input_gradients, work.weight_gradients)
         boxes = _boxes(dict(zip(WORK_TONES.values(), sizes, strict=True)), widest)
-        bars.append(Bar(piece.replace("_", " "), f"{100 * work.total / stage.flops_a_row:.1f} %", boxes))
+        bars.append(Bar(piece.replace("_", " "), f"{100 * work.total / stage.flops_per_row:.1f} %", boxes))
     return bars
 
 

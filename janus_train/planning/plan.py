@@ -28,7 +28,7 @@ PAPER_DAYS: dict[str, tuple[str, int, float]] = {
     "janus_pro_7b": ("a100-40gb", 256, 14.0),
 }
 """Card, GPUs and days of all three stages (Pro, 3.1)."""
-SECONDS_A_DAY = 86400.0
+SECONDS_PER_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class StagePlan:
     chosen: Option | None
 
     @property
-    def flops_a_row(self) -> float:
+    def flops_per_row(self) -> float:
         return sum(piece.total for piece in self.work.values())
 
     @property
     def flops(self) -> float:
         """FLOPs of the whole stage."""
-        return self.flops_a_row * self.config.batch.rows_per_step * self.config.run.steps
+        return self.flops_per_row * self.config.batch.rows_per_step * self.config.run.steps
 
     @property
-    def rows_a_gpu(self) -> int:
+    def rows_per_gpu(self) -> int:
         return self.config.batch.rows_per_step // self.busy_gpus
 
     @property
@@ -94,11 +94,11 @@ class StagePlan:
 
     @property
     def _compute_s(self) -> float:
-        return self.rows_a_gpu * self.flops_a_row / (self.card.peak(self.config.precision) * self.mfu)
+        return self.rows_per_gpu * self.flops_per_row / (self.card.peak(self.config.precision) * self.mfu)
 
     @property
     def days(self) -> float:
-        return self.step_s * self.config.run.steps / SECONDS_A_DAY
+        return self.step_s * self.config.run.steps / SECONDS_PER_DAY
 
     @property
     def gpu_hours(self) -> float:
@@ -164,7 +164,7 @@ def _best(options: list[Option]) -> Option | None:
 
 def implied_mfu(flops: float, card: GPU, gpus: int, days: float) -> float:
     """The share of the bf16 peak that so many useful FLOPs in so many days are."""
-    return flops / (days * SECONDS_A_DAY * gpus * card.bf16)
+    return flops / (days * SECONDS_PER_DAY * gpus * card.bf16)
 
 
 def _widths(config: Config) -> Widths:

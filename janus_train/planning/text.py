@@ -59,7 +59,7 @@ def recommendation(plan: RunPlan) -> str:
         return "Nothing fits: see the warning."
     sharing = f"{option.sharing.name} over {stage.busy_gpus} GPUs" if stage.busy_gpus > 1 else "one GPU"
     return (
-        f"Recommended: {sharing}, micro-batches of {option.micro_rows} of {stage.rows_a_gpu} rows, activation "
+        f"Recommended: {sharing}, micro-batches of {option.micro_rows} of {stage.rows_per_gpu} rows, activation "
         f"checkpointing {option.policy}: {option.total / GB:.1f} of {option.memory / GB:.1f} GB, "
         f"{option.step_s:.2f} s a step."
     )
@@ -102,9 +102,9 @@ def work_table(stage: StagePlan) -> Table:
         table.add_row(
             piece.replace("_", " "),
             *(f"{value / 1e12:.3f}" for value in values),
-            f"{100 * work.total / stage.flops_a_row:.1f} %",
+            f"{100 * work.total / stage.flops_per_row:.1f} %",
         )
-    table.add_row("all", "", "", "", f"{stage.flops_a_row / 1e12:.2f}", "")
+    table.add_row("all", "", "", "", f"{stage.flops_per_row / 1e12:.2f}", "")
     return table
 
 
@@ -147,7 +147,7 @@ def breakdown(option: Option) -> dict[str, float]:
 def sending_table(stage: StagePlan) -> Table:
     """What a GPU sends in a step, beside the time it computes; with the smallest and the largest micro-batch."""
     table = _table(
-        f"Sent by a GPU in a step, {stage.busy_gpus} GPUs, {stage.rows_a_gpu} rows each",
+        f"Sent by a GPU in a step, {stage.busy_gpus} GPUs, {stage.rows_per_gpu} rows each",
         "shared out",
         "rows at a time",
         "GB",
@@ -156,7 +156,7 @@ def sending_table(stage: StagePlan) -> Table:
         "sending / computing",
     )
     for sharing in SHARDING_STRATEGIES:
-        for micro_rows in sorted({1, stage.rows_a_gpu}):
+        for micro_rows in sorted({1, stage.rows_per_gpu}):
             option = stage.option(sharing, "none", micro_rows)
             sent = option.communication_s * (stage.card.link if stage.busy_gpus <= 8 else stage.card.network)
             table.add_row(
@@ -178,7 +178,7 @@ def time_table(plan: RunPlan) -> Table:
     for number, stage in enumerate(plan.stages, start=1):
         option = stage.chosen
         how = (
-            f"{option.sharing.name}, {option.micro_rows} of {stage.rows_a_gpu} rows, {option.policy}"
+            f"{option.sharing.name}, {option.micro_rows} of {stage.rows_per_gpu} rows, {option.policy}"
             if option
             else "does not fit"
         )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.batch import BOUNDARIES_A_ROW, collate
+from janus_train.data.batch import BOUNDARIES_PER_ROW, collate
 from janus_train.data.types import IGNORE, TEXT, Document, Reference, Row
 
 T = 300
@@ -42,7 +42,7 @@ def test_a_batch_of_fixed_shape_is_the_batch_and_some_filler(numbers: list[list[
     plain, fixed = collate(rows, 4, 32), collate(rows, 4, 32, fixed_tokens=T)
     n, documents = plain.input_ids.shape[1], len(plain.cu_seqlens)
     assert fixed.input_ids.shape == fixed.position_ids.shape == (1, 2 * T) and fixed.max_seqlen == T
-    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_A_ROW + 1 and fixed.cu_seqlens[-1] == 2 * T
+    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1 and fixed.cu_seqlens[-1] == 2 * T
     assert torch.equal(fixed.cu_seqlens[:documents], plain.cu_seqlens)
     sizes = fixed.cu_seqlens.diff()
     assert (sizes >= 0).all() and sizes.max() <= T
@@ -63,5 +63,5 @@ def test_full_rows_need_no_filler() -> None:
 
 
 def test_where_more_documents_come_there_is_twice_the_room() -> None:
-    fixed = collate(rows_of([[1] * (BOUNDARIES_A_ROW + 1)]), 4, 32, fixed_tokens=T)
-    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_A_ROW + 1
+    fixed = collate(rows_of([[1] * (BOUNDARIES_PER_ROW + 1)]), 4, 32, fixed_tokens=T)
+    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1

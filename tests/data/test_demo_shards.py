@@ -30,7 +30,7 @@ def script():
     return module
 
 
-def test_every_object_has_its_fields_and_a_image() -> None:
+def test_every_object_has_its_fields_and_an_image() -> None:
     source = ShardSource(TARS)
     assert len(source) == 825
     names = set()

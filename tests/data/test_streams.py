@@ -8,9 +8,9 @@ import pytest
 
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, split, streams_of
-from janus_train.data.packing.best_fit import RowPacker
+from janus_train.data.packing.best_fit import BestFitPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.streams import Drawer
+from janus_train.data.streams import DocumentSampler
 from janus_train.data.types import Row
 from janus_train.errors import UserError
 from tests.helpers import config_of, encoded, make_shard, plain_image
@@ -49,8 +49,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe(str(folder / "recipe.yaml"), config_of("+stage=2").ratio, 64)
 
 
-def drawer(recipe: Recipe, encoder: Encoder, seed: int = 0, row_tokens: int = 256) -> Drawer:
-    return Drawer(
+def sampler(recipe: Recipe, encoder: Encoder, seed: int = 0, row_tokens: int = 256) -> DocumentSampler:
+    return DocumentSampler(
         recipe, encoder, seed=seed, num_streams=R, row_tokens=row_tokens, guidance_dropout=0.3, first_sentence=0.25
     )
 
@@ -65,8 +65,8 @@ def read(
     seed: int = 0,
 ) -> list[list[Row]]:  # type: ignore[type-arg]
     """The rows of ``number`` global steps as ``world`` processes see them together."""
-    packer = RowPacker(256, recipe.shares, 3)
-    draws = drawer(recipe, encoder, seed)
+    packer = BestFitPacker(256, recipe.shares, 3)
+    draws = sampler(recipe, encoder, seed)
     ranks = [RowLoader(draws, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
@@ -102,7 +102,7 @@ def test_going_on_from_any_state_at_another_world_size(recipe: Recipe, encoder: 
 
 
 def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encoder: Encoder) -> None:
-    draws = drawer(recipe, encoder)
+    draws = sampler(recipe, encoder)
     for name, (_, source) in recipe.sources.items():
         n = len(source)
         references = [draws.draw(name, stream, draw)[0].reference for draw in range(3 * n) for stream in range(R)]
@@ -125,7 +125,7 @@ def test_a_source_without_a_usable_sample_ends_the_run_with_a_key_and_a_reason(
     recipe: Recipe, encoder: Encoder
 ) -> None:
     """No picture fits a row of 66 tokens."""
-    draws = drawer(recipe, encoder, row_tokens=66)
+    draws = sampler(recipe, encoder, row_tokens=66)
     wanted = (
         r"source 'draw': 100 samples in a row cannot be used, the last is 'p\d-\d': \d+ tokens do not fit a row of 66"
     )
@@ -135,9 +135,9 @@ def test_a_source_without_a_usable_sample_ends_the_run_with_a_key_and_a_reason(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_mistake_in_a_worker_is_one_line(recipe: Recipe, encoder: Encoder, workers: int) -> None:
-    packer = RowPacker(66, recipe.shares, 3)
+    packer = BestFitPacker(66, recipe.shares, 3)
     with pytest.raises(UserError, match="do not fit") as error:
-        next(RowLoader(drawer(recipe, encoder, row_tokens=66), packer, range(R), {}, workers))
+        next(RowLoader(sampler(recipe, encoder, row_tokens=66), packer, range(R), {}, workers))
     assert "\n" not in str(error.value)
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, streams_of
-from janus_train.data.packing.best_fit import Packer, RowPacker
-from janus_train.data.packing.one_per_row import SinglePacker
+from janus_train.data.packing.best_fit import BestFitPacker, Packer
+from janus_train.data.packing.one_per_row import OnePerRowPacker
 from janus_train.data.recipe import SourceConfig
-from janus_train.data.streams import Drawer
+from janus_train.data.streams import DocumentSampler
 from janus_train.data.types import BadSample, Document, Kind, Record, Row
 from tests.helpers import plain_image
 
@@ -88,8 +88,8 @@ units = st.sampled_from(["samples", "tokens", "one a row"])
 """What the ratio counts; or one document a row, where it counts samples."""
 
 
-def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[Drawer, Packer]:
-    drawer = Drawer(
+def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[DocumentSampler, Packer]:
+    sampler = DocumentSampler(
         recipe,  # type: ignore[arg-type]
         encoder,
         seed=seed,
@@ -99,12 +99,14 @@ def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any
         first_sentence=0.25,
     )
     if unit == "one a row":
-        return drawer, SinglePacker(T, {kind: round(10 * share) for kind, share in SHARES.items()}, R)
-    return drawer, RowPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
+        return sampler, OnePerRowPacker(T, {kind: round(10 * share) for kind, share in SHARES.items()}, R)
+    return sampler, BestFitPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
 
 
-def read(drawer: Drawer, packer: Packer, number: int, world: int, workers: int, states: Any = None) -> list[list[Row]]:
-    ranks = [RowLoader(drawer, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
+def read(
+    sampler: DocumentSampler, packer: Packer, number: int, world: int, workers: int, states: Any = None
+) -> list[list[Row]]:
+    ranks = [RowLoader(sampler, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
 
@@ -122,24 +124,24 @@ def states_after(rows: list[Row]) -> dict[int, Any]:
 def test_the_same_rows_for_any_world_and_after_a_stop_at_any_step(
     encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any, stop: int
 ) -> None:
-    drawer, packer = parts(recipe, encoder, seed, cut, unit)
-    truth = read(drawer, packer, 6, world=1, workers=0)
+    sampler, packer = parts(recipe, encoder, seed, cut, unit)
+    truth = read(sampler, packer, 6, world=1, workers=0)
     for world in (2, 8):
-        assert seen(read(drawer, packer, 6, world, 0)) == seen(truth)
+        assert seen(read(sampler, packer, 6, world, 0)) == seen(truth)
     for world in (1, 4):
-        rest = read(drawer, packer, 6 - stop, world, 0, states_after(truth[stop - 1]))
+        rest = read(sampler, packer, 6 - stop, world, 0, states_after(truth[stop - 1]))
         assert seen(rest) == seen(truth[stop:])
 
 
 @settings(max_examples=2, deadline=None)
 @given(recipe=recipes, seed=st.integers(0, 99), stop=st.integers(1, 3))
 def test_the_same_rows_for_any_number_of_workers(encoder: Encoder, recipe: MadeUpRecipe, seed: int, stop: int) -> None:
-    drawer, packer = parts(recipe, encoder, seed, "fit", "samples")
-    truth = seen(read(drawer, packer, 4, world=1, workers=0))
+    sampler, packer = parts(recipe, encoder, seed, "fit", "samples")
+    truth = seen(read(sampler, packer, 4, world=1, workers=0))
     for world, workers in ((1, 1), (2, 3)):
-        assert seen(read(drawer, packer, 4, world, workers)) == truth
-    half = read(drawer, packer, stop, world=2, workers=1)
-    assert seen(read(drawer, packer, 4 - stop, 1, 3, states_after(half[-1]))) == truth[stop:]
+        assert seen(read(sampler, packer, 4, world, workers)) == truth
+    half = read(sampler, packer, stop, world=2, workers=1)
+    assert seen(read(sampler, packer, 4 - stop, 1, 3, states_after(half[-1]))) == truth[stop:]
 
 
 @settings(max_examples=8, deadline=None)
@@ -149,8 +151,8 @@ def test_every_token_of_a_sample_is_trained_once_an_epoch(
 ) -> None:
     """Pieces of a text follow each other without a gap; what was drawn was placed whole, or still waits."""
     recipe = MadeUpRecipe(numbers, 0, longest)
-    drawer, packer = parts(recipe, encoder, seed, cut, unit)
-    rows = read(drawer, packer, 10, world=1, workers=0)
+    sampler, packer = parts(recipe, encoder, seed, cut, unit)
+    rows = read(sampler, packer, 10, world=1, workers=0)
     placed: dict[tuple[str, int, int], list[Document]] = {}
     for row in (row for step in rows for row in step):
         assert row.num_tokens <= T and row.documents
@@ -159,7 +161,7 @@ def test_every_token_of_a_sample_is_trained_once_an_epoch(
             placed.setdefault((where.source, where.epoch, where.index), []).append(document)
     whole: Counter[str] = Counter()
     for (source, epoch, index), pieces in placed.items():
-        expected, at = drawer._document(source, epoch, index), 0
+        expected, at = sampler._document(source, epoch, index), 0
         for document in pieces:
             start, stop = document.reference.piece or (0, len(expected))
             assert start == at
@@ -179,8 +181,8 @@ def test_every_token_of_a_sample_is_trained_once_an_epoch(
 def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
     encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any
 ) -> None:
-    drawer, packer = parts(recipe, encoder, seed, cut, unit)
-    for step in read(drawer, packer, 10, world=1, workers=0):
+    sampler, packer = parts(recipe, encoder, seed, cut, unit)
+    for step in read(sampler, packer, 10, world=1, workers=0):
         weights: Counter[str] = Counter()
         for document in (document for row in step for document in row.documents):
             counted = {"tokens": len(document), "samples": document.share, "one a row": 1}
@@ -193,8 +195,8 @@ def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
 
 def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encoder: Encoder) -> None:
     recipe = MadeUpRecipe({"look": 40, "read": 40, "more": 9, "draw": 40}, bad_every=5, longest=9)
-    drawer, packer = parts(recipe, encoder, 0, "long", "samples")
-    rows = [row for step in read(drawer, packer, 10, world=1, workers=0) for row in step]
+    sampler, packer = parts(recipe, encoder, 0, "long", "samples")
+    rows = [row for step in read(sampler, packer, 10, world=1, workers=0) for row in step]
     met = [one for row in rows for one in row.quarantined]
     assert met and all(
         one.index % 5 == 1 and one.reason == "made bad" and one.key.endswith(f"-{one.index}") for one in met
@@ -205,16 +207,16 @@ def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encode
     for name in recipe.sources:
         assert sum(row.state["bad"].get(name, 0) for row in rows[-R:]) == counted[name]
     after = states_after(rows[-R:])
-    again = [one for step in read(drawer, packer, 3, 1, 0, after) for row in step for one in row.quarantined]
-    go_on = [one for step in read(drawer, packer, 13, 1, 0)[10:] for row in step for one in row.quarantined]
+    again = [one for step in read(sampler, packer, 3, 1, 0, after) for row in step for one in row.quarantined]
+    go_on = [one for step in read(sampler, packer, 13, 1, 0)[10:] for row in step for one in row.quarantined]
     assert again == go_on
 
 
 def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(encoder: Encoder) -> None:
     recipe = MadeUpRecipe({"look": 40, "read": 3, "more": 3, "draw": 3}, bad_every=0, longest=9)
-    drawer, _ = parts(recipe, encoder, 0, "long", "samples")
-    whole = drawer._document("look", 0, 3)
-    drawer.row_tokens = len(whole) - 1
-    shorter = drawer._document("look", 0, 3)
+    sampler, _ = parts(recipe, encoder, 0, "long", "samples")
+    whole = sampler._document("look", 0, 3)
+    sampler.row_tokens = len(whole) - 1
+    shorter = sampler._document("look", 0, 3)
     assert len(shorter) < len(whole) and np.array_equal(shorter.input_ids, whole.input_ids[: len(shorter)])
     assert shorter.input_ids[-1] == encoder.special.eos and len(shorter.understanding_pixels) == 1

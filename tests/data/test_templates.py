@@ -11,7 +11,7 @@ from janus_train.data import templates
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
 from janus_train.data.special_tokens import EOS
-from janus_train.data.streams import Drawer
+from janus_train.data.streams import DocumentSampler
 from janus_train.data.templates import get_template, register_template, template_for
 from janus_train.data.types import BadSample, Record, Segment
 from janus_train.errors import UserError
@@ -53,11 +53,13 @@ def test_another_package_adds_a_template_that_a_recipe_names(encoder: Encoder, t
         "paths: [a.tar]}]}"
     )
     recipe = Recipe(str(tmp_path / "r.yaml"), RatioConfig(understanding=0, text=1, generation=0, unit="samples"), 64)
-    drawer = Drawer(recipe, encoder, seed=0, num_streams=1, row_tokens=64, guidance_dropout=0.0, first_sentence=0.0)
-    document, _ = drawer.draw("a", 0, 0)
+    sampler = DocumentSampler(
+        recipe, encoder, seed=0, num_streams=1, row_tokens=64, guidance_dropout=0.0, first_sentence=0.0
+    )
+    document, _ = sampler.sample("a", 0, 0)
     assert encoder.tokenizer.decode(document.input_ids[1:].tolist()) == f"Once: There was a dog.{EOS}"
     assert not document.can_cut
-    assert pickle.loads(pickle.dumps(drawer.templates)) == drawer.templates, "worker processes get them by pickle"  # noqa: S301
+    assert pickle.loads(pickle.dumps(sampler.templates)) == sampler.templates, "worker processes get them by pickle"  # noqa: S301
 
 
 @pytest.mark.usefixtures("registered")

@@ -74,7 +74,7 @@ def cut_bin(folder: Path) -> None:
     cut(folder / "pytorch_model.bin")
 
 
-def lose_a_shard(folder: Path) -> None:
+def lose_per_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -143,7 +143,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "code in an old pickle": (to_plain_pickle, r"pytorch_model\.bin (holds more than tensors|cannot be read)"),
     "no state dict": (lambda f: to_bin(f, [torch.zeros(2)]), r"is no state dict"),
     "a shard missing": (
-        lose_a_shard,
+        lose_per_shard,
         r"model-00002-of-00002\.safetensors of model\.safetensors\.index\.json is missing",
     ),
     "an index that leads elsewhere": (leave_the_folder, r"is no index of weight files"),

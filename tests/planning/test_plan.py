@@ -36,9 +36,9 @@ def test_flops_a_row_are_the_anchors(pro_1b: RunPlan, pro_7b: RunPlan) -> None:
     """performance: TFLOP a row of 4096, stages 1 to 3."""
     for plan, anchors in ((pro_1b, (23.9, 34.9, 36.6)), (pro_7b, (106, 158, 158))):
         for stage, tflop in zip(plan.stages, anchors, strict=True):
-            assert stage.flops_a_row / 1e12 == pytest.approx(tflop, rel=0.005)
+            assert stage.flops_per_row / 1e12 == pytest.approx(tflop, rel=0.005)
     row = pro_1b.stages[2]
-    assert row.work["understanding_encoder"].total / row.flops_a_row == pytest.approx(0.09, abs=0.005)
+    assert row.work["understanding_encoder"].total / row.flops_per_row == pytest.approx(0.09, abs=0.005)
 
 
 def test_the_papers_days_are_17_and_24_percent_of_peak(pro_1b: RunPlan, pro_7b: RunPlan) -> None:
@@ -64,7 +64,7 @@ def test_what_is_recommended_fits_and_nothing_that_fits_is_quicker(pro_1b: RunPl
         chosen = stage.chosen
         assert chosen and chosen.fits and chosen.total <= 39.4 * 2**30
         assert all(o.step_s >= 0.99 * chosen.step_s for o in stage.options if o.fits)
-        assert stage.rows_a_gpu % chosen.micro_rows == 0
+        assert stage.rows_per_gpu % chosen.micro_rows == 0
     assert pro_7b.stage.chosen and pro_7b.stage.chosen.sharing.weights, "7 B times 16 bytes do not fit one card"
 
 
@@ -85,7 +85,7 @@ def test_checkpointing_costs_time_and_saves_memory(pro_1b: RunPlan) -> None:
 
 def test_more_gpus_than_rows_stand_idle_and_it_is_said(pro_7b: RunPlan) -> None:
     third = pro_7b.stages[2]
-    assert (third.busy_gpus, third.rows_a_gpu) == (128, 1) and pro_7b.stages[1].busy_gpus == 256
+    assert (third.busy_gpus, third.rows_per_gpu) == (128, 1) and pro_7b.stages[1].busy_gpus == 256
     assert "stage 3 has 128 rows a step: only 128 of the 256 GPUs get some" in pro_7b.warnings
     assert third.gpu_hours == pytest.approx(third.days * 24 * 256), "idle ones are paid for"
 

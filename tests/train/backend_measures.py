@@ -35,8 +35,8 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_image, config.model.image_size, "")
-    drawer, packer = open_mixture(config, open_recipe(config), encoder)
-    rows = [next(Stream(v, drawer, packer)) for v in range(config.batch.rows_per_step)]
+    sampler, packer = open_mixture(config, open_recipe(config), encoder)
+    rows = [next(Stream(v, sampler, packer)) for v in range(config.batch.rows_per_step)]
     return make_backend(janus, config, distributed), rows
 
 

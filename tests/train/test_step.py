@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
-from janus_train.data.packing.best_fit import RowPacker
+from janus_train.data.packing.best_fit import BestFitPacker
 from janus_train.data.recipe import Recipe
-from janus_train.data.streams import Drawer, Stream
+from janus_train.data.streams import DocumentSampler, Stream
 from janus_train.data.types import Row
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums
@@ -43,8 +43,10 @@ def rows(config: Config, random_base: Path) -> list[Row]:
     assert config.data.recipe
     recipe = Recipe(config.data.recipe, config.ratio, 64)
     encoder = Encoder(AutoTokenizer.from_pretrained(random_base), 64, 64, "")
-    drawer = Drawer(recipe, encoder, seed=0, num_streams=16, row_tokens=256, guidance_dropout=0.1, first_sentence=0.25)
-    return [next(Stream(v, drawer, RowPacker(256, recipe.shares, 2))) for v in range(16)]
+    sampler = DocumentSampler(
+        recipe, encoder, seed=0, num_streams=16, row_tokens=256, guidance_dropout=0.1, first_sentence=0.25
+    )
+    return [next(Stream(v, sampler, BestFitPacker(256, recipe.shares, 2))) for v in range(16)]
 
 
 def step(backend: Backend, micro_batches: list[Batch], gradient_clip: float) -> StepResult:

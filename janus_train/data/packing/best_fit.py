@@ -46,7 +46,7 @@ class Choice:
 
 
 class Packer(Protocol):
-    """What a stream asks of a packer: `RowPacker` fills rows, `single.SinglePacker` gives each document its own."""
+    """What a stream asks of a packer: `BestFitPacker` fills rows, `single.OnePerRowPacker` gives each document its own."""
 
     row_tokens: int
 
@@ -85,7 +85,7 @@ def smallest_piece(row_tokens: int) -> int:
     return max(1, row_tokens // SMALLEST_PIECE)
 
 
-class RowPacker:
+class BestFitPacker:
     """Chooses the documents of a row; keeps no state of its own.
 
     row_tokens: T. shares: each kind's share of the ``unit``. lookahead: documents of a kind to choose from, at least.
@@ -151,7 +151,7 @@ class _Row:
 
     def __init__(
         self,
-        packer: RowPacker,
+        packer: BestFitPacker,
         waiting: Mapping[Kind, Sequence[Item]],
         placed: Mapping[Kind, float],
         offsets: Mapping[Kind, float],

@@ -15,7 +15,7 @@ from janus_train.data.packing.best_fit import Choice, Item, front_of
 from janus_train.data.types import Kind
 
 
-class SinglePacker:
+class OnePerRowPacker:
     """Chooses each row's one document; keeps no state of its own.
 
     row_tokens: T, what a document may have at most: longer text comes in pieces, each a row of its own in the turn of
@@ -24,8 +24,8 @@ class SinglePacker:
 
     def __init__(self, row_tokens: int, ratio: Mapping[Kind, int], num_streams: int):
         self.row_tokens = row_tokens
-        self.wheel = wheel(ratio)
-        places = len(self.wheel)
+        self.schedule = kind_schedule(ratio)
+        places = len(self.schedule)
         self._turn = next(turn for turn in range(num_streams, num_streams + places) if gcd(turn, places) == 1)
 
     def wants_more(self, documents: int, tokens: int) -> bool:
@@ -43,14 +43,14 @@ class SinglePacker:
         """The oldest document of the kind whose turn it is. row: its number in the stream. phase: the stream's number, or
         that and a constant.
         """
-        kind = self.wheel[(row * self._turn + phase) % len(self.wheel)]
+        kind = self.schedule[(row * self._turn + phase) % len(self.schedule)]
         return [Choice(kind, 0, front_of(waiting[kind][0], self.row_tokens, self.row_tokens))]
 
     def weight(self, item: Item, tokens: int) -> float:
         return 1.0
 
 
-def wheel(ratio: Mapping[Kind, int]) -> list[Kind]:
+def kind_schedule(ratio: Mapping[Kind, int]) -> list[Kind]:
     """The kinds in turn, each as often as the ratio says and as evenly spread as can be."""
     total = sum(ratio.values())
     common = gcd(*ratio.values())

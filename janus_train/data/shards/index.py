@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from xxhash import xxh3_64_digest
 
-from janus_train.data.shards.string_array import PackedText
+from janus_train.data.shards.string_array import StringArray
 from janus_train.data.storage.remote import MISSING, Location, folder_of, join, name_of, read_whole, retried
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_text
@@ -67,7 +67,7 @@ class ShardIndex:
 
     def __init__(self, head: Head, endings: list[str], arrays: dict[str, np.ndarray]):
         self.head, self._endings, self._arrays = head, endings, arrays
-        self._keys = PackedText(arrays["keys"], arrays["key_starts"])
+        self._keys = StringArray(arrays["keys"], arrays["key_starts"])
         self._starts, self._offsets, self._sizes = arrays["member_starts"], arrays["offsets"], arrays["sizes"]
         self._ending, self._digests = arrays["endings"], arrays["digests"]
 
@@ -76,7 +76,7 @@ class ShardIndex:
         members = [member for of_key in samples.values() for member in of_key]
         endings = sorted({member.ending for member in members})
         number = {ending: i for i, ending in enumerate(endings)}
-        keys = PackedText.of(samples)
+        keys = StringArray.of(samples)
         arrays = {
             "keys": keys.data,
             "key_starts": keys.starts,  # (N + 1,)

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 import numpy as np
 
 
-class PackedText:
+class StringArray:
     """``texts[i]``: text number i. ``data``: uint8, all texts one after the other; ``starts``: uint64, one more than texts."""
 
     def __init__(self, data: np.ndarray, starts: np.ndarray):
         self.data, self.starts = data, starts
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> PackedText:
+    def of(cls, texts: Iterable[str]) -> StringArray:
         encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
         return cls.joined(b"".join(encoded), list(map(len, encoded)))
 
     @classmethod
-    def joined(cls, data: bytes | bytearray, lengths: list[int] | np.ndarray) -> PackedText:
+    def joined(cls, data: bytes | bytearray, lengths: list[int] | np.ndarray) -> StringArray:
         starts = np.zeros(len(lengths) + 1, np.uint64)
         np.cumsum(lengths, out=starts[1:])
         return cls(np.frombuffer(bytes(data), np.uint8), starts)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from janus_train.data.image_files import ImageError, read_image_file
-from janus_train.data.shards.string_array import PackedText
+from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-LINES_A_PLACE = 16
+LINES_PER_MARK = 16
 """The start of every 16th line is remembered: half a byte a line, and the lines between are found by looking."""
 _CHUNK = 8 << 20
 _LONGEST_PATH = 1024
@@ -57,8 +57,8 @@ class Lines:
             while chunk := file.read(_CHUNK):
                 whole.update(chunk)
                 ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-                first = -(lines + 1) % LINES_A_PLACE  # the line after ends[k] has the number lines + k + 1
-                starts.append(ends[first::LINES_A_PLACE] + (size + 1))
+                first = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
+                starts.append(ends[first::LINES_PER_MARK] + (size + 1))
                 lines += len(ends)
                 size += len(chunk)
         return np.concatenate(starts), lines + 1, size, whole.hexdigest()
@@ -82,7 +82,7 @@ class Lines:
         return self._count
 
     def __getitem__(self, number: int) -> bytes:
-        place, inside = divmod(number, LINES_A_PLACE)
+        place, inside = divmod(number, LINES_PER_MARK)
         start = int(self._starts[place])
         stop = int(self._starts[place + 1]) if place + 1 < len(self._starts) else self.size
         lines = self._reader().read(start, stop - start).split(b"\n")
@@ -168,7 +168,7 @@ class ImageFolderSource:
         self.class_names = _mapping(root / class_names, self.classes) if class_names else self.classes
         self._files, self._starts = self._list()
 
-    def _list(self) -> tuple[PackedText, list[int]]:
+    def _list(self) -> tuple[StringArray, list[int]]:
         """The pictures' paths in their class's folder, and where each class starts."""
         data, lengths, starts = bytearray(), [], [0]
         for name in self.classes:
@@ -181,7 +181,7 @@ class ImageFolderSource:
                     f"imagefolder {self.root}: the class {name!r} has no picture ({', '.join(IMAGE_ENDINGS)})"
                 )
             starts.append(len(lengths))
-        return PackedText.joined(data, lengths), starts
+        return StringArray.joined(data, lengths), starts
 
     def __len__(self) -> int:
         return len(self._files)

@@ -34,10 +34,10 @@ class Drawn:
 
         Steps before ``first`` are drawn too: a stream knows where it stands only by what it has drawn.
         """
-        drawer, packer = open_mixture(self.config, self.recipe, self.encoder)
+        sampler, packer = open_mixture(self.config, self.recipe, self.encoder)
         streams = streams_of(0, 1, self.config.batch.rows_per_step)
         workers = min(self.config.data.num_workers, len(os.sched_getaffinity(0)))
-        numbered = enumerate(RowLoader(drawer, packer, streams, num_workers=workers), 1)
+        numbered = enumerate(RowLoader(sampler, packer, streams, num_workers=workers), 1)
         return islice(numbered, first - 1, first - 1 + number)
 
 

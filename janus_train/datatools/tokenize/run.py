@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.data_args import Given
+from janus_train.data.data_args import DataArg
 from janus_train.data.shards.index import ShardIndex, own_index, read_head
 from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
 from janus_train.data.storage.remote import Location
@@ -18,7 +18,7 @@ from janus_train.errors import UserError
 from janus_train.model.vq import CodeEncoder
 
 
-def tars_of(given: Sequence[Given]) -> list[Path]:
+def tars_of(given: Sequence[DataArg]) -> list[Path]:
     """The tars whose pictures get codes: of a recipe those of its generation sources, else all; each once, sorted.
 
     Raises `UserError` if there are none, or some are not on this machine's disks.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from janus_train.data.data_args import Given
+from janus_train.data.data_args import DataArg
 from janus_train.data.recipe import SOURCE_TYPES, Source
 from janus_train.data.shards.index import read_head
 from janus_train.data.sources.shards import ShardSource
@@ -75,7 +75,7 @@ class VerificationPlan:
         return sum(piece.stop - piece.start for of in self.pieces for piece in of)
 
 
-def plan_verification(given: Sequence[Given], lengths: Lengths | None) -> VerificationPlan:
+def plan_verification(given: Sequence[DataArg], lengths: Lengths | None) -> VerificationPlan:
     """Opens what can be opened; what cannot is among the problems. Raises `UserError` for a template that is unknown."""
     plan = VerificationPlan([], [], [], [], [], [])
     for number, one in enumerate(given):
@@ -103,7 +103,7 @@ def plan_verification(given: Sequence[Given], lengths: Lengths | None) -> Verifi
     return plan
 
 
-def _plan_tars(plan: VerificationPlan, number: int, one: Given) -> None:
+def _plan_tars(plan: VerificationPlan, number: int, one: DataArg) -> None:
     before = 0
     for tar, size in zip(one.places, file_sizes(one.places), strict=True):
         try:

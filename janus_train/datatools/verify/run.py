@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from janus_train.cpu import available_cores
-from janus_train.data.data_args import given_data
+from janus_train.data.data_args import resolve_data_args
 from janus_train.datatools.verify.check import lengths_of
 from janus_train.datatools.verify.plan import Problem, plan_verification
 from janus_train.datatools.verify.pool import run_pieces
@@ -39,7 +39,7 @@ def verify(
     one JSON line each; it is written whole or not at all. ``on_start`` gets the number of samples, ``on_samples`` how many
     more are done, ``on_problem`` each problem. Raises `UserError` for what is not there or cannot be read at all.
     """
-    sources = given_data(data)
+    sources = resolve_data_args(data)
     lengths = None
     if tokenizer_folder is not None and row_tokens is not None:
         lengths = lengths_of(tokenizer_folder.expanduser(), row_tokens)

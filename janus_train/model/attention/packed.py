@@ -1,6 +1,6 @@
 """Attention that stays inside each document of a flat, packed sequence, without a mask.
 
-Registered with transformers as "janus_packed". Given ``documents`` (a `Documents`; it travels through the keyword
+Registered with transformers as "janus_packed". DataArg ``documents`` (a `Documents`; it travels through the keyword
 arguments of ``LlamaModel``) every query sees the earlier tokens of its own document only:
 
 - on CUDA in bf16 or fp16 one variable-length kernel call (``torch.nn.attention.varlen``);

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.packing import STAGES, simulate
-from janus_train.data.packing.best_fit import Choice, Cut, Item, RowPacker, Unit
+from janus_train.data.packing.best_fit import BestFitPacker, Choice, Cut, Item, Unit
 from janus_train.data.types import Kind
 
 T = 128
@@ -19,7 +19,7 @@ T = 128
 class Waiting:
     """Documents of random lengths that wait, as a stream keeps them."""
 
-    def __init__(self, packer: RowPacker, rng: random.Random, longest: int):
+    def __init__(self, packer: BestFitPacker, rng: random.Random, longest: int):
         self.packer, self.rng, self.longest = packer, rng, longest
         self.documents: dict[Kind, list[list[int]]] = {kind: [] for kind in packer.shares}  # [left, whole, row]
         self.placed: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
@@ -65,7 +65,7 @@ class Waiting:
 def test_a_row_holds_the_ratio_within_one_sample_and_at_most_its_tokens(
     stage: dict[Kind, float], seed: int, lookahead: int, longest: int, cut: Cut, unit: Unit, max_wait: int
 ) -> None:
-    packer = RowPacker(T, stage, lookahead, cut=cut, unit=unit, max_wait=max_wait)
+    packer = BestFitPacker(T, stage, lookahead, cut=cut, unit=unit, max_wait=max_wait)
     waiting = Waiting(packer, random.Random(seed), longest)
     for _ in range(40):
         before = dict(waiting.placed)
@@ -92,7 +92,7 @@ def test_no_document_waits_longer_than_it_may(
     stage: dict[Kind, float], seed: int, lookahead: int, cut: Cut, max_wait: int
 ) -> None:
     """Half of all documents want a row nearly for themselves: the case in which best fit alone starves them."""
-    packer = RowPacker(T, stage, lookahead, cut=cut, max_wait=max_wait)
+    packer = BestFitPacker(T, stage, lookahead, cut=cut, max_wait=max_wait)
     waiting = Waiting(packer, random.Random(seed), T)
     most_waiting = 0
     for _ in range(150):
@@ -103,7 +103,7 @@ def test_no_document_waits_longer_than_it_may(
 
 
 def test_oldest_comes_first_and_best_fit_fills_the_end() -> None:
-    packer = RowPacker(100, {"text": 1.0}, 1)
+    packer = BestFitPacker(100, {"text": 1.0}, 1)
     items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 38, 10)]
     assert packer.choose({"text": items}, {}) == [Choice("text", 0, 60), Choice("text", 3, 38)]
     items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 70)]
@@ -111,7 +111,7 @@ def test_oldest_comes_first_and_best_fit_fills_the_end() -> None:
 
 
 def test_who_has_waited_too_long_comes_first_and_is_not_exchanged() -> None:
-    packer = RowPacker(100, {"text": 0.5, "generation": 0.5}, 1, max_wait=8)
+    packer = BestFitPacker(100, {"text": 0.5, "generation": 0.5}, 1, max_wait=8)
     items = {"text": [Item(95, 95, False, 8)], "generation": [Item(40, 40, False, 0), Item(96, 96, False, 0)]}
     assert packer.choose(items, {}) == [Choice("text", 0, 95)]
     items["text"] = [Item(95, 95, False, 7)]
@@ -119,12 +119,12 @@ def test_who_has_waited_too_long_comes_first_and_is_not_exchanged() -> None:
 
 
 def test_text_longer_than_a_row_is_cut_and_goes_on_where_it_stopped() -> None:
-    packer = RowPacker(100, {"text": 1.0}, 1)
+    packer = BestFitPacker(100, {"text": 1.0}, 1)
     assert packer.choose({"text": [Item(250, 250, True, 0)]}, {}) == [Choice("text", 0, 100)]
     assert packer.choose({"text": [Item(150, 250, True, 1)]}, {}) == [Choice("text", 0, 100)]
     rest, other = Item(50, 250, True, 2), Item(60, 60, True, 0)
     assert packer.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50)]
-    fit = RowPacker(100, {"text": 1.0}, 1, cut="fit")
+    fit = BestFitPacker(100, {"text": 1.0}, 1, cut="fit")
     assert fit.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50), Choice("text", 1, 50)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_train.data.packing.best_fit import Choice, Item
-from janus_train.data.packing.one_per_row import SinglePacker, wheel
+from janus_train.data.packing.one_per_row import OnePerRowPacker, kind_schedule
 from janus_train.data.types import KINDS, Kind
 from janus_train.errors import UserError
 from tests.helpers import config_of
@@ -17,7 +17,7 @@ from tests.helpers import config_of
 ratios = st.dictionaries(st.sampled_from(KINDS), st.integers(1, 9), min_size=1)
 
 
-def kinds_of(packer: SinglePacker, step: int, streams: int) -> list[Kind]:
+def kinds_of(packer: OnePerRowPacker, step: int, streams: int) -> list[Kind]:
     waiting = {kind: [Item(5, 5, False, 0)] for kind in KINDS}
     rows = [packer.choose(waiting, {}, row=step, phase=stream, longest=5) for stream in range(streams)]
     assert all(len(row) == 1 for row in rows)
@@ -26,7 +26,7 @@ def kinds_of(packer: SinglePacker, step: int, streams: int) -> list[Kind]:
 
 def off_by(ratio: dict[Kind, int], streams: int, step: int) -> float:
     """How many samples a step's kinds are from their shares, at the most."""
-    counts = Counter(kinds_of(SinglePacker(64, ratio, streams), step, streams))
+    counts = Counter(kinds_of(OnePerRowPacker(64, ratio, streams), step, streams))
     return max(abs(counts[kind] - streams * ratio.get(kind, 0) / sum(ratio.values())) for kind in KINDS)
 
 
@@ -46,7 +46,7 @@ def test_every_step_holds_any_ratio_within_a_sample_and_a_half(ratio: dict[Kind,
 @given(ratio=ratios, streams=st.integers(1, 12))
 def test_every_stream_holds_the_ratio_over_a_turn_of_the_wheel(ratio: dict[Kind, int], streams: int) -> None:
     """Or the samples that are one stream's share of a source would never come."""
-    packer = SinglePacker(64, ratio, streams)
+    packer = OnePerRowPacker(64, ratio, streams)
     steps = [kinds_of(packer, step, streams) for step in range(len(packer.wheel))]
     for stream in range(streams):
         counts = Counter(step[stream] for step in steps)
@@ -54,14 +54,19 @@ def test_every_stream_holds_the_ratio_over_a_turn_of_the_wheel(ratio: dict[Kind,
 
 
 def test_the_wheel_spreads_the_kinds() -> None:
-    assert wheel({"understanding": 5, "text": 1, "generation": 4}) == wheel(
+    assert kind_schedule({"understanding": 5, "text": 1, "generation": 4}) == kind_schedule(
         {"understanding": 10, "text": 2, "generation": 8}
     )
-    assert wheel({"understanding": 1, "generation": 3}) == ["generation", "understanding", "generation", "generation"]
+    assert kind_schedule({"understanding": 1, "generation": 3}) == [
+        "generation",
+        "understanding",
+        "generation",
+        "generation",
+    ]
 
 
 def test_a_long_text_comes_in_pieces() -> None:
-    packer = SinglePacker(128, {"text": 1}, 1)
+    packer = OnePerRowPacker(128, {"text": 1}, 1)
     assert packer.choose({"text": [Item(300, 300, True, 0)]}, {}, row=0, phase=0, longest=300) == [
         Choice("text", 0, 128)
     ]

@@ -13,11 +13,11 @@ SYNSETS = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n
 CLASSES = {"n01440764": "tench", "n01443537": "goldfish", "n01484850": "great white shark"}
 
 
-def ilsvrc_train(path, images_a_class=4):
+def ilsvrc_train(path, images_per_class=4):
     """ILSVRC2012_img_train.tar: a tar of a tar for each class."""
     inner = {}
     for number, class_id in enumerate(CLASSES):
-        images = {f"{class_id}_{i}.JPEG": image_bytes(100 * number + i) for i in range(images_a_class)}
+        images = {f"{class_id}_{i}.JPEG": image_bytes(100 * number + i) for i in range(images_per_class)}
         inner[f"{class_id}.tar"] = tar_bytes(images)
     return write_tar(path, inner)
 
@@ -37,7 +37,7 @@ def test_ilsvrc_tar_of_tars(tmp_path):
 
 
 def test_every_shard_has_its_share_of_every_class(tmp_path):
-    tar = ilsvrc_train(tmp_path / "train.tar", images_a_class=8)
+    tar = ilsvrc_train(tmp_path / "train.tar", images_per_class=8)
     names = write(tmp_path / "names.json", CLASSES)
     make("imagefolder", tar, out=tmp_path / "out", classes=str(names), shard_samples=6)
     for path in sorted((tmp_path / "out").glob("*.tar")):
