@@ -186,7 +186,7 @@ class DataConfig(OptionGroup):
     max_bad: Share
     """The share of a source's samples that may be unusable; they are quarantined and others drawn instead."""
     jpeg: Literal["exact", "reduced"]
-    """Whether large JPEGs for the understanding encoder may be decoded at reduced scale (pictures.py)."""
+    """Whether large JPEGs for the understanding encoder may be decoded at reduced scale (`data.images`)."""
     guidance_dropout: Share
     """Share of the text-to-image samples whose text is replaced by pad tokens (Janus: 10 %)."""
     first_sentence: Share

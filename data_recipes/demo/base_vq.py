@@ -2,7 +2,7 @@
 
 In: a ``JanusVQVAE``. Out: the same, trained; reconstruction errors on held-out combinations.
 
-Official rule (facts.md, trap 5): latent and codebook are L2-normalised, the nearest code is the one of largest cosine,
+Official rule (docs/janus.md): latent and codebook are L2-normalised, the nearest code is the one of largest cosine,
 and what the decoder gets is the normalised code. Two phases, because the decoder's full-size layers cost ten times
 all else on a CPU:
 

@@ -1,8 +1,9 @@
 """Pictures to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
 
 What `image_files.open_image` gives, or any other image of Pillow's, goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
-`to_float` makes what the encoders take. The two recipes differ (facts.md: Data): the understanding encoder sees the
-whole picture on grey, the generation encoder sees the middle of it without a border. Mixing them up is trap 3.
+`to_float` makes what the encoders take. The two recipes differ: the understanding encoder sees the
+whole image on grey, the generation encoder sees the middle of it without a border. Codes made from the padded image would
+teach the model to draw grey borders.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _wide_to_8_bits(image: Image.Image) -> Image.Image:
 def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False) -> np.ndarray:
     """Long side to ``size``, the rest grey: uint8 (S, S, 3), exactly as the official processor does it.
 
-    The short side is truncated, not rounded (trap 6). ``reduced``: a JPEG of at least four times ``size`` is decoded at
+    The short side is truncated, as the official processor does it; transformers' own rounds, and can differ by a row of pixels. ``reduced``: a JPEG of at least four times ``size`` is decoded at
     a half, a quarter or an eighth, still at least twice too large: several times faster, pixels off by one or two of 255
     (benchmarks/data.md): ``data.jpeg=reduced``. Pictures to draw have no such way: their codes are targets.
     """

@@ -49,7 +49,7 @@ class SourceConfig(OptionGroup):
     weight: Annotated[float, Field(gt=0)]
     paths: tuple[str, ...] = Field(strict=False, min_length=1)
     """Paths or patterns, relative to the recipe. ``shards``, ``scenes``: tars or folders of them, for shards also as URLs
-    (storage.py); ``hf_dataset``: a folder that ``save_to_disk`` wrote, or .arrow or .parquet files; ``jsonl``: files;
+    (`data.storage.remote`); ``hf_dataset``: a folder that ``save_to_disk`` wrote, or .arrow or .parquet files; ``jsonl``: files;
     ``imagefolder``: one folder with a folder for each class."""
     view: str | None = None
     """``scenes`` only: which view of the composed scenes (scenes.py)."""

@@ -1,6 +1,6 @@
 """Indices of WebDataset tars: what makes a tar's samples random-access, and a folder's tars quick to open.
 
-What scanning a tar finds (shard_scan.py) is kept in two places:
+What scanning a tar finds (`data.shards.scan`) is kept in two places:
 
 ``NAME.tar.index.safetensors``  beside each tar: the tar's size and SHA-256, its samples' keys and where their members lie
 ``shards.json``                 in the tars' folder: each tar's name, size, SHA-256 and number of samples, read as one
@@ -45,7 +45,7 @@ class Head:
     size: int  # bytes of the tar
     sha256: str  # of the whole tar
     samples: int
-    codes: str = ""  # where its cached codes come from (cached_codes.py); empty: it has none
+    codes: str = ""  # where its cached codes come from (`data.shards.vq_codes`); empty: it has none
 
 
 class Member(NamedTuple):
@@ -141,7 +141,7 @@ def index_path(tar: Path) -> Path:
 
 
 def next_index_path(tar: Path) -> Path:
-    """Where a new index waits until the new tar has taken the old one's name (shard_swap.py)."""
+    """Where a new index waits until the new tar has taken the old one's name (`data.shards.replace`)."""
     return tar.with_name(tar.name + ".index.safetensors.next")
 
 

@@ -21,7 +21,7 @@ RECORD = ".codes.json"
 UNKNOWN = "unknown"
 """The origin of codes without a record."""
 VERSION = 1
-"""Of the way from a picture to codes: its pixels (pictures.generation_pixels) and the rule (model/codes.py)."""
+"""Version of the way from an image to codes: its pixels (`data.images.generation_pixels`) and the rule (`model.vq`)."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 GROUPS_BYTES = 1 << 30
-"""Row groups that a process keeps of a Parquet source. The order reads four at a time, eight where epochs meet (order.py)."""
+"""Row groups that a process keeps of a Parquet source. The order reads four at a time, eight where epochs meet (`data.shuffle`)."""
 CONTENT_DIGEST_LIMIT = 64 << 20
 """Data sets up to this many bytes are digested by content, larger ones by names, sizes and what describes them."""
 

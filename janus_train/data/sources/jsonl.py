@@ -2,7 +2,7 @@
 
 Both are random-access: the first by the places of the lines, found in one pass when it opens, the second by the names of
 its files. Both are made for data on a disk of this machine or one mounted there; for thousands of processes or an object
-store, shards (shards.py) are the form to read.
+store, shards (`data.sources.shards`) are the form to read.
 """
 
 from __future__ import annotations

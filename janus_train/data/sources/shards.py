@@ -2,7 +2,7 @@
 
     shards.json (or each index's head) -> sizes        a shard's index, on first use -> places        ranges -> records
 
-Opening reads one small file a folder and compares each tar's size; indices (shard_index.py) are read when a sample of
+Opening reads one small file a folder and compares each tar's size; indices (`data.shards.index`) are read when a sample of
 theirs is asked for, and a few are kept: memory does not grow with the data. Members are read as raw bytes, checked against
 their digests and never extracted.
 """
@@ -51,7 +51,7 @@ from janus_train.errors import UserError
 WHOLE_DIGEST_LIMIT = 64 << 20
 """Sources up to this many bytes are digested whole when they are opened (below a second); larger ones by their sizes."""
 OPEN_SHARDS = 8
-"""Indices and files kept open: two windows of the reading order (order.py), which meet at an epoch's end."""
+"""Indices and files kept open: two windows of the reading order (`data.shuffle`), which meet at an epoch's end."""
 GAP = 64 << 10
 """Members of a sample that lie this near to each other are read in one piece."""
 _CHUNK = 8 << 20
@@ -136,7 +136,7 @@ class ShardSource:
 
     @property
     def codes_origins(self) -> dict[str, Location]:
-        """Where the shards' cached codes come from (cached_codes.py), and the first tar of each origin."""
+        """Where the shards' cached codes come from (`data.shards.vq_codes`), and the first tar of each origin."""
         return {head.codes: tar for tar, head in zip(self.tars[::-1], self._heads[::-1], strict=True) if head.codes}
 
     # -- opening

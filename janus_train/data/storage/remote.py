@@ -2,7 +2,7 @@
 
 A recipe's path is a local path or a URL of an object store (`SCHEMES`); it becomes a `Location`. Readers give the bytes
 of a range. A failing read is tried again with growing pauses and then ends the run with a `UserError`: it is never
-skipped. Ranges of remote files are kept in a bounded cache on the local disk (block_cache.py).
+skipped. Ranges of remote files are kept in a bounded cache on the local disk (`data.storage.disk_cache`).
 
 Credentials come from the environment alone, in the store's own variables (``AWS_ACCESS_KEY_ID``,
 ``GOOGLE_APPLICATION_CREDENTIALS``, ...). A URL that holds any is refused, since URLs stand in recipes and messages.
