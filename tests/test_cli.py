@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("janus_train.infer.image_grid.write_text", full)  # the last file
+    monkeypatch.setattr("janus_train.infer.image_grid.write_json_lines", full)  # the last file
     words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
     code, printed, told = run(*words, "--out", tmp_path / "new")
     assert (code, printed) == (2, "")

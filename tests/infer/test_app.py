@@ -126,7 +126,7 @@ def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd:
     page.locator(".grid-wrap img").first.wait_for()
     page.get_by_label("Question").fill("What is it?")
     ask.click()
-    page.get_by_text("broken.png cannot be read as a picture").wait_for()
+    page.get_by_text("broken.png cannot be read as an image").wait_for()
     sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value("")
     assert "Traceback" not in "".join(capfd.readouterr())
 
