@@ -19,6 +19,6 @@ def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
         for origin, tar in origins.items():
             if origin not in ("", str(model)):
                 raise UserError(
-                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or picture size ({origin}; the "
+                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or image size ({origin}; the "
                     f"model's: {model}): make them anew with janus-train tokenize {tar} --model FOLDER --replace"
                 )
