@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.images import generation_pixels, understanding_pixels
 from janus_train.data.prompt_format import chat_prompt, generation_prompt, system_prefix
@@ -31,6 +31,9 @@ from janus_train.data.types import (
     Segment,
 )
 from janus_train.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CACHE_MAX_CHARS, CACHE_MAX_ENTRIES = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from janus_train import report
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
@@ -55,7 +56,7 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
 
 
 def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
-    folder = run(small(2, "run.steps=2", "run.sample_every=2"))
+    folder = run(small(2, "run.steps=2", "run.sample_every=2"), write_report=report.build)
     for name in (
         "config.yaml",
         "manifest.json",

@@ -28,7 +28,6 @@ from janus_train.files import file_sha256, write_bytes
 
 _MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *IMAGE_ENDINGS, CODES_ENDING))})", re.I)
 _NUMBERED = re.compile(r"(?P<key>.+)\.(?P<number>\d{1,6})")
-_BLOCK = 512  # bytes of a tar's record
 _LONGEST_RECORD = 4096
 
 
@@ -119,7 +118,7 @@ def _check_end(tar: Path, end: int) -> None:
             if data.count(0) != len(data):
                 raise tarfile.ReadError(f"no header where one should be, at byte {end}")
             found += len(data)
-    if found < _BLOCK:
+    if found < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"it stops at byte {end} without an end mark: truncated")
 
 

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from janus_train.data.templates import get_template
-from janus_train.errors import UserError
-
-if TYPE_CHECKING:
-    from janus_train.data.recipe import Recipe
+from typing import Any
 
 RECORD = ".codes.json"
 """The tar's member; a hidden file, so that no reader takes it for a sample."""
@@ -52,17 +46,3 @@ def origin_in(record: bytes) -> str:
         return UNKNOWN
     fits = isinstance(encoder, str) and type(size) is int and type(version) is int
     return str(CodesOrigin(encoder, size, version)) if fits else UNKNOWN
-
-
-def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
-    """Raises `UserError` if a source that is drawn from has codes that this model's encoder did not make."""
-    for config, source in recipe.sources.values():
-        origins: dict[str, Any] = (
-            getattr(source, "codes_origins", {}) if get_template(config.template).reads_codes else {}
-        )
-        for origin, tar in origins.items():
-            if origin not in ("", str(model)):
-                raise UserError(
-                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or image size ({origin}; the "
-                    f"model's: {model}): make them anew with janus-train tokenize {tar} --model FOLDER --replace"
-                )

@@ -9,9 +9,10 @@ import re
 from typing import Any
 from urllib.parse import unquote_plus
 
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.turns import ASSISTANT, PLACEHOLDER, USER, read_turns, role_of
+from janus_train.datatools.prepare.turns import read_turns, role_of
 from janus_train.errors import UserError
 
 IMAGE_FIELDS = (

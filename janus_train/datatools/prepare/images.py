@@ -10,6 +10,8 @@ import zlib
 from PIL import Image
 
 from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.data.images import to_rgb
+from janus_train.data.types import BadSample
 from janus_train.datatools.prepare.items import SkipRecord
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -83,9 +85,6 @@ def _smaller(image: Image.Image, max_side: int) -> bytes:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """As training sees it: upright, on white, 8 bits."""
-    from janus_train.data.images import to_rgb
-    from janus_train.data.types import BadSample
-
     try:
         return to_rgb(image)
     except BadSample as error:

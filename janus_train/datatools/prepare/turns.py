@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.datatools.prepare.items import SkipRecord
 
-PLACEHOLDER, USER, ASSISTANT = "<image_placeholder>", "<|User|>", "<|Assistant|>"
-"""The same as in data/encode.py, which is too slow to load in every process of a conversion."""
 SYSTEM = "system"
 _ROLES = {
     "human": USER,

@@ -15,6 +15,8 @@ from janus_train.data.recipe import Source
 from janus_train.data.templates import Template, template_for
 from janus_train.data.types import BadSample, Kind, Record, Reference
 from janus_train.errors import UserError
+from janus_train.interop.hub import local_folder
+from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import load_tokenizer
 
 _STUB = Image.new("RGB", (1, 1))
@@ -54,9 +56,6 @@ class Lengths:
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
     """From a model's folder or a hub id, of which only the small files are read. `UserError` naming what is missing."""
-    from janus_train.interop.hub import local_folder
-    from janus_train.interop.model_folder import open_folder
-
     folder = open_folder(local_folder(str(model), "--model ", weights=False))
     vision = folder.config.vision_config
     images = (vision.image_size // vision.patch_size) ** 2

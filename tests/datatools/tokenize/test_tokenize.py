@@ -15,11 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from janus_train.data.cached_codes import check_codes
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.data.loader import open_recipe
 from janus_train.data.shards.index import index_path, read_head, read_listing
 from janus_train.data.shards.scan import write_index
-from janus_train.data.shards.vq_codes import RECORD, CodesOrigin, check_codes
+from janus_train.data.shards.vq_codes import RECORD, CodesOrigin
 from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
 from janus_train.interop.vq_encoder import load_code_encoder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.fields import (
     CAPTION_FIELDS,
@@ -23,7 +24,7 @@ from janus_train.datatools.prepare.fields import (
 )
 from janus_train.datatools.prepare.items import Item, SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions, flag
-from janus_train.datatools.prepare.turns import PLACEHOLDER, read_turns
+from janus_train.datatools.prepare.turns import read_turns
 from janus_train.errors import UserError
 
 _IMAGES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
