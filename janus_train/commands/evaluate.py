@@ -44,9 +44,9 @@ def evaluate(
     """
     check_finite(guidance, temperature)
     check_folder(out)
-    from janus_train.evaluate.common import Options
-    from janus_train.evaluate.evaluate import evaluate as run_evaluation
-    from janus_train.evaluate.table import WIDTH, results_table
+    from janus_train.demo.evaluation import evaluate as run_evaluation
+    from janus_train.demo.table import WIDTH, results_table
+    from janus_train.evaluate.options import Options
 
     loaded = load(model, device, precision)
     options = Options(

@@ -20,13 +20,13 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from janus_train.config import OptionGroup, RatioConfig
-from janus_train.data.scenes import SceneSource
 from janus_train.data.sources.hf_dataset import HfDatasetSource
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource
 from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.storage.remote import Location, find, locate
 from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, Record, digest
+from janus_train.demo.scenes import SceneSource
 from janus_train.errors import UserError, one_line
 from janus_train.paths import resolve
 

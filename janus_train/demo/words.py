@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_train.data.scene_things import Placed, Scene, Thing
+from janus_train.demo.objects import Placed, Scene, Thing
 
 COUNTS = ("No", "One", "Two", "Three")
 PLACES = {

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_train.data.scene_text import COUNTS, PLACES, caption, is_plural, noun
-from janus_train.data.scenes import (
+from janus_train.demo.scenes import (
     BACKGROUNDS,
     NEUTRAL,
     SPLITS,
@@ -24,6 +23,7 @@ from janus_train.data.scenes import (
     questions,
     render,
 )
+from janus_train.demo.words import COUNTS, PLACES, caption, is_plural, noun
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from janus_train.data.scene_things import UNIT, Scene
-from janus_train.evaluate.detector import Detection, Found
+from janus_train.demo.detector import Detection, Found
+from janus_train.demo.objects import UNIT, Scene
 
 Z95 = 1.959964
 """Two-sided 95 % point of the normal distribution."""

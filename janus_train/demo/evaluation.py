@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from janus_train.demo.generation import evaluate_drawing
+from janus_train.demo.measures import NEAR
+from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
-from janus_train.evaluate.answering import evaluate_answers, evaluate_dialogues
-from janus_train.evaluate.common import Options, Progress
-from janus_train.evaluate.drawing import evaluate_drawing
-from janus_train.evaluate.measures import NEAR
+from janus_train.evaluate.options import Options, Progress
 from janus_train.infer.load import LoadedModel
 from janus_train.paths import ROOT
 

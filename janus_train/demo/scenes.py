@@ -15,17 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.scene_text import (
-    NUM_CAPTIONS,
-    caption,
-    class_caption,
-    definition,
-    first_sentence,
-    questions,
-    sentence,
-    thing_questions,
-)
-from janus_train.data.scene_things import (
+from janus_train.data.types import Record
+from janus_train.demo.objects import (
     BACKGROUNDS,
     NEUTRAL,
     PLACES_OF_COUNT,
@@ -39,7 +30,16 @@ from janus_train.data.scene_things import (
     library,
     spot,
 )
-from janus_train.data.types import Record
+from janus_train.demo.words import (
+    NUM_CAPTIONS,
+    caption,
+    class_caption,
+    definition,
+    first_sentence,
+    questions,
+    sentence,
+    thing_questions,
+)
 from janus_train.errors import UserError
 
 __all__ = [

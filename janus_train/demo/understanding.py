@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_train.data.scene_text import questions
-from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
-from janus_train.evaluate.common import Options, Progress, counter
-from janus_train.evaluate.measures import commonest, measure
+from janus_train.demo.measures import commonest, measure
+from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, library, render
+from janus_train.demo.words import questions
+from janus_train.evaluate.options import Options, Progress, counter
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import LoadedModel

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from janus_train.data.scenes import Scene, SceneSource, draw_scene, library, render
+from janus_train.demo.scenes import Scene, SceneSource, draw_scene, library, render
+from janus_train.paths import ROOT
 
-HERE = Path(__file__).resolve().parent
-SHARDS = sorted((HERE / "shards").glob("*.tar"))
+SHARDS = sorted((ROOT / "data_recipes" / "demo" / "shards").glob("*.tar"))
 ENDLESS = 10**9  # length of a source that is drawn from in order
 
 

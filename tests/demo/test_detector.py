@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from janus_train.data.scene_things import NUM_SCENE_THINGS
-from janus_train.data.scenes import BACKGROUNDS, Placed, Scene, held_out_scenes, library, render
-from janus_train.evaluate.detector import LAYOUTS, border_colour, detector_of, nearest_background
-from janus_train.evaluate.measures import judge
+from janus_train.demo.detector import LAYOUTS, border_colour, detector_of, nearest_background
+from janus_train.demo.measures import judge
+from janus_train.demo.objects import NUM_SCENE_THINGS
+from janus_train.demo.scenes import BACKGROUNDS, Placed, Scene, held_out_scenes, library, render
 
 
 @pytest.fixture(scope="module")

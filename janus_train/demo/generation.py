@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from janus_train.data.images import generation_pixels, to_float
-from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
-from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
-from janus_train.evaluate.common import Options, Progress, counter
-from janus_train.evaluate.detector import detector_of
-from janus_train.evaluate.grid import image_grid
-from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
+from janus_train.demo.detector import detector_of
+from janus_train.demo.grid import image_grid
+from janus_train.demo.measures import NEAR, commonest, judge, measure, share
+from janus_train.demo.scenes import Library, Scene, held_out_scenes, library, render
+from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
+from janus_train.evaluate.options import Options, Progress, counter
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_images
 from janus_train.infer.load import LoadedModel

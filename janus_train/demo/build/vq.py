@@ -22,9 +22,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from base_common import Figures, Images, Progress, Schedule, scenes, to_float
 from torch import nn
 
+from janus_train.demo.build.common import Figures, Images, Progress, Schedule, scenes, to_float
 from janus_train.model.vq import decode_codes, encode_images
 
 CODES_BATCH, IMAGES_BATCH = 16, 8

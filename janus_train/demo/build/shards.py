@@ -1,8 +1,8 @@
 """Builds the embedded picture set: 3D emoji of objects as WebDataset shards, the same bytes each time.
 
-    python data_recipes/demo/build_shards.py                    # takes the packages with npm, writes shards/
-    python data_recipes/demo/build_shards.py --packages DIR     # the two .tgz of `npm pack` stand in DIR already
-    python data_recipes/demo/build_shards.py --check            # rebuilds beside and compares digests
+    python -m janus_train.demo.build.shards                    # takes the packages with npm, writes shards/
+    python -m janus_train.demo.build.shards --packages DIR     # the two .tgz of `npm pack` stand in DIR already
+    python -m janus_train.demo.build.shards --check            # rebuilds beside and compares digests
 
 In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the pictures (256x256 RGBA) and their labels
 and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
@@ -31,6 +31,7 @@ from PIL import Image
 
 from janus_train.data.image_files import open_image
 from janus_train.errors import UserError
+from janus_train.paths import ROOT
 
 PACKAGES = {
     "lobehub-fluent-emoji-3d-1.1.0.tgz": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
@@ -59,7 +60,7 @@ RENAMED = {
 
 SIZE = 64  # pixels a side
 OBJECTS_PER_SHARD = 210
-SHARDS = Path(__file__).resolve().parent / "shards"
+SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 
 LICENSE = """The pictures and names in these shards come from two npm packages, both under the MIT licence.
 
@@ -198,7 +199,7 @@ def check(packages: Path) -> None:
         for path in build(packages, Path(folder)):
             committed = SHARDS / path.name
             if not committed.is_file():
-                raise UserError(f"{committed}: missing; run data_recipes/demo/build_shards.py")
+                raise UserError(f"{committed}: missing; run python -m janus_train.demo.build.shards")
             if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
                 known = " and ".join(PILLOW)
                 hint = (

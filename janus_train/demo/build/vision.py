@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from base_common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
 from torch import nn
 
-from janus_train.data.scene_things import PLACES_OF_COUNT
-from janus_train.data.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, library, render
+from janus_train.demo.build.common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
+from janus_train.demo.objects import PLACES_OF_COUNT
+from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, library, render
 
 PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from janus_train.data.scene_things import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, spot
+from janus_train.demo.objects import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, spot
 
 BORDER = 2
 """Width in pixels of the frame that shows the background."""

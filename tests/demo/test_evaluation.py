@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from janus_train.data.scene_things import NUM_SCENE_THINGS
-from janus_train.data.scenes import held_out_scenes, library, render
-from janus_train.evaluate import answering, drawing
-from janus_train.evaluate.answering import SORTS, ask, normalised
-from janus_train.evaluate.common import Options
-from janus_train.evaluate.drawing import prompt_of, round_trips
-from janus_train.evaluate.evaluate import evaluate
-from janus_train.evaluate.grid import image_grid
-from janus_train.evaluate.table import results_table
+from janus_train.demo import generation, understanding
+from janus_train.demo.evaluation import evaluate
+from janus_train.demo.generation import prompt_of, round_trips
+from janus_train.demo.grid import image_grid
+from janus_train.demo.objects import NUM_SCENE_THINGS
+from janus_train.demo.scenes import held_out_scenes, library, render
+from janus_train.demo.table import results_table
+from janus_train.demo.understanding import SORTS, ask, normalised
+from janus_train.evaluate.options import Options
 from janus_train.infer.load import load_model
 
 OPTIONS = Options(
@@ -92,9 +92,9 @@ def test_same_seed_same_images(loaded, results, tmp_path):
 def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
     scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
     answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
-    monkeypatch.setattr(drawing, "generate_images", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, objects) for scene in scenes])
     monkeypatch.setattr(
-        answering, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
+        understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
     found = evaluate(loaded, tmp_path, OPTIONS)
     for m in found["measures"]:
