@@ -14,7 +14,7 @@ from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
 from janus_train.demo.measures import commonest, measure
-from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, library, render
+from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, load_library, render
 from janus_train.demo.words import questions
 from janus_train.evaluate.options import Options, Progress, counter
 from janus_train.infer.chat import answer
@@ -31,9 +31,9 @@ def evaluate_answers(
     loaded: LoadedModel, shards: list[Path], out: Path, options: Options, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
-    objects = library(tuple(shards))
+    library = load_library(tuple(shards))
     scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
-    images = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    images = [render(scene, library, loaded.encoder.image_size) for scene in scenes]
     asked = [(number, *one) for number, scene in enumerate(scenes) for one in ask(scene, options.seed + number)]
     asked = asked[: options.num_questions]
     requests = [

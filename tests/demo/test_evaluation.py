@@ -13,8 +13,8 @@ from janus_train.demo import generation, understanding
 from janus_train.demo.evaluation import evaluate
 from janus_train.demo.generation import prompt_of, round_trips
 from janus_train.demo.grid import image_grid
-from janus_train.demo.objects import NUM_SCENE_THINGS
-from janus_train.demo.scenes import held_out_scenes, library, render
+from janus_train.demo.objects import NUM_SCENE_OBJECTS
+from janus_train.demo.scenes import held_out_scenes, load_library, render
 from janus_train.demo.table import results_table
 from janus_train.demo.understanding import SORTS, ask, normalised
 from janus_train.evaluate.options import Options
@@ -64,7 +64,7 @@ def test_measures(results):
     for name, least in (("background", 90), ("count", 90), ("object", 75)):  # ten pictures: two of 20 objects may fail
         assert by_name[name]["true_pictures"]["percent"] >= least
         assert by_name[name]["round_trips"]["n"] == by_name[name]["n"]
-    assert by_name["object"]["chance"] == pytest.approx(100 / NUM_SCENE_THINGS)
+    assert by_name["object"]["chance"] == pytest.approx(100 / NUM_SCENE_OBJECTS)
     assert by_name["object"]["right"] == 0, "a random model draws no object"
     assert by_name["answer_colour"]["asked"] == {"percent": 80.0} and by_name["answer_colour"]["reached"] is False
     vocabulary = 400
@@ -90,9 +90,9 @@ def test_same_seed_same_images(loaded, results, tmp_path):
 
 
 def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
-    scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
+    scenes, library = held_out_scenes(object_shards, 10), load_library(tuple(object_shards))
     answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
-    monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, library) for scene in scenes])
     monkeypatch.setattr(
         understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
@@ -103,8 +103,8 @@ def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, 
 
 
 def test_round_trips_are_images_of_the_models_size(loaded, object_shards):
-    scene, objects = held_out_scenes(object_shards, 1)[0], library(tuple(object_shards))
-    assert [p.size for p in round_trips(loaded, [render(scene, objects)] * 2)] == [(64, 64)] * 2
+    scene, library = held_out_scenes(object_shards, 1)[0], load_library(tuple(object_shards))
+    assert [p.size for p in round_trips(loaded, [render(scene, library)] * 2)] == [(64, 64)] * 2
 
 
 def test_prompts_are_the_training_sentences(object_shards):
@@ -113,7 +113,7 @@ def test_prompts_are_the_training_sentences(object_shards):
     assert len(set(prompts)) == 4 and prompts[0] == prompts[4]
     for prompt in prompts:
         assert prompt[0].isupper() and prompt.endswith(".") and scene.background in prompt
-        assert all(placed.thing.name in prompt for placed in scene.placed)
+        assert all(placed.object.name in prompt for placed in scene.objects)
 
 
 def test_answers_are_compared_without_case_space_and_stop():

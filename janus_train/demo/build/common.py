@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from janus_train.demo.scenes import Scene, SceneSource, draw_scene, library, render
+from janus_train.demo.scenes import Scene, SceneSource, draw_scene, load_library, render
 from janus_train.paths import ROOT
 
 SHARDS = sorted((ROOT / "data_recipes" / "demo" / "shards").glob("*.tar"))
@@ -76,10 +76,10 @@ class Images:
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:
     """``count`` scenes of a split and their pictures, uint8 (count, 3, S, S); another set for another seed."""
-    objects = library(tuple(SHARDS))
+    library = load_library(tuple(SHARDS))
     rng = np.random.default_rng(seed)
-    drawn = [draw_scene(objects, rng, split) for _ in range(count)]
-    return drawn, to_tensor([render(scene, objects, size) for scene in drawn])
+    drawn = [draw_scene(library, rng, split) for _ in range(count)]
+    return drawn, to_tensor([render(scene, library, size) for scene in drawn])
 
 
 Figures = dict[str, Any]
