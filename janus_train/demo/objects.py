@@ -16,6 +16,10 @@ from PIL import Image
 
 from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
+from janus_train.paths import ROOT
+
+SHARDS_FOLDER = ROOT / "data_recipes" / "demo" / "shards"
+"""The embedded objects."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -54,6 +58,11 @@ PLACES_OF_COUNT: dict[int, tuple[tuple[str, ...], ...]] = {
     3: (("top", "left", "right"),),
 }
 """Number of objects -> the arrangements that scenes have."""
+
+
+def embedded_shards() -> list[Path]:
+    """The tars with the embedded objects, in their order."""
+    return sorted(SHARDS_FOLDER.glob("*.tar"))
 
 
 def center_of(place: str, side: int, number: int = 1) -> tuple[int, int]:

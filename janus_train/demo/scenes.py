@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from janus_train.data.sources.shards import ShardSource
 from janus_train.data.types import Record
 from janus_train.demo.objects import (
     BACKGROUNDS,
@@ -150,6 +151,10 @@ class SceneSource:
 
     def __len__(self) -> int:
         return self._length
+
+    def data_digest(self) -> str:
+        """Of the shards: everything else about scenes is in the recipe and the code."""
+        return ShardSource(list(self._shards)).data_digest()
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < self._length:

@@ -17,12 +17,10 @@ from janus_train.demo.objects import NUM_SCENE_OBJECTS
 from janus_train.demo.scenes import held_out_scenes, load_library, render
 from janus_train.demo.table import results_table
 from janus_train.demo.understanding import SORTS, ask, normalised
-from janus_train.evaluate.options import Options
+from janus_train.evaluate.options import EvaluationOptions
 from janus_train.infer.load import load_model
 
-OPTIONS = Options(
-    num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, num_dialogues=9, batch_size=8
-)
+OPTIONS = EvaluationOptions(num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def loaded(random_base):
 def results(loaded, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
     seen = []
-    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told)), out, seen
+    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told), num_dialogues=9), out, seen
 
 
 def lines(path):
@@ -80,10 +78,8 @@ def test_progress_is_told_to_the_end(results):
 
 def test_same_seed_same_images(loaded, results, tmp_path):
     _, out, _ = results
-    options = Options(
-        num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, num_dialogues=2, batch_size=2
-    )
-    evaluate(loaded, tmp_path, options)
+    options = EvaluationOptions(num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, batch_size=2)
+    evaluate(loaded, tmp_path, options, num_dialogues=2)
     for n in range(3):
         one, other = (np.asarray(Image.open(folder / f"pictures/{n:04d}.png"), int) for folder in (tmp_path, out))
         assert abs(one - other).max() <= 1  # the VQ decoder rounds otherwise in another batch
@@ -96,7 +92,7 @@ def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, 
     monkeypatch.setattr(
         understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
-    found = evaluate(loaded, tmp_path, OPTIONS)
+    found = evaluate(loaded, tmp_path, OPTIONS, num_dialogues=2)
     for m in found["measures"]:
         assert m["percent"] == (m["true_pictures"]["percent"] if m["group"] == "generation" else 100.0)
         assert m.get("reached", True)

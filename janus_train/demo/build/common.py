@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from janus_train.demo.objects import embedded_shards
 from janus_train.demo.scenes import Scene, SceneSource, draw_scene, load_library, render
-from janus_train.paths import ROOT
 
-SHARDS = sorted((ROOT / "data_recipes" / "demo" / "shards").glob("*.tar"))
+SHARDS = embedded_shards()
 ENDLESS = 10**9  # length of a source that is drawn from in order
 
 

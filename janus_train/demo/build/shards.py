@@ -30,8 +30,8 @@ import PIL
 from PIL import Image
 
 from janus_train.data.image_files import open_image
+from janus_train.demo.objects import SHARDS_FOLDER
 from janus_train.errors import UserError
-from janus_train.paths import ROOT
 
 PACKAGES = {
     "lobehub-fluent-emoji-3d-1.1.0.tgz": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
@@ -60,7 +60,6 @@ RENAMED = {
 
 SIZE = 64  # pixels a side
 OBJECTS_PER_SHARD = 210
-SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 
 LICENSE = """The pictures and names in these shards come from two npm packages, both under the MIT licence.
 
@@ -197,7 +196,7 @@ def check(packages: Path) -> None:
     """Rebuilds into a temporary folder and compares with what is committed. Raises `UserError` at a difference."""
     with tempfile.TemporaryDirectory() as folder:
         for path in build(packages, Path(folder)):
-            committed = SHARDS / path.name
+            committed = SHARDS_FOLDER / path.name
             if not committed.is_file():
                 raise UserError(f"{committed}: missing; run python -m janus_train.demo.build.shards")
             if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
@@ -214,7 +213,7 @@ def check(packages: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the embedded picture set.")
     parser.add_argument("--packages", type=Path, help="folder with the two .tgz; default: take them with npm")
-    parser.add_argument("--out", type=Path, default=SHARDS)
+    parser.add_argument("--out", type=Path, default=SHARDS_FOLDER)
     parser.add_argument("--check", action="store_true", help="rebuild beside and compare with the committed shards")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
