@@ -79,7 +79,7 @@ def text_only(folder: Path) -> tuple[str, ...]:
 
 def test_a_module_that_the_configuration_names_brings_a_source_and_a_template(folder: Path) -> None:
     with pytest.raises(
-        UserError, match=r"sources\.0: there is no source type 'numbers', known are hf_dataset, .*scenes$"
+        UserError, match=r"sources\.0: there is no source type 'numbers', known are hf_dataset, .*scenes, shards$"
     ):
         open_recipe(config_of(*text_only(folder)))
     recipe = open_recipe(config_of(*text_only(folder), "plugins=[my_numbers]"))
@@ -170,7 +170,7 @@ def test_the_examples_of_contributing_are_plug_ins(run: Run, folder: Path, rando
 
 
 def test_unknown_names_come_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"^there is no source type 'x', known are hf_dataset, .*, shards, scenes$"):
+    with pytest.raises(UserError, match=r"^there is no source type 'x', known are hf_dataset, .*, scenes, shards$"):
         source_type("x")
     with pytest.raises(UserError, match=r"^--evaluation: there is no evaluation 'x', known are demo$"):
         get_evaluation("x")
