@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from torch import nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.data.scenes import SceneSource, caption
 from janus_train.data.special_tokens import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
+from janus_train.demo.build.common import ENDLESS, SHARDS, Figures, Progress, Schedule
+from janus_train.demo.scenes import SceneSource, caption
 
 VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
 """The order in which documents are drawn."""
@@ -38,7 +38,7 @@ def document(view: str, index: int, split: str = "train") -> str:
     if view == "class_caption":
         return BOS + record.fields["caption"] + EOS
     turns = record.fields["conversations"]
-    if view == "scene_caption":  # the words that ask for a picture, as plain text
+    if view == "scene_caption":  # the words that ask for an image, as plain text
         return BOS + turns[0]["content"] + EOS
     if view == "reading":  # questions on a scene in words: who can answer them knows what a caption says
         words = caption(source.scene(index), np.random.default_rng(index))
