@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from janus_train.data.sources.shards import ShardSource
+from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.types import Record
 from janus_train.demo.objects import (
     BACKGROUNDS,
@@ -67,9 +68,6 @@ SPLITS = {"train": 1, "held_out": 2}
 EVALUATION = 100  # the seed number of `held_out_scenes`
 
 SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three objects
-
-IMAGE = "<image_placeholder>"
-USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 
 
 def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[PlacedObject, ...]:
@@ -198,7 +196,7 @@ class SceneSource:
         for kind in kinds:
             candidates = [(q, a) for k, q, a in asked if k == kind]
             pairs.append(candidates[rng.integers(len(candidates))])
-        pairs[0] = (f"{IMAGE}\n{pairs[0][0]}", pairs[0][1])
+        pairs[0] = (f"{PLACEHOLDER}\n{pairs[0][0]}", pairs[0][1])
         return {"conversations": _turns(pairs)}, [render(scene, self.library, self.size)]
 
     def _draw(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
@@ -208,7 +206,7 @@ class SceneSource:
         else:
             order = ("draw", "please draw")[rng.integers(2)]
             asked = sentence(f"{order} {first_sentence(scene, int(rng.integers(NUM_CAPTIONS - 1)))}")
-        return {"conversations": _turns([(asked, IMAGE)])}, [render(scene, self.library, self.size)]
+        return {"conversations": _turns([(asked, PLACEHOLDER)])}, [render(scene, self.library, self.size)]
 
     def _dialogue(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         pairs = object_questions(self._object(index), rng)[: rng.integers(1, 4)]
