@@ -40,7 +40,7 @@ def assemble(
     print(f"language model: {config.text_config.model_type}, {config.text_config.vocab_size} rows of embeddings")
     print(f"new tokens: {' '.join(tokens) or 'none, the tokenizer had them all'}")
     print(
-        f"pictures: {config.vision_config.num_image_tokens} tokens; {config.vision_config.image_size} pixels a side to look "
+        f"images: {config.vision_config.num_image_tokens} tokens; {config.vision_config.image_size} pixels a side to look "
         f"at, {assembled.generation_image_size} to draw"
     )
     print(out)

@@ -60,4 +60,4 @@ def evaluate(
     with bars() as phases:
         results = run_evaluation(loaded, out, options, PhaseProgress(phases).report)
     table_console(WIDTH).print(results_table(results))
-    print(f"results: {out / 'results.json'}, pictures: {out / 'grid.png'}")
+    print(f"results: {out / 'results.json'}, images: {out / 'grid.png'}")

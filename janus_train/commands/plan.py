@@ -9,15 +9,14 @@ import typer
 
 from janus_train.commands.options import Html, Overrides
 from janus_train.commands.terminal import table_console
+from janus_train.planning.gpus import GPUS, gpu_named
 from janus_train.targets import check_file
 
 
 def plan(
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
-    gpu: Annotated[
-        str, typer.Option(help="GPU model: a100-40gb, a100-80gb, h100, h100-pcie, h200, rtx4090 or rtx3090.")
-    ] = "h100",
+    gpu: Annotated[str, typer.Option(help=f"GPU model: {', '.join(GPUS)}.")] = "h100",
     mfu: Annotated[
         float | None,
         typer.Option(
@@ -42,8 +41,6 @@ def plan(
       janus-train plan +stage=1 model=janus_pro_1b
       janus-train plan +stage=3 model=janus_pro_7b --gpus 64 --gpu a100-80gb --html plan.html
     """
-    from janus_train.planning.gpus import gpu_named
-
     card = gpu_named(gpu)
     if html is not None:
         check_file(html, "--html", "plan.html")

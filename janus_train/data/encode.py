@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.images import generation_pixels, understanding_pixels
 from janus_train.data.prompt_format import chat_prompt, generation_prompt, system_prefix
@@ -31,6 +31,9 @@ from janus_train.data.types import (
     Segment,
 )
 from janus_train.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CACHE_MAX_CHARS, CACHE_MAX_ENTRIES = 80, 10_000
 """Texts of up to so many characters, and so many of them, are tokenized once."""
@@ -250,19 +253,19 @@ class Encoder:
     # -- inference: the same strings, up to where the model goes on
 
     def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:
-        """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
+        """BOS, prompt with its images' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
         return [*self._prompt_ids(generation_prompt(prompt), num_images), self.special.begin_of_image]
 
     def chat_prompt_ids(self, messages: list[dict[str, str]], num_images: int) -> list[int]:
-        """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
+        """BOS and the official chat prompt with its images' places; the model's answer comes next."""
         looks = any(PLACEHOLDER in message["content"] for message in messages)
         return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_images)
 
     def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:
-        """BOS and the prompt, each placeholder in it grown to P between a picture's marks."""
+        """BOS and the prompt, each placeholder in it grown to P between an image's marks."""
         first, *rest = prompt.split(PLACEHOLDER)
         if len(rest) != num_images:
-            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} pictures are given")
+            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} images are given")
         special, image = self.special, [self.special.placeholder] * self.tokens_per_image
         ids = [special.bos, *self.ids(first)]
         for piece in rest:

@@ -14,10 +14,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import PreTrainedTokenizerFast
 
 from janus_train import lifetime
 from janus_train.config import Config
@@ -30,13 +29,14 @@ from janus_train.data.streams import DocumentSampler, Stream
 from janus_train.data.types import Row
 from janus_train.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 def open_recipe(config: Config) -> Recipe:
     """The configured mixture with its sources opened. Raises `UserError` naming what is missing or damaged."""
     if config.data.recipe is None:
-        raise UserError(
-            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
-        )
+        raise UserError("data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded images")
     return Recipe(config.data.recipe, config.ratio, config.model.image_size)
 
 

@@ -99,7 +99,7 @@ def answer_ids(
     images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, without EOS; ``pictures`` in the order of the prompts' placeholders."""
+    """The tokens that follow each prompt, without EOS; ``images`` in the order of the prompts' placeholders."""
     columns = list(answer_tokens(janus, encoder, prompts, images, max_new_tokens))
     rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
     return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]

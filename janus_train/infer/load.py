@@ -54,7 +54,7 @@ class LoadedModel:
     ) -> list[Image.Image]:
         """One image per prompt, each by its own seed; guidance and temperature (0: the likeliest codes) default to the folder's.
 
-        ``pictures``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
+        ``images``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
         `UserError` for more placeholders than images.
         """
         temperature = self.temperature if temperature is None else temperature

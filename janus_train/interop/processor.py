@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
+from janus_train.data.images import BACKGROUND, MIN_SIDE
 from janus_train.data.prompt_format import chat_template
 from janus_train.data.special_tokens import (
     BEGIN_OF_IMAGE,
@@ -37,9 +38,6 @@ SYSTEM_PROMPT = (
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
 """The official values for generating images (Janus-Pro's report; the official code), for folders whose generation_config.json has none."""
-
-MIN_SIDE = 14
-"""The official image processor's ``min_size``: the short side of a very long image, in pixels."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -153,7 +151,7 @@ def save_official_processor(tokenizer: PreTrainedTokenizerFast, config: JanusCon
     write_json(
         folder / "preprocessor_config.json",
         {
-            "background_color": [127, 127, 127],
+            "background_color": [BACKGROUND] * 3,
             "do_normalize": True,
             "image_mean": [0.5, 0.5, 0.5],
             "image_processor_type": "VLMImageProcessor",

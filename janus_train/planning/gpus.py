@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from janus_train.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 TFLOPS = 1e12
 GIB = 1 << 30
@@ -76,6 +78,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
     A CPU is measured, which takes `CPU_SECONDS`; a GPU that is not in `GPUS` gives None.
     """
+    import torch  # here, so that the options of `janus-train plan` can name the cards at once
+
     if device.type == "cpu":
         return measured_cpu_flops(torch.bfloat16 if precision == "bf16" else torch.float32)
     card = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
@@ -96,6 +100,8 @@ def measured_cpu_flops(dtype: torch.dtype) -> float:
 
     By the CPU time of this thread, which works as long as the others do: what else the machine does changes nothing.
     """
+    import torch
+
     a, b = torch.randn(_SIZE, _SIZE).to(dtype), torch.randn(_SIZE, _SIZE).to(dtype)
     torch.mm(a, b)
     shortest, end = float("inf"), time.thread_time() + CPU_SECONDS

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from janus_train.pages.render import render
 from janus_train.planning.plan import POLICIES, Option, StagePlan
 from janus_train.planning.run_plan import RunPlan
 from janus_train.planning.state import SHARDING_STRATEGIES
@@ -22,7 +23,6 @@ from janus_train.planning.text import (
     time_table,
     work_table,
 )
-from janus_train.report.pages import render
 
 TONES = {
     "weights": "t1",

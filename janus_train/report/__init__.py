@@ -2,7 +2,7 @@
 
 metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
 results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one
-    -> read.py -> results.py, stages.py (charts.py, images.py) -> page.py -> templates/ (by pages.py) -> report.html
+    -> read.py -> results.py, stages.py (charts.py) -> page.py -> pages/templates/report.html.j2 -> report.html
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
-from janus_train.report.pages import render
+from janus_train.pages.render import render
 from janus_train.report.read import Source
 from janus_train.report.results import Answer, GeneratedImage, Results, answers_of, images_of, results_of
 from janus_train.report.stages import duration, parts_of, stage_of

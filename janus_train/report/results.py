@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from janus_train.report.images import image_uri
+from janus_train.pages.images import image_uri
 from janus_train.report.read import Evaluation, Line
 
 MAX_IMAGES, MAX_ANSWERS = 24, 12

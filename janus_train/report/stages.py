@@ -10,8 +10,8 @@ import yaml
 
 from janus_train.config import PARTS
 from janus_train.data.types import KINDS, Kind
+from janus_train.pages.images import image_uri
 from janus_train.report.charts import Chart, Series, line_chart
-from janus_train.report.images import image_uri
 from janus_train.report.read import Run, step_of
 
 MAX_PREVIEWS = 6

@@ -48,11 +48,13 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _compose_and_run(values: DictConfig) -> None:
     config = validate(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    # torch and transformers load only once the configuration is right
+    from janus_train import report
     from janus_train.train.distributed.context import destroy_process_group
-    from janus_train.train.run import run  # torch and transformers load only once the configuration is right
+    from janus_train.train.run import run
 
     try:
-        run(config)
+        run(config, write_report=report.build)
     except UserError as error:  # caught inside: Hydra would print a traceback
         fail(error)
     except Preempted as stopped:

@@ -9,11 +9,11 @@ Everything is checked before the first file is written. This is the one place th
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from janus_train import report
 from janus_train.config import Config
 from janus_train.data.loader import RowLoader, open_recipe, streams_of
 from janus_train.data.streams import reassign_streams
@@ -35,8 +35,11 @@ from janus_train.train.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config) -> Path:
+def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> Path:
     """Train one stage; returns the run's folder.
+
+    ``write_report`` is called at the end by one rank, with the folder, and returns the file that it has written: training
+    itself knows nothing of pages.
 
     Raises `UserError`, `Preempted` (on every rank, after a signal to any) and `PeerLost` (another rank is gone).
     """
@@ -45,10 +48,10 @@ def run(config: Config) -> Path:
     group = Distributed(config)
     deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
     with process_group.propagate_errors(store), deadlines as watchdog, compile_errors_as_user_errors():
-        return _run(config, group, watchdog)
+        return _run(config, group, watchdog, write_report)
 
 
-def _run(config: Config, group: Distributed, watchdog: Watchdog) -> Path:
+def _run(config: Config, group: Distributed, watchdog: Watchdog, write_report: Callable[[Path], Path] | None) -> Path:
     check_batch(config, group)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
@@ -82,7 +85,8 @@ def _run(config: Config, group: Distributed, watchdog: Watchdog) -> Path:
     watchdog.beat("the last step", long=True)
     write_final_model(backend, model, rows.encoder, run_dir, config)
     if group.is_main:
-        logger.info(f"the model is in {run_dir.final}, the report is {report.build(run_dir.path)}")
+        report = f", the report is {write_report(run_dir.path)}" if write_report else ""
+        logger.info(f"the model is in {run_dir.final}{report}")
     group.barrier()
     return run_dir.path
 

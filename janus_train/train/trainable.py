@@ -8,8 +8,9 @@ from typing import Any
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import PARTS, Config, Part
+from janus_train.data.cached_codes import check_codes
 from janus_train.data.recipe import Recipe
-from janus_train.data.shards.vq_codes import CodesOrigin, check_codes
+from janus_train.data.shards.vq_codes import CodesOrigin
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.write import Extras

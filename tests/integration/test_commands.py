@@ -61,7 +61,7 @@ def test_the_same_command_again_says_that_it_is_done(tmp_path: Path) -> None:
     assert launch(*words).returncode == 0
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     again = launch(*words)
-    assert again.returncode == 0 and "is finished at step 1" in again.stdout
+    assert again.returncode == 0 and "is finished at step 1" in again.stderr
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 

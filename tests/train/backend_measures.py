@@ -21,7 +21,8 @@ from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.parts import set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.step import LossTotals, train_step
+from janus_train.train.loss_totals import LossTotals
+from janus_train.train.step import train_step
 
 Assignment = list[list[Kind]]
 """The kinds of each micro-batch's documents, rank 0's micro-batches first."""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from janus_train import report
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
@@ -55,7 +56,7 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
 
 
 def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
-    folder = run(small(2, "run.steps=2", "run.sample_every=2"))
+    folder = run(small(2, "run.steps=2", "run.sample_every=2"), write_report=report.build)
     for name in (
         "config.yaml",
         "manifest.json",
@@ -99,7 +100,7 @@ def test_the_result_loads_with_transformers(small: Small) -> None:
 
 
 def test_a_compiled_run_is_the_plain_one(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, pictures drawn in between, checkpoint and result; all steps by one compilation, and a resumed run's too."""
+    """Losses, images drawn in between, checkpoint and result; all steps by one compilation, and a resumed run's too."""
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(compiling, "BACKEND", counter)
     torch._dynamo.reset()
@@ -361,15 +362,15 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
 
 @pytest.fixture
 def flawed_recipe(tmp_path: Path) -> Path:
-    """Texts 3 and 13 of 20 are empty, and picture 9 of 40 is no picture."""
+    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is no image."""
     folder = tmp_path / "flawed"
     folder.mkdir()
     texts = {f"t{i:02d}.json": {"text": "" if i % 10 == 3 else f"text number {i}"} for i in range(20)}
     make_shard(folder / "texts.tar", texts)  # type: ignore[arg-type]
     members: dict[str, object] = {}
     for i in range(40):
-        data = b"\x89PNG\r\n\x1a\n no picture" if i == 9 else encoded(plain_image((i, 0, 0)))
-        members |= {f"p{i:02d}.json": {"caption": f"picture {i}"}, f"p{i:02d}.png": data}
+        data = b"\x89PNG\r\n\x1a\n no image" if i == 9 else encoded(plain_image((i, 0, 0)))
+        members |= {f"p{i:02d}.json": {"caption": f"image {i}"}, f"p{i:02d}.png": data}
     make_shard(folder / "pictures.tar", members)  # type: ignore[arg-type]
     sources = [
         {"name": "read", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["texts.tar"]},

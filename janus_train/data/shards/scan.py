@@ -28,7 +28,6 @@ from janus_train.files import file_sha256, write_bytes
 
 _MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *IMAGE_ENDINGS, CODES_ENDING))})", re.I)
 _NUMBERED = re.compile(r"(?P<key>.+)\.(?P<number>\d{1,6})")
-_BLOCK = 512  # bytes of a tar's record
 _LONGEST_RECORD = 4096
 
 
@@ -40,7 +39,7 @@ class Scan:
     ignored: dict[str, int]
     """Members that are not read, counted by ending."""
     left_out: int
-    """Samples with pictures but neither .json nor .txt."""
+    """Samples with images but neither .json nor .txt."""
 
 
 def write_index(tar: Path) -> Path:
@@ -119,14 +118,14 @@ def _check_end(tar: Path, end: int) -> None:
             if data.count(0) != len(data):
                 raise tarfile.ReadError(f"no header where one should be, at byte {end}")
             found += len(data)
-    if found < _BLOCK:
+    if found < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"it stops at byte {end} without an end mark: truncated")
 
 
 def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, Member]]:
     """Key -> ending -> member. Raises `UserError` listing keys that have two of a kind.
 
-    ``a.0.jpg`` is picture 0 of ``a``, or the one picture of ``a.0`` if there is an ``a.0.json``.
+    ``a.0.jpg`` is image 0 of ``a``, or the one image of ``a.0`` if there is an ``a.0.json``.
     """
     described = {stem for stem, member in members if member.ending in FIELD_ENDINGS}
     samples: dict[str, dict[str, Member]] = {}
@@ -137,7 +136,7 @@ def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, 
         numbered = _NUMBERED.fullmatch(stem)
         if numbered and stem not in described and member.ending not in FIELD_ENDINGS:
             key, number = numbered["key"], f"{int(numbered['number'])}."
-        place = f"{number}picture" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
+        place = f"{number}image" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
         if (key, place) in places:
             twice[key] = None
         places.add((key, place))

@@ -11,7 +11,7 @@ from janus_train.datatools.inspect.drawn import Drawn
 from janus_train.datatools.inspect.samples import Sample, sample
 from janus_train.datatools.inspect.strips import EXAMPLE, Mixture, MixtureLine, strip
 from janus_train.datatools.inspect.tokens import Reader
-from janus_train.report.pages import render, render_fragment
+from janus_train.pages.render import render, render_fragment
 
 MAX_BYTES = 32 << 20
 """Size of the opened rows: images and tokens. Rows beyond are strips alone."""

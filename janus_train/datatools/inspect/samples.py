@@ -15,7 +15,7 @@ from janus_train.data.images import generation_pixels
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import BadSample, Document
 from janus_train.datatools.inspect.tokens import Image, Reader, Text
-from janus_train.report.images import pixels_uri
+from janus_train.pages.images import pixels_uri
 
 _BREAKS = re.compile("([^\\n]*)(\\n*)")
 ROLES = {

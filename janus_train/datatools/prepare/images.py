@@ -1,4 +1,4 @@
-"""A picture's bytes: kept if training can read them, else written anew without loss."""
+"""An image's bytes: kept if training can read them, else written anew without loss."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import zlib
 from PIL import Image
 
 from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.data.images import to_rgb
+from janus_train.data.types import BadSample
 from janus_train.datatools.prepare.items import SkipRecord
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -19,20 +21,20 @@ _QUALITY = 95
 
 
 def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
-    """(ending, bytes) to write for a picture. Raises `SkipRecord` if it does not open, wholly, or is too large.
+    """(ending, bytes) to write for an image. Raises `SkipRecord` if it does not open, wholly, or is too large.
 
-    With ``max_side`` a picture with a longer side is scaled down to it and written as JPEG.
+    With ``max_side`` an image with a longer side is scaled down to it and written as JPEG.
     """
     if not data:
-        raise SkipRecord("the picture is empty")
+        raise SkipRecord("the image is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
             return _keep(data, max_side)
     except ImageTooLarge as error:
-        raise SkipRecord(f"the picture has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
+        raise SkipRecord(f"the image has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
     except ImageError as error:
-        raise SkipRecord("the picture does not open", str(error)) from None
+        raise SkipRecord("the image does not open", str(error)) from None
     except (
         OSError,
         SyntaxError,
@@ -45,7 +47,7 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         zlib.error,
     ) as error:
         # what a damaged file makes of later steps
-        raise SkipRecord("the picture does not open", f"{type(error).__name__}: {error}") from None
+        raise SkipRecord("the image does not open", f"{type(error).__name__}: {error}") from None
 
 
 def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
@@ -63,7 +65,7 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
 
 
 def _png(image: Image.Image) -> bytes:
-    """The first picture of the file, upright, with all its levels if PNG has them."""
+    """The first image of the file, upright, with all its levels if PNG has them."""
     load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
     if image.mode not in _AS_PNG:
         image = _rgb(image)
@@ -83,10 +85,7 @@ def _smaller(image: Image.Image, max_side: int) -> bytes:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """As training sees it: upright, on white, 8 bits."""
-    from janus_train.data.images import to_rgb
-    from janus_train.data.types import BadSample
-
     try:
         return to_rgb(image)
     except BadSample as error:
-        raise SkipRecord("the picture does not open", str(error)) from None
+        raise SkipRecord("the image does not open", str(error)) from None

@@ -9,8 +9,6 @@ from typing import IO
 
 from janus_train.errors import UserError
 
-_BLOCK = 512
-
 
 def members(file: IO[bytes] | Slice, where: str, offset: int = 0) -> Iterator[tarfile.TarInfo]:
     """The tar's members from the header at ``offset`` on; their offsets count from the start of ``file``.
@@ -27,8 +25,8 @@ def members(file: IO[bytes] | Slice, where: str, offset: int = 0) -> Iterator[ta
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{where} is no readable tar, or a compressed one ({error})") from None
     file.seek(end)
-    block = file.read(_BLOCK)
-    if block.strip(b"\0") or len(block) < _BLOCK:
+    block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
         raise UserError(f"{where} is damaged or cut off at byte {end}: no tar's header or end is there")
 
 

@@ -15,6 +15,8 @@ from janus_train.data.recipe import Source
 from janus_train.data.templates import Template, template_for
 from janus_train.data.types import BadSample, Kind, Record, Reference
 from janus_train.errors import UserError
+from janus_train.interop.hub import local_folder
+from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import load_tokenizer
 
 _STUB = Image.new("RGB", (1, 1))
@@ -33,7 +35,7 @@ class Lengths:
     def _encoder(self) -> Encoder:
         return Encoder(
             load_tokenizer(self.folder), self.tokens_per_image, 14, self.system_prompt
-        )  # pictures' pixels do not count
+        )  # images' pixels do not count
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
@@ -54,9 +56,6 @@ class Lengths:
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
     """From a model's folder or a hub id, of which only the small files are read. `UserError` naming what is missing."""
-    from janus_train.interop.hub import local_folder
-    from janus_train.interop.model_folder import open_folder
-
     folder = open_folder(local_folder(str(model), "--model ", weights=False))
     vision = folder.config.vision_config
     images = (vision.image_size // vision.patch_size) ** 2
@@ -76,7 +75,7 @@ class SampleCheck:
     """False: only that the sample can be read (the material of composed scenes has no form)."""
 
     def look(self, source: Source, index: int) -> int:
-        """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""
+        """The sample's number of images. Raises `BadSample` with the reason and, if it can be known, its key."""
         record = source[index]
         try:
             for image in record.images:
@@ -86,7 +85,7 @@ class SampleCheck:
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
         except OSError as error:
-            raise BadSample(f"its picture cannot be decoded ({error})", key=record.key) from None
+            raise BadSample(f"its image cannot be decoded ({error})", key=record.key) from None
         return len(record.images)
 
     def _fits(self, record: Record) -> None:

@@ -72,7 +72,7 @@ class Summary:
 
         table = Table()
         table.add_column("source", overflow="fold")
-        for column in ("samples", "pictures", "bad", "damaged", "bytes"):
+        for column in ("samples", "images", "bad", "damaged", "bytes"):
             table.add_column(column, justify="right", no_wrap=True)
         for c in self.sources:
             numbers = [f"{value:,}" for value in (c.samples, c.images, c.bad, c.damaged)]

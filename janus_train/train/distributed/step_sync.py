@@ -19,7 +19,7 @@ from typing import Any
 
 from janus_train.data.types import KINDS, Kind, Row, digest
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.step import LossTotals
+from janus_train.train.loss_totals import LossTotals
 
 
 @dataclass(frozen=True)

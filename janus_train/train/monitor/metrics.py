@@ -14,9 +14,9 @@ from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
 from janus_train.train.distributed.step_sync import RowsReport
+from janus_train.train.loss_totals import LossTotals
 from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers
-from janus_train.train.step import LossTotals
 
 logger = logging.getLogger(__name__)
 

@@ -47,10 +47,10 @@ def test_every_step_holds_any_ratio_within_a_sample_and_a_half(ratio: dict[Kind,
 def test_every_stream_holds_the_ratio_over_a_turn_of_the_wheel(ratio: dict[Kind, int], streams: int) -> None:
     """Or the samples that are one stream's share of a source would never come."""
     packer = OnePerRowPacker(64, ratio, streams)
-    steps = [kinds_of(packer, step, streams) for step in range(len(packer.wheel))]
+    steps = [kinds_of(packer, step, streams) for step in range(len(packer.schedule))]
     for stream in range(streams):
         counts = Counter(step[stream] for step in steps)
-        assert counts == Counter(packer.wheel)
+        assert counts == Counter(packer.schedule)
 
 
 def test_the_wheel_spreads_the_kinds() -> None:

@@ -14,8 +14,8 @@ from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.step_sync import RowsReport, StepReport, StepSync
+from janus_train.train.loss_totals import LossTotals
 from janus_train.train.run import run
-from janus_train.train.step import LossTotals
 
 
 def exchanged(*reports: tuple[StepReport, RowsReport]) -> Any:

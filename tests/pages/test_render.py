@@ -8,7 +8,7 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from janus_train.report import pages
+from janus_train.pages import render as pages
 
 
 def rendered(source: str, **values: object) -> str:

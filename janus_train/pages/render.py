@@ -25,7 +25,7 @@ def _finalize(value: Any) -> Any:
 
 
 _environment = Environment(
-    loader=PackageLoader("janus_train.report"),
+    loader=PackageLoader("janus_train.pages"),
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_finalize,

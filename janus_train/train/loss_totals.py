@@ -1,0 +1,33 @@
+"""The losses of a step as numbers, ready to be added up over micro-batches and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from janus_train.data.types import KINDS, Kind
+
+
+@dataclass(frozen=True)
+class LossTotals:
+    """Sums of cross-entropies (nats) and the numbers of targets behind them, by kind; of one rank, or of all."""
+
+    sums: dict[Kind, float]
+    counts: dict[Kind, int]
+
+    @property
+    def mean(self) -> float:
+        """The loss: one mean over all targets of all kinds."""
+        return sum(self.sums.values()) / max(1, sum(self.counts.values()))
+
+    @property
+    def by_kind(self) -> dict[Kind, float | None]:
+        """Each kind's mean over its own targets; None without any."""
+        return {kind: self.sums[kind] / self.counts[kind] if self.counts[kind] else None for kind in KINDS}
+
+    @classmethod
+    def added(cls, totals: Sequence[LossTotals]) -> LossTotals:
+        return cls(
+            {kind: sum(one.sums[kind] for one in totals) for kind in KINDS},
+            {kind: sum(one.counts[kind] for one in totals) for kind in KINDS},
+        )
