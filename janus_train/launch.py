@@ -1,6 +1,6 @@
 """`accelerate launch`, once a node, as a scheduler needs it: signals reach the trainers, their exit code comes back.
 
-python -m janus_train.launch [accelerate launch's options] train.py +stage=2 ...
+python -m janus_train.launch [accelerate launch's options] {train.py | -m janus_train.train} +stage=2 ...
 
 Accelerate's launcher answers SIGTERM by killing the trainers after 30 seconds, which may not be enough to save a checkpoint;
 ends at SIGUSR1; and makes every exit code 1. Here the three signals are passed on, and the launcher ends when its trainers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.launch import exit_code
+from janus_train.launch import exit_code, launch
 from janus_train.paths import ROOT
 from tests.processes import free_port, wait_for
 
@@ -55,6 +55,14 @@ def test_signals_reach_the_trainers_and_their_code_comes_back(
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == 75, said
     assert "Traceback" not in said
+
+
+def test_a_module_is_launched_as_a_script_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_trainer.py").write_text("import sys; sys.exit(75 if sys.argv[1:] == ['+stage=1'] else 1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    common = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    assert launch([*common, "-m", "a_trainer", "+stage=1"]) == 75
 
 
 def test_a_killed_trainer_ends_the_others(tmp_path: Path) -> None:

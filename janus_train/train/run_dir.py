@@ -22,11 +22,12 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from janus_train import __version__
 from janus_train.config import Config, Part
 from janus_train.errors import UserError
 from janus_train.files import sync, write_json, write_text
 from janus_train.jsonl import truncate_after
-from janus_train.paths import ROOT
+from janus_train.paths import IS_CHECKOUT, ROOT
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
@@ -264,7 +265,8 @@ class RunDir:
             "data": self._data,
             "parts": parts,
             "commit": _commit(),
-            "versions": {p: version(p) for p in ("torch", "transformers", "accelerate")}
+            "versions": {"janus_train": __version__}
+            | {p: version(p) for p in ("torch", "transformers", "accelerate")}
             | {"python": platform.python_version()},
             "hardware": _hardware(),
         }
@@ -334,8 +336,14 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 
 def _commit() -> str | None:
-    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    """The checkout's commit. None without git, and in an installed package: a repository around it is somebody else's."""
+    if not IS_CHECKOUT:
+        return None
+    words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # git is not installed
+        return None
 
 
 def _hardware() -> dict[str, Any]:

@@ -111,7 +111,11 @@ def test_commands_name_real_subcommands_options_and_keys(page: Path) -> None:
 @pages
 def test_commands_inside_sentences_do_too(page: Path) -> None:
     for code in re.findall(r"`([^`\n]+)`", without_blocks(page)):
-        if " train.py" in code or code.startswith(("janus-train ", "launch/", "make ")):
+        if (
+            " train.py" in code
+            or " janus_train.train " in code
+            or code.startswith(("janus-train ", "launch/", "make "))
+        ):
             check_command(command_words(code), page, whole=False)
 
 
@@ -134,7 +138,8 @@ def check_command(words: list[str], page: Path, *, whole: bool) -> None:
     elif words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert words[1] in targets, where
-    for script, stages in (("train.py", ()), ("launch/slurm/train.sbatch", ()), ("three_stages.sh", (1, 2, 3))):
+    trainers = ("train.py", "janus_train.train", "launch/slurm/train.sbatch")
+    for script, stages in (*((trainer, ()) for trainer in trainers), ("three_stages.sh", (1, 2, 3))):
         at = next((i for i, word in enumerate(words) if word.endswith(script)), None)
         if at is not None:
             overrides = [word for word in words[at + 1 :] if "=" in word]
