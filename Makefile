@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python data_recipes/demo/run_demo.py --out outputs/demo
+	$(BIN)/python -m janus_train.demo.run_demo --out outputs/demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -35,10 +35,10 @@ docs: $(INSTALLED)
 
 # What `demo` starts from: the shards from their npm packages, and the base from the shards.
 shards: $(INSTALLED)
-	$(BIN)/python data_recipes/demo/build_shards.py
+	$(BIN)/python -m janus_train.demo.build.shards
 
 base: $(INSTALLED)
-	$(BIN)/python data_recipes/demo/make_base.py --out data_recipes/demo/base
+	$(BIN)/python -m janus_train.demo.build.base --out data_recipes/demo/base
 
 clean:
 	rm -rf $(VENV) outputs site

@@ -1,6 +1,6 @@
 """From the command line's ``key=value`` overrides to a validated `Config`.
 
-    overrides -> Hydra composes configs/ -> values -> model=from_folder: the folder's own shape -> Config
+    overrides -> Hydra composes configs/ -> values -> model=from_folder: the folder's own shape -> Config -> its plug-ins
 
 A mistake is a `UserError` with one line that names the key, what is wrong with it and what would be right.
 """
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.paths import CONFIGS
+from janus_train.plugins import import_plugins
 
 _STAGE = re.compile(r"^\+{0,2}stage=['\"]?(?P<stage>[^'\"]*)['\"]?$")
 
@@ -46,7 +47,10 @@ def compose_values(overrides: list[str]) -> dict[str, Any]:
 
 
 def validate(values: dict[str, Any]) -> Config:
-    """The configuration that composed ``values`` describe. Raises `UserError` with one line that names the first wrong key."""
+    """The configuration that composed ``values`` describe, with its plug-ins imported.
+
+    Raises `UserError` with one line that names the first wrong key.
+    """
     if values.get("stage") is None:
         raise UserError(
             "no stage given: add +stage=1 (adaptors and image head), +stage=2 (unified pretraining) or +stage=3 (fine-tuning)"
@@ -56,7 +60,7 @@ def validate(values: dict[str, Any]) -> Config:
 
         values = values | {"model": model_values(values["model"], values.get("init_from"))}
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "configuration"
@@ -65,6 +69,8 @@ def validate(values: dict[str, Any]) -> Config:
         what = first["msg"].removeprefix("Value error, ")
         value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
         raise UserError(f"{where}: {what}{value}") from None
+    import_plugins(config.plugins)
+    return config
 
 
 def check_overrides(arguments: list[str]) -> None:

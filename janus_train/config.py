@@ -268,6 +268,8 @@ class Config(OptionGroup):
 
     stage: Literal[1, 2, 3]
     seed: int
+    plugins: tuple[str, ...] = Field(strict=False)
+    """Python modules that are imported at the start; they register templates, sources and evaluations."""
     output_dir: str | None
     init_from: str | None
     resume: Annotated[bool | Literal["force", "restart"], BeforeValidator(_resume)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,12 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from janus_train import cli
+from janus_train import cli, plugins
+from janus_train.data import templates
 from janus_train.data.encode import Encoder
+from janus_train.data.sources import registry as sources
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
+from janus_train.evaluate import registry as evaluations
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
@@ -66,6 +71,22 @@ def random_base(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
 @pytest.fixture(scope="session")
 def object_shards() -> list[Path]:
     return sorted((ROOT / "data_recipes/demo/shards").glob("*.tar"))
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is gone after it, and so are the modules that it imports as plug-ins."""
+    importlib.import_module("janus_train.demo.plugin")  # later it would register in the copies alone
+    for registry in (templates._TEMPLATES, sources._TYPES, evaluations._EVALUATIONS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(plugins, "_imported", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if not name.startswith("janus_train"):
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from janus_train.config import PARTS
+from janus_train.demo.measures import measure, share
 from janus_train.errors import UserError
-from janus_train.evaluate.measures import measure, share
 from janus_train.report import build
 from janus_train.report.charts import Series, line_chart, nice_ticks, number, smooth
 

@@ -12,6 +12,7 @@ from janus_train.commands.options import (
     Device,
     Guidance,
     Model,
+    Plugins,
     Precision,
     Seed,
     Temperature,
@@ -19,7 +20,11 @@ from janus_train.commands.options import (
     load,
 )
 from janus_train.commands.terminal import PhaseProgress, bars, table_console
+from janus_train.plugins import import_plugins
 from janus_train.targets import check_folder
+
+_WIDTH = 104
+"""Of the table, where the output is no terminal."""
 
 
 def evaluate(
@@ -33,6 +38,10 @@ def evaluate(
     batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: Precision = "auto",
+    evaluation: Annotated[
+        str, typer.Option(help="What to measure: demo, or an evaluation that a plug-in registers.")
+    ] = "demo",
+    plugin: Plugins = None,
 ) -> None:
     """Measure how well a model draws and answers on held-out scenes of the embedded images.
 
@@ -44,12 +53,13 @@ def evaluate(
     """
     check_finite(guidance, temperature)
     check_folder(out)
-    from janus_train.evaluate.common import Options
-    from janus_train.evaluate.evaluate import evaluate as run_evaluation
-    from janus_train.evaluate.table import WIDTH, results_table
+    import_plugins(plugin or (), "--plugin")
+    from janus_train.evaluate.options import EvaluationOptions
+    from janus_train.evaluate.registry import get_evaluation
 
+    chosen = get_evaluation(evaluation)
     loaded = load(model, device, precision)
-    options = Options(
+    options = EvaluationOptions(
         num_prompts=num_prompts,
         num_questions=num_questions,
         seed=seed,
@@ -58,6 +68,7 @@ def evaluate(
         batch_size=batch_size,
     )
     with bars() as phases:
-        results = run_evaluation(loaded, out, options, PhaseProgress(phases).report)
-    table_console(WIDTH).print(results_table(results))
-    print(f"results: {out / 'results.json'}, pictures: {out / 'grid.png'}")
+        results = chosen.run(loaded, out, options, PhaseProgress(phases).report)
+    table_console(_WIDTH).print(chosen.table(results))
+    grid = out / "grid.png"
+    print(f"results: {out / 'results.json'}" + (f", pictures: {grid}" if grid.is_file() else ""))

@@ -57,6 +57,14 @@ Images = Annotated[
     list[Path] | None, typer.Option("--image", help="An image to show the model; repeat the option for several.")
 ]
 NewFolder = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="A Python module that registers templates, source types or evaluations; repeat the option for several.",
+        metavar="MODULE",
+    ),
+]
 Html = Annotated[Path | None, typer.Option(help="Also write the result as a page to this file.")]
 Data = Annotated[
     list[str],

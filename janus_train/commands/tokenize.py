@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Data, Device, device_kind
+from janus_train.commands.options import Data, Device, Plugins, device_kind
 from janus_train.commands.terminal import count_bar
 from janus_train.cpu import available_cores
+from janus_train.plugins import import_plugins
 
 
 def tokenize(
@@ -29,6 +30,7 @@ def tokenize(
         int | None,
         typer.Option(min=1, help="Number of threads that read and resize images. Default: one per CPU core."),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Cache the VQ codes of images in their shards, so that training does not have to compute them.
 
@@ -45,6 +47,7 @@ def tokenize(
     from janus_train.data.data_args import resolve_data_args
     from janus_train.datatools.tokenize.share import process_device, process_share
 
+    import_plugins(plugin or (), "--plugin")
     index, number = process_share(process_index, num_processes)
     from janus_train.datatools.tokenize.run import ProgressCallbacks, tars_of
     from janus_train.datatools.tokenize.run import tokenize as run

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from janus_train.commands.options import Data, MaxBad, Workers
+from janus_train.commands.options import Data, MaxBad, Plugins, Workers
 from janus_train.commands.terminal import count_bar, table_console
 from janus_train.errors import UserError
+from janus_train.plugins import import_plugins
 from janus_train.targets import check_file
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def verify(
     ] = None,
     max_bad: MaxBad = 0.01,
     workers: Workers = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check every sample as training would: digests, images, the template, and with a tokenizer the length.
 
@@ -51,6 +53,8 @@ def verify(
     if out is not None:
         check_file(out, "--out", "quarantine.jsonl")
     from janus_train.datatools.verify.run import verify as run
+
+    import_plugins(plugin or (), "--plugin")
 
     with count_bar("samples") as bar:
         task = bar.add_task("", total=None)

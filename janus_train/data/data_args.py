@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.recipe import SourceConfig, places_of, read_recipe
+from janus_train.data.recipe import places_of, read_recipe
+from janus_train.data.sources.registry import SourceConfig, source_type
 from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, locate, name_of
 from janus_train.errors import UserError
@@ -25,12 +26,13 @@ class DataArg:
 
     name: str
     places: list[Location] = field(default_factory=list)
-    """Files or folders; tars where ``config`` is None or of type shards."""
+    """Files or folders; tars where ``config`` is None or its type says so."""
     config: SourceConfig | None = None
 
     @property
     def in_tars(self) -> bool:
-        return self.config is None or self.config.type == "shards"
+        """Whether the places are tars with the source's own samples."""
+        return self.config is None or source_type(self.config.type).tars == "samples"
 
 
 def resolve_data_args(words: Sequence[str]) -> list[DataArg]:

@@ -1,97 +1,33 @@
-"""Recipes: one YAML a mixture, naming sources, their kind, template and weight. Names come from our registries only.
+"""Recipes: one YAML per mixture, with its sources, their kind, template and weight. It is data and names no code.
 
     name: demo-stage2
     licence: ...
     sources:
-      - {name: scenes, kind: generation, type: scenes, template: text_to_image, weight: 1, paths: [shards/*.tar], ...}
+      - {name: photos, kind: generation, type: shards, template: text_to_image, weight: 1, paths: [shards/*.tar]}
     previews: ["a red apple on a blue background"]     # drawn while training
 
-Relative paths are relative to the recipe. Data digests go into a run's manifest and guard its resume.
+Relative paths are relative to the recipe. Types and templates are looked up in registries. Data digests go into a run's manifest and guard its resume.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from janus_train.config import OptionGroup, RatioConfig
-from janus_train.data.scenes import SceneSource
-from janus_train.data.sources.hf_dataset import HfDatasetSource
-from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource
-from janus_train.data.sources.shards import ShardSource, find_tars
+from janus_train.data.sources import hf_dataset, jsonl, shards  # noqa: F401 - each registers its types
+from janus_train.data.sources.registry import NOTES, Source, SourceConfig, open_source, own_config, source_type
+from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, find, locate
 from janus_train.data.templates import get_template
-from janus_train.data.types import KINDS, Kind, Record, digest
+from janus_train.data.types import KINDS, Kind, digest
 from janus_train.errors import UserError, one_line
 from janus_train.paths import resolve
-
-
-class Source(Protocol):
-    """A random-access sequence of records."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-class SourceConfig(OptionGroup):
-    """One source of a recipe."""
-
-    name: str
-    kind: Literal["understanding", "text", "generation"]
-    type: Literal["shards", "scenes", "hf_dataset", "jsonl", "imagefolder"]
-    template: str
-    weight: Annotated[float, Field(gt=0)]
-    paths: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Paths or patterns, relative to the recipe. ``shards``, ``scenes``: tars or folders of them, for shards also as URLs
-    (`data.storage.remote`); ``hf_dataset``: a folder that ``save_to_disk`` wrote, or .arrow or .parquet files; ``jsonl``: files;
-    ``imagefolder``: one folder with a folder for each class."""
-    view: str | None = None
-    """``scenes`` only: which view of the composed scenes (scenes.py)."""
-    num_scenes: Annotated[int, Field(gt=0)] | None = None
-    """``scenes`` only: the length of the source, one epoch."""
-    fields: dict[str, str] | None = None
-    """``hf_dataset`` only: record field -> column, for example ``{caption: text}``."""
-    pictures: tuple[str, ...] | None = Field(strict=False, default=None)
-    """``hf_dataset`` only: the columns with pictures."""
-    folder: str | None = None
-    """``jsonl`` only: where the pictures' paths start, relative to the file; left out: the file's own folder."""
-    class_names: str | None = None
-    """``imagefolder`` only: a JSON file ``{"FOLDER": "class name"}``, relative to the source's folder."""
-    licence: str | None = None
-    expected: Annotated[int, Field(gt=0)] | None = None
-    """The number of samples that its publishers state."""
-    prepare: str | None = None
-    """The command that makes the shards, as it is typed in the project's folder."""
-    home: str | None = None
-    """Where it comes from."""
-
-    @model_validator(mode="after")
-    def _options_of_its_type(self) -> SourceConfig:
-        for name, type_ in TYPE_OF_OPTION.items():
-            if getattr(self, name) is not None and self.type != type_:
-                raise ValueError(
-                    f"{name} is an option of type {type_}, the source {self.name!r} is of type {self.type}"
-                )
-        return self
-
-
-NOTES = {"licence", "expected", "prepare", "home"}
-"""What a source says for people; it changes nothing of what is trained on."""
-
-TYPE_OF_OPTION = {
-    "view": "scenes",
-    "num_scenes": "scenes",
-    "fields": "hf_dataset",
-    "pictures": "hf_dataset",
-    "folder": "jsonl",
-    "class_names": "imagefolder",
-}
 
 
 class RecipeConfig(OptionGroup):
@@ -99,52 +35,8 @@ class RecipeConfig(OptionGroup):
 
     name: str
     licence: str
-    sources: tuple[SourceConfig, ...] = Field(strict=False)
+    sources: tuple[Annotated[SerializeAsAny[SourceConfig], BeforeValidator(own_config)], ...] = Field(strict=False)
     previews: tuple[str, ...] = Field(strict=False, default=())
-
-
-def _local(config: SourceConfig, places: list[Location]) -> list[Path]:
-    paths = [place for place in places if isinstance(place, Path)]
-    if len(paths) < len(places):
-        raise UserError(f"source {config.name!r}: type {config.type} reads local files, only shards may be URLs")
-    return paths
-
-
-def _make_shards(config: SourceConfig, places: list[Location], size: int) -> Source:
-    return ShardSource(places)
-
-
-def _make_scenes(config: SourceConfig, places: list[Location], size: int) -> Source:
-    if config.view is None or config.num_scenes is None:
-        raise UserError(f"source {config.name!r} of type scenes needs view and num_scenes")
-    return SceneSource(_local(config, places), config.view, "train", config.num_scenes, size)
-
-
-def _make_hf_dataset(config: SourceConfig, places: list[Location], size: int) -> Source:
-    if not config.fields:
-        raise UserError(
-            f"source {config.name!r} of type hf_dataset needs fields, for example fields: {{caption: text}}"
-        )
-    return HfDatasetSource(_local(config, places), config.fields, config.pictures or ())
-
-
-def _make_jsonl(config: SourceConfig, places: list[Location], size: int) -> Source:
-    return JsonlSource(_local(config, places), config.folder)
-
-
-def _make_imagefolder(config: SourceConfig, places: list[Location], size: int) -> Source:
-    if len(places) != 1:
-        raise UserError(f"source {config.name!r} of type imagefolder takes one folder, paths give {len(places)}")
-    return ImageFolderSource(_local(config, places)[0], config.class_names)
-
-
-SOURCE_TYPES: dict[str, Callable[[SourceConfig, list[Location], int], Source]] = {
-    "shards": _make_shards,
-    "scenes": _make_scenes,
-    "hf_dataset": _make_hf_dataset,
-    "jsonl": _make_jsonl,
-    "imagefolder": _make_imagefolder,
-}
 
 
 def read_recipe(path: Path) -> RecipeConfig:
@@ -162,12 +54,13 @@ def read_recipe(path: Path) -> RecipeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+        value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}{value}") from None
 
 
 def places_of(source: SourceConfig, recipe: Path) -> list[Location]:
     """The files and folders that the source's paths stand for."""
-    expand = find_tars if source.type in ("shards", "scenes") else find
+    expand = find_tars if source_type(source.type).tars else find
     found: list[Location] = []
     for pattern in source.paths:
         place = locate(pattern, recipe.parent.absolute())
@@ -186,13 +79,12 @@ class Recipe:
         self.config = read_recipe(self.path)
         self.shares = self._shares(ratio)
         self.sources: dict[str, tuple[SourceConfig, Source]] = {}
-        self._places: dict[str, list[Location]] = {}
         for source in self.config.sources:
             if source.name in self.sources:
                 raise UserError(f"{self.path}: two sources are called {source.name!r}")
             get_template(source.template, of=f"{self.path}: source {source.name!r}")
-            places = self._places[source.name] = places_of(source, self.path)
-            self.sources[source.name] = (source, SOURCE_TYPES[source.type](source, places, image_size))
+            places = places_of(source, self.path)
+            self.sources[source.name] = (source, open_source(source, places, image_size))
 
     def _shares(self, ratio: RatioConfig) -> dict[Kind, float]:
         """Share of each kind that is drawn at all; every such kind needs a source."""
@@ -213,12 +105,7 @@ class Recipe:
         notes = {"licence": True, "previews": True, "sources": {"__all__": NOTES}}
         values = self.config.model_dump(mode="json", exclude_defaults=True, exclude=notes)  # type: ignore[arg-type]
         found = {"recipe": digest([json.dumps(values, sort_keys=True)])}
-        for name, (config, source) in self.sources.items():
-            data: Any = (
-                ShardSource(self._places[name]) if config.type == "scenes" else source
-            )  # scenes are made of shards
-            found[name] = data.data_digest()
-        return found
+        return found | {name: source.data_digest() for name, (_, source) in self.sources.items()}
 
     @property
     def lengths(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ A recipe names the template of each of its sources. A template is one function, 
     @register_template(reads="caption", reads_codes=True)
     def text_to_image(record: Record) -> list[Segment]: ...
 
-Other packages register theirs in the same way, before a recipe that names them is opened. The formats of the stages are
+Other packages register theirs in the same way, as plug-ins (`janus_train.plugins`). The formats of the stages are
 those of Janus-Pro, section 3.1; stage 3's conversations are in the official code's format (prompt_format.py).
 """
 
@@ -21,7 +21,7 @@ from PIL import Image
 from janus_train.data.prompt_format import ROLES, full_turn, generation_prompt, open_turn
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.data.types import BadSample, Record, Segment
-from janus_train.errors import UserError
+from janus_train.plugins import Registry
 
 Build = Callable[[Record], list[Segment]]
 
@@ -51,7 +51,7 @@ class Template:
     """The model's system prompt goes before it, where its source is for understanding."""
 
 
-_TEMPLATES: dict[str, Template] = {}
+_TEMPLATES: Registry[Template] = Registry("template")
 
 
 def register_template(
@@ -70,12 +70,10 @@ def register_template(
 
     def register(build: Build) -> Build:
         name = build.__name__
-        known = _TEMPLATES.get(name)
-        if known is not None and known.build.__module__ != build.__module__:
-            raise UserError(f"template {name!r} of {build.__module__}: {known.build.__module__} has one of this name")
-        _TEMPLATES[name] = Template(
+        template = Template(
             name, build, reads, reads_codes, can_cut_text, can_drop_turns, can_cut_caption, takes_system_prompt
         )
+        _TEMPLATES.add(name, template, build.__module__)
         return build
 
     return register
@@ -83,17 +81,15 @@ def register_template(
 
 def get_template(name: str, of: str = "") -> Template:
     """The template of this name. Raises `UserError` with the known ones if there is none; ``of`` says what names it."""
-    if name not in _TEMPLATES:
-        raise UserError(f"{of and of + ': '}there is no template {name!r}, known are {', '.join(_TEMPLATES)}")
-    return _TEMPLATES[name]
+    return _TEMPLATES.get(name, of)
 
 
 def template_for(record: Record) -> Template:
     """A template for a record of which no recipe speaks: the first one whose field is there. Raises `BadSample`."""
-    for template in _TEMPLATES.values():
+    for template in _TEMPLATES:
         if template.reads in record.fields:
             return template
-    fields = dict.fromkeys(template.reads for template in _TEMPLATES.values())
+    fields = dict.fromkeys(template.reads for template in _TEMPLATES)
     raise BadSample(f"none of the fields {', '.join(fields)} is there", key=record.key)
 
 

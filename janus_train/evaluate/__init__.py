@@ -1,1 +1,1 @@
-"""How good a model is on scenes that it never saw: drawn pictures judged by a detector, answers by comparison."""
+"""Evaluations of a model, found by name; `janus_train.demo` has the demonstration's."""

@@ -31,7 +31,17 @@ from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
 
-_MAY_CHANGE = ("output_dir", "resume", "run", "logging", "init_from", "data.num_workers", "batch.micro_rows", "memory")
+_MAY_CHANGE = (
+    "output_dir",
+    "resume",
+    "plugins",
+    "run",
+    "logging",
+    "init_from",
+    "data.num_workers",
+    "batch.micro_rows",
+    "memory",
+)
 """What may differ between a run and its continuation: none of it changes what is trained on."""
 
 _MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"

@@ -46,19 +46,22 @@ def test_digests_follow_recipe_and_data(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"template": "poem"}, "source 'a': there is no template 'poem', known are conversation,"),
-        ({"type": "janus_train.evil"}, "sources.0.type"),
+        (
+            {"type": "janus_train.evil"},
+            "r.yaml: sources.0: there is no source type 'janus_train.evil', known are hf_dataset,",
+        ),
         ({"paths": ["b*.tar"]}, "nothing is at 'b*.tar'"),
         ({"paths": []}, "sources.0.paths"),
         ({"weight": 0}, "sources.0.weight"),
         ({"kind": "generation"}, "ratio asks for text (1) but no source"),
-        ({"type": "scenes"}, "needs view and num_scenes"),
+        ({"type": "scenes"}, "sources.0.view: Field required"),
         ({"colour": "red"}, "sources.0.colour"),
     ],
 )
 def test_mistakes_name_file_and_place(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)) as error:
         Recipe(str(recipe_with(tmp_path, **changes)), TEXT, 64)
-    assert "r.yaml" in str(error.value) or "scenes" in str(error.value)
+    assert "r.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, streams_of
 from janus_train.data.packing.best_fit import BestFitPacker, Packer
 from janus_train.data.packing.one_per_row import OnePerRowPacker
-from janus_train.data.recipe import SourceConfig
+from janus_train.data.sources.registry import SourceConfig
 from janus_train.data.streams import DocumentSampler
 from janus_train.data.types import BadSample, Document, Kind, Record, Row
 from tests.helpers import plain_image

@@ -18,20 +18,12 @@ from janus_train.errors import UserError
 from tests.helpers import make_shard
 
 
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, templates.Template]:
-    """What a test registers is gone after it."""
-    copy = dict(templates._TEMPLATES)
-    monkeypatch.setattr(templates, "_TEMPLATES", copy)
-    return copy
-
-
 def limerick(record: Record) -> list[Segment]:
     return [Segment("text", "Once: "), Segment("text", record.fields["limerick"] + EOS, loss=True)]
 
 
 @pytest.fixture
-def registered(registry: dict[str, templates.Template]) -> Iterator[None]:
+def registered(registries: None) -> Iterator[None]:
     assert register_template(reads="limerick")(limerick) is limerick
     yield
 
@@ -71,7 +63,7 @@ def test_a_record_of_which_no_recipe_speaks_is_known_by_its_field() -> None:
         template_for(Record("k", {"poem": "x"}))
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_two_packages_cannot_have_one_name() -> None:
     def text(record: Record) -> list[Segment]:
         return []
@@ -82,5 +74,5 @@ def test_two_packages_cannot_have_one_name() -> None:
 
 
 def test_the_templates_that_draw_read_codes() -> None:
-    drawing = {name for name, template in templates._TEMPLATES.items() if template.reads_codes}
+    drawing = {template.name for template in templates._TEMPLATES if template.reads_codes}
     assert drawing == {"conversation", "text_to_image", "request_to_image", "class_to_image"}

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from janus_train.data.sources.decode import FOLDER_FORMATS, image_of
+from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError, one_line
@@ -220,3 +222,21 @@ def _parquet_labels(schema: Any, columns: list[str]) -> dict[str, list[str]]:
         return _labels(Features.from_dict(json.loads(written)["info"]["features"]), columns)
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+class HfDatasetConfig(SourceConfig):
+    """A folder that ``save_to_disk`` wrote, or .arrow or .parquet files."""
+
+    fields: dict[str, str] | None = None
+    """Record field -> column, for example ``{caption: text}``."""
+    pictures: tuple[str, ...] | None = Field(strict=False, default=None)
+    """The columns with images."""
+
+
+@register_source("hf_dataset", HfDatasetConfig)
+def open_hf_dataset(config: HfDatasetConfig, places: list[Path], image_size: int) -> HfDatasetSource:
+    if not config.fields:
+        raise UserError(
+            f"source {config.name!r} of type hf_dataset needs fields, for example fields: {{caption: text}}"
+        )
+    return HfDatasetSource(places, config.fields, config.pictures or ())

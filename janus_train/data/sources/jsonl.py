@@ -21,6 +21,7 @@ import numpy as np
 from janus_train.data.image_files import ImageError, read_image_file
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
+from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
@@ -230,3 +231,29 @@ def _mapping(path: Path, classes: list[str]) -> list[str]:
     if missing:
         raise UserError(f"class_names: {path} has no name for {len(missing)} folders, the first is {missing[0]!r}")
     return [names[name] for name in classes]
+
+
+class JsonlConfig(SourceConfig):
+    """JSON Lines files."""
+
+    folder: str | None = None
+    """Where the images' paths start, relative to the file; left out: the file's own folder."""
+
+
+@register_source("jsonl", JsonlConfig)
+def open_jsonl(config: JsonlConfig, places: list[Path], image_size: int) -> JsonlSource:
+    return JsonlSource(places, config.folder)
+
+
+class ImageFolderConfig(SourceConfig):
+    """One folder with a folder for each class."""
+
+    class_names: str | None = None
+    """A JSON file ``{"FOLDER": "class name"}``, relative to the source's folder."""
+
+
+@register_source("imagefolder", ImageFolderConfig)
+def open_imagefolder(config: ImageFolderConfig, places: list[Path], image_size: int) -> ImageFolderSource:
+    if len(places) != 1:
+        raise UserError(f"source {config.name!r} of type imagefolder takes one folder, paths give {len(places)}")
+    return ImageFolderSource(places[0], config.class_names)

@@ -31,6 +31,7 @@ from janus_train.data.shards.index import (
     read_listing,
 )
 from janus_train.data.sources.decode import SHARD_FORMATS, caption_of, codes_of, fields_of, image_of
+from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import (
     MISSING,
     THREADS,
@@ -242,3 +243,8 @@ def _images(parts: dict[str, bytes]) -> list[tuple[str, str]]:
         if ending in IMAGE_ENDINGS:
             found.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", ending))
     return [(prefix, ending) for _, prefix, ending in sorted(found)]
+
+
+@register_source("shards", tars="samples", urls=True)
+def open_shards(config: SourceConfig, places: list[Location], image_size: int) -> ShardSource:
+    return ShardSource(places)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from janus_train.data.encode import Encoder
 from janus_train.data.images import to_rgb
-from janus_train.data.recipe import Source
+from janus_train.data.sources.registry import Source
 from janus_train.data.templates import Template, template_for
 from janus_train.data.types import BadSample, Kind, Record, Reference
 from janus_train.errors import UserError
@@ -73,7 +73,7 @@ class SampleCheck:
     kind: Kind | None = None
     lengths: Lengths | None = None
     fields: bool = True
-    """False: only that the sample can be read (the material of composed scenes has no form)."""
+    """False: only that the sample can be read (the material that a source makes samples from has no form)."""
 
     def look(self, source: Source, index: int) -> int:
         """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.data.data_args import DataArg
-from janus_train.data.recipe import SOURCE_TYPES, Source
 from janus_train.data.shards.index import read_head
+from janus_train.data.sources.registry import Source, open_source, source_type
 from janus_train.data.sources.shards import ShardSource
 from janus_train.data.storage.remote import Location, file_sizes, open_reader
 from janus_train.data.templates import get_template
@@ -84,17 +84,18 @@ def plan_verification(given: Sequence[DataArg], lengths: Lengths | None) -> Veri
         plan.pieces.append([])
         plan.sizes.append(sum(map(_bytes_at, one.places)))
         config = one.config
+        tars = "samples" if config is None else source_type(config.type).tars
         if config is None:
             plan.checks.append(SampleCheck(lengths=lengths))
         else:
             template = get_template(config.template, of=f"source {one.name!r}")
-            plan.checks.append(SampleCheck(template, config.kind, lengths, fields=config.type != "scenes"))
-        if one.in_tars or (config is not None and config.type == "scenes"):
+            plan.checks.append(SampleCheck(template, config.kind, lengths, fields=tars != "material"))
+        if tars is not None:
             _plan_tars(plan, number, one)
             continue
         assert config is not None
         try:
-            source = SOURCE_TYPES[config.type](config, one.places, 0)
+            source = open_source(config, one.places, 0)
         except UserError as error:
             plan.problems.append((number, Problem(one.name, None, one.name, str(error), True)))
             continue

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
-from janus_train.data.recipe import Source
+from janus_train.data.sources.registry import Source
 from janus_train.data.storage.remote import Location
 from janus_train.datatools.verify.check import SampleCheck
 from janus_train.datatools.verify.plan import (
@@ -25,6 +25,7 @@ from janus_train.datatools.verify.plan import (
     run_piece,
 )
 from janus_train.errors import UserError
+from janus_train.plugins import import_plugins, imported_plugins
 
 _worker: _Worker | None = None
 """A process's own."""
@@ -63,7 +64,7 @@ def run_pieces(plan: VerificationPlan, workers: int) -> Iterator[PieceResult]:
         return
     # spawned: forked ones would hold whatever threads of this process held locked
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=given)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(imported_plugins(), *given))
     waiting: deque[Future[PieceResult]] = deque()
     try:
         for piece in pieces:
@@ -78,12 +79,13 @@ def run_pieces(plan: VerificationPlan, workers: int) -> Iterator[PieceResult]:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(names: list[str], checks: list[SampleCheck], sources: list[Source | None]) -> None:
+def _begin(plugins: tuple[str, ...], names: list[str], checks: list[SampleCheck], sources: list[Source | None]) -> None:
     """In a new process: leave Ctrl-C to the parent, end when the parent ends, keep Pillow's remarks to oneself."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
+    import_plugins(plugins)  # their templates count where no recipe names one
     _worker = _Worker(names, checks, sources)
 
 

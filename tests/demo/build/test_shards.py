@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,20 +13,12 @@ import pytest
 from PIL import Image
 
 from janus_train.data.sources.shards import ShardSource
+from janus_train.demo.build import shards as build
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
 
 DEMO = ROOT / "data_recipes/demo"
 TARS = sorted((DEMO / "shards").glob("*.tar"))
-
-
-def script():
-    """The build script as a module."""
-    spec = importlib.util.spec_from_file_location("build_shards", DEMO / "build_shards.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_object_has_its_fields_and_an_image() -> None:
@@ -65,35 +56,33 @@ def test_scaling_takes_no_colour_from_transparent_pixels() -> None:
     image.paste((255, 0, 0, 255), (64, 64, 191, 191))
     stream = io.BytesIO()
     image.save(stream, "PNG")
-    small = script().shrink(stream.getvalue())
+    small = build.shrink(stream.getvalue())
     assert all(g < 8 for r, g, b, a in small.getdata() if a > 16)
 
 
 def test_a_wrong_package_gets_one_line(tmp_path: Path) -> None:
-    module = script()
     with pytest.raises(UserError, match="no such file"):
-        module.build(tmp_path, tmp_path / "out")
-    for name in module.PACKAGES:
+        build.build(tmp_path, tmp_path / "out")
+    for name in build.PACKAGES:
         (tmp_path / name).write_bytes(b"not it")
     with pytest.raises(UserError, match="SHA-256"):
-        module.build(tmp_path, tmp_path / "out")
+        build.build(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
     """Needs the packages: from the folder DEMO_PACKAGES, or from the registry through npm."""
-    module = script()
     given = os.environ.get("DEMO_PACKAGES")
     if given is None:
         if shutil.which("npm") is None:
             pytest.skip("no DEMO_PACKAGES folder and no npm: the rebuild of the shards is not checked")
         try:
-            module.fetch(tmp_path)
+            build.fetch(tmp_path)
         except UserError as error:
             pytest.skip(f"the packages cannot be had: {error}")
-    if Image.__version__ not in module.PILLOW:
-        pytest.skip(f"Pillow {Image.__version__} is none of {module.PILLOW}, which give the shards' bytes")
-    command = [sys.executable, str(DEMO / "build_shards.py"), "--check", "--packages", given or str(tmp_path)]
+    if Image.__version__ not in build.PILLOW:
+        pytest.skip(f"Pillow {Image.__version__} is none of {build.PILLOW}, which give the shards' bytes")
+    command = [sys.executable, "-m", "janus_train.demo.build.shards", "--check", "--packages", given or str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from base_common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from torch import nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from janus_train.data.scenes import SceneSource, caption
 from janus_train.data.special_tokens import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
+from janus_train.demo.build.common import ENDLESS, SHARDS, Figures, Progress, Schedule
+from janus_train.demo.scenes import SceneSource, caption
 
 VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
 """The order in which documents are drawn."""

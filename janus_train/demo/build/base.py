@@ -1,6 +1,6 @@
 """Makes the tiny model's base: what Janus takes ready from others, pretrained here on the embedded pictures.
 
-    python data_recipes/demo/make_base.py --out data_recipes/demo/base
+    python -m janus_train.demo.build.base --out data_recipes/demo/base
 
 Janus starts from a trained VQ tokenizer, a trained vision encoder and a trained language model; so does the demo. In: the
 shards of this folder, training combinations only, and the model's shape (configs/model/tiny.yaml). Out: one folder in
@@ -22,17 +22,17 @@ from typing import Any
 
 import torch
 import yaml
-from base_common import Figures
-from base_llm import evaluate_llm, texts, train_llm
-from base_tokenizer import train_tokenizer
-from base_vision import evaluate_vision, train_vision
-from base_vq import evaluate_vq, train_codes, train_images
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from janus_train.config import ModelConfig
 from janus_train.data.special_tokens import SpecialTokens
+from janus_train.demo.build.common import Figures
+from janus_train.demo.build.language_model import evaluate_llm, texts, train_llm
+from janus_train.demo.build.tokenizer import train_tokenizer
+from janus_train.demo.build.vision import evaluate_vision, train_vision
+from janus_train.demo.build.vq import evaluate_vq, train_codes, train_images
 from janus_train.errors import UserError
 from janus_train.files import staged_folder
 from janus_train.model.build import build
@@ -176,7 +176,7 @@ def main() -> None:
     titles = {"vq": "VQ tokenizer", "vision": "vision encoder: linear probes, accuracy", "llm": "language model"}
     tables = [table(titles[part], trained[part] | measured[part]) for part in PREFIXES]
     print("\n\n".join(tables))
-    write(janus, tokenizer, tables, options.out, "python data_recipes/demo/make_base.py --out data_recipes/demo/base")
+    write(janus, tokenizer, tables, options.out, "python -m janus_train.demo.build.base --out data_recipes/demo/base")
 
 
 if __name__ == "__main__":

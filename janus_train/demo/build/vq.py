@@ -22,9 +22,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from base_common import Figures, Images, Progress, Schedule, scenes, to_float
 from torch import nn
+from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEDecoder, JanusVQVAEEncoder
 
+from janus_train.demo.build.common import Figures, Images, Progress, Schedule, scenes, to_float
 from janus_train.model.vq import decode_codes, encode_images
 
 CODES_BATCH, IMAGES_BATCH = 16, 8
@@ -120,7 +121,7 @@ def pixel_loss(made: torch.Tensor, wanted: torch.Tensor, edges: float = 0.0) -> 
     return loss
 
 
-def start_residuals(vq: nn.Module) -> None:
+def start_residuals(vq: JanusVQVAE) -> None:
     """Residual blocks near the identity; the upsampling ones exactly, and their convolutions near it too."""
     for name, parameter in vq.named_parameters():
         if name.endswith("conv2.weight"):
@@ -136,7 +137,7 @@ def start_residuals(vq: nn.Module) -> None:
         weight.data.mul_(0.3).add_(identity)
 
 
-def narrow(encoder: nn.Module) -> None:
+def narrow(encoder: JanusVQVAEEncoder) -> None:
     """The encoder sees little beyond a cell: its middle block is the identity for good, the last convolution nearly 1x1."""
     for name, parameter in encoder.mid.named_parameters():
         parameter.requires_grad_(False)
@@ -148,7 +149,7 @@ def narrow(encoder: nn.Module) -> None:
     weight[..., 1, 1] = centre
 
 
-def small_layers(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+def small_layers(decoder: JanusVQVAEDecoder, latent: torch.Tensor) -> torch.Tensor:
     """The decoder's layers at 8x8."""
     hidden = decoder.mid(decoder.conv_in(latent))
     level = decoder.up[0]
@@ -157,7 +158,7 @@ def small_layers(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
-def draw(decoder: nn.Module, latent: torch.Tensor, whole: bool) -> torch.Tensor:
+def draw(decoder: JanusVQVAEDecoder, latent: torch.Tensor, whole: bool) -> torch.Tensor:
     """The decoder's forward; unless ``whole`` without the last level's blocks, which are the identity then."""
     hidden = small_layers(decoder, latent)
     last = len(decoder.up) - 1
@@ -170,7 +171,7 @@ def draw(decoder: nn.Module, latent: torch.Tensor, whole: bool) -> torch.Tensor:
     return decoder.conv_out(hidden * torch.sigmoid(hidden))
 
 
-def flat_latents(vq: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def flat_latents(vq: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels in -1..1 -> unit latents (N * P, e)."""
     return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
@@ -199,12 +200,13 @@ def recomposed(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tupl
     return mixed.roll((down * stride, right * stride), (2, 3)), expected.roll((down, right), (1, 2)).flatten(0, 2)
 
 
-def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
+def train_codes(vq: JanusVQVAE, size: int, steps: int) -> Figures:
     """First phase. Stores the unit-norm codebook in ``vq.quantize``."""
     stride = 2 ** (len(vq.decoder.up) - 1)
     images = Images(size)
     head = Head(vq.decoder.mid.block_2.conv2.out_channels, stride)
-    model = nn.ModuleList([vq, head]).train().to(memory_format=torch.channels_last)
+    model = nn.ModuleList([vq, head]).train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it for modules
     start_residuals(vq)
     narrow(vq.encoder)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -248,7 +250,7 @@ def train_codes(vq: nn.Module, size: int, steps: int) -> Figures:
     return {"codes: steps": steps, "codes: seconds": round(progress.seconds), "codebook perplexity": book.perplexity}
 
 
-def train_images(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8) -> Figures:
+def train_images(vq: JanusVQVAE, size: int, steps: int, whole_from: float = 0.8) -> Figures:
     """Second phase: the decoder from frozen codes; the last level's blocks join after ``whole_from`` of the steps."""
     images = Images(size)
     stride = 2 ** (len(vq.decoder.up) - 1)
@@ -272,7 +274,7 @@ def train_images(vq: nn.Module, size: int, steps: int, whole_from: float = 0.8) 
 
 
 @torch.no_grad()
-def evaluate_vq(vq: nn.Module, size: int, count: int = 200) -> Figures:
+def evaluate_vq(vq: JanusVQVAE, size: int, count: int = 200) -> Figures:
     """Errors of reconstruction on held-out combinations, in 0..255, and how much of the codebook they use."""
     vq.eval()
     _, pixels = scenes("held_out", 7003, count, size)

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from janus_train.paths import ROOT
+
 BIN = Path(sys.executable).parent
 
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from janus_train.data.images import generation_pixels, to_float
-from janus_train.data.scene_text import NUM_CAPTIONS, first_sentence, sentence
-from janus_train.data.scenes import Library, Scene, held_out_scenes, library, render
-from janus_train.evaluate.common import Options, Progress, counter
-from janus_train.evaluate.detector import detector_of
-from janus_train.evaluate.grid import image_grid
-from janus_train.evaluate.measures import NEAR, commonest, judge, measure, share
+from janus_train.demo.detector import detector_of
+from janus_train.demo.grid import image_grid
+from janus_train.demo.measures import NEAR, commonest, judge, measure, share
+from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
+from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
+from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_images
 from janus_train.infer.load import LoadedModel
@@ -31,15 +31,15 @@ def prompt_of(scene: Scene, number: int) -> str:
 
 
 def evaluate_drawing(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: Options, report: Progress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """The generation measures and the number of objects; writes pictures/, pictures.jsonl and grid.png."""
-    objects, scenes = library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
+    library, scenes = load_library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
     prompts = [prompt_of(scene, number) for number, scene in enumerate(scenes)]
-    truth = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    truth = [render(scene, library, loaded.encoder.image_size) for scene in scenes]
     trips = round_trips(loaded, truth)
     drawn = _draw(loaded, prompts, options, report)
-    detector = detector_of(objects)
+    detector = detector_of(library)
     lines: list[dict[str, Any]] = []
     judged: dict[str, list[dict[str, list[bool]]]] = {"drawn": [], "true_pictures": [], "round_trips": []}
     for number, scene in enumerate(scenes):
@@ -64,10 +64,12 @@ def evaluate_drawing(
         report("judge", number + 1, len(scenes))
     write_json_lines(out / "pictures.jsonl", lines)
     image_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_IMAGES]).save(out / "grid.png")
-    return _generation_measures(scenes, judged, objects), detector.num_objects
+    return _generation_measures(scenes, judged, library), detector.num_objects
 
 
-def _draw(loaded: LoadedModel, prompts: Sequence[str], options: Options, report: Progress) -> list[Image.Image]:
+def _draw(
+    loaded: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: Progress
+) -> list[Image.Image]:
     return generate_images(
         loaded.janus,
         [loaded.encoder.generation_prompt_ids(prompt) for prompt in prompts],
@@ -97,17 +99,17 @@ def _right(judged: dict[str, list[bool]]) -> dict[str, bool]:
 
 
 def _generation_measures(
-    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], objects: Library
+    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], library: Library
 ) -> list[dict[str, Any]]:
     # All objects are candidates, but a model that draws well any of those it has seen in scenes, whichever is asked for,
     # is right once in as many as there are: that is chance, not one in all.
-    luck = 100 / len(objects.scene_things)
+    luck = 100 / len(library.scene_objects)
     chances = {
         "background": commonest(scene.background for scene in scenes),
-        "count": commonest(len(scene.placed) for scene in scenes),
+        "count": commonest(len(scene.objects) for scene in scenes),
         **dict.fromkeys(("side", "side_one", "side_two"), 50.0),
         "object": luck,
-        "object_near": luck + 100 * NEAR / len(objects.things),
+        "object_near": luck + 100 * NEAR / len(library.objects),
     }
     measures = []
     for name, chance in chances.items():

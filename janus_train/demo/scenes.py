@@ -15,107 +15,108 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.scene_text import (
-    NUM_CAPTIONS,
-    caption,
-    class_caption,
-    definition,
-    first_sentence,
-    questions,
-    sentence,
-    thing_questions,
-)
-from janus_train.data.scene_things import (
+from janus_train.data.sources.shards import ShardSource
+from janus_train.data.types import Record
+from janus_train.demo.objects import (
     BACKGROUNDS,
     NEUTRAL,
     PLACES_OF_COUNT,
     SIDES,
     UNIT,
     Library,
-    Placed,
+    PlacedObject,
     Scene,
-    Thing,
+    SceneObject,
+    center_of,
     is_held_out,
-    library,
-    spot,
+    load_library,
 )
-from janus_train.data.types import Record
+from janus_train.demo.words import (
+    NUM_CAPTIONS,
+    caption,
+    class_caption,
+    definition,
+    first_sentence,
+    object_questions,
+    questions,
+    sentence,
+)
 from janus_train.errors import UserError
 
 __all__ = [
     "BACKGROUNDS",
     "NEUTRAL",
     "Library",
-    "Placed",
+    "PlacedObject",
     "Scene",
+    "SceneObject",
     "SceneSource",
-    "Thing",
     "caption",
     "class_scene",
     "draw_scene",
     "held_out_scenes",
     "is_held_out",
-    "library",
+    "load_library",
     "questions",
     "render",
 ]
 
 VIEWS = {"class": 1, "scene": 2, "text": 3, "conversation": 4, "draw": 5, "dialogue": 6}
-"""What a source makes of scenes and things -> its number in the seed (never change one)."""
+"""What a source makes of scenes and objects -> its number in the seed (never change one)."""
 SPLITS = {"train": 1, "held_out": 2}
 EVALUATION = 100  # the seed number of `held_out_scenes`
 
-SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three things
+SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three objects
 
 IMAGE = "<image_placeholder>"
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 
 
-def _compose(things: list[Thing], rng: np.random.Generator) -> tuple[Placed, ...]:
-    size_word = ("small", "large")[rng.integers(2)] if len(things) == 1 else ""
+def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[PlacedObject, ...]:
+    size_word = ("small", "large")[rng.integers(2)] if len(objects) == 1 else ""
     side = SIDES[size_word or "small"]
-    choices = PLACES_OF_COUNT[len(things)]
+    choices = PLACES_OF_COUNT[len(objects)]
     places = choices[rng.integers(len(choices))]
     return tuple(
-        Placed(thing, place, *spot(place, side, len(things)), side, size_word)
-        for thing, place in zip(things, places, strict=True)
+        PlacedObject(scene_object, place, *center_of(place, side, len(objects)), side, size_word)
+        for scene_object, place in zip(objects, places, strict=True)
     )
 
 
-def draw_scene(objects: Library, rng: np.random.Generator, split: str) -> Scene:
+def draw_scene(library: Library, rng: np.random.Generator, split: str) -> Scene:
     """A random scene of the split; combinations of the other split are drawn again."""
-    things, colours = objects.scene_things, list(BACKGROUNDS)
-    most = min(3, len(things))
+    objects, colours = library.scene_objects, list(BACKGROUNDS)
+    most = min(3, len(objects))
     shares = np.array(SHARE_OF_COUNT[:most]) / sum(SHARE_OF_COUNT[:most])
     while True:
         number = int(rng.choice(most, p=shares)) + 1
-        chosen = [things[i] for i in rng.choice(len(things), number, replace=False)]
+        chosen = [objects[i] for i in rng.choice(len(objects), number, replace=False)]
         background = colours[rng.integers(len(colours))]
         label = "+".join(sorted(t.name for t in chosen)) + "@" + background
         if is_held_out(label) == (split == "held_out"):
             return Scene(_compose(chosen, rng), background)
 
 
-def _paste(ground: Image.Image, objects: Library, placed: Placed) -> None:
+def _paste(ground: Image.Image, library: Library, placed: PlacedObject) -> None:
     scale = ground.width / UNIT
     side = round(placed.side * scale)
-    image = objects.image(placed.thing.number, side)
+    image = library.image(placed.object.number, side)
     corner = (round(placed.x * scale - side / 2), round(placed.y * scale - side / 2))
     ground.paste(image, corner, image)
 
 
-def render(scene: Scene, objects: Library, size: int = UNIT) -> Image.Image:
+def render(scene: Scene, library: Library, size: int = UNIT) -> Image.Image:
     """The scene as an RGB picture, ``size`` pixels a side."""
     ground = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
-    for placed in scene.placed:
-        _paste(ground, objects, placed)
+    for placed in scene.objects:
+        _paste(ground, library, placed)
     return ground
 
 
-def class_scene(thing: Thing) -> Scene:
-    """The thing alone, large and in the middle, on none of the backgrounds' colours."""
+def class_scene(scene_object: SceneObject) -> Scene:
+    """The object alone, large and in the middle, on none of the backgrounds' colours."""
     side = SIDES["large"]
-    return Scene((Placed(thing, "middle", *spot("middle", side), side),), "")
+    return Scene((PlacedObject(scene_object, "middle", *center_of("middle", side), side),), "")
 
 
 def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -125,7 +126,7 @@ def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 class SceneSource:
-    """A random-access sequence of records about scenes or things: see `VIEWS`.
+    """A random-access sequence of records about scenes or objects: see `VIEWS`.
 
     ``class`` {class_name, caption} + picture; ``scene`` {caption} + picture; ``text`` {text};
     ``conversation`` {conversations} + picture to look at; ``draw`` {conversations} + picture to draw;
@@ -143,11 +144,17 @@ class SceneSource:
         self._make = getattr(self, f"_{view}")
 
     @property
-    def objects(self) -> Library:
-        return library(self._shards)  # looked up each time: a source travels to worker processes without its pictures
+    def library(self) -> Library:
+        return load_library(
+            self._shards
+        )  # looked up each time: a source travels to worker processes without its pictures
 
     def __len__(self) -> int:
         return self._length
+
+    def data_digest(self) -> str:
+        """Of the shards: everything else about scenes is in the recipe and the code."""
+        return ShardSource(list(self._shards)).data_digest()
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < self._length:
@@ -157,34 +164,34 @@ class SceneSource:
 
     def scene(self, index: int) -> Scene:
         """The scene behind a record of the views scene, conversation and draw."""
-        return draw_scene(self.objects, self._rng(index), self.split)
+        return draw_scene(self.library, self._rng(index), self.split)
 
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], index)))
 
-    def _thing(self, index: int) -> Thing:
-        """Every thing once in as many indices as there are things, in another order each time."""
-        things = self.objects.things
-        turn, place = divmod(index, len(things))
+    def _object(self, index: int) -> SceneObject:
+        """Every object once in as many indices as there are objects, in another order each time."""
+        objects = self.library.objects
+        turn, place = divmod(index, len(objects))
         order = np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], 0, turn)))
-        return things[int(order.permutation(len(things))[place])]
+        return objects[int(order.permutation(len(objects))[place])]
 
     def _class(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        thing = self._thing(index)
-        image = render(class_scene(thing), self.objects, self.size)
-        return {"class_name": thing.name, "caption": class_caption(thing)}, [image]
+        scene_object = self._object(index)
+        image = render(class_scene(scene_object), self.library, self.size)
+        return {"class_name": scene_object.name, "caption": class_caption(scene_object)}, [image]
 
     def _scene(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.objects, rng, self.split)
-        return {"caption": caption(scene, rng)}, [render(scene, self.objects, self.size)]
+        scene = draw_scene(self.library, rng, self.split)
+        return {"caption": caption(scene, rng)}, [render(scene, self.library, self.size)]
 
     def _text(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         if rng.random() < 0.25:
-            return {"text": caption(draw_scene(self.objects, rng, self.split), rng)}, []
-        return {"text": definition(self._thing(index), rng)}, []
+            return {"text": caption(draw_scene(self.library, rng, self.split), rng)}, []
+        return {"text": definition(self._object(index), rng)}, []
 
     def _conversation(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.objects, rng, self.split)
+        scene = draw_scene(self.library, rng, self.split)
         asked = questions(scene, int(rng.random() < 0.3))
         kinds = list(rng.permutation(["colour", "count", "place", "object"])[: rng.integers(1, 4)])
         pairs = []
@@ -192,28 +199,28 @@ class SceneSource:
             candidates = [(q, a) for k, q, a in asked if k == kind]
             pairs.append(candidates[rng.integers(len(candidates))])
         pairs[0] = (f"{IMAGE}\n{pairs[0][0]}", pairs[0][1])
-        return {"conversations": _turns(pairs)}, [render(scene, self.objects, self.size)]
+        return {"conversations": _turns(pairs)}, [render(scene, self.library, self.size)]
 
     def _draw(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.objects, rng, self.split)
+        scene = draw_scene(self.library, rng, self.split)
         if rng.random() < 0.5:
             asked = caption(scene, rng)
         else:
             order = ("draw", "please draw")[rng.integers(2)]
             asked = sentence(f"{order} {first_sentence(scene, int(rng.integers(NUM_CAPTIONS - 1)))}")
-        return {"conversations": _turns([(asked, IMAGE)])}, [render(scene, self.objects, self.size)]
+        return {"conversations": _turns([(asked, IMAGE)])}, [render(scene, self.library, self.size)]
 
     def _dialogue(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        pairs = thing_questions(self._thing(index), rng)[: rng.integers(1, 4)]
+        pairs = object_questions(self._object(index), rng)[: rng.integers(1, 4)]
         return {"conversations": _turns(pairs)}, []
 
 
 def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
     """The first ``number`` scenes for evaluation, all of held-out combinations and no two the same."""
-    objects, index = library(tuple(shards)), 0
+    library, index = load_library(tuple(shards)), 0
     found: dict[Scene, None] = {}
     while len(found) < number:
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
-        found.setdefault(draw_scene(objects, rng, "held_out"))
+        found.setdefault(draw_scene(library, rng, "held_out"))
         index += 1
     return list(found)

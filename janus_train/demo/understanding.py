@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_train.data.scene_text import questions
-from janus_train.data.scenes import Scene, SceneSource, held_out_scenes, library, render
 from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
-from janus_train.evaluate.common import Options, Progress, counter
-from janus_train.evaluate.measures import commonest, measure
+from janus_train.demo.measures import commonest, measure
+from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, load_library, render
+from janus_train.demo.words import questions
+from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import LoadedModel
@@ -28,12 +28,12 @@ MAX_ANSWER_TOKENS = 24
 
 
 def evaluate_answers(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: Options, report: Progress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
-    objects = library(tuple(shards))
+    library = load_library(tuple(shards))
     scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
-    images = [render(scene, objects, loaded.encoder.image_size) for scene in scenes]
+    images = [render(scene, library, loaded.encoder.image_size) for scene in scenes]
     asked = [(number, *one) for number, scene in enumerate(scenes) for one in ask(scene, options.seed + number)]
     asked = asked[: options.num_questions]
     requests = [
@@ -82,12 +82,14 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".")
 
 
-def evaluate_dialogues(loaded: LoadedModel, shards: list[Path], options: Options, report: Progress) -> dict[str, Any]:
+def evaluate_dialogues(
+    loaded: LoadedModel, shards: list[Path], options: EvaluationOptions, report: Progress, num_dialogues: int
+) -> dict[str, Any]:
     """Perplexity of the answers in dialogues drawn by another seed than training's; the objects are the same."""
-    source = SceneSource(shards, "dialogue", "held_out", options.num_dialogues)
+    source = SceneSource(shards, "dialogue", "held_out", num_dialogues)
     encoder, janus = loaded.encoder, loaded.janus
     documents = []
-    for index in range(options.num_dialogues):
+    for index in range(num_dialogues):
         record = source[index]
         reference = Reference("dialogue", 0, index, record.key)
         documents.append(

@@ -7,9 +7,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-WIDTH = 104
-"""Where the output is no terminal."""
-
 
 def results_table(results: dict[str, Any]) -> Table:
     """One line a measure: what was reached, beside what was asked and what the detector says of true pictures."""

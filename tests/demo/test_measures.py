@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.evaluate.measures import commonest, interval, measure, share
+from janus_train.demo.measures import commonest, interval, measure, share
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from janus_train.data.scene_things import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, spot
+from janus_train.demo.objects import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, center_of
 
 BORDER = 2
 """Width in pixels of the frame that shows the background."""
@@ -53,7 +53,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedObject:
     """One object in a picture: where it is, and how far it is from each object of the library (mean squared error)."""
 
     slot: Slot
@@ -69,14 +69,14 @@ class Detection:
     """All that was found. ``background`` is None if the border has no colour of the palette."""
 
     background: str | None
-    found: tuple[Found, ...]
+    objects: tuple[DetectedObject, ...]
 
     @property
     def places(self) -> tuple[str, ...]:
-        return tuple(found.slot.place for found in self.found)
+        return tuple(found.slot.place for found in self.objects)
 
-    def at(self, place: str) -> Found | None:
-        return next((found for found in self.found if found.slot.place == place), None)
+    def at(self, place: str) -> DetectedObject | None:
+        return next((found for found in self.objects if found.slot.place == place), None)
 
 
 def _layouts() -> Iterator[tuple[Slot, ...]]:
@@ -84,7 +84,7 @@ def _layouts() -> Iterator[tuple[Slot, ...]]:
     for number, arrangements in PLACES_OF_COUNT.items():
         for side in SIDES.values() if number == 1 else [SIDES["small"]]:
             for places in arrangements:
-                yield tuple(Slot(place, *spot(place, side, number), side) for place in places)
+                yield tuple(Slot(place, *center_of(place, side, number), side) for place in places)
 
 
 LAYOUTS = tuple(_layouts())
@@ -94,15 +94,15 @@ LAYOUTS = tuple(_layouts())
 class Detector:
     """For a library of objects (`detector_of`); `detect` takes any picture."""
 
-    def __init__(self, objects: Library):
-        self.objects = objects
+    def __init__(self, library: Library):
+        self.library = library
         self._blurred = lru_cache(maxsize=None)(self._blur_all)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
         self.silhouettes = np.stack([self._silhouette(layout) for layout in LAYOUTS])  # (layouts, cells)
 
     @property
     def num_objects(self) -> int:
-        return len(self.objects.things)
+        return len(self.library.objects)
 
     def detect(self, image: Image.Image) -> Detection:
         image = image.convert("RGB")
@@ -115,7 +115,7 @@ class Detector:
         layout = LAYOUTS[int(self._explains(mask).argmax())]
         background = nearest_background(ground)
         colour = BACKGROUNDS[background] if background else tuple(int(c) for c in ground)
-        found = tuple(Found(slot, self._distances(pixels, slot, colour)) for slot in layout)
+        found = tuple(DetectedObject(slot, self._distances(pixels, slot, colour)) for slot in layout)
         return Detection(background, found)
 
     def _explains(self, mask: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ class Detector:
         """How likely each cell is covered: the mean over all objects' opaque pixels, at each slot."""
         cover = np.zeros((UNIT, UNIT), np.float32)
         for slot in layout:
-            opaque = [np.asarray(self.objects.image(n, slot.side))[..., 3] > 127 for n in range(self.num_objects)]
+            opaque = [np.asarray(self.library.image(n, slot.side))[..., 3] > 127 for n in range(self.num_objects)]
             top, left = round(slot.y - slot.side / 2), round(slot.x - slot.side / 2)
             cover[top : top + slot.side, left : left + slot.side] = np.mean(opaque, axis=0)
         return np.clip(_cells(cover), DOUBT, 1 - DOUBT)
@@ -157,15 +157,15 @@ class Detector:
         rows = []
         for number in range(self.num_objects):
             canvas = Image.new("RGBA", (side + 2 * MARGIN,) * 2)
-            canvas.paste(self.objects.image(number, side), (MARGIN, MARGIN))
+            canvas.paste(self.library.image(number, side), (MARGIN, MARGIN))
             rows.append(np.asarray(canvas.convert("RGBa").filter(ImageFilter.GaussianBlur(BLUR)), np.float32))
         return np.stack(rows)
 
 
 @lru_cache(maxsize=2)
-def detector_of(objects: Library) -> Detector:
+def detector_of(library: Library) -> Detector:
     """The library's detector, made once: it keeps every object at every size on every background."""
-    return Detector(objects)
+    return Detector(library)
 
 
 def border_colour(pixels: np.ndarray) -> np.ndarray:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_train.data.scene_text import COUNTS, PLACES, caption, is_plural, noun
-from janus_train.data.scenes import (
+from janus_train.demo.scenes import (
     BACKGROUNDS,
     NEUTRAL,
     SPLITS,
@@ -20,20 +19,21 @@ from janus_train.data.scenes import (
     draw_scene,
     held_out_scenes,
     is_held_out,
-    library,
+    load_library,
     questions,
     render,
 )
+from janus_train.demo.words import COUNTS, PLACES, caption, is_plural, noun
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
 
 SHARDS = sorted((ROOT / "data_recipes/demo/shards").glob("*.tar"))
-OBJECTS = library(tuple(SHARDS))
+LIBRARY = load_library(tuple(SHARDS))
 
 
 def drawn(split: str, number: int, seed: int = 0):
     rng = np.random.default_rng(seed)
-    return [draw_scene(OBJECTS, rng, split) for _ in range(number)]
+    return [draw_scene(LIBRARY, rng, split) for _ in range(number)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -76,7 +76,7 @@ def test_sources_keep_to_their_split(view: str) -> None:
 
 
 def test_a_tenth_is_held_out() -> None:
-    labels = [f"{a.name}@{c}" for a in OBJECTS.things for c in BACKGROUNDS]
+    labels = [f"{a.name}@{c}" for a in LIBRARY.objects for c in BACKGROUNDS]
     share = np.mean([is_held_out(label) for label in labels])
     assert 0.085 < share < 0.115
     # Pinned: another hash would put trained combinations into the evaluation of an old checkpoint.
@@ -89,11 +89,11 @@ def test_a_tenth_is_held_out() -> None:
 
 
 def test_label_does_not_depend_on_order() -> None:
-    scene = next(s for s in drawn("train", 50) if len(s.placed) > 1)
-    turned = type(scene)(scene.placed[::-1], scene.background)
+    scene = next(s for s in drawn("train", 50) if len(s.objects) > 1)
+    turned = type(scene)(scene.objects[::-1], scene.background)
     assert scene.label == turned.label
     names, background = scene.label.split("@")
-    assert names.split("+") == sorted(p.thing.name for p in scene.placed)
+    assert names.split("+") == sorted(p.object.name for p in scene.objects)
     assert background == scene.background
 
 
@@ -102,8 +102,8 @@ def test_first_sentence_names_everything() -> None:
     for scene in drawn("train", 300):
         first = re.split(r"(?<=[.])\s", caption(scene, rng))[0].lower()
         assert re.search(rf"\b{scene.background}\b", first)
-        for placed in scene.placed:
-            assert f"{placed.thing.name.lower()} {PLACES[placed.place]}" in first
+        for placed in scene.objects:
+            assert f"{placed.object.name.lower()} {PLACES[placed.place]}" in first
             assert placed.size_word in first
 
 
@@ -114,17 +114,17 @@ def test_second_sentence_counts() -> None:
         sentences = re.split(r"(?<=[.])\s", caption(scene, rng))
         if len(sentences) == 2:
             with_count += 1
-            assert COUNTS[len(scene.placed)].lower() in sentences[1].split()
+            assert COUNTS[len(scene.objects)].lower() in sentences[1].split()
     assert 60 < with_count < 180
 
 
 def test_objects_stand_where_the_scene_says() -> None:
     """The picture differs from its background in each named place, and nowhere outside the objects' boxes."""
     for scene in drawn("train", 200):
-        pixels = np.asarray(render(scene, OBJECTS)).astype(int)
+        pixels = np.asarray(render(scene, LIBRARY)).astype(int)
         painted = np.abs(pixels - np.array(BACKGROUNDS[scene.background])).max(-1) > 0
         boxes = np.zeros_like(painted)
-        for placed in scene.placed:
+        for placed in scene.objects:
             left, top = placed.x - placed.side / 2, placed.y - placed.side / 2
             assert min(left, top) >= 0 and max(left, top) + placed.side <= 64
             rows, columns = slice(int(top), int(top + placed.side) + 1), slice(int(left), int(left + placed.side) + 1)
@@ -138,23 +138,23 @@ def test_objects_stand_where_the_scene_says() -> None:
 
 def test_a_thing_covers_the_same_patches_wherever_it_stands() -> None:
     """Both encoders of the tiny model see patches of 8 pixels: all middles of one size are whole patches apart."""
-    for side in {placed.side for scene in drawn("train", 300) for placed in scene.placed}:
-        middles = {(p.x, p.y) for scene in drawn("train", 300) for p in scene.placed if p.side == side}
+    for side in {placed.side for scene in drawn("train", 300) for placed in scene.objects}:
+        middles = {(p.x, p.y) for scene in drawn("train", 300) for p in scene.objects if p.side == side}
         assert len(middles) >= 5
         assert len({(x % 8, y % 8) for x, y in middles}) == 1
 
 
 def test_images_scale() -> None:
     scene = drawn("train", 1)[0]
-    assert render(scene, OBJECTS, 128).size == (128, 128)
+    assert render(scene, LIBRARY, 128).size == (128, 128)
     assert SceneSource(SHARDS, "class", num_scenes=3, size=32)[0].images[0].size == (32, 32)
 
 
 def test_class_images_are_no_combination() -> None:
     assert NEUTRAL not in BACKGROUNDS.values()
-    source = SceneSource(SHARDS, "class", "train", len(OBJECTS.things))
+    source = SceneSource(SHARDS, "class", "train", len(LIBRARY.objects))
     assert np.asarray(source[0].images[0])[0, 0].tolist() == list(NEUTRAL)
-    assert {source[i].fields["class_name"] for i in range(len(source))} == {t.name for t in OBJECTS.things}
+    assert {source[i].fields["class_name"] for i in range(len(source))} == {t.name for t in LIBRARY.objects}
 
 
 def test_questions_agree_with_the_scene() -> None:
@@ -162,12 +162,12 @@ def test_questions_agree_with_the_scene() -> None:
         asked = questions(scene)
         answers = {(kind, question): answer for kind, question, answer in asked}
         assert answers["colour", "What colour is the background?"] == scene.background.capitalize() + "."
-        assert answers["count", "How many objects are there?"] == ("One.", "Two.", "Three.")[len(scene.placed) - 1]
-        for placed in scene.placed:
-            verb = "are" if is_plural(placed.thing.name) else "is"
+        assert answers["count", "How many objects are there?"] == ("One.", "Two.", "Three.")[len(scene.objects) - 1]
+        for placed in scene.objects:
+            verb = "are" if is_plural(placed.object.name) else "is"
             where = PLACES[placed.place]
-            assert answers["place", f"Where {verb} the {placed.thing.name}?"].lower() == where + "."
-            assert answers["object", f"What is {where}?"].lower() == noun(placed.thing.name).lower() + "."
+            assert answers["place", f"Where {verb} the {placed.object.name}?"].lower() == where + "."
+            assert answers["object", f"What is {where}?"].lower() == noun(placed.object.name).lower() + "."
 
 
 def test_evaluation_scenes_are_held_out_and_distinct() -> None:

@@ -1,8 +1,8 @@
 """Builds the embedded picture set: 3D emoji of objects as WebDataset shards, the same bytes each time.
 
-    python data_recipes/demo/build_shards.py                    # takes the packages with npm, writes shards/
-    python data_recipes/demo/build_shards.py --packages DIR     # the two .tgz of `npm pack` stand in DIR already
-    python data_recipes/demo/build_shards.py --check            # rebuilds beside and compares digests
+    python -m janus_train.demo.build.shards                    # takes the packages with npm, writes shards/
+    python -m janus_train.demo.build.shards --packages DIR     # the two .tgz of `npm pack` stand in DIR already
+    python -m janus_train.demo.build.shards --check            # rebuilds beside and compares digests
 
 In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the pictures (256x256 RGBA) and their labels
 and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
@@ -30,6 +30,7 @@ import PIL
 from PIL import Image
 
 from janus_train.data.image_files import open_image
+from janus_train.demo.objects import SHARDS_FOLDER
 from janus_train.errors import UserError
 
 PACKAGES = {
@@ -59,7 +60,6 @@ RENAMED = {
 
 SIZE = 64  # pixels a side
 OBJECTS_PER_SHARD = 210
-SHARDS = Path(__file__).resolve().parent / "shards"
 
 LICENSE = """The pictures and names in these shards come from two npm packages, both under the MIT licence.
 
@@ -196,9 +196,9 @@ def check(packages: Path) -> None:
     """Rebuilds into a temporary folder and compares with what is committed. Raises `UserError` at a difference."""
     with tempfile.TemporaryDirectory() as folder:
         for path in build(packages, Path(folder)):
-            committed = SHARDS / path.name
+            committed = SHARDS_FOLDER / path.name
             if not committed.is_file():
-                raise UserError(f"{committed}: missing; run data_recipes/demo/build_shards.py")
+                raise UserError(f"{committed}: missing; run python -m janus_train.demo.build.shards")
             if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
                 known = " and ".join(PILLOW)
                 hint = (
@@ -213,7 +213,7 @@ def check(packages: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the embedded picture set.")
     parser.add_argument("--packages", type=Path, help="folder with the two .tgz; default: take them with npm")
-    parser.add_argument("--out", type=Path, default=SHARDS)
+    parser.add_argument("--out", type=Path, default=SHARDS_FOLDER)
     parser.add_argument("--check", action="store_true", help="rebuild beside and compare with the committed shards")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

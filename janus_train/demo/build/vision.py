@@ -15,11 +15,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from base_common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
 from torch import nn
+from transformers.models.janus.modeling_janus import JanusVisionModel
 
-from janus_train.data.scene_things import PLACES_OF_COUNT
-from janus_train.data.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, library, render
+from janus_train.demo.build.common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
+from janus_train.demo.objects import PLACES_OF_COUNT
+from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, load_library, render
 
 PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)
@@ -30,19 +31,19 @@ class Labels:
     """The answers for a batch of N scenes: the targets of the pretraining and of the probes. Object K is "nothing"."""
 
     def __init__(self, drawn: list[Scene], patches_a_side: int):
-        count, nothing = len(drawn), len(library(tuple(SHARDS)).things)
+        count, nothing = len(drawn), len(load_library(tuple(SHARDS)).objects)
         self.colour = torch.tensor([COLOURS.index(s.background) if s.background else -1 for s in drawn])
-        self.count = torch.tensor([len(s.placed) - 1 for s in drawn])
+        self.count = torch.tensor([len(s.objects) - 1 for s in drawn])
         self.at_place = torch.full((count, len(PLACES)), nothing)  # the object's number
         self.patches = torch.full((count, patches_a_side**2), nothing)  # which object covers the patch's middle
         self.nothing = nothing
         middles = (np.arange(patches_a_side) + 0.5) * UNIT / patches_a_side
         for n, scene in enumerate(drawn):
-            for placed in scene.placed:
-                self.at_place[n, PLACES.index(placed.place)] = placed.thing.number
+            for placed in scene.objects:
+                self.at_place[n, PLACES.index(placed.place)] = placed.object.number
                 inside_x = np.abs(middles - placed.x) < placed.side / 2
                 inside_y = np.abs(middles - placed.y) < placed.side / 2
-                self.patches[n, torch.from_numpy(np.outer(inside_y, inside_x).ravel())] = placed.thing.number
+                self.patches[n, torch.from_numpy(np.outer(inside_y, inside_x).ravel())] = placed.object.number
 
 
 class Head(nn.Module):
@@ -80,20 +81,20 @@ def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torc
     )
 
 
-def training_batch(objects: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
+def training_batch(library: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
     """Three quarters scenes of the training split, one quarter class pictures."""
     drawn = []
     for number in range(IMAGES):
         if number % 4 == 3:
-            drawn.append(class_scene(objects.things[rng.integers(len(objects.things))]))
+            drawn.append(class_scene(library.objects[rng.integers(len(library.objects))]))
         else:
-            drawn.append(draw_scene(objects, rng, "train"))
-    return drawn, to_tensor([render(scene, objects, size) for scene in drawn])
+            drawn.append(draw_scene(library, rng, "train"))
+    return drawn, to_tensor([render(scene, library, size) for scene in drawn])
 
 
-def train_vision(vision: nn.Module, size: int, steps: int, seed: int) -> Figures:
-    objects = library(tuple(SHARDS))
-    head = Head(vision.config.hidden_size, len(objects.things))
+def train_vision(vision: JanusVisionModel, size: int, steps: int, seed: int) -> Figures:
+    library = load_library(tuple(SHARDS))
+    head = Head(vision.config.hidden_size, len(library.objects))
     model = nn.ModuleList([vision, head]).train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     schedule, progress = Schedule(2e-3, steps, warmup=100), Progress("vision", steps)
@@ -101,7 +102,7 @@ def train_vision(vision: nn.Module, size: int, steps: int, seed: int) -> Figures
     side = size // vision.config.patch_size
     for step in range(steps):
         schedule.apply(optimizer, step)
-        drawn, pixels = training_batch(objects, rng, size)
+        drawn, pixels = training_batch(library, rng, size)
         loss = pretraining_loss(head, vision(to_float(pixels)).last_hidden_state, Labels(drawn, side))
         optimizer.zero_grad()
         loss.backward()
@@ -114,7 +115,7 @@ def train_vision(vision: nn.Module, size: int, steps: int, seed: int) -> Figures
 LAYOUTS = [places for arrangements in PLACES_OF_COUNT.values() for places in arrangements]
 
 
-def features_of(vision: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def features_of(vision: JanusVisionModel, pixels: torch.Tensor) -> torch.Tensor:
     """uint8 (N, 3, S, S) -> features (N, P, W)."""
     with torch.no_grad():
         return torch.cat([vision(to_float(chunk)).last_hidden_state for chunk in pixels.split(64)])
@@ -139,14 +140,14 @@ def object_accuracy(probe: nn.Linear, features: torch.Tensor, drawn: list[Scene]
     hits: dict[int, list[bool]] = {}
     for n, scene in enumerate(drawn):
         votes = F.log_softmax(probe(features[n]), dim=-1)  # (P, objects)
-        for placed in scene.placed:
-            own = labels.patches[n] == placed.thing.number
+        for placed in scene.objects:
+            own = labels.patches[n] == placed.object.number
             guess = int(votes[own].sum(0).argmax())
-            hits.setdefault(placed.side, []).append(guess == placed.thing.number)
+            hits.setdefault(placed.side, []).append(guess == placed.object.number)
     return {f"object at {side} px, of all {probe.out_features}": sum(h) / len(h) for side, h in sorted(hits.items())}
 
 
-def evaluate_vision(vision: nn.Module, size: int, train_count: int = 4000, count: int = 800) -> Figures:
+def evaluate_vision(vision: JanusVisionModel, size: int, train_count: int = 4000, count: int = 800) -> Figures:
     """Accuracies on held-out combinations of linear probes fitted on training scenes the encoder has not seen as such."""
     vision.eval()
     side = size // vision.config.patch_size
@@ -155,12 +156,13 @@ def evaluate_vision(vision: nn.Module, size: int, train_count: int = 4000, count
     x_train, x_test = features_of(vision, train_pixels), features_of(vision, test_pixels)
     y_train, y_test = Labels(train, side), Labels(test, side)
     figures: Figures = {}
-    layouts = [torch.tensor([LAYOUTS.index(tuple(p.place for p in s.placed)) for s in part]) for part in (train, test)]
-    for name, fitted, tested, classes in (
+    layouts = [torch.tensor([LAYOUTS.index(tuple(p.place for p in s.objects)) for s in part]) for part in (train, test)]
+    probes = (
         ("background colour", y_train.colour, y_test.colour, len(COLOURS)),
         ("count", y_train.count, y_test.count, 3),
-        ("places", *layouts, len(LAYOUTS)),
-    ):
+        ("places", layouts[0], layouts[1], len(LAYOUTS)),
+    )
+    for name, fitted, tested, classes in probes:
         probe = fit(x_train.mean(1), fitted, classes)
         figures[f"{name} (mean of features)"] = (probe(x_test.mean(1)).argmax(1) == tested).float().mean().item()
     covered = y_train.patches != y_train.nothing

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from janus_train.data.scenes import Scene, SceneSource, draw_scene, library, render
+from janus_train.demo.objects import embedded_shards
+from janus_train.demo.scenes import Scene, SceneSource, draw_scene, load_library, render
 
-HERE = Path(__file__).resolve().parent
-SHARDS = sorted((HERE / "shards").glob("*.tar"))
+SHARDS = embedded_shards()
 ENDLESS = 10**9  # length of a source that is drawn from in order
 
 
@@ -77,10 +76,10 @@ class Images:
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:
     """``count`` scenes of a split and their pictures, uint8 (count, 3, S, S); another set for another seed."""
-    objects = library(tuple(SHARDS))
+    library = load_library(tuple(SHARDS))
     rng = np.random.default_rng(seed)
-    drawn = [draw_scene(objects, rng, split) for _ in range(count)]
-    return drawn, to_tensor([render(scene, objects, size) for scene in drawn])
+    drawn = [draw_scene(library, rng, split) for _ in range(count)]
+    return drawn, to_tensor([render(scene, library, size) for scene in drawn])
 
 
 Figures = dict[str, Any]

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from janus_train.data.scene_things import UNIT, Scene
-from janus_train.evaluate.detector import Detection, Found
+from janus_train.demo.detector import DetectedObject, Detection
+from janus_train.demo.objects import UNIT, Scene
 
 Z95 = 1.959964
 """Two-sided 95 % point of the normal distribution."""
@@ -80,28 +80,28 @@ def measure(name: str, group: str, judgements: Sequence[bool], chance: float) ->
 def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
     """What is right about a picture of ``scene``: measure -> judgements (one a named object; none where it does not apply)."""
     ranks = [
-        found.rank(placed.thing.number) if found else None
-        for placed, found in zip(scene.placed, _pairs(scene, detection), strict=True)
+        found.rank(placed.object.number) if found else None
+        for placed, found in zip(scene.objects, _pairs(scene, detection), strict=True)
     ]
     side = _side(scene, detection)
     return {
         "background": [detection.background == scene.background],
-        "count": [len(detection.found) == len(scene.placed)],
+        "count": [len(detection.objects) == len(scene.objects)],
         "side": side,
-        "side_one": side if len(scene.placed) == 1 else [],
-        "side_two": side if len(scene.placed) == 2 else [],
+        "side_one": side if len(scene.objects) == 1 else [],
+        "side_two": side if len(scene.objects) == 2 else [],
         "object": [rank == 0 for rank in ranks],
         "object_near": [rank is not None and rank < NEAR for rank in ranks],
     }
 
 
-def _pairs(scene: Scene, detection: Detection) -> list[Found | None]:
-    """For each named object the one thing in the picture it is compared with: what is at its place, else one left over.
+def _pairs(scene: Scene, detection: Detection) -> list[DetectedObject | None]:
+    """For each named object the one object in the picture that it is compared with: what is at its place, else one left over.
 
     Exactly one each, so that chance is one in all objects, and so that a right object at a wrong place still counts.
     """
-    at_place = [detection.at(placed.place) for placed in scene.placed]
-    rest = [found for found in detection.found if not any(found is used for used in at_place)]
+    at_place = [detection.at(placed.place) for placed in scene.objects]
+    rest = [found for found in detection.objects if not any(found is used for used in at_place)]
     return [found or (rest.pop(0) if rest else None) for found in at_place]
 
 
@@ -110,17 +110,17 @@ def _side(scene: Scene, detection: Detection) -> list[bool]:
 
     Of two objects each has to be nearer to its own picture than the two exchanged.
     """
-    places = tuple(placed.place for placed in scene.placed)
+    places = tuple(placed.place for placed in scene.objects)
     if places in (("left",), ("right",)):
-        if not detection.found:
+        if not detection.objects:
             return [False]
-        x = sum(found.slot.x for found in detection.found) / len(detection.found)
+        x = sum(found.slot.x for found in detection.objects) / len(detection.objects)
         return [x < UNIT / 2 if places == ("left",) else x > UNIT / 2]
     if places == ("left", "right"):
         left, right = detection.at("left"), detection.at("right")
-        if len(detection.found) != 2 or left is None or right is None:
+        if len(detection.objects) != 2 or left is None or right is None:
             return [False]
-        a, b = (placed.thing.number for placed in scene.placed)
+        a, b = (placed.object.number for placed in scene.objects)
         as_asked, swapped = left.distances[a] + right.distances[b], left.distances[b] + right.distances[a]
         return [bool(as_asked < swapped)]
     return []

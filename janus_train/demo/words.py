@@ -1,6 +1,6 @@
-"""The words about scenes and things: captions, questions with answers, definitions, dialogues.
+"""The words about scenes and objects: captions, questions with answers, definitions, dialogues.
 
-All of it is made by rule from a `Scene` or a `Thing`, with a generator that picks among phrasings. The first sentence of
+All of it is made by rule from a `Scene` or a `SceneObject`, with a generator that picks among phrasings. The first sentence of
 a caption alone names every object, its place and the background (data.first_sentence cuts captions to it). Answers
 have one fixed form each, so that they can be compared as strings.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_train.data.scene_things import Placed, Scene, Thing
+from janus_train.demo.objects import PlacedObject, Scene, SceneObject
 
 COUNTS = ("No", "One", "Two", "Three")
 PLACES = {
@@ -82,8 +82,8 @@ def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def placed_phrase(placed: Placed) -> str:
-    return f"{noun(placed.thing.name, placed.size_word)} {PLACES[placed.place]}"
+def placed_phrase(placed: PlacedObject) -> str:
+    return f"{noun(placed.object.name, placed.size_word)} {PLACES[placed.place]}"
 
 
 NUM_CAPTIONS = 4
@@ -91,18 +91,18 @@ NUM_CAPTIONS = 4
 
 def first_sentence(scene: Scene, phrasing: int) -> str:
     """The whole scene in one sentence, without its capital and full stop; ``phrasing`` 0..NUM_CAPTIONS-1."""
-    things = listed([placed_phrase(p) for p in scene.placed])
+    phrases = listed([placed_phrase(p) for p in scene.objects])
     ground = f"{article(scene.background)} background"
     return (
-        f"{things}, on {ground}",
-        f"a picture of {things}, on {ground}",
-        f"{things}, and the background is {scene.background}",
-        f"on {ground}: {things}",
+        f"{phrases}, on {ground}",
+        f"a picture of {phrases}, on {ground}",
+        f"{phrases}, and the background is {scene.background}",
+        f"on {ground}: {phrases}",
     )[phrasing]
 
 
 def count_sentence(scene: Scene, phrasing: int) -> str:
-    number = len(scene.placed)
+    number = len(scene.objects)
     objects = "object" if number == 1 else "objects"
     word = COUNTS[number].lower()
     return (f"there {'is' if number == 1 else 'are'} {word} {objects}", f"the picture shows {word} {objects}")[phrasing]
@@ -116,8 +116,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
-def class_caption(thing: Thing) -> str:
-    return noun(thing.name)
+def class_caption(scene_object: SceneObject) -> str:
+    return noun(scene_object.name)
 
 
 QUESTIONS = {
@@ -134,18 +134,18 @@ def questions(scene: Scene, phrasing: int = 0) -> list[tuple[str, str, str]]:
     ask = {kind: forms[phrasing] for kind, forms in QUESTIONS.items()}
     found = [
         ("colour", ask["colour"], sentence(scene.background)),
-        ("count", ask["count"], f"{COUNTS[len(scene.placed)]}."),
+        ("count", ask["count"], f"{COUNTS[len(scene.objects)]}."),
     ]
-    for placed in scene.placed:
-        name, where = placed.thing.name, PLACES[placed.place]
+    for placed in scene.objects:
+        name, where = placed.object.name, PLACES[placed.place]
         verb = "are" if is_plural(name) else "is"
         found.append(("place", ask["place"].format(verb=verb, name=name), sentence(where)))
         found.append(("object", ask["object"].format(place=where), sentence(noun(name))))
     return found
 
 
-def kind_of(thing: Thing) -> str:
-    return f"{thing.group} ({thing.subgroup})"
+def kind_of(scene_object: SceneObject) -> str:
+    return f"{scene_object.group} ({scene_object.subgroup})"
 
 
 def some(tags: tuple[str, ...], rng: np.random.Generator, most: int = 5) -> list[str]:
@@ -155,39 +155,41 @@ def some(tags: tuple[str, ...], rng: np.random.Generator, most: int = 5) -> list
     return [tags[i] for i in sorted(rng.choice(len(tags), most, replace=False))]
 
 
-def definition(thing: Thing, rng: np.random.Generator) -> str:
-    """What the thing is, its tags, and the same in Chinese: two or three of these, in several phrasings."""
-    name = noun(thing.name)
-    be = "are" if is_plural(thing.name) else "is"
-    tags, tags_zh = some(thing.tags, rng), some(thing.tags_zh, rng)
+def definition(scene_object: SceneObject, rng: np.random.Generator) -> str:
+    """What the object is, its tags, and the same in Chinese: two or three of these, in several phrasings."""
+    name = noun(scene_object.name)
+    be = "are" if is_plural(scene_object.name) else "is"
+    tags, tags_zh = some(scene_object.tags, rng), some(scene_object.tags_zh, rng)
     what = (
-        f"{name} {be} a kind of {kind_of(thing)}",
-        f"{name} {be} one of {thing.group}, more exactly {thing.subgroup}",
-        f"{thing.name}: {kind_of(thing)}",
+        f"{name} {be} a kind of {kind_of(scene_object)}",
+        f"{name} {be} one of {scene_object.group}, more exactly {scene_object.subgroup}",
+        f"{scene_object.name}: {kind_of(scene_object)}",
     )[rng.integers(3)]
     sentences = [sentence(what)]
     if tags:
         start = ("Tags", "Words that go with it", f"When you think of {name}, you think of")[rng.integers(3)]
         sentences.append(f"{start}: {', '.join(tags)}.")
-    chinese = (f"In Chinese: {thing.name_zh}.", f"{thing.name} = {thing.name_zh}.")[rng.integers(2)]
+    chinese = (f"In Chinese: {scene_object.name_zh}.", f"{scene_object.name} = {scene_object.name_zh}.")[
+        rng.integers(2)
+    ]
     if tags_zh and rng.random() < 0.4:
-        chinese += f" {thing.name_zh}: {'、'.join(tags_zh)}。"
+        chinese += f" {scene_object.name_zh}: {'、'.join(tags_zh)}。"
     sentences.append(chinese)
     if len(sentences) > 2 and rng.random() < 0.3:
         sentences.pop(int(rng.integers(1, 3)))
     return " ".join(sentences)
 
 
-def thing_questions(thing: Thing, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) about a thing, in a random order."""
-    name = noun(thing.name)
-    be = "are" if is_plural(thing.name) else "is"
+def object_questions(scene_object: SceneObject, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(question, answer) about an object, in a random order."""
+    name = noun(scene_object.name)
+    be = "are" if is_plural(scene_object.name) else "is"
     found = [
-        (f"What kind of thing {be} {name}?", sentence(kind_of(thing))),
-        (f"What {be} {name} in Chinese?", f"{thing.name_zh}。"),
-        (f"What is {thing.name_zh} in English?", sentence(name)),
-        (f"{thing.name_zh}用英语怎么说？", sentence(name)),
+        (f"What kind of thing {be} {name}?", sentence(kind_of(scene_object))),
+        (f"What {be} {name} in Chinese?", f"{scene_object.name_zh}。"),
+        (f"What is {scene_object.name_zh} in English?", sentence(name)),
+        (f"{scene_object.name_zh}用英语怎么说？", sentence(name)),
     ]
-    if thing.tags:
-        found.append((f"Give me words that go with {name}.", sentence(", ".join(some(thing.tags, rng, 4)))))
+    if scene_object.tags:
+        found.append((f"Give me words that go with {name}.", sentence(", ".join(some(scene_object.tags, rng, 4)))))
     return [found[i] for i in rng.permutation(len(found))]

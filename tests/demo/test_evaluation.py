@@ -9,20 +9,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from janus_train.data.scene_things import NUM_SCENE_THINGS
-from janus_train.data.scenes import held_out_scenes, library, render
-from janus_train.evaluate import answering, drawing
-from janus_train.evaluate.answering import SORTS, ask, normalised
-from janus_train.evaluate.common import Options
-from janus_train.evaluate.drawing import prompt_of, round_trips
-from janus_train.evaluate.evaluate import evaluate
-from janus_train.evaluate.grid import image_grid
-from janus_train.evaluate.table import results_table
+from janus_train.demo import generation, understanding
+from janus_train.demo.evaluation import evaluate
+from janus_train.demo.generation import prompt_of, round_trips
+from janus_train.demo.grid import image_grid
+from janus_train.demo.objects import NUM_SCENE_OBJECTS
+from janus_train.demo.scenes import held_out_scenes, load_library, render
+from janus_train.demo.table import results_table
+from janus_train.demo.understanding import SORTS, ask, normalised
+from janus_train.evaluate.options import EvaluationOptions
 from janus_train.infer.load import load_model
 
-OPTIONS = Options(
-    num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, num_dialogues=9, batch_size=8
-)
+OPTIONS = EvaluationOptions(num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def loaded(random_base):
 def results(loaded, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
     seen = []
-    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told)), out, seen
+    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told), num_dialogues=9), out, seen
 
 
 def lines(path):
@@ -64,7 +62,7 @@ def test_measures(results):
     for name, least in (("background", 90), ("count", 90), ("object", 75)):  # ten pictures: two of 20 objects may fail
         assert by_name[name]["true_pictures"]["percent"] >= least
         assert by_name[name]["round_trips"]["n"] == by_name[name]["n"]
-    assert by_name["object"]["chance"] == pytest.approx(100 / NUM_SCENE_THINGS)
+    assert by_name["object"]["chance"] == pytest.approx(100 / NUM_SCENE_OBJECTS)
     assert by_name["object"]["right"] == 0, "a random model draws no object"
     assert by_name["answer_colour"]["asked"] == {"percent": 80.0} and by_name["answer_colour"]["reached"] is False
     vocabulary = 400
@@ -80,31 +78,29 @@ def test_progress_is_told_to_the_end(results):
 
 def test_same_seed_same_images(loaded, results, tmp_path):
     _, out, _ = results
-    options = Options(
-        num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, num_dialogues=2, batch_size=2
-    )
-    evaluate(loaded, tmp_path, options)
+    options = EvaluationOptions(num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, batch_size=2)
+    evaluate(loaded, tmp_path, options, num_dialogues=2)
     for n in range(3):
         one, other = (np.asarray(Image.open(folder / f"pictures/{n:04d}.png"), int) for folder in (tmp_path, out))
         assert abs(one - other).max() <= 1  # the VQ decoder rounds otherwise in another batch
 
 
 def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
-    scenes, objects = held_out_scenes(object_shards, 10), library(tuple(object_shards))
+    scenes, library = held_out_scenes(object_shards, 10), load_library(tuple(object_shards))
     answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
-    monkeypatch.setattr(drawing, "generate_images", lambda *a, **k: [render(scene, objects) for scene in scenes])
+    monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, library) for scene in scenes])
     monkeypatch.setattr(
-        answering, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
+        understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
-    found = evaluate(loaded, tmp_path, OPTIONS)
+    found = evaluate(loaded, tmp_path, OPTIONS, num_dialogues=2)
     for m in found["measures"]:
         assert m["percent"] == (m["true_pictures"]["percent"] if m["group"] == "generation" else 100.0)
         assert m.get("reached", True)
 
 
 def test_round_trips_are_images_of_the_models_size(loaded, object_shards):
-    scene, objects = held_out_scenes(object_shards, 1)[0], library(tuple(object_shards))
-    assert [p.size for p in round_trips(loaded, [render(scene, objects)] * 2)] == [(64, 64)] * 2
+    scene, library = held_out_scenes(object_shards, 1)[0], load_library(tuple(object_shards))
+    assert [p.size for p in round_trips(loaded, [render(scene, library)] * 2)] == [(64, 64)] * 2
 
 
 def test_prompts_are_the_training_sentences(object_shards):
@@ -113,7 +109,7 @@ def test_prompts_are_the_training_sentences(object_shards):
     assert len(set(prompts)) == 4 and prompts[0] == prompts[4]
     for prompt in prompts:
         assert prompt[0].isupper() and prompt.endswith(".") and scene.background in prompt
-        assert all(placed.thing.name in prompt for placed in scene.placed)
+        assert all(placed.object.name in prompt for placed in scene.objects)
 
 
 def test_answers_are_compared_without_case_space_and_stop():

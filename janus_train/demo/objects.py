@@ -1,7 +1,7 @@
 """What composed scenes are made of: the objects of the shards, the backgrounds, and what a scene is.
 
 In: shards of single objects on transparent ground (``class_name``, ``class_name_zh``, ``tags``, ``tags_zh``, ``group``,
-``subgroup``). Out: `Thing`s and the pictures of them at any size, decoded once and kept; `Scene`, the description
+``subgroup``). Out: `SceneObject`s and the pictures of them at any size, decoded once and kept; `Scene`, the description
 that pictures and texts are both made from.
 """
 
@@ -16,6 +16,10 @@ from PIL import Image
 
 from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
+from janus_train.paths import ROOT
+
+SHARDS_FOLDER = ROOT / "data_recipes" / "demo" / "shards"
+"""The embedded objects."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -35,7 +39,7 @@ NEUTRAL = (204, 204, 204)
 HELD_OUT_IN = 10
 """One label in so many is held out."""
 
-NUM_SCENE_THINGS = 40
+NUM_SCENE_OBJECTS = 40
 """Scenes are composed of so many of the objects, taken by a hash of their names: in the minutes that a demo has, a model
 of a million weights can learn the looks of these and not of all. Class pictures and texts show all of them."""
 
@@ -43,21 +47,26 @@ UNIT = 64
 """Places and sizes of a scene are in units of 1/64 of the picture's side."""
 
 SIDES = {"small": 28, "large": 44}
-"""Sizes of things. Several things in one scene are small."""
+"""Sizes of objects. Several objects in one scene are small."""
 MARGIN = 2
-"""Room round a thing. With it `SIDES` are multiples of 8, and so are all distances of `spot`s: a thing's pixels fall
-into the patches of both encoders (8 pixels a side in the tiny model) in the same way wherever it stands."""
+"""Room around an object. With it `SIDES` are multiples of 8, and so are all distances between objects' centers: their pixels fall
+into the patches of both encoders (8 pixels a side in the tiny model) in the same way wherever they stand."""
 PLACES = ("left", "right", "middle", "top", "bottom")
 PLACES_OF_COUNT: dict[int, tuple[tuple[str, ...], ...]] = {
     1: tuple((place,) for place in PLACES),
     2: (("left", "right"), ("top", "bottom")),
     3: (("top", "left", "right"),),
 }
-"""Number of things -> the arrangements that scenes have."""
+"""Number of objects -> the arrangements that scenes have."""
 
 
-def spot(place: str, side: int, number: int = 1) -> tuple[int, int]:
-    """The middle (x, y) of a thing at a place, in units; left and right are at the bottom if there are three."""
+def embedded_shards() -> list[Path]:
+    """The tars with the embedded objects, in their order."""
+    return sorted(SHARDS_FOLDER.glob("*.tar"))
+
+
+def center_of(place: str, side: int, number: int = 1) -> tuple[int, int]:
+    """The center (x, y) of an object at a place, in units; left and right are at the bottom if there are three."""
     low, middle, high = side // 2 + MARGIN, UNIT // 2, UNIT - side // 2 - MARGIN
     x = {"left": low, "right": high}.get(place, middle)
     y = {"top": low, "bottom": high}.get(place, high if number == 3 and place in ("left", "right") else middle)
@@ -70,7 +79,7 @@ def is_held_out(label: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """An object with a picture."""
 
     number: int
@@ -83,28 +92,28 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A thing in a scene. ``x, y`` is its middle and ``side`` its size, in units of 1/64 of the picture's side."""
+class PlacedObject:
+    """An object in a scene. ``x, y`` is its center and ``side`` its size, in units of 1/64 of the picture's side."""
 
-    thing: Thing
+    object: SceneObject
     place: str  # left, right, middle, top or bottom
     x: int
     y: int
     side: int
-    size_word: str = ""  # small or large, for a thing alone; otherwise empty
+    size_word: str = ""  # small or large, for an object alone; otherwise empty
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things on a flat background; `NEUTRAL` if it has no name."""
+    """One to three objects on a flat background; `NEUTRAL` if it has no name."""
 
-    placed: tuple[Placed, ...]
+    objects: tuple[PlacedObject, ...]
     background: str
 
     @property
     def label(self) -> str:
         """The combination: what is in the picture, without where and how large."""
-        return "+".join(sorted(p.thing.name for p in self.placed)) + "@" + self.background
+        return "+".join(sorted(p.object.name for p in self.objects)) + "@" + self.background
 
     @property
     def held_out(self) -> bool:
@@ -112,35 +121,35 @@ class Scene:
 
 
 class Library:
-    """All things of some shards, with their pictures. Raises `UserError` for a sample that is no object."""
+    """All objects of some shards, with their pictures. Raises `UserError` for a sample that is no object."""
 
     def __init__(self, shards: tuple[Path, ...]):
         self._source = ShardSource(list(shards))
         self._sized: dict[tuple[int, int], Image.Image] = {}
 
     @cached_property
-    def things(self) -> list[Thing]:
+    def objects(self) -> list[SceneObject]:
         return [self._read(number) for number in range(len(self._source))]
 
     @cached_property
-    def scene_things(self) -> list[Thing]:
-        """The things that scenes are composed of, in the order of `things`."""
-        by_hash = sorted(self.things, key=lambda thing: hashlib.sha256(thing.name.encode()).digest())
-        return sorted(by_hash[:NUM_SCENE_THINGS], key=lambda thing: thing.number)
+    def scene_objects(self) -> list[SceneObject]:
+        """The objects that scenes are composed of, in the order of `objects`."""
+        by_hash = sorted(self.objects, key=lambda scene_object: hashlib.sha256(scene_object.name.encode()).digest())
+        return sorted(by_hash[:NUM_SCENE_OBJECTS], key=lambda scene_object: scene_object.number)
 
-    def _read(self, number: int) -> Thing:
+    def _read(self, number: int) -> SceneObject:
         record = self._source[number]
         f = record.fields
         try:
             if len(record.images) != 1:
                 raise KeyError("picture")
             texts = [f[name] for name in ("class_name", "class_name_zh", "group", "subgroup")]
-            return Thing(number, texts[0], texts[1], tuple(f["tags"]), tuple(f["tags_zh"]), texts[2], texts[3])
+            return SceneObject(number, texts[0], texts[1], tuple(f["tags"]), tuple(f["tags_zh"]), texts[2], texts[3])
         except KeyError as missing:
             raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {missing.args[0]}") from None
 
     def image(self, number: int, side: int) -> Image.Image:
-        """The thing's picture, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
+        """The object's picture, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
         found = self._sized.get((number, side))
         if found is None:
             whole = self._source[number].images[0].convert("RGBA")
@@ -151,6 +160,6 @@ class Library:
 
 
 @lru_cache(maxsize=8)
-def library(shards: tuple[Path, ...]) -> Library:
+def load_library(shards: tuple[Path, ...]) -> Library:
     """The library of these shards; one in a process, whoever asks."""
     return Library(shards)

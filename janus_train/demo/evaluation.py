@@ -13,26 +13,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+from janus_train.demo.generation import evaluate_drawing
+from janus_train.demo.measures import NEAR
+from janus_train.demo.objects import SHARDS_FOLDER, embedded_shards
+from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
-from janus_train.evaluate.answering import evaluate_answers, evaluate_dialogues
-from janus_train.evaluate.common import Options, Progress
-from janus_train.evaluate.drawing import evaluate_drawing
-from janus_train.evaluate.measures import NEAR
+from janus_train.evaluate.options import EvaluationOptions, Progress
 from janus_train.infer.load import LoadedModel
-from janus_train.paths import ROOT
-
-SHARDS = ROOT / "data_recipes" / "demo" / "shards"
 
 
 def evaluate(
-    loaded: LoadedModel, out_dir: str | Path, options: Options, progress: Progress | None = None
+    loaded: LoadedModel,
+    out_dir: str | Path,
+    options: EvaluationOptions,
+    progress: Progress | None = None,
+    num_dialogues: int = 100,
 ) -> dict[str, Any]:
     """Draws, answers, judges, and writes everything into ``out_dir``; returns what results.json holds."""
     report = progress or (lambda what, done, total: None)
     start = time.monotonic()
-    shards = sorted(SHARDS.glob("*.tar"))
+    shards = embedded_shards()
     if not shards:
-        raise UserError(f"the embedded pictures are missing: there is no .tar in {SHARDS}")
+        raise UserError(f"the embedded pictures are missing: there is no .tar in {SHARDS_FOLDER}")
     out = _emptied(Path(out_dir).expanduser())
     measures, num_objects = evaluate_drawing(loaded, shards, out, options, report)
     measures += evaluate_answers(loaded, shards, out, options, report)
@@ -42,7 +44,7 @@ def evaluate(
         "near": NEAR,
         **{key: getattr(options, key) for key in ("num_prompts", "num_questions", "seed", "guidance", "temperature")},
         "measures": measures,
-        "text": evaluate_dialogues(loaded, shards, options, report),
+        "text": evaluate_dialogues(loaded, shards, options, report, num_dialogues),
         "seconds": round(time.monotonic() - start, 1),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

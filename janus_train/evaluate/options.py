@@ -1,4 +1,4 @@
-"""What the parts of an evaluation share."""
+"""How to evaluate, and how an evaluation tells how far it is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to evaluate."""
+class EvaluationOptions:
+    """How to evaluate. An evaluation that generates no images, for example, has no use for some of them."""
 
     num_prompts: int
     num_questions: int
@@ -19,7 +19,6 @@ class Options:
     guidance: float
     temperature: float
     """0: the likeliest code each time."""
-    num_dialogues: int = 100
     batch_size: int = 64
 
 

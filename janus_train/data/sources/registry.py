@@ -1,0 +1,140 @@
+"""Source types: what a recipe's ``type`` stands for, and which options a source of it takes.
+
+    class MyConfig(SourceConfig):
+        separator: str = ","
+
+    @register_source("my_type", MyConfig)
+    def open_my_source(config: MyConfig, places: list[Path], image_size: int) -> MySource: ...
+
+The options are fields of the type's `SourceConfig`. A recipe writes them beside the common ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
+
+from janus_train.config import OptionGroup
+from janus_train.data.storage.remote import Location
+from janus_train.data.types import Record
+from janus_train.errors import UserError
+from janus_train.plugins import Registry
+
+NOTES = {"licence", "expected", "prepare", "home"}
+"""What a source says for people; it changes nothing of what is trained on."""
+
+
+class Source(Protocol):
+    """A random-access sequence of records.
+
+    ``source[i]`` is the same record in every process. A source that is made of shards has ``shard_sizes`` too, so that
+    samples are read in an order that stays in a few of them (`data.shuffle`).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Raises `BadSample` for a sample that cannot be used."""
+
+    def data_digest(self) -> str:
+        """Changes whenever the data does: a run does not resume on other data."""
+
+
+class SourceConfig(OptionGroup):
+    """One source of a recipe: the options that every type has."""
+
+    name: str
+    kind: Literal["understanding", "text", "generation"]
+    type: str
+    """A name that `register_source` knows."""
+    template: str
+    weight: Annotated[float, Field(gt=0)]
+    paths: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Paths or patterns of files and folders, relative to the recipe; of some types also URLs (`data.storage.remote`)."""
+    licence: str | None = None
+    expected: Annotated[int, Field(gt=0)] | None = None
+    """The number of samples that its publishers state."""
+    prepare: str | None = None
+    """The command that makes the shards, as it is typed in the project's folder."""
+    home: str | None = None
+    """Where it comes from."""
+
+
+Open = Callable[[Any, list[Any], int], Source]
+
+
+@dataclass(frozen=True)
+class SourceType:
+    """A way of storing data. For the fields see `register_source`."""
+
+    name: str
+    config: type[SourceConfig]
+    open: Open
+    tars: Literal["samples", "material"] | None = None
+    urls: bool = False
+
+
+_TYPES: Registry[SourceType] = Registry("source type")
+
+
+def register_source(
+    name: str,
+    config: type[SourceConfig] = SourceConfig,
+    *,
+    tars: Literal["samples", "material"] | None = None,
+    urls: bool = False,
+) -> Callable[[Open], Open]:
+    """Make a function what opens the sources of type ``name``.
+
+    The function gets the source's options as a ``config``, the files and folders that its paths stand for, and the
+    side of the model's images in pixels. It raises `UserError` for a source that cannot be opened.
+
+    tars: what the paths are if they are indexed tars or folders of them: ``samples``, where each of the tars' samples is
+        one of the source's, or ``material`` that it makes samples from.
+    urls: the paths may be URLs, which the function then gets as strings.
+    """
+
+    def register(open_: Open) -> Open:
+        _TYPES.add(name, SourceType(name, config, open_, tars, urls), open_.__module__)
+        return open_
+
+    return register
+
+
+def source_type(name: str) -> SourceType:
+    """The source type of this name. Raises `UserError` with the known ones if there is none."""
+    return _TYPES.get(name)
+
+
+def open_source(config: SourceConfig, places: list[Location], image_size: int) -> Source:
+    """The source that ``config`` describes, at ``places``. Raises `UserError` if it cannot be opened."""
+    type_ = source_type(config.type)
+    if not type_.urls and any(isinstance(place, str) for place in places):
+        able = ", ".join(known.name for known in _TYPES if known.urls)
+        raise UserError(
+            f"source {config.name!r}: type {config.type} reads local files, URLs are for sources of type {able}"
+        )
+    return type_.open(config, places, image_size)
+
+
+def own_config(values: Any) -> Any:
+    """A recipe's entry as the `SourceConfig` of its type; for pydantic, which explains what is wrong with it.
+
+    Raises `ValueError` for a type that is unknown and for an option of another type.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+        return values
+    try:
+        type_ = source_type(values["type"])
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    for option in values:
+        others = [known.name for known in _TYPES if option in known.config.model_fields]
+        if others and option not in type_.config.model_fields:
+            raise ValueError(
+                f"{option} is an option of type {' and '.join(others)}, the source {values.get('name')!r} is of type {type_.name}"
+            )
+    return type_.config.model_validate(values)

@@ -1,0 +1,1 @@
+"""What the demonstration starts from: the embedded shards and the base of the tiny model."""

@@ -1,0 +1,49 @@
+"""What the demonstration registers: the source type ``scenes`` and the evaluation ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.demo.scenes import SceneSource
+from janus_train.evaluate.options import EvaluationOptions, Progress
+from janus_train.evaluate.registry import register_evaluation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from janus_train.infer.load import LoadedModel
+
+
+class ScenesConfig(SourceConfig):
+    """A source of composed scenes."""
+
+    view: str
+    """What is made of a scene (`scenes.VIEWS`)."""
+    num_scenes: Annotated[int, Field(gt=0)]
+    """The length of the source, one epoch."""
+
+
+@register_source("scenes", ScenesConfig, tars="material")
+def open_scenes(config: ScenesConfig, places: list[Path], image_size: int) -> SceneSource:
+    return SceneSource(places, config.view, "train", config.num_scenes, image_size)
+
+
+class DemoEvaluation:
+    """How well a model generates, answers and writes about held-out scenes. What it needs is imported when it runs."""
+
+    def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
+        from janus_train.demo.evaluation import evaluate
+
+        return evaluate(loaded, out, options, progress)
+
+    def table(self, results: dict[str, Any]) -> Table:
+        from janus_train.demo.table import results_table
+
+        return results_table(results)
+
+
+register_evaluation("demo", DemoEvaluation())
