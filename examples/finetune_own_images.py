@@ -1,6 +1,6 @@
 """Fine-tune the tiny model on your own images: prepare, check, look, train, and compare before and after.
 
-    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, MINUTES minutes
+    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, 2 minutes
     python examples/finetune_own_images.py --images photos --steps 500 --out outputs/photos
 
 Times are for two CPU cores. ``--images`` names a folder with your images and two files in JSON Lines, paths relative to
@@ -69,7 +69,7 @@ def main() -> None:
         "--init-from", help="folder of a trained tiny model; default: the base in data_recipes/demo/base"
     )
     parser.add_argument("overrides", nargs="*", help="further options of train.py, such as optim.learning_rate=5e-4")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
 
@@ -109,7 +109,7 @@ def main() -> None:
     prompts, question = examples_of(images)
     before = try_out(load_model(start), prompts, question, images)
 
-    # 6. Training: about TIME s per 100 steps. Run again, a finished run is left as it is and an unfinished one resumes.
+    # 6. Training: 15 seconds per 100 steps. Run again, a finished run is left as it is and an unfinished one resumes.
     train(*training, f"output_dir={out / 'run'}")
 
     # 7. After.

@@ -1,6 +1,6 @@
 """Fine-tune a trained model with LoRA, and use both results: the merged model and the adapters alone.
 
-    python examples/lora.py outputs/tiny/stage3/final                                    # MINUTES on two CPU cores
+    python examples/lora.py outputs/tiny/stage3/final                                    # half a minute on two CPU cores
     python examples/lora.py outputs/tiny/stage3/final --recipe outputs/own_images/recipe.yaml --steps 300
 
 The first argument is the folder of a model to start from: the quick start's result, or that of finetune_own_images.py
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/lora"))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("overrides", nargs="*", help="further options of train.py, such as peft.rank=32")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
 
     before = load_model(options.model)  # first of all, so that a wrong folder is noticed at once
 

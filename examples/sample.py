@@ -1,6 +1,6 @@
 """Generate images and ask about them from Python, with a trained model of any size.
 
-    python examples/sample.py outputs/tiny/stage3/final               # MINUTES on two CPU cores
+    python examples/sample.py outputs/tiny/stage3/final               # 15 seconds on two CPU cores
     python examples/sample.py deepseek-ai/Janus-Pro-1B --device cuda --prompt "a red apple on a table"
 
 The first argument is a run's ``final/``, the folder of a model in transformers' or the official layout, or a hub id.
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--question", default="What colour is the background?")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("outputs/sample"))
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     model = load_model(options.model, device=options.device)
