@@ -46,7 +46,7 @@ class Registry(Generic[T]):
         while name not in self._entries:
             plugin = next(plugins, None)
             if plugin is None:
-                known = ", ".join(self._entries)
+                known = ", ".join(sorted(self._entries))
                 raise UserError(f"{where and where + ': '}there is no {self.what} {name!r}, known are {known}")
             _import(plugin, f"plug-in {plugin}")
         return self._entries[name][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from janus_train import plugins
 from janus_train.data.loader import open_recipe
-from janus_train.data.sources.registry import source_type
+from janus_train.data.sources.registry import open_source, own_config, source_type
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
 from janus_train.evaluate.registry import get_evaluation
@@ -78,7 +79,7 @@ def text_only(folder: Path) -> tuple[str, ...]:
 
 def test_a_module_that_the_configuration_names_brings_a_source_and_a_template(folder: Path) -> None:
     with pytest.raises(
-        UserError, match=r"sources\.0: there is no source type 'numbers', known are hf_dataset, .*scenes$"
+        UserError, match=r"sources\.0: there is no source type 'numbers', known are hf_dataset, .*scenes, shards$"
     ):
         open_recipe(config_of(*text_only(folder)))
     recipe = open_recipe(config_of(*text_only(folder), "plugins=[my_numbers]"))
@@ -149,8 +150,27 @@ def test_an_installed_package_is_imported_only_when_a_name_is_unknown(
         get_template("poem")
 
 
+def test_the_examples_of_contributing_are_plug_ins(run: Run, folder: Path, random_base: Path) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    examples = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "register_" in code]
+    assert len(examples) == 3
+    for number, code in enumerate(examples):
+        (folder / f"example_{number}.py").write_text(code)
+    plugins.import_plugins([f"example_{number}" for number in range(3)])
+    (folder / "people.csv").write_text("name;age\nAda;36\n")
+    values = {"name": "t", "kind": "text", "type": "table", "template": "text", "weight": 1, "paths": ["people.csv"]}
+    config = own_config(values | {"separator": ";", "field": "name"})
+    source = open_source(config, [folder / "people.csv"], 64)
+    assert source[0].fields == {"text": "Ada"} and len(source) == 1 and len(source.data_digest()) == 16
+    assert get_template("image_title").reads == "title"
+    words = ("evaluate", random_base, "--out", "colours", "--evaluation", "colours", "--plugin", "example_2")
+    code, printed, told = run(*words, "--guidance", 1)
+    assert code == 0 and "mean colour" in printed, told
+    assert set(json.loads((folder / "colours/results.json").read_text())) == {"red", "blue"}
+
+
 def test_unknown_names_come_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"^there is no source type 'x', known are hf_dataset, .*, shards, scenes$"):
+    with pytest.raises(UserError, match=r"^there is no source type 'x', known are hf_dataset, .*, scenes, shards$"):
         source_type("x")
     with pytest.raises(UserError, match=r"^--evaluation: there is no evaluation 'x', known are demo$"):
         get_evaluation("x")

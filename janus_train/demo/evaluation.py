@@ -1,6 +1,6 @@
-"""Evaluation of a model's folder on held-out scenes of the embedded pictures.
+"""Evaluation of a model's folder on held-out scenes of the embedded images.
 
-held-out scenes -> prompts   -> pictures -> detector  -> shares right, beside true pictures and VQ round trips
+held-out scenes -> prompts   -> images -> detector  -> shares right, beside true images and VQ round trips
                 -> questions -> answers  -> comparison -> shares right
 dialogues       -> perplexity of the answers
     -> results.json, pictures.jsonl, answers.jsonl, pictures/*.png, grid.png
@@ -34,7 +34,7 @@ def evaluate(
     start = time.monotonic()
     shards = embedded_shards()
     if not shards:
-        raise UserError(f"the embedded pictures are missing: there is no .tar in {SHARDS_FOLDER}")
+        raise UserError(f"the embedded images are missing: there is no .tar in {SHARDS_FOLDER}")
     out = _emptied(Path(out_dir).expanduser())
     measures, num_objects = evaluate_drawing(loaded, shards, out, options, report)
     measures += evaluate_answers(loaded, shards, out, options, report)

@@ -30,7 +30,7 @@ MAX_ANSWER_TOKENS = 24
 def evaluate_answers(
     loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> list[dict[str, Any]]:
-    """One measure a sort of question; writes answers.jsonl and the pictures asked about."""
+    """One measure a sort of question; writes answers.jsonl and the images asked about."""
     library = load_library(tuple(shards))
     scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
     images = [render(scene, library, loaded.encoder.image_size) for scene in scenes]

@@ -45,7 +45,7 @@ def test_digests_follow_recipe_and_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"template": "poem"}, "source 'a': there is no template 'poem', known are conversation,"),
+        ({"template": "poem"}, "source 'a': there is no template 'poem', known are class_to_image,"),
         (
             {"type": "janus_train.evil"},
             "r.yaml: sources.0: there is no source type 'janus_train.evil', known are hf_dataset,",

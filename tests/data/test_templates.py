@@ -30,7 +30,7 @@ def registered(registries: None) -> Iterator[None]:
 
 def test_an_unknown_template_is_named_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"^there is no template 'poem', known are conversation, question_answer, .*, text$"
+        UserError, match=r"^there is no template 'poem', known are class_to_image, conversation, .*, text_to_image$"
     ):
         get_template("poem")
     with pytest.raises(UserError, match=r"^r\.yaml: there is no template 'poem'"):

@@ -1,4 +1,4 @@
-"""Makes the tiny model's base: what Janus takes ready from others, pretrained here on the embedded pictures.
+"""Makes the tiny model's base: what Janus takes ready from others, pretrained here on the embedded images.
 
     python -m janus_train.demo.build.base --out data_recipes/demo/base
 
@@ -46,7 +46,7 @@ MOST_BYTES = 8_000_000
 README = """# The base of the tiny model
 
 What Janus takes ready from others, at the demo's size: a VQ tokenizer, a vision encoder (pretrained on
-pictures and labels, contrastively), a language model and a tokenizer, pretrained on the pictures and texts of `../shards` (training combinations only). In
+images and labels, contrastively), a language model and a tokenizer, pretrained on the images and texts of `../shards` (training combinations only). In
 bf16; the figures are measured after rounding to it, on held-out combinations.
 
 Made by `{command}` on {machine} ({threads} threads), torch {torch}.
@@ -145,7 +145,7 @@ def write(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pretrain the tiny model's base on the embedded pictures.")
+    parser = argparse.ArgumentParser(description="Pretrain the tiny model's base on the embedded images.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/base", help="where finished parts are kept")
     parser.add_argument("--continue", dest="resume", action="store_true", help="take finished parts from --work")

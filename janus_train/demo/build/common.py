@@ -1,4 +1,4 @@
-"""What the parts of the base share: where the data is, batches of pictures, the schedule, the progress line."""
+"""What the parts of the base share: where the data is, batches of images, the schedule, the progress line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
 
 
 class Images:
-    """Training pictures in a fixed order: three scenes, then one class picture."""
+    """Training images in a fixed order: three scenes, then one class image."""
 
     def __init__(self, size: int):
         self.scenes = SceneSource(SHARDS, "scene", "train", ENDLESS, size)
@@ -75,7 +75,7 @@ class Images:
 
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:
-    """``count`` scenes of a split and their pictures, uint8 (count, 3, S, S); another set for another seed."""
+    """``count`` scenes of a split and their images, uint8 (count, 3, S, S); another set for another seed."""
     library = load_library(tuple(SHARDS))
     rng = np.random.default_rng(seed)
     drawn = [draw_scene(library, rng, split) for _ in range(count)]

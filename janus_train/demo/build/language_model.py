@@ -38,7 +38,7 @@ def document(view: str, index: int, split: str = "train") -> str:
     if view == "class_caption":
         return BOS + record.fields["caption"] + EOS
     turns = record.fields["conversations"]
-    if view == "scene_caption":  # the words that ask for a picture, as plain text
+    if view == "scene_caption":  # the words that ask for an image, as plain text
         return BOS + turns[0]["content"] + EOS
     if view == "reading":  # questions on a scene in words: who can answer them knows what a caption says
         words = caption(source.scene(index), np.random.default_rng(index))

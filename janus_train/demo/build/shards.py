@@ -1,15 +1,15 @@
-"""Builds the embedded picture set: 3D emoji of objects as WebDataset shards, the same bytes each time.
+"""Builds the embedded image set: 3D emoji of objects as WebDataset shards, the same bytes each time.
 
     python -m janus_train.demo.build.shards                    # takes the packages with npm, writes shards/
     python -m janus_train.demo.build.shards --packages DIR     # the two .tgz of `npm pack` stand in DIR already
     python -m janus_train.demo.build.shards --check            # rebuilds beside and compares digests
 
-In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the pictures (256x256 RGBA) and their labels
+In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the images (256x256 RGBA) and their labels
 and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
 lossless), an index beside each tar, ``shards.json`` over all of them, and ``LICENSE``.
 
 What the bytes depend on: the packages (pinned by digest) and Pillow with the WebP encoder in its wheel (`PILLOW`). Under
-another Pillow the pictures' pixels are the same and their compressed bytes may not be: ``--check`` says so.
+another Pillow the images' pixels are the same and their compressed bytes may not be: ``--check`` says so.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ RENAMED = {
     "locked with key": "padlock with key",
     "foggy": "bridge in fog",
 }
-"""Labels that are no nouns -> what the picture shows."""
+"""Labels that are no nouns -> what the image shows."""
 
 SIZE = 64  # pixels a side
 OBJECTS_PER_SHARD = 210
 
-LICENSE = """The pictures and names in these shards come from two npm packages, both under the MIT licence.
+LICENSE = """The images and names in these shards come from two npm packages, both under the MIT licence.
 
-Pictures: Fluent Emoji (3D) by Microsoft, as packaged in @lobehub/fluent-emoji-3d 1.1.0 by LobeHub, scaled to 64x64.
+Images: Fluent Emoji (3D) by Microsoft, as packaged in @lobehub/fluent-emoji-3d 1.1.0 by LobeHub, scaled to 64x64.
     Copyright (c) Microsoft Corporation.
     Copyright (c) 2023 LobeHub
 
@@ -125,13 +125,13 @@ def plain(text: str) -> str:
 
 
 def shrink(data: bytes) -> Image.Image:
-    """The picture at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
+    """The image at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
     image = open_image(data).convert("RGBA").convert("RGBa")
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
 
 
 def objects(images: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Yields (key, fields, webp) of every object that has a picture, in emojibase's order."""
+    """Yields (key, fields, webp) of every object that has an image, in emojibase's order."""
     english = json.loads(labels["en/data.json"])
     chinese = {entry["hexcode"]: entry for entry in json.loads(labels["zh/data.json"])}
     messages = json.loads(labels["en/messages.json"])
@@ -211,7 +211,7 @@ def check(packages: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the embedded picture set.")
+    parser = argparse.ArgumentParser(description="Build the embedded image set.")
     parser.add_argument("--packages", type=Path, help="folder with the two .tgz; default: take them with npm")
     parser.add_argument("--out", type=Path, default=SHARDS_FOLDER)
     parser.add_argument("--check", action="store_true", help="rebuild beside and compare with the committed shards")

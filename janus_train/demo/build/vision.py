@@ -1,6 +1,6 @@
-"""Pretrains the base's understanding encoder by setting pictures against names, as CLIP and SigLIP do.
+"""Pretrains the base's understanding encoder by setting images against names, as CLIP and SigLIP do.
 
-Here the texts are short and few (object names, background colours, counts), so every picture is set against all of them
+Here the texts are short and few (object names, background colours, counts), so every image is set against all of them
 and not only against its batch's; with that, CLIP's softmax (arXiv 2103.00020) learns faster than SigLIP's sigmoids,
 which spend long on learning that most names do not fit. The "text tower" is a table of label embeddings. Pooling (an
 attention with one query a place) and the table belong to this pretraining alone: kept is the encoder, whose patch
@@ -66,7 +66,7 @@ class Head(nn.Module):
 def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torch.Tensor:
     at_place, a_patch = head(features)
     mean = features.mean(1)
-    known = labels.colour >= 0  # class pictures have no background to name
+    known = labels.colour >= 0  # class images have no background to name
     covered = (labels.patches != labels.nothing).flatten()
     names = F.cross_entropy(a_patch.flatten(0, 1), labels.patches.flatten(), reduction="none")
     there = (labels.at_place != labels.nothing).flatten()
@@ -82,7 +82,7 @@ def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torc
 
 
 def training_batch(library: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
-    """Three quarters scenes of the training split, one quarter class pictures."""
+    """Three quarters scenes of the training split, one quarter class images."""
     drawn = []
     for number in range(IMAGES):
         if number % 4 == 3:

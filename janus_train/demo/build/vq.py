@@ -1,4 +1,4 @@
-"""Trains the base's VQ tokenizer: pictures to 8x8 codes and back, by the official rule of nearest codes.
+"""Trains the base's VQ tokenizer: images to 8x8 codes and back, by the official rule of nearest codes.
 
 In: a ``JanusVQVAE``. Out: the same, trained; reconstruction errors on held-out combinations.
 
@@ -10,7 +10,7 @@ all else on a CPU:
    8x8 pixels. The codes are final after it.
    A code should say what is in its cell, not what is around it: left alone, a plain background took 20 to 40 codes
    (3 nats a cell, of the 6.2 there are) and a third of an object's codes changed with its place, which is noise to a
-   model that has to predict them. So the encoder's middle block (attention over the whole picture) stays the identity,
+   model that has to predict them. So the encoder's middle block (attention over the whole image) stays the identity,
    and a loss asks for the same latents among other neighbours; codes that differ too little to matter are merged.
 2. pictures: the decoder proper learns to draw from the frozen codes. The residual blocks of its last level begin as
    the identity and are left out of most steps, then trained with the rest.
@@ -34,7 +34,7 @@ LOCALITY = 0.4
 """Weight of the loss that asks a cell's latent to be the same among other neighbours and in another place (`recomposed`)."""
 SAME = 0.98
 """Codes of a larger cosine are one. Much-used latents attract many codes that differ in nothing one could see: without
-merging 8 backgrounds take 60 codes, 1.9 nats a cell; with it 15 and 0.05, for 0.15 dB of the pictures."""
+merging 8 backgrounds take 60 codes, 1.9 nats a cell; with it 15 and 0.05, for 0.15 dB of the images."""
 DECAY = 0.99  # of the codebook's moving averages
 FREE = 1 / 8  # share of the first phase without quantisation, before the codebook starts from k-means
 RESTARTS = 0.8  # share of the first phase in which unused codes are given new places
@@ -183,7 +183,7 @@ def as_grid(flat: torch.Tensor, like: torch.Tensor, stride: int) -> torch.Tensor
 
 
 def recomposed(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each picture gets a block of cells of the next one, and all of it moves round by whole cells.
+    """Each image gets a block of cells of the next one, and all of it moves round by whole cells.
 
     Pixels (N, 3, S, S) and their latents (N * P, e) -> the new pixels, and those cells' latents in their new places.
     """
@@ -256,7 +256,7 @@ def train_images(vq: JanusVQVAE, size: int, steps: int, whole_from: float = 0.8)
     stride = 2 ** (len(vq.decoder.up) - 1)
     trained = nn.ModuleList([vq.post_quant_conv, vq.decoder]).train()
     optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
-    schedule, progress = Schedule(PEAK, steps), Progress("vq pictures", steps)
+    schedule, progress = Schedule(PEAK, steps), Progress("vq images", steps)
     for step in range(steps):
         schedule.apply(optimizer, step)
         pixels = to_float(images.batch(10**6 + step, IMAGES_BATCH))
