@@ -56,7 +56,7 @@ name: own-images
 licence: mine
 sources:
   - {name: talks, kind: understanding, type: shards, template: conversation, weight: 1, paths: [questions/*.tar]}
-  - {name: pictures, kind: generation, type: shards, template: request_to_image, weight: 1, paths: [captions/*.tar]}
+  - {name: drawings, kind: generation, type: shards, template: request_to_image, weight: 1, paths: [captions/*.tar]}
 """
 
 
