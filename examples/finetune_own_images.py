@@ -1,7 +1,7 @@
 """Fine-tune the tiny model on your own images: prepare, check, look, train, and compare before and after.
 
-    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, 2 minutes
-    python examples/finetune_own_images.py --images photos --steps 500 --out outputs/photos
+    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, 3 minutes
+    python examples/finetune_own_images.py --images photos --steps 1000 --out outputs/photos
 
 Times are for two CPU cores. ``--images`` names a folder with your images and two files in JSON Lines, paths relative to
 the folder:
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with images, captions.jsonl and questions.jsonl")
     parser.add_argument("--out", type=Path, default=Path("outputs/own_images"))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument(
         "--init-from", help="folder of a trained tiny model; default: the base in data_recipes/demo/base"
     )
