@@ -29,6 +29,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     ROOT / "launch/README.md",
     ROOT / "data_recipes/README.md",
+    ROOT / "examples/README.md",
 ]
 ALL_MARKDOWN = sorted({*PAGES, *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "tests").rglob("*.md")})
 MADE_BY_READERS = {"data_recipes/mine.yaml"}
@@ -73,7 +74,7 @@ def test_the_sites_menu_has_every_page_once() -> None:
 
 @pages
 def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
-    tops = "janus_train|tests|configs|launch|data_recipes|benchmarks|docs"
+    tops = "janus_train|tests|configs|launch|data_recipes|benchmarks|docs|examples"
     names = set(re.findall(rf"`((?:{tops})/[\w./*-]*)`", page.read_text(encoding="utf-8"))) - MADE_BY_READERS
     assert not sorted(name for name in names if not any(ROOT.glob(name.rstrip("/"))))
 
@@ -131,7 +132,7 @@ def check_command(words: list[str], page: Path, *, whole: bool) -> None:
     """``whole``: it is a command to type as it stands, so that its arguments have to fit as well."""
     where = f"{page.name}: {shlex.join(words)}"
     for word in words:
-        if word.startswith(("launch/", "benchmarks/", "tests/")):
+        if word.startswith(("launch/", "benchmarks/", "tests/", "examples/")):
             assert (ROOT / word).exists(), where
     if words[0] == "janus-train":
         check_janus_train(words[1:], where, whole=whole)
