@@ -15,9 +15,10 @@ from typing import Any
 
 from janus_train import report
 from janus_train.config import Config
-from janus_train.data.loader import RowLoader, open_recipe, streams_of
+from janus_train.data.loader import RowLoader, open_recipe, streams_of, worker_deaths_as_user_errors
+from janus_train.data.recipe import Recipe
 from janus_train.data.streams import reassign_streams
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.checkpoint import format as checkpoint
@@ -28,7 +29,8 @@ from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_final_model
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.log import set_up_logging
-from janus_train.train.run_dir import RunDir, RunState, make_room, open_run_dir, truncate_records
+from janus_train.train.run_dir import RunDir, RunState, default_path, make_room, open_run_dir, truncate_records
+from janus_train.train.run_lock import RunLock
 from janus_train.train.trainable import TrainableModel, load_trainable
 from janus_train.train.trainer import Trainer
 
@@ -44,19 +46,38 @@ def run(config: Config) -> Path:
     store = process_group.join(config.run)
     group = Distributed(config)
     deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with process_group.propagate_errors(store), deadlines as watchdog, compile_errors_as_user_errors():
-        return _run(config, group, watchdog)
+    with (
+        process_group.propagate_errors(store),
+        deadlines as watchdog,
+        compile_errors_as_user_errors(),
+        worker_deaths_as_user_errors(),
+        RunLock(default_path(config)) as lock,
+    ):
+        return _run(config, group, watchdog, lock)
 
 
-def _run(config: Config, group: Distributed, watchdog: Watchdog) -> Path:
+def _run(config: Config, group: Distributed, watchdog: Watchdog, lock: RunLock) -> Path:
     check_batch(config, group)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
-    run_dir, state = open_run_dir(config, data_digests, group)
+    run_dir, state = open_run_dir(config, data_digests, group, lock)
     if state.state == "finished":
         logger.info(f"{run_dir.path} is finished at step {config.run.steps}: the model is in {run_dir.final}")
         return run_dir.path
+    with run_dir.refuse_full_disk():
+        _train(config, group, watchdog, recipe, data_digests, run_dir, state)
+    return run_dir.path
 
+
+def _train(
+    config: Config,
+    group: Distributed,
+    watchdog: Watchdog,
+    recipe: Recipe,
+    data_digests: dict[str, str],
+    run_dir: RunDir,
+    state: RunState,
+) -> None:
     model = load_trainable(config, group, run_dir, state, recipe)
     backend = make_backend(model.janus, config, group)
     resume = restore(run_dir, state, backend, config)
@@ -82,9 +103,17 @@ def _run(config: Config, group: Distributed, watchdog: Watchdog) -> Path:
     watchdog.beat("the last step", long=True)
     write_final_model(backend, model, rows.encoder, run_dir, config)
     if group.is_main:
-        logger.info(f"the model is in {run_dir.final}, the report is {report.build(run_dir.path)}")
+        write_report(run_dir)
     group.barrier()
-    return run_dir.path
+
+
+def write_report(run_dir: RunDir) -> None:
+    """``report.html``. The run is finished: if it cannot be written, that is a warning."""
+    try:
+        logger.info(f"the model is in {run_dir.final}, the report is {report.build(run_dir.path)}")
+    except (OSError, UserError) as error:
+        logger.info(f"the model is in {run_dir.final}")
+        logger.warning(f"no report was written ({one_line(error)}): janus-train report {run_dir.path} makes it")
 
 
 @dataclass(frozen=True)
