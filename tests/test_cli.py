@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("janus_train.infer.image_grid.write_text", full)  # the last file
+    monkeypatch.setattr("janus_train.infer.image_grid.write_json_lines", full)  # the last file
     words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
     code, printed, told = run(*words, "--out", tmp_path / "new")
     assert (code, printed) == (2, "")
@@ -171,8 +171,8 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", " "), "--prompt is empty"),
         (("generate", "EMPTY"), "nothing to draw: give --prompt"),
         (("generate", "EMPTY", "--prompts-file", "NONE.txt"), "NONE.txt: there is no such file"),
-        (("generate", "EMPTY", "--prompts-file", "EMPTY"), "cannot be read as UTF-8 text"),
-        (("generate", "EMPTY", "--prompts-file", "/dev/null"), "holds no prompt"),
+        (("generate", "EMPTY", "--prompts-file", "EMPTY"), "EMPTY cannot be read: Is a directory"),
+        (("generate", "EMPTY", "--prompts-file", "/dev/null"), "it is a device or a pipe"),
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "0.5"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
