@@ -1,9 +1,9 @@
 """How fast the data path is beside the decoder alone and beside webdataset, what 100 million samples cost to open, and
 what decoding JPEGs at reduced scale saves.
 
-    python benchmarks/data.py [--pictures 200] [--turns 40]
+    python benchmarks/data.py [--images 200] [--turns 40]
 
-Pictures: JPEGs of 500x400 made here, in tars made here. Three paths take the same pictures in turns, so that a busy machine
+Images: JPEGs of 500x400 made here, in tars made here. Three paths take the same images in turns, so that a busy machine
 is busy for all of them; what counts is the CPU time of the quickest quarter of each one's turns:
 
     bare        the JPEG's bytes in memory -> decoded -> resized (Pillow's bicubic, which alone gives the official pixels)
@@ -55,7 +55,7 @@ IMAGES_A_TURN = 50
 
 
 def jpegs(number: int) -> list[bytes]:
-    """Pictures with large shapes and fine grain, some 60 KB each, as photographs of that size are."""
+    """Images with large shapes and fine grain, some 60 KB each, as photographs of that size are."""
     rng = np.random.default_rng(0)
     made = []
     for _ in range(number):
@@ -70,7 +70,7 @@ def jpegs(number: int) -> list[bytes]:
 
 
 def reduced(width: int, height: int, turns: int = 9) -> str:
-    """A row on what ``data.jpeg=reduced`` saves and costs, on a picture with shapes of several sizes and grain."""
+    """A row on what ``data.jpeg=reduced`` saves and costs, on an image with shapes of several sizes and grain."""
     rng = np.random.default_rng(0)
     levels = rng.normal(128, 6, (height, width, 1)).repeat(3, axis=2)
     for grid, strength in ((6, 90), (20, 40), (80, 20), (300, 10)):
@@ -105,7 +105,7 @@ def write_tars(folder: Path, images: list[bytes], a_tar: int = 100) -> None:
     write_listing(folder)
 
 
-# --------------------------------------------------------------------------------------------- the paths: endless, a picture each
+# --------------------------------------------------------------------------------------------- the paths: endless, an image each
 
 
 def bare(images: list[bytes], size: tuple[int, int]) -> Iterator[None]:
@@ -149,7 +149,7 @@ def documents(records: Iterator[Record], encoder: Encoder, kind: Kind, template:
 
 
 def rates(paths: dict[str, Callable[[], Iterator[Any]]], turns: int) -> dict[str, float]:
-    """Pictures a second of CPU time for each path, over the quickest quarter of its turns of `PICTURES_A_TURN`.
+    """Images a second of CPU time for each path, over the quickest quarter of its turns of `PICTURES_A_TURN`.
 
     Slower turns are those in which other processes used the core's other half and its caches.
     """
@@ -214,7 +214,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tars(folder, images)
-        print("| direction | path | pictures a second and core | of bare | of webdataset |\n|---|---|---|---|---|")
+        print("| direction | path | images a second and core | of bare | of webdataset |\n|---|---|---|---|---|")
         for direction, (kind, template, size) in DIRECTIONS.items():
             paths: dict[str, Callable[[], Iterator[Any]]] = {
                 "bare": lambda size=size: bare(images, size),  # type: ignore[misc]

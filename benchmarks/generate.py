@@ -38,7 +38,7 @@ SMALL = (
     "intermediate_size: 1056, vocab_size: 1024, max_position_embeddings: 1024}",
     "model.vq={num_embeddings: 2048}",
 )
-"""About 11 M parameters in the language model; pictures of 256 codes."""
+"""About 11 M parameters in the language model; images of 256 codes."""
 
 
 def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGeneration:

@@ -1,5 +1,5 @@
 """What published Janus fine-tuning scripts do, for comparison: samples padded to the longest of their batch, transformers'
-own forward with a mask, both heads at every position in fp32, codes made from the pictures in every step. The same model,
+own forward with a mask, both heads at every position in fp32, codes made from the images in every step. The same model,
 the same samples, the same loss.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py
 
-Lengths (performance.md's assumptions with a spread): a picture is 578 tokens; understanding adds log-normal text of mean
+Lengths (performance.md's assumptions with a spread): an image is 578 tokens; understanding adds log-normal text of mean
 150, generation of mean 60; pure text is log-normal of mean 800, here up to two rows long. Rows of 4096, the shipped settings.
 """
 

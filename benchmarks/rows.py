@@ -1,6 +1,6 @@
 """Synthetic samples shaped like the paper's mixes, for benchmarks: real shapes, random contents.
 
-Lengths are those of benchmarks/packing.py (a picture is P + 2 tokens; understanding adds text of mean 150, generation of
+Lengths are those of benchmarks/packing.py (an image is P + 2 tokens; understanding adds text of mean 150, generation of
 mean 60, pure text has mean 800, log-normal), for rows of 4096; for smaller rows they shrink with the row.
 """
 
@@ -56,11 +56,11 @@ def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Do
     ids = numbers.integers(0, model.text.vocab_size, n)
     labels, modality, image = np.full(n, IGNORE), np.full(n, TEXT, np.uint8), np.zeros(n, bool)
     pixels = numbers.integers(0, 256, (S, S, 3), dtype=np.uint8)
-    if kind == "understanding":  # a picture, then text; three quarters of it with loss
+    if kind == "understanding":  # an image, then text; three quarters of it with loss
         modality[1 : P + 1] = IMAGE_FEATURE
         learnt = max(1, 3 * words // 4)
         labels[n - 1 - learnt : n - 1] = ids[n - learnt :]
-    elif kind == "generation":  # text, the picture's begin, its codes, its end
+    elif kind == "generation":  # text, the image's begin, its codes, its end
         modality[words + 1 : words + 1 + P] = IMAGE_CODE
         image[words : words + P] = True
     else:
@@ -81,7 +81,7 @@ def _document(config: Config, kind: Kind, rng: random.Random, number: int) -> Do
 
 
 def with_codes(samples: Sequence[Document], codes: np.ndarray) -> list[Document]:
-    """The same samples, ``codes`` (Ng, P) cached in place of their generation pictures."""
+    """The same samples, ``codes`` (Ng, P) cached in place of their generation images."""
     left = iter(codes)
     return [
         replace(sample, generation_pixels=[None], codes=[next(left)]) if sample.codes else sample for sample in samples

@@ -63,7 +63,7 @@ SMALL = (
     "batch.row_tokens=512",
     "batch.micro_rows=1",
 )
-"""About 110 M parameters. A row of 512 with pictures of 64 tokens is an eighth of the paper's in both."""
+"""About 110 M parameters. A row of 512 with images of 64 tokens is an eighth of the paper's in both."""
 SMALL_384 = (
     *(
         word
@@ -76,7 +76,7 @@ SMALL_384 = (
     "model.vq={num_embeddings: 16384, base_channels: 128, channel_multiplier: [1, 1, 2, 2, 4], num_res_blocks: 2, latent_channels: 256}",
     "batch.row_tokens=4096",
 )
-"""The same language model and vision encoder; pictures of 384 pixels and 576 tokens, rows of 4096, the paper's VQ tokenizer."""
+"""The same language model and vision encoder; images of 384 pixels and 576 tokens, rows of 4096, the paper's VQ tokenizer."""
 SMALL_JANUS = (
     *(word for word in SMALL_384 if not word.startswith(("model.name", "model.text"))),
     "model.name=small-janus",

@@ -83,12 +83,12 @@ class ModelConfig(OptionGroup):
 
     name: str
     image_size: Positive
-    """Side of a picture to look at, in pixels."""
+    """Side of an image to look at, in pixels."""
     generation_image_size: Positive
     """Side of an image to generate; null in YAML: ``image_size``. Both encoders have to come to the same grid."""
     adaptor_depth: Positive
     system_prompt: str
-    """Put before conversations about pictures, as the official code does; may be empty."""
+    """Put before conversations about images, as the official code does; may be empty."""
     guidance: Annotated[float, Field(ge=1)]
     """Weight of classifier-free guidance with which the model draws unless told otherwise."""
     temperature: Annotated[float, Field(gt=0)]
@@ -121,7 +121,7 @@ class ModelConfig(OptionGroup):
             raise ValueError(
                 f"one grid for both encoders is needed: image_size {self.image_size}, vision.patch_size "
                 f"{self.vision.patch_size}, VQ stride {vq_stride}"
-                f" with pictures to draw of {self.generation_image_size}, {side * vq_stride} would fit"
+                f" with images to draw of {self.generation_image_size}, {side * vq_stride} would fit"
             )
         return self
 
@@ -206,7 +206,7 @@ class RunConfig(OptionGroup):
     skip_steps: tuple[Positive, ...] = Field(strict=False)
     """Steps whose batches are drawn but not trained on: those of a loss spike that one has gone back before."""
     sample_every: NonNegative
-    """Pictures are drawn from the recipe's preview prompts each so many steps; 0: never."""
+    """Images are drawn from the recipe's preview prompts each so many steps; 0: never."""
     log_every: Positive
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on a GPU."""

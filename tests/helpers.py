@@ -1,4 +1,4 @@
-"""Configurations, pictures and tars for tests, made on the spot."""
+"""Configurations, images and tars for tests, made on the spot."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_generate_writes_images(run, random_base, tmp_path):
     words = ("generate", random_base, "--prompts-file", tmp_path / "prompts.txt", "--num-images", 1, "--seed", 8)
     assert run(*words, "--out", tmp_path / "again")[0] == 0
     with Image.open(tmp_path / "again/000-8.png") as again:
-        assert np.array_equal(np.asarray(again, int), images[1]), "a picture depends on prompt and seed alone"
+        assert np.array_equal(np.asarray(again, int), images[1]), "an image depends on prompt and seed alone"
     code, _, told = run(*words, "--out", out)
     assert code == 2 and told.count("\n") == 1 and "holds files already" in told
     code, _, told = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_generate_from_a_image_and_words(run, random_base, tmp_path):
+def test_generate_from_an_image_and_words(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     words = ("generate", random_base, "--prompt", "make it red", "--num-images", 1, "--out", tmp_path / "out")
     code, printed, _ = run(*words, "--image", tmp_path / "blue.png", "--guidance", 2)
@@ -189,8 +189,8 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "-1"), "'--temperature'"),
         (("generate", "EMPTY", "--prompt", "x", "--out", "FILE/under"), "FILE/under cannot be made"),
         (("chat", "EMPTY", "--image", "NONE.png", "--prompt", "x"), "there is no such file"),
-        (("chat", "EMPTY", "--image", "FILE", "--prompt", "x"), "cannot be read as a picture"),
-        (("chat", "EMPTY", "--image", "EMPTY", "--prompt", "x"), "EMPTY cannot be read as a picture: Is a directory"),
+        (("chat", "EMPTY", "--image", "FILE", "--prompt", "x"), "cannot be read as an image"),
+        (("chat", "EMPTY", "--image", "EMPTY", "--prompt", "x"), "EMPTY cannot be read as an image: Is a directory"),
         (
             ("chat", "EMPTY", "--image", "https://x.example/a.png", "--prompt", "x"),
             "nothing is fetched from an address",
@@ -208,7 +208,7 @@ def test_report_prints_its_path(run, tmp_path):
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
-    (tmp_path / "FILE").write_text("no picture")
+    (tmp_path / "FILE").write_text("no image")
     code, printed, told = run(*words)
     assert code == 2
     assert told.count("\n") == 1 and told.startswith("error: ") and says in told
@@ -218,9 +218,9 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, says):
 
 def test_placeholders_must_match(run, random_base, tmp_path):
     code, _, told = run("chat", random_base, "--prompt", "<image_placeholder> what is it?")
-    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 pictures" in told
+    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 images" in told
     code, _, told = run("generate", random_base, "--prompt", "<image_placeholder> in red", "--out", tmp_path / "out")
-    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 pictures" in told
+    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 images" in told
     assert not list(tmp_path.iterdir())
 
 

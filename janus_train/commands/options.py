@@ -101,7 +101,7 @@ def check_finite(guidance: float | None, temperature: float | None) -> None:
 
 
 def open_image_option(path: Path) -> Image.Image:
-    """The picture, read whole. Raises `UserError` if there is none, or the file is not one."""
+    """The image, read whole. Raises `UserError` if there is none, or the file is not one."""
     from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
 
     try:
@@ -112,7 +112,7 @@ def open_image_option(path: Path) -> Image.Image:
         address = "; nothing is fetched from an address" if str(path).startswith(("http:", "https:")) else ""
         raise UserError(f"--image {path}: there is no such file{address}") from None
     except ImageError as error:
-        raise UserError(f"--image {path} cannot be read as a picture: it {error}; {WHAT_TO_GIVE}") from None
+        raise UserError(f"--image {path} cannot be read as an image: it {error}; {WHAT_TO_GIVE}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         said = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"--image {path} cannot be read as a picture: {said}") from None
+        raise UserError(f"--image {path} cannot be read as an image: {said}") from None

@@ -63,9 +63,9 @@ def tokenize(
             ),
         )
         result = run(tars, encoder, replace=replace, threads=threads or available_cores(), progress=progress)
-    parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.images} pictures)"]
+    parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.images} images)"]
     parts += [f"{result.nothing_to_do} had nothing to do"] if result.nothing_to_do else []
-    parts += [f"{result.without} pictures without codes: janus-train verify lists them"] if result.without else []
+    parts += [f"{result.without} images without codes: janus-train verify lists them"] if result.without else []
     parts += [f"{len(result.busy)} left to another process"] if result.busy else []
     parts += [f"{len(result.failed)} failed"] if result.failed else []
     print("; ".join(parts))

@@ -21,7 +21,7 @@ class Batch:
     """A micro-batch as one flat sequence of L tokens; documents are told apart by ``cu_seqlens``, and may be empty at the end.
 
     Positions are indices into the flat sequence. ``image_loss_positions`` is in the order of the codes of the
-    pictures that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
+    images that ``image_loss_pictures`` selects, so targets are ``codes[image_loss_pictures].flatten()``.
     """
 
     input_ids: torch.Tensor  # (1, L) int64
@@ -65,9 +65,9 @@ def collate(
     generation_image_size: int | None = None,
     fixed_tokens: int | None = None,
 ) -> Batch:
-    """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no picture.
+    """The rows' documents one after the other; see `Batch` for shapes. P and S are needed where there is no image.
 
-    ``generation_image_size``: S of pictures to draw, if it is another. ``fixed_tokens``: T, the tokens that a row can hold; then
+    ``generation_image_size``: S of images to draw, if it is another. ``fixed_tokens``: T, the tokens that a row can hold; then
     the sequence's shape is that of full rows, whatever they hold: behind the documents stand some of token 0, without loss.
     """
     documents: list[Document] = [document for row in rows for document in row.documents]

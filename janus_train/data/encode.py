@@ -250,19 +250,19 @@ class Encoder:
     # -- inference: the same strings, up to where the model goes on
 
     def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:
-        """BOS, prompt with its pictures' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
+        """BOS, prompt with its images' places, ``<begin_of_image>``: the last hidden state predicts code 0."""
         return [*self._prompt_ids(generation_prompt(prompt), num_images), self.special.begin_of_image]
 
     def chat_prompt_ids(self, messages: list[dict[str, str]], num_images: int) -> list[int]:
-        """BOS and the official chat prompt with its pictures' places; the model's answer comes next."""
+        """BOS and the official chat prompt with its images' places; the model's answer comes next."""
         looks = any(PLACEHOLDER in message["content"] for message in messages)
         return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_images)
 
     def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:
-        """BOS and the prompt, each placeholder in it grown to P between a picture's marks."""
+        """BOS and the prompt, each placeholder in it grown to P between an image's marks."""
         first, *rest = prompt.split(PLACEHOLDER)
         if len(rest) != num_images:
-            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} pictures are given")
+            raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} images are given")
         special, image = self.special, [self.special.placeholder] * self.tokens_per_image
         ids = [special.bos, *self.ids(first)]
         for piece in rest:

@@ -71,7 +71,7 @@ def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> I
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(f"is no picture of the formats {', '.join(formats)}") from None
+        raise ImageError(f"is not an image of the formats {', '.join(formats)}") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"cannot be read (more than {MAX_PIXELS:,} pixels)") from None
     except Exception as error:  # decoders of foreign bytes raise whatever their parts raise

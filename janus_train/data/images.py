@@ -1,4 +1,4 @@
-"""Pictures to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
+"""Images to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
 
 What `image_files.open_image` gives, or any other image of Pillow's, goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
 `to_float` makes what the encoders take. The two recipes differ: the understanding encoder sees the
@@ -18,13 +18,13 @@ from janus_train.data.image_files import MAX_EXIF_BYTES, ImageError, load_image
 from janus_train.data.types import BadSample
 
 BACKGROUND = 127
-"""The grey of the understanding picture's border, in each channel (official: ``int(255 * 0.5)``)."""
+"""The grey of the understanding image's border, in each channel (official: ``int(255 * 0.5)``)."""
 MIN_SIDE = 14
 """The official processor never makes the short side smaller than this."""
 REDUCED_TO = 2
 """A JPEG decoded at reduced scale keeps at least so many times the pixels that are wanted, along each side."""
 MAX_ASPECT = 8
-"""A generation picture longer than this is cut before resizing: the ends would be cropped away anyway."""
+"""A generation image longer than this is cut before resizing: the ends would be cropped away anyway."""
 _LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 """The float of each of the 256 levels, in the official order of operations."""
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -37,7 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture upright. `ImageOps.exif_transpose` would also write the EXIF data anew."""
+"""EXIF orientation -> what makes the image upright. `ImageOps.exif_transpose` would also write the EXIF data anew."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -49,9 +49,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         load_image(image)  # here and not when it is resized: what cannot be decoded is a bad sample
         return _to_rgb(image)
     except ImageError as error:
-        raise BadSample(f"its picture {error}") from None
+        raise BadSample(f"its image {error}") from None
     except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
-        raise BadSample(f"its picture cannot be decoded ({error})") from None
+        raise BadSample(f"its image cannot be decoded ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -88,7 +88,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _wide_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey pictures of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
+    """Grey images of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
 
     Mode I (32 bits) holds 16-bit files in some Pillow versions and 8-bit values in others, mode F 0..1 or 0..255:
     the largest value tells.
@@ -111,7 +111,7 @@ def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False
 
     The short side is truncated, as the official processor does it; transformers' own rounds, and can differ by a row of pixels. ``reduced``: a JPEG of at least four times ``size`` is decoded at
     a half, a quarter or an eighth, still at least twice too large: several times faster, pixels off by one or two of 255
-    (benchmarks/data.md): ``data.jpeg=reduced``. Pictures to draw have no such way: their codes are targets.
+    (benchmarks/data.md): ``data.jpeg=reduced``. Images to draw have no such way: their codes are targets.
     """
     box = _reduce(image, REDUCED_TO * size) if reduced else None
     image = to_rgb(image)
@@ -131,7 +131,7 @@ def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False
 
 
 def _reduce(image: Image.Image, least: int) -> tuple[float, float, float, float] | None:
-    """Ask the JPEG decoder for fewer pixels, ``least`` on the long side or more; the area that the picture then covers.
+    """Ask the JPEG decoder for fewer pixels, ``least`` on the long side or more; the area that the image then covers.
 
     None if it comes as it is: another format, too small already, or turned by its EXIF data.
     """
@@ -157,7 +157,7 @@ def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _limit_aspect(image: Image.Image) -> Image.Image:
-    """The middle of a very long picture, so that a 20,000 x 10 banner does not become 768,000 x 384 first."""
+    """The middle of a very long image, so that a 20,000 x 10 banner does not become 768,000 x 384 first."""
     width, height = image.size
     longest = MAX_ASPECT * min(width, height)
     if max(width, height) <= longest:

@@ -37,9 +37,7 @@ from janus_train.errors import UserError
 def open_recipe(config: Config) -> Recipe:
     """The configured mixture with its sources opened. Raises `UserError` naming what is missing or damaged."""
     if config.data.recipe is None:
-        raise UserError(
-            "data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded pictures"
-        )
+        raise UserError("data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded images")
     return Recipe(config.data.recipe, config.ratio, config.model.image_size)
 
 

@@ -52,7 +52,7 @@ def generation_prompt(prompt: str) -> str:
 
 
 def with_places(text: str, num_images: int) -> str:
-    """The text with placeholders for pictures that it gives no place: before it, a line each."""
+    """The text with placeholders for images that it gives no place: before it, a line each."""
     return f"{PLACEHOLDER}\n" * (num_images - text.count(PLACEHOLDER)) + text
 
 

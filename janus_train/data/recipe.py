@@ -58,9 +58,9 @@ class SourceConfig(OptionGroup):
     fields: dict[str, str] | None = None
     """``hf_dataset`` only: record field -> column, for example ``{caption: text}``."""
     pictures: tuple[str, ...] | None = Field(strict=False, default=None)
-    """``hf_dataset`` only: the columns with pictures."""
+    """``hf_dataset`` only: the columns with images."""
     folder: str | None = None
-    """``jsonl`` only: where the pictures' paths start, relative to the file; left out: the file's own folder."""
+    """``jsonl`` only: where the images' paths start, relative to the file; left out: the file's own folder."""
     class_names: str | None = None
     """``imagefolder`` only: a JSON file ``{"FOLDER": "class name"}``, relative to the source's folder."""
     licence: str | None = None

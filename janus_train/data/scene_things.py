@@ -1,8 +1,8 @@
 """What composed scenes are made of: the objects of the shards, the backgrounds, and what a scene is.
 
 In: shards of single objects on transparent ground (``class_name``, ``class_name_zh``, ``tags``, ``tags_zh``, ``group``,
-``subgroup``). Out: `Thing`s and the pictures of them at any size, decoded once and kept; `Scene`, the description
-that pictures and texts are both made from.
+``subgroup``). Out: `Thing`s and the images of them at any size, decoded once and kept; `Scene`, the description
+that images and texts are both made from.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 """The flat background colours, RGB."""
 
 NEUTRAL = (204, 204, 204)
-"""The ground of a single object's class picture: none of the backgrounds, so a class picture is no combination."""
+"""The ground of a single object's class image: none of the backgrounds, so a class image is no combination."""
 
 HELD_OUT_IN = 10
 """One label in so many is held out."""
 
 NUM_SCENE_THINGS = 40
 """Scenes are composed of so many of the objects, taken by a hash of their names: in the minutes that a demo has, a model
-of a million weights can learn the looks of these and not of all. Class pictures and texts show all of them."""
+of a million weights can learn the looks of these and not of all. Class images and texts show all of them."""
 
 UNIT = 64
-"""Places and sizes of a scene are in units of 1/64 of the picture's side."""
+"""Places and sizes of a scene are in units of 1/64 of the image's side."""
 
 SIDES = {"small": 28, "large": 44}
 """Sizes of things. Several things in one scene are small."""
@@ -71,7 +71,7 @@ def is_held_out(label: str) -> bool:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object with a picture."""
+    """An object with an image."""
 
     number: int
     name: str
@@ -84,7 +84,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing in a scene. ``x, y`` is its middle and ``side`` its size, in units of 1/64 of the picture's side."""
+    """A thing in a scene. ``x, y`` is its middle and ``side`` its size, in units of 1/64 of the image's side."""
 
     thing: Thing
     place: str  # left, right, middle, top or bottom
@@ -103,7 +103,7 @@ class Scene:
 
     @property
     def label(self) -> str:
-        """The combination: what is in the picture, without where and how large."""
+        """The combination: what is in the image, without where and how large."""
         return "+".join(sorted(p.thing.name for p in self.placed)) + "@" + self.background
 
     @property
@@ -112,7 +112,7 @@ class Scene:
 
 
 class Library:
-    """All things of some shards, with their pictures. Raises `UserError` for a sample that is no object."""
+    """All things of some shards, with their images. Raises `UserError` for a sample that is no object."""
 
     def __init__(self, shards: tuple[Path, ...]):
         self._source = ShardSource(list(shards))
@@ -140,7 +140,7 @@ class Library:
             raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {missing.args[0]}") from None
 
     def image(self, number: int, side: int) -> Image.Image:
-        """The thing's picture, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
+        """The thing's image, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
         found = self._sized.get((number, side))
         if found is None:
             whole = self._source[number].images[0].convert("RGBA")

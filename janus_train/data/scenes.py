@@ -1,6 +1,6 @@
-"""Scenes composed on the fly from single objects: pictures, captions, questions, texts, always the same for an index.
+"""Scenes composed on the fly from single objects: images, captions, questions, texts, always the same for an index.
 
-    shards of objects -> Library -> Scene (view, split, index) -> picture and words -> Record
+    shards of objects -> Library -> Scene (view, split, index) -> image and words -> Record
 
 A tenth of the combinations (which objects on which background) is held out by a hash of its label: the ``train`` split
 never shows one, the ``held_out`` split shows nothing else. Nothing depends on Python's own hash, on time or on who
@@ -105,7 +105,7 @@ def _paste(ground: Image.Image, objects: Library, placed: Placed) -> None:
 
 
 def render(scene: Scene, objects: Library, size: int = UNIT) -> Image.Image:
-    """The scene as an RGB picture, ``size`` pixels a side."""
+    """The scene as an RGB image, ``size`` pixels a side."""
     ground = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
     for placed in scene.placed:
         _paste(ground, objects, placed)
@@ -127,9 +127,9 @@ def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
 class SceneSource:
     """A random-access sequence of records about scenes or things: see `VIEWS`.
 
-    ``class`` {class_name, caption} + picture; ``scene`` {caption} + picture; ``text`` {text};
-    ``conversation`` {conversations} + picture to look at; ``draw`` {conversations} + picture to draw;
-    ``dialogue`` {conversations} without picture.
+    ``class`` {class_name, caption} + image; ``scene`` {caption} + image; ``text`` {text};
+    ``conversation`` {conversations} + image to look at; ``draw`` {conversations} + image to draw;
+    ``dialogue`` {conversations} without image.
     """
 
     def __init__(self, shards: list[Path], view: str, split: str = "train", num_scenes: int = 1000, size: int = UNIT):
@@ -144,7 +144,7 @@ class SceneSource:
 
     @property
     def objects(self) -> Library:
-        return library(self._shards)  # looked up each time: a source travels to worker processes without its pictures
+        return library(self._shards)  # looked up each time: a source travels to worker processes without its images
 
     def __len__(self) -> int:
         return self._length

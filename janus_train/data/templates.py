@@ -112,7 +112,7 @@ def conversation(record: Record) -> list[Segment]:
     images = iter(zip(record.images, record.codes or [None] * len(record.images), strict=True))
     places = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
     if places != len(record.images):
-        raise BadSample(f"{places} placeholders but {len(record.images)} pictures")
+        raise BadSample(f"{places} placeholders but {len(record.images)} images")
     segments: list[Segment] = []
     for number, turn in enumerate(turns):
         role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
@@ -231,7 +231,7 @@ def _text(record: Record, name: str) -> str:
 
 def _image(record: Record) -> tuple[Image.Image, np.ndarray | None]:
     if len(record.images) != 1:
-        raise BadSample(f"{len(record.images)} pictures where the template takes 1")
+        raise BadSample(f"{len(record.images)} images where the template takes 1")
     return record.images[0], (record.codes[0] if record.codes else None)
 
 

@@ -8,10 +8,10 @@ Shape legend, used in every module of the project:
     B  rows of a micro-batch            T  tokens a row can hold (``row_tokens``)
     L  tokens of a micro-batch, all its rows one after the other, without padding
     D  hidden size of the language model        V  vocabulary        C  size of the codebook
-    P  tokens of a picture (576 in Janus-Pro)   S  side of a picture in pixels (384 in Janus-Pro);
-                                               that of pictures to draw differs if the encoders' patches do
-    Nu understanding pictures     Ng generation pictures     No generation pictures with loss (No <= Ng)
-    Nv generation pictures whose codes are not cached (Nv <= Ng)
+    P  tokens of an image (576 in Janus-Pro)   S  side of an image in pixels (384 in Janus-Pro);
+                                               that of images to draw differs if the encoders' patches do
+    Nu understanding images     Ng generation images     No generation images with loss (No <= Ng)
+    Nv generation images whose codes are not cached (Nv <= Ng)
     Nt positions with a text loss
 """
 
@@ -47,7 +47,7 @@ class BadSample(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a source yields: the fields of its JSON, its pictures, and their cached codes if there are any."""
+    """What a source yields: the fields of its JSON, its images, and their cached codes if there are any."""
 
     key: str
     fields: dict[str, Any]
@@ -63,9 +63,9 @@ class Segment:
     """A piece of a sample. A list of segments is the general form of every kind of data.
 
     ``text``         text, with a loss on its tokens if ``loss``
-    ``image_in``     a picture that goes through the understanding encoder
-    ``image_out``    a picture that the model learns to draw: codes, with loss
-    ``codes_in``     a picture given as codes, without loss
+    ``image_in``     an image that goes through the understanding encoder
+    ``image_out``    an image that the model learns to draw: codes, with loss
+    ``codes_in``     an image given as codes, without loss
     """
 
     role: Role
@@ -117,14 +117,14 @@ class Document:
 
     reference: Reference
     kind: Kind
-    input_ids: np.ndarray  # int64; the placeholder's id where a picture goes
+    input_ids: np.ndarray  # int64; the placeholder's id where an image goes
     labels: np.ndarray  # int64; IGNORE where there is no text loss
     modality: np.ndarray  # uint8; TEXT, IMAGE_FEATURE or IMAGE_CODE
     image_targets: np.ndarray  # bool
     understanding_pixels: list[np.ndarray]  # uint8 (S, S, 3), in order of appearance
     generation_pixels: list[np.ndarray | None]  # uint8 (S, S, 3), in order; None where `codes` has them
     codes: list[np.ndarray | None]  # int (P,) cached codes
-    codes_have_loss: list[bool]  # one a generation picture: image_out or codes_in
+    codes_have_loss: list[bool]  # one a generation image: image_out or codes_in
     share: float = 1.0  # of a whole sample
     can_cut: bool = False  # plain text may be cut anywhere
 
@@ -140,7 +140,7 @@ class Document:
         """Tokens ``start .. stop`` as a document of their own. Each label stays with its token: none is lost or doubled."""
         if (start, stop) == (0, len(self)):
             return self
-        assert self.can_cut and not self.modality.any()  # a picture's tokens never are
+        assert self.can_cut and not self.modality.any()  # an image's tokens never are
         return replace(
             self,
             reference=replace(self.reference, piece=(start, stop)),

@@ -1,1 +1,1 @@
-"""How good a model is on scenes that it never saw: drawn pictures judged by a detector, answers by comparison."""
+"""How good a model is on scenes that it never saw: drawn images judged by a detector, answers by comparison."""

@@ -1,12 +1,12 @@
-"""What is in a picture of a scene, found without a neural network: background, layout, objects.
+"""What is in an image of a scene, found without a neural network: background, layout, objects.
 
-    picture -> background: palette colour nearest to the border's median
+    image -> background: palette colour nearest to the border's median
             -> mask of the pixels that differ from the border
             -> layout: the one whose average silhouette explains the mask best (count and places follow from it)
             -> objects: at each place, all objects of the library ranked by mean squared error
 
 It knows how scenes are composed (scenes.py: sizes and places) and nothing about what was asked for. Its accuracy on
-true pictures is measured beside every result.
+true images is measured beside every result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PALETTE_LIMIT = 60.0
 """A border farther than this (RGB distance) from every palette colour has none of them; orange and yellow are 87 apart."""
 DIFFERS = 20.0
 """RGB distance from the border's colour from which on a pixel, averaged with its neighbours, belongs to an object.
-Layouts right at 12, 20, 30: true pictures 99, 99, 98 %, VQ round trips 98, 98, 98 %, noise of 14 levels 95, 99, 99 %;
+Layouts right at 12, 20, 30: true images 99, 99, 98 %, VQ round trips 98, 98, 98 %, noise of 14 levels 95, 99, 99 %;
 without the averaging noise leaves 74 % at 20."""
 CELL = 4
 """Masks are compared in cells of so many pixels a side."""
@@ -37,14 +37,14 @@ SHIFTS = 2
 """Objects are looked for up to so many pixels beside their place, in both directions."""
 BLUR, MARGIN = 1.5, 4
 """Objects are compared blurred by so many pixels, as a small VQ tokenizer draws them, in a window so much wider on each
-side. Nearest object right without blur, with 1.0 and 1.5: true pictures 99, 98, 98 %, VQ round trips 48, 73, 80 %."""
+side. Nearest object right without blur, with 1.0 and 1.5: true images 99, 98, 98 %, VQ round trips 48, 73, 80 %."""
 LARGE = 40
 """Windows of so many pixels a side are compared at half of it."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place of a layout: its middle and side in pixels of a picture of `UNIT` pixels."""
+    """A place of a layout: its middle and side in pixels of an image of `UNIT` pixels."""
 
     place: str
     x: int
@@ -54,7 +54,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Found:
-    """One object in a picture: where it is, and how far it is from each object of the library (mean squared error)."""
+    """One object in an image: where it is, and how far it is from each object of the library (mean squared error)."""
 
     slot: Slot
     distances: np.ndarray  # (objects,) float32
@@ -92,7 +92,7 @@ LAYOUTS = tuple(_layouts())
 
 
 class Detector:
-    """For a library of objects (`detector_of`); `detect` takes any picture."""
+    """For a library of objects (`detector_of`); `detect` takes any image."""
 
     def __init__(self, objects: Library):
         self.objects = objects

@@ -1,4 +1,4 @@
-"""Generation: pictures drawn from held-out scenes' prompts, judged beside the true pictures and their VQ round trips."""
+"""Generation: images drawn from held-out scenes' prompts, judged beside the true images and their VQ round trips."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _draw(loaded: LoadedModel, prompts: Sequence[str], options: Options, report:
 
 
 def round_trips(loaded: LoadedModel, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
+    """The images through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
     size, device = loaded.encoder.image_size, loaded.janus.lm_head.weight.device
     pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in images])  # (N, 3, S, S)
     vqmodel = loaded.janus.model.vqmodel
@@ -92,7 +92,7 @@ def round_trips(loaded: LoadedModel, images: Sequence[Image.Image]) -> list[Imag
 
 
 def _right(judged: dict[str, list[bool]]) -> dict[str, bool]:
-    """What the report shows for a picture: all judgements of a measure at once, without the measures that do not apply."""
+    """What the report shows for an image: all judgements of a measure at once, without the measures that do not apply."""
     return {name: all(judged[name]) for name in ("background", "count", "side", "object") if judged[name]}
 
 

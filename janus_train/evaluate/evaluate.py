@@ -1,6 +1,6 @@
-"""Evaluation of a model's folder on held-out scenes of the embedded pictures.
+"""Evaluation of a model's folder on held-out scenes of the embedded images.
 
-held-out scenes -> prompts   -> pictures -> detector  -> shares right, beside true pictures and VQ round trips
+held-out scenes -> prompts   -> images -> detector  -> shares right, beside true images and VQ round trips
                 -> questions -> answers  -> comparison -> shares right
 dialogues       -> perplexity of the answers
     -> results.json, pictures.jsonl, answers.jsonl, pictures/*.png, grid.png
@@ -32,7 +32,7 @@ def evaluate(
     start = time.monotonic()
     shards = sorted(SHARDS.glob("*.tar"))
     if not shards:
-        raise UserError(f"the embedded pictures are missing: there is no .tar in {SHARDS}")
+        raise UserError(f"the embedded images are missing: there is no .tar in {SHARDS}")
     out = _emptied(Path(out_dir).expanduser())
     measures, num_objects = evaluate_drawing(loaded, shards, out, options, report)
     measures += evaluate_answers(loaded, shards, out, options, report)

@@ -1,4 +1,4 @@
-"""Drawn pictures, the true ones beside them and their prompts below, as one picture to look at."""
+"""Drawn images, the true ones beside them and their prompts below, as one image to look at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, GAP, BETWEEN, LINES, LINE, FONT = 128, 16, 2, 3, 15, 12
-"""Pixels: side of a picture, space between cells and within a pair; lines of a prompt, a line's height, its letters' size."""
+"""Pixels: side of an image, space between cells and within a pair; lines of a prompt, a line's height, its letters' size."""
 PAPER, INK, EDGE = (255, 255, 255), (40, 44, 50), (226, 224, 218)
 
 
@@ -20,7 +20,7 @@ def image_grid(cells: Sequence[tuple[str, Image.Image, Image.Image]], columns: i
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
     for number, (prompt, drawn, true) in enumerate(cells):
         x, y = GAP + number % columns * (width + GAP), GAP + number // columns * (height + GAP)
-        draw.rectangle((x - 1, y - 1, x + width, y + SIDE), EDGE)  # or white pictures had no border
+        draw.rectangle((x - 1, y - 1, x + width, y + SIDE), EDGE)  # or white images had no border
         for place, image in enumerate((drawn, true)):
             scaled = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(scaled, (x + place * (SIDE + BETWEEN), y))

@@ -78,7 +78,7 @@ def measure(name: str, group: str, judgements: Sequence[bool], chance: float) ->
 
 
 def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
-    """What is right about a picture of ``scene``: measure -> judgements (one a named object; none where it does not apply)."""
+    """What is right about an image of ``scene``: measure -> judgements (one a named object; none where it does not apply)."""
     ranks = [
         found.rank(placed.thing.number) if found else None
         for placed, found in zip(scene.placed, _pairs(scene, detection), strict=True)
@@ -96,7 +96,7 @@ def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
 
 
 def _pairs(scene: Scene, detection: Detection) -> list[Found | None]:
-    """For each named object the one thing in the picture it is compared with: what is at its place, else one left over.
+    """For each named object the one thing in the image it is compared with: what is at its place, else one left over.
 
     Exactly one each, so that chance is one in all objects, and so that a right object at a wrong place still counts.
     """
@@ -108,7 +108,7 @@ def _pairs(scene: Scene, detection: Detection) -> list[Found | None]:
 def _side(scene: Scene, detection: Detection) -> list[bool]:
     """Left and right, for scenes that have them: one object beside the middle, or two objects side by side.
 
-    Of two objects each has to be nearer to its own picture than the two exchanged.
+    Of two objects each has to be nearer to its own image than the two exchanged.
     """
     places = tuple(placed.place for placed in scene.placed)
     if places in (("left",), ("right",)):

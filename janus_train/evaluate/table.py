@@ -12,7 +12,7 @@ WIDTH = 104
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """One line a measure: what was reached, beside what was asked and what the detector says of true pictures."""
+    """One line a measure: what was reached, beside what was asked and what the detector says of true images."""
     table = Table(
         title=f"Held-out scenes: {results['num_prompts']} prompts, {results['num_questions']} questions",
         title_justify="left",
@@ -46,7 +46,7 @@ def results_table(results: dict[str, Any]) -> Table:
 def _caption(results: dict[str, Any]) -> str:
     return (
         f"Dialogues: perplexity {results['text']['perplexity']:.2f} a token. true, VQ: the detector's own accuracy on the true "
-        f"pictures, and on them through the VQ tokenizer and back. {results['seconds']:.0f} s."
+        f"images, and on them through the VQ tokenizer and back. {results['seconds']:.0f} s."
     )
 
 

@@ -25,7 +25,7 @@ MAX_IMAGES, MAX_TOKENS = 16, 512
 MAX_SEED = 2**53
 """The largest whole number that a browser holds exactly."""
 _STYLE = """
-.small-pictures .grid-container {grid-template-columns: repeat(4, 1fr) !important}
+.small-images .grid-container {grid-template-columns: repeat(4, 1fr) !important}
 .grid-wrap {min-height: 0 !important; padding-top: 32px !important}
 """
 """Two images to ask about would fill the row, and be cut off; generated ones would lie under the label, over an empty field."""
@@ -55,7 +55,7 @@ def build(loaded: LoadedModel, name: str) -> gradio.Blocks:
         if not prompt.strip():
             return _warn("Write what to draw first.")
         if seed is None or not 0 <= seed <= MAX_SEED:
-            return _warn("The seed must be a whole number from 0: the same one draws the same picture again.")
+            return _warn("The seed must be a whole number from 0: the same one draws the same image again.")
         seeds = [int(seed) + n for n in range(int(number))]
         try:
             images = loaded.generate([prompt] * len(seeds), seeds=seeds, guidance=guidance, temperature=temperature)
@@ -65,12 +65,12 @@ def build(loaded: LoadedModel, name: str) -> gradio.Blocks:
 
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     with gradio.Blocks(title="Janus", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# Janus\n`{name}`: ask about pictures, or have some drawn.")
+        gradio.Markdown(f"# Janus\n`{name}`: ask about images, or have some drawn.")
         with gradio.Row():
             with gradio.Column():
                 gradio.Markdown("## Ask")
                 shown = gradio.Gallery(
-                    label="Pictures to ask about (without any, it answers from words alone)",
+                    label="Images to ask about (without any, it answers from words alone)",
                     type="filepath",
                     file_types=["image"],
                     columns=4,
@@ -87,13 +87,13 @@ def build(loaded: LoadedModel, name: str) -> gradio.Blocks:
                 gradio.Markdown("## Draw")
                 prompt = gradio.Textbox(label="Prompt", lines=2, placeholder="A red apple on a blue background.")
                 with gradio.Row():
-                    number = gradio.Slider(1, MAX_IMAGES, value=4, step=1, label="Pictures")
+                    number = gradio.Slider(1, MAX_IMAGES, value=4, step=1, label="Images")
                     seed = gradio.Number(label="Seed of the first", value=0, precision=0)
                 with gradio.Row():
                     guidance = gradio.Slider(1, 10, value=loaded.guidance, step=0.5, label="Guidance")
                     temperature = gradio.Slider(0, 2, value=loaded.temperature, step=0.05, label="Temperature")
                 generate_button = gradio.Button("Draw", variant="primary")
-                generated = gradio.Gallery(label="Pictures drawn", columns=4, format="png", interactive=False)
+                generated = gradio.Gallery(label="Images drawn", columns=4, format="png", interactive=False)
         for event in (ask_button.click, question.submit):
             event(ask, [shown, question, tokens], answer, **one_at_a_time)
         for event in (generate_button.click, prompt.submit):

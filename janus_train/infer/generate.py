@@ -115,10 +115,10 @@ def _check(
     if not prompts or min(len(p) for p in prompts) < 2:
         raise ValueError("a prompt needs at least its first token and <begin_of_image>")
     if len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed a picture")
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed an image")
     if not greedy and temperature <= 0:
         raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
-    check_fits(janus, max(map(len, prompts)), tokens_per_image(janus), "of a picture")
+    check_fits(janus, max(map(len, prompts)), tokens_per_image(janus), "of an image")
 
 
 def generate_images(

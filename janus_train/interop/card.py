@@ -34,10 +34,10 @@ def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Lit
         "",
         f"# {_title(manifest)}",
         "",
-        "A Janus model: one transformer that understands pictures, writes text and draws pictures. Trained and exported "
+        "A Janus model: one transformer that understands images, writes text and draws images. Trained and exported "
         "with janus_train."
         if manifest
-        else "A Janus model: one transformer that understands pictures, writes text and draws pictures. Converted by "
+        else "A Janus model: one transformer that understands images, writes text and draws images. Converted by "
         "janus_train; what it was trained on is not recorded here.",
         "",
         _LOAD[layout],
@@ -46,10 +46,10 @@ def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Lit
         "|---|---|",
         f"| language model | {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary "
         f"{text.vocab_size}, context {text.max_position_embeddings} |",
-        f"| understanding encoder | SigLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, pictures of "
+        f"| understanding encoder | SigLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, images of "
         f"{vision.image_size}, patches of {vision.patch_size} |",
         f"| generation encoder | VQ, {vq.num_embeddings} codes of dimension {vq.embed_dim} |",
-        f"| tokens a picture | {vision.num_image_tokens} |",
+        f"| tokens an image | {vision.num_image_tokens} |",
     ]
     if manifest:
         lines += ["", "## Training", "", *_training(manifest)]

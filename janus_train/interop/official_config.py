@@ -136,9 +136,7 @@ def _vision(params: Mapping[str, Any], shapes: Shapes | None) -> dict[str, Any]:
         ratio = mlp_ratio(width, _shape(shapes, f"{TOWER}.blocks.0.mlp.fc1.weight")[0])
         positions = _shape(shapes, f"{TOWER}.pos_embed")[1]
         if positions != (image_size // patch) ** 2:
-            raise UserError(
-                f"its vision tower has {positions} positions, pictures of {image_size} by {patch} have more"
-            )
+            raise UserError(f"its vision tower has {positions} positions, images of {image_size} by {patch} have more")
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,

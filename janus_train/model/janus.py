@@ -122,6 +122,6 @@ def _put(embeds_LD: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor, w
     """A copy of ``embeds_LD`` with ``rows`` (n, D) at ``positions`` (n,)."""
     if len(positions) != len(rows):
         raise ValueError(
-            f"{len(rows)} {what} for {len(positions)} places in the sequence: batch and model differ in picture size"
+            f"{len(rows)} {what} for {len(positions)} places in the sequence: batch and model differ in image size"
         )
     return embeds_LD.index_copy(0, positions, rows.to(embeds_LD.dtype))

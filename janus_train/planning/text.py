@@ -22,7 +22,7 @@ def assumptions(plan: RunPlan) -> str:
         "cached" if plan.cached_codes else "made by the VQ encoder in every step (--cached-codes: read from the cache)"
     )
     return (
-        f"Assumed: {100 * stage.mfu:.0f} % of peak while computing ({stage.mfu_from}); full rows; a picture and "
+        f"Assumed: {100 * stage.mfu:.0f} % of peak while computing ({stage.mfu_from}); full rows; an image and "
         f"{UNDERSTANDING_TEXT} tokens (understanding, {UNDERSTANDING_LOSS} with loss), {GENERATION_TEXT} (generation), "
         f"text of {TEXT}; codes {codes}; sending at {stage.card.network / GB:.0f} GB/s between nodes of 8, "
         f"{stage.card.link / GB:.0f} inside; 2 GB of a card for CUDA and NCCL."

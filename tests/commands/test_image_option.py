@@ -18,5 +18,5 @@ def test_hostile_files_are_one_line(command: str, kind: str, run: Run, tmp_path:
     with nothing_runs(tmp_path):
         code, printed, told = run(command, tmp_path, "--image", path, "--prompt", "x", *out)
     assert code == 2 and not printed
-    assert told.count("\n") == 1 and told.startswith(f"error: --image {path} cannot be read as a picture: it ")
+    assert told.count("\n") == 1 and told.startswith(f"error: --image {path} cannot be read as an image: it ")
     assert told.endswith("; give a JPEG, PNG or WebP of at most 100 megapixels\n")

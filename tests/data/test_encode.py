@@ -51,7 +51,7 @@ def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
     assert generation_prompt(case["messages"][0]["content"]) == case["prompt"]
     ids = encoder.generation_prompt_ids(case["messages"][0]["content"])
     assert (ids[0], ids[-1]) == (encoder.special.bos, encoder.special.begin_of_image)
-    assert encoder.tokenizer.decode(ids) == BOS + case["prompt"] + BEGIN_OF_IMAGE  # no space before the picture
+    assert encoder.tokenizer.decode(ids) == BOS + case["prompt"] + BEGIN_OF_IMAGE  # no space before the image
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_guidance_dropout_touches_nothing_but_prompts_of_images(
 
 
 def test_guidance_dropout_of_an_editing_sample_takes_words_and_image(encoder: Encoder) -> None:
-    """As generation compares with: the same length, pad between the first token and the drawn picture's begin."""
+    """As generation compares with: the same length, pad between the first token and the drawn image's begin."""
     fields = conversation(f"{PLACEHOLDER}\nMake it red.", PLACEHOLDER)
     whole = encode(encoder, "conversation", "generation", fields, 2)
     dropped = encode(encoder, "conversation", "generation", fields, 2, dropout=1.0)
@@ -258,7 +258,7 @@ def test_guidance_dropout_of_an_editing_sample_takes_words_and_image(encoder: En
     assert (dropped.input_ids[begin:] == whole.input_ids[begin:]).all() and dropped.input_ids[0] == whole.input_ids[0]
     assert len(whole.understanding_pixels) == 1 and not dropped.understanding_pixels
     assert (dropped.image_targets == whole.image_targets).all() and whole.image_targets.sum() == 64
-    assert not (whole.labels != IGNORE).any(), "the drawn picture alone has loss"
+    assert not (whole.labels != IGNORE).any(), "the drawn image alone has loss"
 
 
 def test_guidance_dropout_and_first_sentence_come_as_often_as_asked(encoder: Encoder) -> None:
@@ -292,11 +292,11 @@ def test_first_sentence(caption: str, first: str) -> None:
         ("text", {"text": 3}, 0, "no text"),
         ("text", {}, 0, "missing"),
         ("text", {"text": f"a {USER} b"}, 0, "special token"),
-        ("image_caption", {"caption": "x"}, 0, "0 pictures"),
-        ("image_caption", {"caption": "x"}, 2, "2 pictures"),
+        ("image_caption", {"caption": "x"}, 0, "0 images"),
+        ("image_caption", {"caption": "x"}, 2, "2 images"),
         ("conversation", {"conversations": []}, 0, "empty"),
-        ("conversation", conversation("What?", "Two."), 1, "0 placeholders but 1 pictures"),
-        ("conversation", conversation(f"{PLACEHOLDER}{PLACEHOLDER}What?", "Two."), 1, "2 placeholders but 1 pictures"),
+        ("conversation", conversation("What?", "Two."), 1, "0 placeholders but 1 images"),
+        ("conversation", conversation(f"{PLACEHOLDER}{PLACEHOLDER}What?", "Two."), 1, "2 placeholders but 1 images"),
         ("conversation", conversation("What?"), 0, "last turn is the user's"),
         ("conversation", conversation("What?", " "), 0, "turn 1 is empty"),
         ("conversation", {"conversations": [{"role": ASSISTANT, "content": "x"}]}, 0, "turn 0 is not the user's"),

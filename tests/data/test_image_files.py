@@ -22,11 +22,11 @@ from tests.hostile_images import HOSTILE, bomb, hostile_bytes, hostile_file, not
 
 RED = Image.new("RGB", (8, 8), "red")
 SAYS = {
-    "postscript": "is no picture of the formats",
+    "postscript": "is not an image of the formats",
     "bomb": "has 13000 x 13000 pixels, at most 100,000,000 are taken",
     "cut": "cannot be decoded",
     "pipe": "is a device or a pipe, not a regular file",
-    "words": "is no picture of the formats",
+    "words": "is not an image of the formats",
 }
 
 
@@ -60,13 +60,13 @@ def test_hostile_files_are_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_source_of_files_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
     hostile_file(kind, tmp_path)
-    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"(?s)picture.*{SAYS[kind]}"):
+    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"(?s)image.*{SAYS[kind]}"):
         to_rgb(read_image(tmp_path, "holiday.png", "k"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "pipe"])
 def test_a_shard_makes_them_bad_samples(kind: str, tmp_path: Path) -> None:
-    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"its picture {SAYS[kind]}"):
+    with nothing_runs(tmp_path), pytest.raises(BadSample, match=f"its image {SAYS[kind]}"):
         to_rgb(image_of(hostile_bytes(kind, tmp_path / "marker"), SHARD_FORMATS, "k"))
 
 
@@ -88,7 +88,7 @@ def test_every_safe_format_opens_from_bytes_and_from_a_file(form: str, tmp_path:
 
 
 def test_only_the_formats_asked_for_open() -> None:
-    with pytest.raises(ImageError, match="is no picture of the formats JPEG, PNG"):
+    with pytest.raises(ImageError, match="is not an image of the formats JPEG, PNG"):
         open_image(encoded(RED, "GIF"), ("JPEG", "PNG"))
 
 

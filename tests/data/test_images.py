@@ -1,4 +1,4 @@
-"""Any picture in, the official pixels out (against the official numbers: tests/model/test_golden_model.py)."""
+"""Any image in, the official pixels out (against the official numbers: tests/model/test_golden_model.py)."""
 
 from __future__ import annotations
 

@@ -29,16 +29,16 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
                 f"p{shard}-{i}.json": {"caption": "dog " * (i + 1)},
                 f"p{shard}-{i}.png": encoded(plain_image((i, shard, 0))),
             }
-        make_shard(folder / f"pictures-{shard}.tar", members)  # type: ignore[arg-type]
+        make_shard(folder / f"images-{shard}.tar", members)  # type: ignore[arg-type]
     make_shard(folder / "texts.tar", {f"t{i}.json": {"text": "word " * (3 * i + 2)} for i in range(11)})
     make_shard(folder / "few.tar", {f"f{i}.json": {"text": "few"} for i in range(3)})
     sources = [
-        {"name": "draw", "kind": "generation", "template": "text_to_image", "paths": ["pictures-*.tar"], "weight": 1},
+        {"name": "draw", "kind": "generation", "template": "text_to_image", "paths": ["images-*.tar"], "weight": 1},
         {
             "name": "look",
             "kind": "understanding",
             "template": "image_caption",
-            "paths": ["pictures-*.tar"],
+            "paths": ["images-*.tar"],
             "weight": 1,
         },
         {"name": "texts", "kind": "text", "template": "text", "paths": ["texts.tar"], "weight": 3},
@@ -124,7 +124,7 @@ def test_ratio_and_weights_hold(recipe: Recipe, encoder: Encoder) -> None:
 def test_a_source_without_a_usable_sample_ends_the_run_with_a_key_and_a_reason(
     recipe: Recipe, encoder: Encoder
 ) -> None:
-    """No picture fits a row of 66 tokens."""
+    """No image fits a row of 66 tokens."""
     draws = sampler(recipe, encoder, row_tokens=66)
     wanted = (
         r"source 'draw': 100 samples in a row cannot be used, the last is 'p\d-\d': \d+ tokens do not fit a row of 66"

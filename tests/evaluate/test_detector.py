@@ -1,4 +1,4 @@
-"""The detector: what it finds in true pictures, in disturbed ones, and in pictures that show something else."""
+"""The detector: what it finds in true images, in disturbed ones, and in images that show something else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_images_of_another_size(detector, objects, scenes):
 
 
 def test_wrong_images_are_found_wrong(detector, objects, scenes):
-    """Every scene against the picture of the next one: only luck is right."""
+    """Every scene against the image of the next one: only luck is right."""
     images = [render(scene, objects) for scene in scenes[1:] + scenes[:1]]
     judged = [judge(scene, detector.detect(image)) for scene, image in zip(scenes, images, strict=True)]
     pooled = {name: [right for one in judged for right in one[name]] for name in judged[0]}

@@ -9,7 +9,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 from janus_train.data.encode import Encoder
 
 SIZE, STRIDE = 16, 4
-"""Pictures of 16 x 16 pixels, 4 x 4 tokens."""
+"""Images of 16 x 16 pixels, 4 x 4 tokens."""
 
 
 @pytest.fixture(scope="session")
@@ -70,5 +70,5 @@ def janus(encoder: Encoder) -> JanusForConditionalGeneration:
         model.model.language_model.embed_tokens.weight[
             encoder.special.pad
         ].normal_()  # pad's row is trained: guidance drop-out feeds it
-        model.lm_head.weight[encoder.special.placeholder] = 0  # never the likeliest: an answer holds no pictures
+        model.lm_head.weight[encoder.special.placeholder] = 0  # never the likeliest: an answer holds no images
     return model.eval()

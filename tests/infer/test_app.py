@@ -1,4 +1,4 @@
-"""The app in a real browser: a picture is asked about, one is drawn, and nothing is fetched from elsewhere."""
+"""The app in a real browser: an image is asked about, one is drawn, and nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_asking_and_drawing(browser: tuple[Any, set[str]], loaded: LoadedModel, 
     sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value(expected, timeout=WAIT)
 
     page.get_by_label("Prompt").fill("a dog")
-    page.get_by_label("number input for Pictures").fill("2")
+    page.get_by_label("number input for Images").fill("2")
     page.get_by_label("Seed of the first").fill("7")
     page.get_by_role("button", name="Draw").click()
     sync_api.expect(page.locator(".caption-label")).to_have_text(["seed 7", "seed 8"], timeout=WAIT)
@@ -117,16 +117,16 @@ def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd:
     page.get_by_label("Seed of the first").fill("3")
     page.get_by_label("Prompt").fill("<image_placeholder> a dog")
     draw.click()
-    page.get_by_text("1 <image_placeholder> but 0 pictures").wait_for()
+    page.get_by_text("1 <image_placeholder> but 0 images").wait_for()
     page.get_by_label("Question").fill("word " * 3000)
     ask.click()
     page.get_by_text("do not fit the context of 1024").wait_for()
-    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "broken.png").write_text("no image")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "broken.png")
     page.locator(".grid-wrap img").first.wait_for()
     page.get_by_label("Question").fill("What is it?")
     ask.click()
-    page.get_by_text("broken.png cannot be read as a picture").wait_for()
+    page.get_by_text("broken.png cannot be read as an image").wait_for()
     sync_api.expect(page.get_by_label("Answer", exact=True)).to_have_value("")
     assert "Traceback" not in "".join(capfd.readouterr())
 

@@ -51,7 +51,7 @@ def test_hostile_uploads_are_told_in_one_line(kind: str, tmp_path: Path, told: l
     with nothing_runs(tmp_path):
         ask(path)
     assert len(told) == 1 and "\n" not in told[0]
-    assert told[0].startswith("holiday.png cannot be read as a picture: it ")
+    assert told[0].startswith("holiday.png cannot be read as an image: it ")
     assert told[0].endswith("; give a JPEG, PNG or WebP of at most 100 megapixels")
 
 
@@ -62,4 +62,4 @@ def test_an_image_is_asked_about(tmp_path: Path, told: list[str]) -> None:
 
 def test_an_upload_that_is_gone_is_told(tmp_path: Path, told: list[str]) -> None:
     ask(tmp_path / "gone.png")
-    assert told == ["gone.png cannot be read as a picture: upload it again"]
+    assert told == ["gone.png cannot be read as an image: upload it again"]

@@ -1,4 +1,4 @@
-"""Answers: batched equals alone, pictures go where their placeholders are, EOS ends an answer."""
+"""Answers: batched equals alone, images go where their placeholders are, EOS ends an answer."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_modes_are_put_back(janus, encoder):
 
 
 def test_images_must_match_placeholders(janus, encoder):
-    with pytest.raises(UserError, match="1 <image_placeholder> but 2 pictures"):
+    with pytest.raises(UserError, match="1 <image_placeholder> but 2 images"):
         answer(janus, encoder, [(REQUESTS[0][0], [image(0), image(1)])], 2)
     with pytest.raises(UserError, match="context of 1024"):
         answer(janus, encoder, REQUESTS[:1], 1020)

@@ -1,4 +1,4 @@
-"""Drawing: guidance and its arithmetic, and pictures that depend on nothing but prompt and seed."""
+"""Drawing: guidance and its arithmetic, and images that depend on nothing but prompt and seed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_image_does_not_depend_on_its_batch(janus, encoder):
     batch_size=st.integers(1, 7),
     guidance=st.sampled_from([1.0, 4.0]),
 )
-def test_whatever_is_drawn_beside_it_a_image_is_the_same(janus, encoder, batch, batch_size, guidance):
+def test_whatever_is_drawn_beside_it_an_image_is_the_same(janus, encoder, batch, batch_size, guidance):
     """Any prompts, of any lengths, in any order, with any seeds, in batches of any size: to the last bit."""
     options = {"pad_id": encoder.special.pad, "guidance": guidance, "temperature": 0.9}
     together = generate_images(
@@ -170,7 +170,7 @@ def test_wrong_calls_say_what_is_wrong(janus):
         generate_codes(janus, [[1, 2], [1, 2]], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])
     with pytest.raises(ValueError, match="temperature 0"):
         generate_codes(janus, [[1, 2]], pad_id=0, guidance=1.0, temperature=0, seeds=[1])
-    with pytest.raises(UserError, match="1020 tokens and 16 of a picture do not fit the context of 1024"):
+    with pytest.raises(UserError, match="1020 tokens and 16 of an image do not fit the context of 1024"):
         generate_codes(janus, [[1] * 1020], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])
     with pytest.raises(ValueError, match="begin_of_image"):
         generate_codes(janus, [[1]], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])

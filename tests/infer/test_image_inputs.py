@@ -1,4 +1,4 @@
-"""Editing: words and a picture in, a picture out; generation goes on exactly where training stops."""
+"""Editing: words and an image in, an image out; generation goes on exactly where training stops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prompt_ids(encoder, words):
 
 
 def training_logits(janus, encoder, prompt, image, codes, dropped):
-    """(P, C) logits of the drawn picture in the training sequence, teacher-forced with `codes`; `dropped`: guidance drop-out."""
+    """(P, C) logits of the drawn image in the training sequence, teacher-forced with `codes`; `dropped`: guidance drop-out."""
     turns = [{"role": USER, "content": f"{PLACEHOLDER}\n{prompt}"}, {"role": ASSISTANT, "content": PLACEHOLDER}]
     record = Record("k", {"conversations": turns}, [image, image], [None, codes.numpy()])
     document = document_of(encoder, record, "conversation", "generation", dropout=float(dropped))
@@ -39,7 +39,7 @@ def training_logits(janus, encoder, prompt, image, codes, dropped):
 
 
 def test_drawing_goes_on_where_the_training_sequence_stops(janus, encoder):
-    """With guidance, two prompts of different lengths and pictures in one batch; greedy, so that codes show logits."""
+    """With guidance, two prompts of different lengths and images in one batch; greedy, so that codes show logits."""
     prepare(janus).eval()
     codes = generate_codes(
         janus,
@@ -83,9 +83,9 @@ def test_prompts_say_where_their_images_stand(janus, encoder):
     assert ids.count(special.placeholder) == 2 * P and ids.count(special.begin_of_image) == 3
     assert ids[0] == special.bos and ids[-1] == special.begin_of_image
     assert with_places("Red.", 2) == f"{PLACEHOLDER}\n{PLACEHOLDER}\nRed."
-    with pytest.raises(UserError, match=r"the prompt has 2 .* but 1 pictures"):
+    with pytest.raises(UserError, match=r"the prompt has 2 .* but 1 images"):
         encoder.generation_prompt_ids(with_places(PLACEHOLDER * 2, 1), 1)
-    with pytest.raises(UserError, match=r"the prompt has 1 .* but 0 pictures"):
+    with pytest.raises(UserError, match=r"the prompt has 1 .* but 0 images"):
         encoder.generation_prompt_ids(f"What is {PLACEHOLDER}?")
     janus.config.text_config.max_position_embeddings = 40
     with pytest.raises(UserError, match=r"do not fit the context of 40"):

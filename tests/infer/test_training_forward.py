@@ -102,4 +102,4 @@ def test_text_logits(janus: JanusForConditionalGeneration, encoder: Encoder, fix
             states.append(decoder.step(janus.get_input_embeddings()(torch.tensor([token] * 3))))
         inferred = janus.lm_head(torch.stack(states, 1))
     assert (inferred - trained).abs().max() < 1e-4
-    assert (trained[0] - trained[1]).abs().max() > 0.1, "pictures and prompts make no difference"
+    assert (trained[0] - trained[1]).abs().max() > 0.1, "images and prompts make no difference"

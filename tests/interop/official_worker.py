@@ -26,7 +26,7 @@ def understand(model, processor, conversation: list[dict], new_tokens: int) -> d
     images = load_pil_images(conversation)
     if images:
         batch = processor(conversations=conversation, images=images)
-    else:  # the system prompt is for conversations with pictures
+    else:  # the system prompt is for conversations with images
         prompt = processor.apply_sft_template_for_multi_turn_prompts(conversation, processor.sft_format, "")
         batch = processor(prompt=prompt, images=[])
     embeds = model.prepare_inputs_embeds(**batch)
@@ -49,7 +49,7 @@ def understand(model, processor, conversation: list[dict], new_tokens: int) -> d
 
 
 def draw(model, processor, prompt: str, guidance: float) -> dict[str, np.ndarray]:
-    """ids (T,), codes (P,): the likeliest at each step, guided (P, C): the logits they come from, picture (S, S, 3)."""
+    """ids (T,), codes (P,): the likeliest at each step, guided (P, C): the logits they come from, image (S, S, 3)."""
     turns = [{"role": "<|User|>", "content": prompt}, {"role": "<|Assistant|>", "content": ""}]
     text = processor.apply_sft_template_for_multi_turn_prompts(turns, processor.sft_format, "")
     ids = torch.tensor(processor.tokenizer.encode(text + processor.image_start_tag))

@@ -248,7 +248,7 @@ def test_the_encoders_are_kept(parts, tmp_path) -> None:
 
 
 def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
-    """31 pixels by patches of 6 are 5 x 5, one pixel left over: pictures to draw have 5 x 8 = 40 pixels a side."""
+    """31 pixels by patches of 6 are 5 x 5, one pixel left over: images to draw have 5 x 8 = 40 pixels a side."""
     from janus_train.infer.generate import generate_images
     from janus_train.infer.load import load_model
     from janus_train.train.run import run

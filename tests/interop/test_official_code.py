@@ -182,7 +182,7 @@ def test_it_draws_the_same(both: Both) -> None:
     drawn = decode_codes(janus.model.vqmodel, codes)
     for number, (own_codes, own_logits, image) in enumerate(zip(codes, logits, drawn, strict=True)):
         theirs = {name: both.theirs[f"draw{number}/{name}"] for name in ("codes", "guided", "picture")}
-        assert len(set(theirs["codes"].tolist())) > 50, "a picture of a few codes would show little"
+        assert len(set(theirs["codes"].tolist())) > 50, "an image of a few codes would show little"
         assert np.array_equal(own_codes.numpy(), theirs["codes"])
         assert relative(own_logits, theirs["guided"]) < 1e-5
         assert np.abs(image.numpy().astype(int) - theirs["picture"]).max() <= 1

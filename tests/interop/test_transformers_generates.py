@@ -22,7 +22,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module", params=["hf", "official"])
 def exported(request, tokenizer, tmp_path_factory) -> Path:
-    """A model that tells prompts and pictures apart, after an export; by way of the official layout, too."""
+    """A model that tells prompts and images apart, after an export; by way of the official layout, too."""
     root = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     janus = small_model(tokenizer)

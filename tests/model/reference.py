@@ -18,7 +18,7 @@ from janus_train.data.batch import Batch
 from janus_train.data.types import IGNORE
 
 SIZE, TOKENS, VOCABULARY, CODEBOOK = 32, 16, 97, 53
-"""The small model of conftest.py: pictures of 32 x 32 pixels, 16 tokens each."""
+"""The small model of conftest.py: images of 32 x 32 pixels, 16 tokens each."""
 BOS, EOS, PAD, PLACEHOLDER, BOI, EOI = range(6)
 UNDERSTANDING, TEXT, GENERATION = "understanding", "text", "generation"
 

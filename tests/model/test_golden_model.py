@@ -153,7 +153,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
     original = image(i)
-    assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
+    assert hashlib.sha256(original.tobytes()).digest() == golden[f"image{i}_sha256"].tobytes()
     got = to_float(understanding_pixels(Image.fromarray(original), SIZE))
     assert np.array_equal(got[:, ::8, ::8], golden[f"und_pixels{i}"])
     np.testing.assert_allclose(got.mean((1, 2)), golden[f"und_pixels{i}_mean"], atol=1e-5)  # the order of 147,456 terms
@@ -162,7 +162,7 @@ def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
 def test_vision_features_and_adaptor(
     official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
 ) -> None:
-    """Picture 0 in the packed row; picture 1, which has grey bars, as chat reads it."""
+    """Image 0 in the packed row; image 1, which has grey bars, as chat reads it."""
     assert relative(run.features[::48, ::8], golden["vision_features"][0]) < 1e-5
     assert relative(run.aligned[::48], golden["aligned"][0]) < 1e-5
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_vision_features_and_adaptor(
 def test_generation_embeddings(
     official: JanusForConditionalGeneration, run: Run, golden: dict[str, np.ndarray]
 ) -> None:
-    """Picture 0's codes in the packed row; picture 4's as drawing feeds them."""
+    """Image 0's codes in the packed row; image 4's as drawing feeds them."""
     assert relative(run.gen_embeds[::48], golden["gen_embeds"][0]) < 1e-5
     with torch.no_grad():
         embeds = official.prepare_embeddings_for_image_generation(torch.from_numpy(golden["vq_ids"][1]))
@@ -208,7 +208,7 @@ def test_guidance(
     codes = torch.from_numpy(golden["vq_ids"][0])
     batch = to_batch([(GENERATION, [Text(dropped), Codes(codes)])], TOKENS, SIZE)
     packed = PackedJanus(official)
-    monkeypatch.setattr(packed, "features", lambda pixels: torch.zeros(0, 64))  # spare the tower's dummy picture
+    monkeypatch.setattr(packed, "features", lambda pixels: torch.zeros(0, 64))  # spare the tower's dummy image
     with torch.no_grad():
         hidden = packed.hidden_states(packed.embeddings(batch, codes[None]), batch)
         without = official.model.generation_head(hidden[batch.image_loss_positions])
@@ -218,7 +218,7 @@ def test_guidance(
 
 @pytest.mark.parametrize(("n", "i"), [(0, 0), (1, 4)])
 def test_code_ids(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray], n: int, i: int) -> None:
-    """Pictures 0 and 4; where two codes are as near to within 1e-4, either may win."""
+    """Images 0 and 4; where two codes are as near to within 1e-4, either may win."""
     ids = encode_images(official.model.vqmodel, pixels(i)[None]).numpy()[0]
     clear = golden["vq_margin"][n] > 1e-4
     assert clear.mean() > 0.98 and np.array_equal(ids[clear], golden["vq_ids"][n][clear])

@@ -54,7 +54,7 @@ def groups_made_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def with_uncached(documents: Documents) -> Documents:
-    """The same, the last picture's codes left to the encoder."""
+    """The same, the last image's codes left to the encoder."""
     kind, pieces = documents[1]
     prompt, codes = pieces
     assert isinstance(codes, Codes)

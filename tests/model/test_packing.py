@@ -129,11 +129,11 @@ def test_gradient_checkpointing_changes_no_gradient(janus: JanusForConditionalGe
 
 
 def test_codes_made_online_equal_cached_ones(janus: JanusForConditionalGeneration, documents: Documents) -> None:
-    """Some pictures with codes, some without: the encoder's go to the right pictures."""
+    """Some images with codes, some without: the encoder's go to the right images."""
     g = torch.Generator().manual_seed(3)
     pixels = torch.rand(4, 3, reference.SIZE, reference.SIZE, generator=g) * 2 - 1
     made = encode_images(janus.model.vqmodel, pixels)
-    assert len({tuple(row) for row in made.tolist()}) == 4, "the pictures must differ in their codes"
+    assert len({tuple(row) for row in made.tolist()}) == 4, "the images must differ in their codes"
     pieces = [piece for _, document in documents for piece in document if isinstance(piece, reference.Codes)]
     for i in (1, 3):
         pieces[i].ids = made[i]

@@ -1,4 +1,4 @@
-"""Codes and pictures (the quantiser's rule and its fp32 are in test_known_mistakes.py and test_golden_model.py)."""
+"""Codes and images (the quantiser's rule and its fp32 are in test_known_mistakes.py and test_golden_model.py)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
     monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
     monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
     assert torch.equal(encode_images(vqmodel, pixels), ids)
-    # A convolution over another number of pictures may round its last bit the other way: one level of 256 at most.
+    # A convolution over another number of images may round its last bit the other way: one level of 256 at most.
     apart = (decode_codes(vqmodel, ids).int() - images.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
 

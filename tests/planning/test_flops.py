@@ -217,7 +217,7 @@ def test_work_adds_up_over_rows_and_grows_with_what_trains(one: Workload, other:
 
 
 def test_a_ratio_of_tokens_is_one_of_tokens() -> None:
-    """Stage 2 by samples has more picture tokens than by tokens: texts are the longer samples, half of the tokens else."""
+    """Stage 2 by samples has more image tokens than by tokens: texts are the longer samples, half of the tokens else."""
     by_samples, by_tokens = (
         expected_row(config_of("+stage=2", "model=janus_pro_1b", f"ratio.unit={unit}"), True)
         for unit in ("samples", "tokens")

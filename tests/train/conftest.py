@@ -1,4 +1,4 @@
-"""Runs of a few steps in this process, on the embedded pictures with random weights."""
+"""Runs of a few steps in this process, on the embedded images with random weights."""
 
 from __future__ import annotations
 

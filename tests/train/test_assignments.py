@@ -1,4 +1,4 @@
-"""Whichever rank sees no picture, no code or no text: no hang, and one process's update. Property tests over assignments.
+"""Whichever rank sees no image, no code or no text: no hang, and one process's update. Property tests over assignments.
 
 For each backend two processes live through all of its examples: they are handed an assignment of kinds to their
 micro-batches, and take one step on it from the same weights.

@@ -13,7 +13,7 @@ from tests.datatools.prepare.making import image_bytes, make, write
 
 
 def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> None:
-    """As docs/data.md has it: an `<image>` in the answer is the picture to draw, and it alone has loss."""
+    """As docs/data.md has it: an `<image>` in the answer is the image to draw, and it alone has loss."""
     for n in range(8):
         write(tmp_path / f"pictures/{n}.png", image_bytes(n, "PNG"))
     said = [{"from": "human", "value": "<image>\nMake it red."}, {"from": "gpt", "value": "<image>"}]

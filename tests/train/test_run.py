@@ -99,7 +99,7 @@ def test_the_result_loads_with_transformers(small: Small) -> None:
 
 
 def test_a_compiled_run_is_the_plain_one(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, pictures drawn in between, checkpoint and result; all steps by one compilation, and a resumed run's too."""
+    """Losses, images drawn in between, checkpoint and result; all steps by one compilation, and a resumed run's too."""
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(compiling, "BACKEND", counter)
     torch._dynamo.reset()
@@ -361,15 +361,15 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
 
 @pytest.fixture
 def flawed_recipe(tmp_path: Path) -> Path:
-    """Texts 3 and 13 of 20 are empty, and picture 9 of 40 is no picture."""
+    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is no image."""
     folder = tmp_path / "flawed"
     folder.mkdir()
     texts = {f"t{i:02d}.json": {"text": "" if i % 10 == 3 else f"text number {i}"} for i in range(20)}
     make_shard(folder / "texts.tar", texts)  # type: ignore[arg-type]
     members: dict[str, object] = {}
     for i in range(40):
-        data = b"\x89PNG\r\n\x1a\n no picture" if i == 9 else encoded(plain_image((i, 0, 0)))
-        members |= {f"p{i:02d}.json": {"caption": f"picture {i}"}, f"p{i:02d}.png": data}
+        data = b"\x89PNG\r\n\x1a\n no image" if i == 9 else encoded(plain_image((i, 0, 0)))
+        members |= {f"p{i:02d}.json": {"caption": f"image {i}"}, f"p{i:02d}.png": data}
     make_shard(folder / "pictures.tar", members)  # type: ignore[arg-type]
     sources = [
         {"name": "read", "kind": "text", "type": "shards", "template": "text", "weight": 1, "paths": ["texts.tar"]},

@@ -7,7 +7,7 @@ four steps:
 2. the kind that is furthest behind places its oldest document if it fits, else the largest that does, and so on until
    nothing fits;
 3. documents are exchanged for larger ones of their kind while that fills the row better;
-4. text may be cut: always if it is longer than a row, and with ``cut="fit"`` wherever a row has room left. A picture's
+4. text may be cut: always if it is longer than a row, and with ``cut="fit"`` wherever a row has room left. An image's
    tokens never are.
 """
 

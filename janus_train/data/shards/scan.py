@@ -41,7 +41,7 @@ class Scan:
     ignored: dict[str, int]
     """Members that are not read, counted by ending."""
     left_out: int
-    """Samples with pictures but neither .json nor .txt."""
+    """Samples with images but neither .json nor .txt."""
 
 
 def write_index(tar: Path) -> Path:
@@ -128,7 +128,7 @@ def _check_end(tar: Path, end: int) -> None:
 def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, Member]]:
     """Key -> ending -> member. Raises `UserError` listing keys that have two of a kind.
 
-    ``a.0.jpg`` is picture 0 of ``a``, or the one picture of ``a.0`` if there is an ``a.0.json``.
+    ``a.0.jpg`` is image 0 of ``a``, or the one image of ``a.0`` if there is an ``a.0.json``.
     """
     described = {stem for stem, member in members if member.ending in FIELD_ENDINGS}
     samples: dict[str, dict[str, Member]] = {}
@@ -139,7 +139,7 @@ def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, 
         numbered = _NUMBERED.fullmatch(stem)
         if numbered and stem not in described and member.ending not in FIELD_ENDINGS:
             key, number = numbered["key"], f"{int(numbered['number'])}."
-        place = f"{number}picture" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
+        place = f"{number}image" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
         if (key, place) in places:
             twice[key] = None
         places.add((key, place))

@@ -1,4 +1,4 @@
-"""Whose codes a shard holds: codes are only of use to a model with the very encoder, and the picture size, that made them.
+"""Whose codes a shard holds: codes are only of use to a model with the very encoder, and the image size, that made them.
 
 ``janus-train tokenize`` adds ``KEY.codes.npy`` members to a tar, and before them one hidden member, `RECORD`, that says
 where they come from. A shard's index repeats it in its head (``codes``), so that training knows it when it opens the shard.
@@ -26,7 +26,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class CodesOrigin:
-    """What codes depend on besides the picture."""
+    """What codes depend on besides the image."""
 
     encoder: str
     """SHA-256 of the encoder's weights (model/vq.py)."""
@@ -35,7 +35,7 @@ class CodesOrigin:
 
     def __str__(self) -> str:
         """As it stands in an index; 64 bits of the digest tell encoders apart."""
-        return f"vq {self.encoder[:16]}, pictures of {self.image_size}, rule {self.version}"
+        return f"vq {self.encoder[:16]}, images of {self.image_size}, rule {self.version}"
 
     def record(self) -> bytes:
         """The content of the tar's `RECORD`."""
@@ -63,6 +63,6 @@ def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
         for origin, tar in origins.items():
             if origin not in ("", str(model)):
                 raise UserError(
-                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or picture size ({origin}; the "
+                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or image size ({origin}; the "
                     f"model's: {model}): make them anew with janus-train tokenize {tar} --model FOLDER --replace"
                 )

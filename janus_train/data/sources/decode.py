@@ -1,6 +1,6 @@
-"""Bytes to the parts of a record: fields, pictures, cached codes. What is wrong with them is a `BadSample`.
+"""Bytes to the parts of a record: fields, images, cached codes. What is wrong with them is a `BadSample`.
 
-Pictures are opened from memory, with an explicit list of formats, and decoded when they are first used; their size is
+Images are opened from memory, with an explicit list of formats, and decoded when they are first used; their size is
 known from the header. No pickle is opened and nothing that a record names is fetched.
 """
 
@@ -17,9 +17,9 @@ from janus_train.data.image_files import ImageError, open_image
 from janus_train.data.types import BadSample
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
-"""What a shard's pictures may be (Pillow's names)."""
+"""What a shard's images may be (Pillow's names)."""
 FOLDER_FORMATS = (*SHARD_FORMATS, "GIF", "BMP", "TIFF")
-"""What may be read where pictures stand as files of their own, or in a data set's column."""
+"""What may be read where images stand as files of their own, or in a data set's column."""
 
 
 def fields_of(data: bytes, key: str) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def caption_of(data: bytes, key: str) -> dict[str, Any]:
         raise BadSample(f"its text cannot be read ({error})", key=key) from None
 
 
-def image_of(data: bytes, formats: tuple[str, ...], key: str, name: str = "its picture") -> Image.Image:
-    """The picture in ``data``, not yet decoded."""
+def image_of(data: bytes, formats: tuple[str, ...], key: str, name: str = "its image") -> Image.Image:
+    """The image in ``data``, not yet decoded."""
     try:
         return open_image(data, formats)
     except ImageError as error:
@@ -52,7 +52,7 @@ def image_of(data: bytes, formats: tuple[str, ...], key: str, name: str = "its p
 
 
 def codes_of(data: bytes, key: str) -> np.ndarray:
-    """Cached codes of a picture, int64 (P,)."""
+    """Cached codes of an image, int64 (P,)."""
     try:
         codes = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy's header is Python text: its parser's errors are many

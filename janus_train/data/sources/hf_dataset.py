@@ -1,7 +1,7 @@
 """A data set of Hugging Face's ``datasets`` on disk as a source: what ``save_to_disk`` wrote, or Arrow or Parquet files.
 
-In: columns. Out: records whose fields are columns under other names, and whose pictures are columns of type Image, of
-lists of Image, or of bytes. Pictures stay undecoded bytes until they are used; one that is stored as a path or URL instead
+In: columns. Out: records whose fields are columns under other names, and whose images are columns of type Image, of
+lists of Image, or of bytes. Images stay undecoded bytes until they are used; one that is stored as a path or URL instead
 of bytes is refused, nothing is fetched, and no code that comes with a data set is run.
 
 Arrow files are mapped into memory: any row at once, and no memory of their own. Parquet has no random access inside a row
@@ -48,7 +48,7 @@ class _Rows(Protocol):
 class HfDatasetSource:
     """Rows of a data set as records; a row's key is its number.
 
-    ``fields``: record field -> column. ``pictures``: columns, in the order of their pictures. Raises `UserError` for paths
+    ``fields``: record field -> column. ``pictures``: columns, in the order of their images. Raises `UserError` for paths
     that are no data set and for columns that it does not have.
     """
 
@@ -106,15 +106,15 @@ class HfDatasetSource:
 
 
 def _bytes(value: Any, column: str, key: str) -> list[bytes]:
-    """The files of the pictures in a column's value: an Image, bytes, or a list of those."""
+    """The files of the images in a column's value: an Image, bytes, or a list of those."""
     if isinstance(value, list):
         return [data for one in value for data in _bytes(one, column, key)]
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes):
         return [data]
     if isinstance(value, dict) and value.get("path"):
-        raise BadSample(f"column {column!r} holds a path where the picture's bytes should be", key=key)
-    raise BadSample(f"column {column!r} holds no picture", key=key)
+        raise BadSample(f"column {column!r} holds a path where the image's bytes should be", key=key)
+    raise BadSample(f"column {column!r} holds no image", key=key)
 
 
 def _labels(features: Any, columns: list[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Sources that need no conversion: JSON Lines with a folder of pictures, and folders of pictures by class.
+"""Sources that need no conversion: JSON Lines with a folder of images, and folders of images by class.
 
 Both are random-access: the first by the places of the lines, found in one pass when it opens, the second by the names of
 its files. Both are made for data on a disk of this machine or one mounted there; for thousands of processes or an object
@@ -91,7 +91,7 @@ class Lines:
 
 
 class JsonlSource:
-    """One record a line: its fields, and in ``image`` or ``images`` the paths of its pictures in ``folder``.
+    """One record a line: its fields, and in ``image`` or ``images`` the paths of its images in ``folder``.
 
     ``folder``: relative to the file, None: the file's own. A path in a record may not leave it. Keys are NAME:LINE, with
     lines counted from 1. Raises `UserError` if a file or the folder is missing.
@@ -102,14 +102,14 @@ class JsonlSource:
         self._folders = [path.parent / folder if folder else path.parent for path in files]
         for place in self._folders:
             if not place.is_dir():
-                raise UserError(f"{files[0]}: its folder of pictures {place} does not exist")
+                raise UserError(f"{files[0]}: its folder of images {place} does not exist")
         self._starts = np.cumsum([0, *map(len, self._files)]).tolist()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def data_digest(self) -> str:
-        """Changes with any line of the files; not with the pictures, which may be too many to read."""
+        """Changes with any line of the files; not with the images, which may be too many to read."""
         return digest([lines.sha256 for lines in self._files])
 
     def __getitem__(self, index: int) -> Record:
@@ -137,26 +137,26 @@ def _image_names(fields: dict[str, Any], key: str) -> list[str]:
 
 
 def read_image(folder: Path, name: str, key: str) -> Any:
-    """The picture at the relative path ``name``, not yet decoded. Raises `BadSample` if it is missing or lies outside."""
+    """The image at the relative path ``name``, not yet decoded. Raises `BadSample` if it is missing or lies outside."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "://" in name or "\0" in name:
-        raise BadSample(f"picture {name[:80]!r} is no path inside the source's folder", key=key)
+        raise BadSample(f"image {name[:80]!r} is no path inside the source's folder", key=key)
     if len(name) > _LONGEST_PATH or max(len(os.fsencode(part)) for part in path.parts) > 255:
-        raise BadSample(f"picture {name[:80]!r}... is longer than a path can be", key=key)
+        raise BadSample(f"image {name[:80]!r}... is longer than a path can be", key=key)
     try:
         data = retried(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
-        raise BadSample(f"picture {name!r} is missing", key=key) from None
+        raise BadSample(f"image {name!r} is missing", key=key) from None
     except ImageError as error:
-        raise BadSample(f"picture {name!r} {error}", key=key) from None
-    return image_of(data, FOLDER_FORMATS, key, f"picture {name!r}")
+        raise BadSample(f"image {name!r} {error}", key=key) from None
+    return image_of(data, FOLDER_FORMATS, key, f"image {name!r}")
 
 
 class ImageFolderSource:
-    """``ROOT/CLASS/.../NAME.jpg``: each picture with ``class_name``, the folder's name or what a mapping makes of it.
+    """``ROOT/CLASS/.../NAME.jpg``: each image with ``class_name``, the folder's name or what a mapping makes of it.
 
     ``class_names``: a JSON file ``{"FOLDER": "class name", ...}``, its path relative to ROOT. Keys are the paths of the
-    pictures in ROOT. Raises `UserError` for a missing folder, one without pictures, and a class that is not in the mapping.
+    images in ROOT. Raises `UserError` for a missing folder, one without images, and a class that is not in the mapping.
     """
 
     def __init__(self, root: Path, class_names: str | None = None):
@@ -165,12 +165,12 @@ class ImageFolderSource:
             raise UserError(f"imagefolder {root}: there is no such folder")
         self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
         if not self.classes:
-            raise UserError(f"imagefolder {root} has no folder in it: pictures must stand in ROOT/CLASS/")
+            raise UserError(f"imagefolder {root} has no folder in it: images must stand in ROOT/CLASS/")
         self.class_names = _mapping(root / class_names, self.classes) if class_names else self.classes
         self._files, self._starts = self._list()
 
     def _list(self) -> tuple[StringArray, list[int]]:
-        """The pictures' paths in their class's folder, and where each class starts."""
+        """The images' paths in their class's folder, and where each class starts."""
         data, lengths, starts = bytearray(), [], [0]
         for name in self.classes:
             folder = self.root / name
@@ -179,7 +179,7 @@ class ImageFolderSource:
                 lengths.append(len(path))
             if len(lengths) == starts[-1]:
                 raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no picture ({', '.join(IMAGE_ENDINGS)})"
+                    f"imagefolder {self.root}: the class {name!r} has no image ({', '.join(IMAGE_ENDINGS)})"
                 )
             starts.append(len(lengths))
         return StringArray.joined(data, lengths), starts

@@ -235,7 +235,7 @@ def _heads(tars: list[Location]) -> list[Head]:
 
 
 def _images(parts: dict[str, bytes]) -> list[tuple[str, str]]:
-    """(prefix, ending) of the sample's pictures in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
+    """(prefix, ending) of the sample's images in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
     found = []
     for name in parts:
         prefix, _, ending = name.rpartition(".")

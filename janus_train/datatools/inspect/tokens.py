@@ -32,18 +32,18 @@ class Text:
     """The model learns to write it (at the position before it)."""
     special: bool = False
     image_loss: bool = False
-    """The hidden state here predicts a picture's first code."""
+    """The hidden state here predicts an image's first code."""
     beyond: bool = False
     """It is not in the row: only the target of the last position, where a text is cut."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """The place of a picture."""
+    """The place of an image."""
 
     role: Literal["in", "out", "codes_in"]
     number: int
-    """Counts the document's pictures in order of appearance."""
+    """Counts the document's images in order of appearance."""
     tokens: int
     losses: int
     """How many of its codes are predicted with a loss."""
@@ -117,13 +117,13 @@ class Reader:
 
 
 def _run(modality: np.ndarray, place: int) -> int:
-    """The end of the run of equal modality that starts at ``place``. Between two pictures there is always a text token."""
+    """The end of the run of equal modality that starts at ``place``. Between two images there is always a text token."""
     other = np.flatnonzero(modality[place:] != modality[place])
     return place + int(other[0]) if len(other) else len(modality)
 
 
 def image_runs(document: Document) -> list[tuple[int, int]]:
-    """(start, end) of each picture's positions."""
+    """(start, end) of each image's positions."""
     found, place = [], 0
     while place < len(document):
         end = _run(document.modality, place)
@@ -134,7 +134,7 @@ def image_runs(document: Document) -> list[tuple[int, int]]:
 
 
 def loss_runs(document: Document) -> list[tuple[int, int]]:
-    """(start, end) of each run of positions that carry a loss, of text or of a picture."""
+    """(start, end) of each run of positions that carry a loss, of text or of an image."""
     carries = np.concatenate([[False], (document.labels != IGNORE) | document.image_targets, [False]])
     edges = np.flatnonzero(carries[1:] != carries[:-1]).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))

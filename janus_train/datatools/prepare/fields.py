@@ -143,9 +143,9 @@ def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
 
 
 def captioned(record: dict[str, Any], options: PrepareOptions, num_images: int) -> list[dict[str, Any]]:
-    """The fields of a captioned picture's samples, in the form that the options ask for."""
+    """The fields of a captioned image's samples, in the form that the options ask for."""
     if num_images != 1 and options.form != "ask":
-        raise SkipRecord("a caption takes one picture", f"{num_images}")
+        raise SkipRecord("a caption takes one image", f"{num_images}")
     return [_in_form(caption, options, num_images) for caption in captions(record, options)]
 
 
@@ -171,7 +171,7 @@ def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
 
 
 def check_number(num_images: int, options: PrepareOptions) -> None:
-    """Raises `SkipRecord` for a record with fewer or more pictures than the options ask for."""
+    """Raises `SkipRecord` for a record with fewer or more images than the options ask for."""
     most = options.max_pictures
     if num_images < options.min_pictures or (most is not None and num_images > most):
-        raise SkipRecord("more or fewer pictures than asked for", f"{num_images}", left_out=True)
+        raise SkipRecord("more or fewer images than asked for", f"{num_images}", left_out=True)

@@ -1,4 +1,4 @@
-"""A picture's bytes: kept if training can read them, else written anew without loss."""
+"""An image's bytes: kept if training can read them, else written anew without loss."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _QUALITY = 95
 
 
 def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
-    """(ending, bytes) to write for a picture. Raises `SkipRecord` if it does not open, wholly, or is too large.
+    """(ending, bytes) to write for an image. Raises `SkipRecord` if it does not open, wholly, or is too large.
 
-    With ``max_side`` a picture with a longer side is scaled down to it and written as JPEG.
+    With ``max_side`` an image with a longer side is scaled down to it and written as JPEG.
     """
     if not data:
-        raise SkipRecord("the picture is empty")
+        raise SkipRecord("the image is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
             return _keep(data, max_side)
     except ImageTooLarge as error:
-        raise SkipRecord(f"the picture has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
+        raise SkipRecord(f"the image has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
     except ImageError as error:
-        raise SkipRecord("the picture does not open", str(error)) from None
+        raise SkipRecord("the image does not open", str(error)) from None
     except (
         OSError,
         SyntaxError,
@@ -45,7 +45,7 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         zlib.error,
     ) as error:
         # what a damaged file makes of later steps
-        raise SkipRecord("the picture does not open", f"{type(error).__name__}: {error}") from None
+        raise SkipRecord("the image does not open", f"{type(error).__name__}: {error}") from None
 
 
 def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
@@ -63,7 +63,7 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
 
 
 def _png(image: Image.Image) -> bytes:
-    """The first picture of the file, upright, with all its levels if PNG has them."""
+    """The first image of the file, upright, with all its levels if PNG has them."""
     load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
     if image.mode not in _AS_PNG:
         image = _rgb(image)
@@ -89,4 +89,4 @@ def _rgb(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image)
     except BadSample as error:
-        raise SkipRecord("the picture does not open", str(error)) from None
+        raise SkipRecord("the image does not open", str(error)) from None

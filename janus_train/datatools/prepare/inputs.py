@@ -52,10 +52,10 @@ def _matches(pattern: Path) -> list[str]:
 
 
 def inside(folder: str, name: str, where: str) -> str:
-    """The path of a record's picture. Raises `UserError` if it is an address or leaves ``folder``."""
+    """The path of a record's image. Raises `UserError` if it is an address or leaves ``folder``."""
     if _SCHEME.match(name):
         raise UserError(
-            f"{where}: the picture is an address ({name[:60]}): download the pictures first, prepare fetches nothing"
+            f"{where}: the image is an address ({name[:60]}): download the images first, prepare fetches nothing"
         )
     root, path = os.path.normpath(folder), os.path.normpath(Path(folder) / name)
     try:
@@ -63,7 +63,7 @@ def inside(folder: str, name: str, where: str) -> str:
     except ValueError:
         parts = ()
     if not parts or ".." in parts or "\0" in name:
-        raise UserError(f"{where}: the picture's path {name[:80]!r} leaves the picture folder {folder}")
+        raise UserError(f"{where}: the image's path {name[:80]!r} leaves the image folder {folder}")
     return path
 
 
@@ -82,8 +82,8 @@ def read_file(path: str) -> bytes:
     try:
         return read_image_file(Path(path))
     except ImageError as error:
-        raise SkipRecord("the picture is no regular file that can be read", f"{path} {error}") from None
+        raise SkipRecord("the image is no regular file that can be read", f"{path} {error}") from None
     except OSError as error:
         if error.errno in _MISSING:
-            raise SkipRecord("the picture is missing", path) from None
+            raise SkipRecord("the image is missing", path) from None
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

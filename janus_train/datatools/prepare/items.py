@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Item:
-    """What a record gives: one or more samples that share its pictures (bytes as they were found)."""
+    """What a record gives: one or more samples that share its images (bytes as they were found)."""
 
     samples: list[dict[str, Any]]
     images: list[bytes] = field(default_factory=list)

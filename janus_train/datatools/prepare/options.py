@@ -167,7 +167,7 @@ class PrepareOptions:
         if self.class_names != "first" and self.classes is None and self.format not in _TABLES:
             raise UserError("--class-names means nothing without --classes: classes are called as their folders")
         if self.form == "ask" and not self.question:
-            raise UserError("--form ask needs --question: what is asked about each picture")
+            raise UserError("--form ask needs --question: what is asked about each image")
         if self.form != "ask" and self.question is not None:
             raise UserError("--question means nothing without --form ask")
         if self.max_pictures is not None and self.max_pictures < self.min_pictures:

@@ -1,6 +1,6 @@
-"""Tables with pictures inside: rows of Parquet files and of HF data sets on disk, as records.
+"""Tables with images inside: rows of Parquet files and of HF data sets on disk, as records.
 
-Nothing is decoded: a picture is its bytes. A row group of a Parquet file is the smallest piece that can be found
+Nothing is decoded: an image is its bytes. A row group of a Parquet file is the smallest piece that can be found
 without reading what is before it; a process that goes on where it stopped in one does not begin anew.
 """
 

@@ -34,7 +34,7 @@ def role_of(turn: dict[str, Any]) -> str | None:
 
 
 def images_named(turns: Any) -> list[Any]:
-    """The pictures that single turns name (Janus's form: ``images`` beside ``content``), in order."""
+    """The images that single turns name (Janus's form: ``images`` beside ``content``), in order."""
     if not isinstance(turns, list):
         return []
     images: list[Any] = []
@@ -45,10 +45,10 @@ def images_named(turns: Any) -> list[Any]:
 
 
 def read_turns(turns: list[Any], num_images: int) -> list[dict[str, str]]:
-    """``turns`` in Janus's form for a sample of ``num_pictures`` pictures. Raises `SkipRecord` with what does not fit.
+    """``turns`` in Janus's form for a sample of ``num_pictures`` images. Raises `SkipRecord` with what does not fit.
 
     Words of the system go in front of the user's next ones. An answer without a question before it and a question
-    without an answer are left away, unless a picture belongs to them. Without any placeholder the pictures go in front
+    without an answer are left away, unless an image belongs to them. Without any placeholder the images go in front
     of the user's first words.
     """
     turns_read: list[tuple[str, str]] = []
@@ -71,7 +71,7 @@ def read_turns(turns: list[Any], num_images: int) -> list[dict[str, str]]:
         turns_read[0] = (USER, f"{PLACEHOLDER}\n" * num_images + turns_read[0][1])
     wanted = sum(words.count(PLACEHOLDER) for _, words in turns_read)
     if wanted != num_images:
-        raise SkipRecord("placeholders and pictures differ in number", f"{wanted} placeholders, {num_images} pictures")
+        raise SkipRecord("placeholders and images differ in number", f"{wanted} placeholders, {num_images} images")
     return [{"role": role, "content": words} for role, words in turns_read]
 
 
@@ -116,5 +116,5 @@ def _trimmed(turns_read: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if last <= first:
         raise SkipRecord("there is no answer to learn from")
     if any(PLACEHOLDER in words for _, words in turns_read[:first] + turns_read[last + 1 :]):
-        raise SkipRecord("a picture belongs to a turn without question or answer")
+        raise SkipRecord("an image belongs to a turn without question or answer")
     return turns_read[first : last + 1]

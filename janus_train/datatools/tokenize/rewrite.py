@@ -32,7 +32,7 @@ from janus_train.files import sync
 from janus_train.model.vq import CodeEncoder
 
 BATCH = 32
-"""Pictures that are encoded at a time."""
+"""Images that are encoded at a time."""
 AHEAD = 3
 """Batches that are read and resized before the encoder asks for them."""
 _CHUNK = 4 << 20
@@ -66,7 +66,7 @@ class RewriteCounts:
 
     images: int
     without: list[str]
-    """Keys of samples of which a picture cannot be decoded: it got no codes."""
+    """Keys of samples of which an image cannot be decoded: it got no codes."""
 
 
 def rewrite(
@@ -150,7 +150,7 @@ def has_images(index: ShardIndex) -> bool:
 
 
 def _images(index: ShardIndex, number: int, names: dict[int, str]) -> list[_Image]:
-    """The sample's pictures by their numbers. Codes are named after the picture, in its spelling."""
+    """The sample's images by their numbers. Codes are named after the image, in its spelling."""
     found = []
     for member in index.members(number):
         prefix, _, ending = member.ending.rpartition(".")
@@ -192,7 +192,7 @@ def _check(data: bytes, member: Member, tar: Path, what: str) -> None:
 def _encoded(
     images: list[_Image], tar: Path, descriptor: int, encoder: CodeEncoder, pool: ThreadPoolExecutor
 ) -> Iterator[np.ndarray | None]:
-    """Codes (P,) uint16 of each picture in order, None for one that cannot be decoded."""
+    """Codes (P,) uint16 of each image in order, None for one that cannot be decoded."""
 
     def pixels(member: _Image) -> np.ndarray | None:
         data = _read(descriptor, member.member.offset, member.member.size, tar)

@@ -19,7 +19,7 @@ from janus_train.model.vq import CodeEncoder
 
 
 def tars_of(given: Sequence[DataArg]) -> list[Path]:
-    """The tars whose pictures get codes: of a recipe those of its generation sources, else all; each once, sorted.
+    """The tars whose images get codes: of a recipe those of its generation sources, else all; each once, sorted.
 
     Raises `UserError` if there are none, or some are not on this machine's disks.
     """
@@ -30,7 +30,7 @@ def tars_of(given: Sequence[DataArg]) -> list[Path]:
         )
     for one in wanted:
         if one.config is not None and not get_template(one.config.template, of=f"source {one.name!r}").reads_codes:
-            raise UserError(f"source {one.name!r}: its template {one.config.template} draws no picture")
+            raise UserError(f"source {one.name!r}: its template {one.config.template} draws no image")
     return sorted({_local(place).absolute() for one in wanted for place in one.places})
 
 
@@ -48,14 +48,14 @@ class TokenizeResult:
 
     tokenized: int = 0
     nothing_to_do: int = 0
-    """They have their codes, or no pictures."""
+    """They have their codes, or no images."""
     busy: list[Path] = field(default_factory=list)
     """Another process was at work on them."""
     failed: list[str] = field(default_factory=list)
     """A line each."""
     images: int = 0
     without: int = 0
-    """Pictures that cannot be decoded."""
+    """Images that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, 
     result.images += tally.images - len(tally.without)
     result.without += len(tally.without)
     said = f"; {len(tally.without)} cannot be decoded, the first in {tally.without[0]!r}" if tally.without else ""
-    progress.on_message(f"{tar}: {tally.images} pictures in {time.perf_counter() - began:.1f} s{said}")
+    progress.on_message(f"{tar}: {tally.images} images in {time.perf_counter() - began:.1f} s{said}")
 
 
 def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
@@ -133,7 +133,7 @@ def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserErro
 
 
 def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: ProgressCallbacks) -> RewriteCounts | None:
-    """None if the tar has its codes, or no pictures. Raises `DiskError` where writing fails."""
+    """None if the tar has its codes, or no images. Raises `DiskError` where writing fails."""
     where = own_index(tar)
     index = ShardIndex.from_bytes(where.read_bytes(), where)
     size = tar.stat().st_size

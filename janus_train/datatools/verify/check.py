@@ -33,7 +33,7 @@ class Lengths:
     def _encoder(self) -> Encoder:
         return Encoder(
             load_tokenizer(self.folder), self.tokens_per_image, 14, self.system_prompt
-        )  # pictures' pixels do not count
+        )  # images' pixels do not count
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
@@ -76,7 +76,7 @@ class SampleCheck:
     """False: only that the sample can be read (the material of composed scenes has no form)."""
 
     def look(self, source: Source, index: int) -> int:
-        """The sample's number of pictures. Raises `BadSample` with the reason and, if it can be known, its key."""
+        """The sample's number of images. Raises `BadSample` with the reason and, if it can be known, its key."""
         record = source[index]
         try:
             for image in record.images:
@@ -86,7 +86,7 @@ class SampleCheck:
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
         except OSError as error:
-            raise BadSample(f"its picture cannot be decoded ({error})", key=record.key) from None
+            raise BadSample(f"its image cannot be decoded ({error})", key=record.key) from None
         return len(record.images)
 
     def _fits(self, record: Record) -> None:

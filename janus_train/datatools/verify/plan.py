@@ -158,7 +158,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
 
 
 def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
-    """The number of pictures, or (key, reason, damaged)."""
+    """The number of images, or (key, reason, damaged)."""
     try:
         return check.look(source, index)
     except BadSample as error:

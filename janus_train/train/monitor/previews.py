@@ -1,4 +1,4 @@
-"""Pictures drawn while training, from the recipe's preview prompts: a run shows what it has learnt."""
+"""Images drawn while training, from the recipe's preview prompts: a run shows what it has learnt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_previews(
     temperature: float,
     each: int = 4,
 ) -> None:
-    """A grid with a row for each prompt, ``each`` pictures wide, the same seeds every time; written to ``path``."""
+    """A grid with a row for each prompt, ``each`` images wide, the same seeds every time; written to ``path``."""
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]

@@ -64,7 +64,7 @@ def test_folders_capitals_and_dots_in_names(tmp_path: Path) -> None:
 
 
 def test_a_number_belongs_to_the_key_that_has_fields(tmp_path: Path) -> None:
-    """``a.0.jpg`` is picture 0 of ``a``, unless there is an ``a.0.json``; leading zeros say nothing."""
+    """``a.0.jpg`` is image 0 of ``a``, unless there is an ``a.0.json``; leading zeros say nothing."""
     found = scan_of(tmp_path, {"a.0.json": {}, "a.0.jpg": JPEG, "b.json": {}, "b.00.jpg": JPEG, "b.01.codes.npy": b"x"})
     assert content(found) == {"a.0": ["json", "jpg"], "b": ["json", "0.jpg", "1.codes.npy"]}
 

@@ -15,7 +15,7 @@ ORIGIN = CodesOrigin("ab" * 32, 384)
 
 
 def test_a_record_says_what_it_was_written_with() -> None:
-    assert origin_in(ORIGIN.record()) == str(ORIGIN) == "vq abababababababab, pictures of 384, rule 1"
+    assert origin_in(ORIGIN.record()) == str(ORIGIN) == "vq abababababababab, images of 384, rule 1"
     others = (CodesOrigin("cd" * 32, 384), CodesOrigin("ab" * 32, 256), CodesOrigin("ab" * 32, 384, 2))
     assert len({str(ORIGIN), *map(str, others)}) == 4
 

@@ -81,7 +81,7 @@ def test_bad_json_is_a_bad_sample(data: bytes) -> None:
     assert error.value.key == "k" and not error.value.damaged
 
 
-# -------------------------------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
@@ -89,14 +89,14 @@ def test_formats_are_an_explicit_list(form: str) -> None:
     data = encoded(Image.new("RGB", (20, 10), RED), form)
     assert opened(data).size == (20, 10)
     if form not in SHARD_FORMATS:
-        with pytest.raises(BadSample, match="no picture of the formats JPEG, PNG, WEBP"):
+        with pytest.raises(BadSample, match="not an image of the formats JPEG, PNG, WEBP"):
             image_of(data, SHARD_FORMATS, "k")
 
 
 @pytest.mark.parametrize("form", ["PPM", "ICO", "EPS", "PDF", "TGA", "JPEG2000"])
 def test_other_formats_are_not_opened(form: str) -> None:
     data = encoded(Image.new("RGB", (32, 32), RED), form)
-    with pytest.raises(BadSample, match="no picture of the formats"):
+    with pytest.raises(BadSample, match="not an image of the formats"):
         opened(data)
 
 
@@ -107,14 +107,14 @@ def noise(width: int = 90, height: int = 70) -> Image.Image:
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
 def test_a_truncated_image_is_a_bad_sample(form: str, share: float) -> None:
-    """Noticed at the latest when it is decoded: a picture's header may be whole."""
+    """Noticed at the latest when it is decoded: an image's header may be whole."""
     data = encoded(noise(), form)
-    with pytest.raises(BadSample, match=r"no picture of|cannot be (read|decoded)"):
+    with pytest.raises(BadSample, match=r"no image of|cannot be (read|decoded)"):
         to_rgb(opened(data[: int(share * len(data))]))
 
 
 @given(place=st.integers(0, 2000), value=st.integers(0, 255), form=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]))
-def test_a_changed_byte_gives_a_image_or_a_bad_sample(place: int, value: int, form: str) -> None:
+def test_a_changed_byte_gives_an_image_or_a_bad_sample(place: int, value: int, form: str) -> None:
     data = bytearray(encoded(noise(20, 16), form))
     data[place % len(data)] = value
     with contextlib.suppress(BadSample):
@@ -134,7 +134,7 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
     assert MAX_PIXELS == 100_000_000
 
 
-# ---------------------------------------------------------------------------------------- what pictures come out as
+# ---------------------------------------------------------------------------------------- what images come out as
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])

@@ -126,12 +126,12 @@ def test_parquet_keeps_few_row_groups(data: Dataset, tmp_path: Path, monkeypatch
 
 
 def test_parquet_of_other_writers(tmp_path: Path) -> None:
-    """Pictures as plain bytes, no description of ``datasets``."""
+    """Images as plain bytes, no description of ``datasets``."""
     table = pa.table({"text": ["a", "b"], "jpg": [encoded(plain_image(), "JPEG"), None], "label": [0, 1]})
     pq.write_table(table, tmp_path / "x.parquet")
     source = HfDatasetSource([tmp_path / "x.parquet"], {"caption": "text", "n": "label"}, ["jpg"])
     assert source[0].fields == {"caption": "a", "n": 0} and source[0].images[0].size == (80, 60)
-    with pytest.raises(BadSample, match="column 'jpg' holds no picture") as error:
+    with pytest.raises(BadSample, match="column 'jpg' holds no image") as error:
         source[1]
     assert error.value.key == "1"
 
@@ -147,7 +147,7 @@ def test_rows_that_are_bad_samples(tmp_path: Path, form: Form) -> None:
             None,
             {"bytes": None, "path": "https://host.invalid/a.png"},
             {"bytes": None, "path": str(outside)},
-            {"bytes": b"no picture", "path": None},
+            {"bytes": b"no image", "path": None},
             stored(1),
         ],
     }
@@ -167,8 +167,8 @@ def test_rows_that_are_bad_samples(tmp_path: Path, form: Form) -> None:
             writer.write_table(table.cast(features.arrow_schema))
         paths = [tmp_path / "x.arrow"]
     source = HfDatasetSource(paths, FIELDS, ["seen"])
-    holds_a_path = "holds a path where the picture's bytes should be"
-    messages = ["holds no picture", holds_a_path, holds_a_path, "no picture of the formats", "has no class for None"]
+    holds_a_path = "holds a path where the image's bytes should be"
+    messages = ["holds no image", holds_a_path, holds_a_path, "not an image of the formats", "has no class for None"]
     for i, message in enumerate(messages):
         with pytest.raises(BadSample, match=message) as error:
             source[i]

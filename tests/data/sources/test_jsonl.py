@@ -119,9 +119,9 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
         ("{", "its JSON cannot be read"),
         ("", "its JSON cannot be read"),
         ("[]", "not an object"),
-        ({"image": "no.png"}, "picture 'no.png' is missing"),
-        ({"image": "folder"}, "picture 'folder' is missing"),
-        ({"image": "text.png"}, "picture 'text.png' is no picture"),
+        ({"image": "no.png"}, "image 'no.png' is missing"),
+        ({"image": "folder"}, "image 'folder' is missing"),
+        ({"image": "text.png"}, "image 'text.png' is no image"),
         ({"image": "/etc/passwd"}, "no path inside the source's folder"),
         ({"image": "../x.jsonl"}, "no path inside"),
         ({"image": "a/../../x.jsonl"}, "no path inside"),
@@ -137,7 +137,7 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
 )
 def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message: str) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     error = bad(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
     assert error.key == "x.jsonl:2" and len(str(error)) < 200
 
@@ -152,7 +152,7 @@ def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
 def test_jsonl_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         JsonlSource([tmp_path / "no.jsonl"])
-    with pytest.raises(UserError, match=r"its folder of pictures .*/no does not exist"):
+    with pytest.raises(UserError, match=r"its folder of images .*/no does not exist"):
         JsonlSource([jsonl(tmp_path / "x.jsonl", {})], "no")
 
 
@@ -246,7 +246,7 @@ def test_imagefolder_mistakes(root: Path) -> None:
     with pytest.raises(UserError, match="has no folder in it"):
         ImageFolderSource(root / "n02")
     (root / "empty").mkdir()
-    with pytest.raises(UserError, match="the class 'empty' has no picture"):
+    with pytest.raises(UserError, match="the class 'empty' has no image"):
         ImageFolderSource(root)
 
 
@@ -254,11 +254,11 @@ def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
     first = source.data_digest()
     assert ImageFolderSource(root).data_digest() == first
-    (root / "n02/a.jpg").write_bytes(b"no picture")
+    (root / "n02/a.jpg").write_bytes(b"no image")
     assert ImageFolderSource(root).data_digest() != first
-    bad(source, 1, "is no picture of the formats")
+    bad(source, 1, "is not an image of the formats")
     (root / "n02/a.jpg").unlink()
-    assert bad(source, 1, "picture 'n02/a.jpg' is missing").key == "n02/a.jpg"
+    assert bad(source, 1, "image 'n02/a.jpg' is missing").key == "n02/a.jpg"
 
 
 def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:

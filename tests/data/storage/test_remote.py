@@ -81,7 +81,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three shards of seven samples, listed; a picture is noise, so that no two blocks are the same."""
+    """Three shards of seven samples, listed; an image is noise, so that no two blocks are the same."""
     folder = tmp_path / "data"
     folder.mkdir()
     for shard in range(3):

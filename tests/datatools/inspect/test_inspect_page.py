@@ -28,7 +28,7 @@ ATTACK = "</s><script>alert(1)</script> & <img src=http://x/y.png>"
 
 @pytest.fixture
 def drawn(random_base: Path, tmp_path: Path) -> Drawn:
-    """A stage 2 of own shards: captions with mark-up in them, pictures, texts."""
+    """A stage 2 of own shards: captions with mark-up in them, images, texts."""
     members: dict[str, bytes | dict[str, str]] = {}
     for n in range(6):
         members |= {

@@ -16,7 +16,7 @@ from janus_train.datatools.prepare.run import prepare
 
 
 def image_bytes(seed: int, form: str = "JPEG", size: tuple[int, int] = (24, 16), **options: Any) -> bytes:
-    """A small picture that no other seed gives."""
+    """A small image that no other seed gives."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, form, **options)
@@ -64,7 +64,7 @@ def make(
 
 
 def samples(out: Path) -> list[tuple[str, dict[str, Any], list[bytes]]]:
-    """(key, fields, pictures) of every sample in a prepared folder, in order."""
+    """(key, fields, images) of every sample in a prepared folder, in order."""
     found: dict[str, tuple[dict[str, Any], list[bytes]]] = {}
     for path in sorted(out.glob("*.tar")):
         with tarfile.open(path) as tar:

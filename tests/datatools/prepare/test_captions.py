@@ -1,4 +1,4 @@
-"""Captioned pictures in their data sets' own layouts."""
+"""Captioned images in their data sets' own layouts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sharegpt4v(tmp_path):
 
 
 def coco(path):
-    """captions_train2017.json: pictures and their five captions apart."""
+    """captions_train2017.json: images and their five captions apart."""
     images = [{"id": 10 + n, "file_name": f"{n:012d}.jpg", "height": 16, "width": 24} for n in range(3)]
     captions = [{"id": 100 * n + i, "image_id": 10 + n, "caption": "x" * i + f" {n}"} for i in (2, 1) for n in range(3)]
     for n in range(3):
@@ -68,7 +68,7 @@ def test_an_object_that_is_not_cocos(tmp_path):
 
 
 def test_yfcc(tmp_path):
-    """Columns of YFCC100M: URL-encoded title and description, the picture under its number."""
+    """Columns of YFCC100M: URL-encoded title and description, the image under its number."""
     lines = ["photoid,title,description,downloadurl"]
     for number, (title, words) in enumerate([("A+day", "At+the%0Asea"), ("Caf%C3%A9", ""), ("", "")]):
         write(tmp_path / "images" / f"{number}.jpg", image_bytes(number))

@@ -11,7 +11,7 @@ from tests.datatools.prepare.making import fields, image_bytes, make, samples, s
 
 
 def test_llava(tmp_path):
-    """llava_v1_5_mix665k.json: with a picture, with several, and without any."""
+    """llava_v1_5_mix665k.json: with an image, with several, and without any."""
     for name in ("coco/1.jpg", "vg/2.jpg"):
         write(tmp_path / "images" / name, image_bytes(len(name)))
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
@@ -31,20 +31,20 @@ def test_llava(tmp_path):
     ]
     assert len(found[1][2]) == 2
     assert found[1][1]["conversations"][0]["content"] == f"{PLACEHOLDER} or {PLACEHOLDER}?"
-    assert found[2][1]["conversations"][0]["content"] == "Write <image> in HTML.", "no picture: the words are words"
+    assert found[2][1]["conversations"][0]["content"] == "Write <image> in HTML.", "no image: the words are words"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
     assert [len(get_template("conversation").build(source[i])) for i in range(3)] == [5, 7, 3]
 
 
 def test_images_and_text_apart(tmp_path):
-    """One file for two sources: the records with a picture, and those without."""
+    """One file for two sources: the records with an image, and those without."""
     write(tmp_path / "1.jpg", image_bytes(1))
     said = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
     file = write(tmp_path / "x.jsonl", [{"image": "1.jpg", "conversations": said}, {"conversations": said}])
     with_images = make("conversations", file, out=tmp_path / "a", min_pictures=1)
     without = make("conversations", file, out=tmp_path / "b", max_pictures=0)
     assert [with_images["samples"], without["samples"]] == [1, 1]
-    assert with_images["left_out"] == without["left_out"] == {"more or fewer pictures than asked for": 1}
+    assert with_images["left_out"] == without["left_out"] == {"more or fewer images than asked for": 1}
     assert fields(tmp_path / "a")[0]["conversations"][0]["content"] == f"{PLACEHOLDER}\nHello"
 
 
@@ -93,7 +93,7 @@ BAD_TURNS = {
     "a turn's role is unknown": [("tool", "a"), ("gpt", "c")],
     "there is no answer to learn from": [("human", "a")],
     "a turn is no text": [("human", 3), ("gpt", "c")],
-    "placeholders and pictures differ in number": [("human", "<image_placeholder>"), ("gpt", "c")],
+    "placeholders and images differ in number": [("human", "<image_placeholder>"), ("gpt", "c")],
 }
 
 

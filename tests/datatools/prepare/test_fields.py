@@ -58,7 +58,7 @@ def test_paths_inside(folder, name):
     "name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "..", ".", "", "a\0b", "../pictures2/a.jpg"]
 )
 def test_paths_that_leave(folder, name):
-    with pytest.raises(UserError, match=r"x:1: the picture's path .* leaves the picture folder"):
+    with pytest.raises(UserError, match=r"x:1: the image's path .* leaves the image folder"):
         inside(folder, name, "x:1")
 
 
@@ -70,7 +70,7 @@ def test_an_absolute_path_inside_is_fine():
     "name", ["http://a/b.jpg", "https://a/b.jpg", "s3://a/b", "file:///etc/passwd", "data:image/png;base64,x"]
 )
 def test_addresses_are_refused(name):
-    with pytest.raises(UserError, match=r"x:17: the picture is an address .*download the pictures first"):
+    with pytest.raises(UserError, match=r"x:17: the image is an address .*download the images first"):
         inside("pictures", name, "x:17")
 
 

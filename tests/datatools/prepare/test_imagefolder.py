@@ -1,4 +1,4 @@
-"""Folders and tars of pictures by class."""
+"""Folders and tars of images by class."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_shard_has_its_share_of_every_class(tmp_path):
 def test_a_folder_with_a_mapping(tmp_path, mapping):
     for number, class_id in enumerate(CLASSES):
         write(tmp_path / "train" / class_id / "images" / f"{number}.png", image_bytes(number, "PNG"))
-        write(tmp_path / "train" / class_id / "boxes.txt", "no picture")
+        write(tmp_path / "train" / class_id / "boxes.txt", "no image")
     names = write(tmp_path / "names.json", mapping)
     make("imagefolder", tmp_path / "train", out=tmp_path / "out", classes=str(names))
     assert sorted(one["class_name"] for one in fields(tmp_path / "out")) == sorted(CLASSES.values())
@@ -99,4 +99,4 @@ def test_links_to_nothing_and_hidden_files(tmp_path):
     write(tmp_path / "raw/.cache/1.jpg", image_bytes(1))
     (tmp_path / "raw/cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     made = make("imagefolder", tmp_path / "raw", out=tmp_path / "out", max_bad=0.5)
-    assert (made["samples"], made["skipped"]) == (1, {"the picture is missing": 1})
+    assert (made["samples"], made["skipped"]) == (1, {"the image is missing": 1})

@@ -1,4 +1,4 @@
-"""Pictures keep their bytes if training can read them; everything else becomes a PNG of the same pixels, or is refused."""
+"""Images keep their bytes if training can read them; everything else becomes a PNG of the same pixels, or is refused."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def huge_png():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "the picture is empty"),
-        (b"<html>404</html>", "the picture does not open"),
-        (image_bytes(1)[:-40], "the picture does not open"),
-        (image_bytes(1, "PNG", size=(64, 64))[:-900], "the picture does not open"),
-        (image_bytes(1, "WEBP")[:-40], "the picture does not open"),
-        (huge_png(), "the picture has over 100 megapixels"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "the picture does not open"),
+        (b"", "the image is empty"),
+        (b"<html>404</html>", "the image does not open"),
+        (image_bytes(1)[:-40], "the image does not open"),
+        (image_bytes(1, "PNG", size=(64, 64))[:-900], "the image does not open"),
+        (image_bytes(1, "WEBP")[:-40], "the image does not open"),
+        (huge_png(), "the image has over 100 megapixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "the image does not open"),
     ],
     ids=["empty", "page", "cut jpeg", "cut png", "cut webp", "huge", "postscript"],
 )
@@ -131,8 +131,8 @@ def test_hostile_files_are_skipped(kind, tmp_path):
     path = hostile_file(kind, tmp_path)
     with nothing_runs(tmp_path), pytest.raises(SkipRecord) as caught:
         keep(read_file(str(path)))
-    reasons = {"bomb": "the picture has over 100 megapixels", "pipe": "the picture is no regular file that can be read"}
-    assert caught.value.reason == reasons.get(kind, "the picture does not open")
+    reasons = {"bomb": "the image has over 100 megapixels", "pipe": "the image is no regular file that can be read"}
+    assert caught.value.reason == reasons.get(kind, "the image does not open")
     assert "\n" not in caught.value.detail
 
 

@@ -35,12 +35,12 @@ from tests.datatools.prepare.making import (
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch):
-    """60 captioned pictures, two captions each, of which three are bad; in units of 7 records."""
+    """60 captioned images, two captions each, of which three are bad; in units of 7 records."""
     monkeypatch.setattr("janus_train.datatools.prepare.items.UNIT_RECORDS", 7)
     records = []
     for number in range(60):
         name = f"{number:03d}.jpg"
-        content = b"no picture" if number in (0, 30, 59) else image_bytes(number)
+        content = b"no image" if number in (0, 30, 59) else image_bytes(number)
         write(tmp_path / "raw" / name, content)
         records.append({"image": name, "caption": [f"a caption of {number}", f"another of {number}"]})
     return write(tmp_path / "raw/captions.jsonl", records)
@@ -57,7 +57,7 @@ def test_shards_of_the_asked_size(raw, tmp_path):
     assert all(path.stat().st_size <= 20_480 for path in tars)
     assert made["bytes"] == sum(path.stat().st_size for path in tars)
     assert made["samples"] == 57 * 2 == len(samples(tmp_path / "out"))
-    assert made["skipped"] == {"the picture does not open": 3}
+    assert made["skipped"] == {"the image does not open": 3}
     assert [one["where"] for one in skipped(tmp_path / "out")] == [f"{raw}:{line}" for line in (1, 31, 60)]
     source = ShardSource(tars)
     assert len(source) == made["samples"]
@@ -212,7 +212,7 @@ def test_two_at_once_are_refused(raw, tmp_path):
 def test_too_many_bad_ones(raw, tmp_path):
     with pytest.raises(UserError, match=r"of 60 records cannot be used, more than 0\.01 of them: .*skipped\.jsonl"):
         make("captions", raw, out=tmp_path / "out", **OPTIONS | {"max_bad": 0.01})
-    assert skipped(tmp_path / "out")[0]["reason"] == "the picture does not open"
+    assert skipped(tmp_path / "out")[0]["reason"] == "the image does not open"
     assert not (tmp_path / "out/prepared.json").exists()
 
 
@@ -227,12 +227,12 @@ def test_nothing_to_prepare(tmp_path):
 def test_missing_images(tmp_path):
     records = [{"image": f"{n}.jpg", "caption": "x"} for n in range(300)]
     file = write(tmp_path / "x.jsonl", records)
-    with pytest.raises(UserError, match=r"none of the first 100 pictures is there, such as .*0\.jpg: --images"):
+    with pytest.raises(UserError, match=r"none of the first 100 images is there, such as .*0\.jpg: --images"):
         make("captions", file, out=tmp_path / "out")
     for number in range(298):
         write(tmp_path / f"{number}.jpg", image_bytes(number))
     made = make("captions", file, out=tmp_path / "out", max_bad=0.01)
-    assert made["skipped"] == {"the picture is missing": 2}
+    assert made["skipped"] == {"the image is missing": 2}
 
 
 def test_addresses_and_paths_that_leave_are_refused_before_anything_is_written(tmp_path):

@@ -1,4 +1,4 @@
-"""Parquet files and HF data sets with pictures inside."""
+"""Parquet files and HF data sets with images inside."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_parquet_with_labels_named_in_the_file(tmp_path):
 
 
 def test_conversations_and_questions_in_columns(tmp_path):
-    """LLaVA-OneVision's columns, and a question, an answer and a picture a row."""
+    """LLaVA-OneVision's columns, and a question, an answer and an image a row."""
     talk = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Tom."}]
     columns = {"id": ["a"], "image": [inside(1)], "conversations": [talk], "data_source": ["x"]}
     pq.write_table(pa.table(columns), tmp_path / "talk.parquet")
@@ -139,10 +139,10 @@ def test_hf_labels(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "says"),
     [
-        ({"a": [1]}, {}, "has columns a: name the picture's"),
+        ({"a": [1]}, {}, "has columns a: name the image's"),
         ({"image": [inside(1)], "b": ["x"]}, {"text_field": ("c",)}, "--text-field 'c'.*has columns image, b"),
         ({"image": [inside(1)], "caption": ["x"]}, {"image_field": "jpg"}, "--image-field 'jpg'"),
-        ({"text": ["x"]}, {"form": "draw"}, "--form draw is for captioned pictures"),
+        ({"text": ["x"]}, {"form": "draw"}, "--form draw is for captioned images"),
         ({"text": ["x"]}, {"captions": "each"}, "--captions means nothing for .*: its rows are texts; leave it out"),
         ({"text": ["x"]}, {"samples": "conversation"}, "--samples means nothing"),
         ({"texts": [[]], "images": [[]]}, {"class_names": "all"}, "its rows are questions and answers about images"),
@@ -164,15 +164,15 @@ def test_tables_where_a_file_differs(tmp_path):
 
 def test_rows_that_cannot_be_used(tmp_path):
     rows = {
-        "image": [inside(1), None, {"bytes": None, "path": "a.jpg"}, {"bytes": b"no picture", "path": None}, inside(2)],
+        "image": [inside(1), None, {"bytes": None, "path": "a.jpg"}, {"bytes": b"no image", "path": None}, inside(2)],
         "caption": ["good", "x", "x", "x", None],
     }
     pq.write_table(pa.table(rows), tmp_path / "x.parquet")
     made = make("parquet", tmp_path / "x.parquet", out=tmp_path / "out", max_bad=1.0)
     assert made["samples"] == 1
     assert made["skipped"] == {
-        "the picture does not open": 1,
-        "the picture is not inside": 1,
-        "the row has no picture": 1,
+        "the image does not open": 1,
+        "the image is not inside": 1,
+        "the row has no image": 1,
         "there is no caption": 1,
     }

@@ -13,14 +13,14 @@ from tests.helpers import encoded, make_shard
 
 
 def noise(seed: int, size: tuple[int, int] = (90, 70)) -> bytes:
-    """A picture with detail, so that no two have the same codes."""
+    """An image with detail, so that no two have the same codes."""
     coarse = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), dtype=np.uint8)
     return encoded(Image.fromarray(coarse).resize(size))
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    """Three tars of captioned pictures with a listing; in the first also a sample of two pictures and one of none."""
+    """Three tars of captioned images with a listing; in the first also a sample of two images and one of none."""
     folder = tmp_path / "shards"
     folder.mkdir()
     tars = []
@@ -29,7 +29,7 @@ def shards(tmp_path: Path) -> list[Path]:
         for n in range(4):
             members |= {
                 f"{number}{n}.png": noise(10 * number + n),
-                f"{number}{n}.json": {"caption": f"Picture {n}. Noise."},
+                f"{number}{n}.json": {"caption": f"Image {n}. Noise."},
             }
         if number == 0:
             members |= {"two.json": {"conversations": []}, "two.1.png": noise(91), "two.0.png": noise(90)}

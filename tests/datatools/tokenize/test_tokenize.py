@@ -50,9 +50,9 @@ def test_codes_are_the_encoders_and_all_else_is_as_it_was(run: Run, shards: list
     wanted = wanted_codes(random_base, before)
     code, printed, said = run("tokenize", shards[0].parent, "--model", random_base)
     assert code == 0, said
-    assert printed == "3 of 3 tars tokenized (14 pictures)\n" and said.count("pictures in") == 3
+    assert printed == "3 of 3 tars tokenized (14 images)\n" and said.count("images in") == 3
     after = ShardSource(shards)
-    assert len({tuple(codes.tolist()) for of in wanted for codes in of}) == 14, "the pictures have codes of their own"
+    assert len({tuple(codes.tolist()) for of in wanted for codes in of}) == 14, "the images have codes of their own"
     for i, old in enumerate(records):
         new = after[i]
         assert (new.key, new.fields) == (old.key, old.fields)
@@ -90,7 +90,7 @@ def test_the_same_command_again_changes_nothing(run: Run, shards: list[Path], ra
     before = files(shards[0].parent)
     times = [tar.stat().st_mtime_ns for tar in shards]
     code, printed, _ = run("tokenize", *shards, "--model", random_base)
-    assert code == 0 and printed == "0 of 3 tars tokenized (0 pictures); 3 had nothing to do\n"
+    assert code == 0 and printed == "0 of 3 tars tokenized (0 images); 3 had nothing to do\n"
     assert files(shards[0].parent) == before and [tar.stat().st_mtime_ns for tar in shards] == times
 
 
@@ -182,7 +182,7 @@ def test_training_refuses_codes_that_are_not_the_models(
     with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar are of another encoder") as error:
         check_codes(open_recipe(config), load_code_encoder(other_base, torch.device("cpu")).origin)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="another encoder or picture size"):
+    with pytest.raises(UserError, match="another encoder or image size"):
         check_codes(open_recipe(config), CodesOrigin(mine.encoder, 128))
 
 
@@ -214,7 +214,7 @@ def test_images_that_cannot_be_decoded_get_no_codes(run: Run, tmp_path: Path, ra
     }
     tar = make_shard(tmp_path / "x.tar", members)  # type: ignore[arg-type]
     code, printed, said = run("tokenize", tar, "--model", random_base)
-    assert code == 0 and "(1 pictures); 2 pictures without codes" in printed and "the first in 'b'" in said, said
+    assert code == 0 and "(1 images); 2 images without codes" in printed and "the first in 'b'" in said, said
     assert ShardSource([tar])[0].codes[0] is not None
     assert "had nothing to do" in run("tokenize", tar, "--model", random_base)[1]
 

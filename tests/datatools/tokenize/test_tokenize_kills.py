@@ -37,7 +37,7 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
     victim = start(shards[0].parent, "--model", random_base)
     assert victim.stderr and victim.stdout
     for line in victim.stderr:
-        if "s-0.tar: 6 pictures" in line:
+        if "s-0.tar: 6 images" in line:
             victim.kill()
             break
     assert victim.wait(timeout=60) == -9

@@ -87,8 +87,8 @@ ANSWER = {"role": "assistant", "content": "That."}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "cut jpeg": ({"x.json": {"caption": "x"}, "x.jpg": JPEG[: len(JPEG) // 2]}, "cannot be decoded"),
     "cut png": ({"x.json": {"caption": "x"}, "x.png": PNG[: len(PNG) // 2]}, "cannot be"),
-    "no picture": ({"x.json": {"caption": "x"}, "x.png": b"<html>"}, "no picture"),
-    "no picture at all": ({"x.json": {"caption": "x"}}, "0 pictures where"),
+    "no image": ({"x.json": {"caption": "x"}, "x.png": b"<html>"}, "no image"),
+    "no image at all": ({"x.json": {"caption": "x"}}, "0 images where"),
     "too large": ({"x.json": {"caption": "x"}, "x.png": huge()}, "13000 x 13000"),
     "bad JSON": ({"x.json": b"{", "x.png": PNG}, "JSON cannot be read"),
     "bad UTF-8": ({"x.json": b'{"caption": "\xff"}', "x.png": PNG}, "cannot be read"),
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"x.json": {"caption": " "}, "x.png": PNG}, "is empty"),
     "wrong type": ({"x.json": {"text": 3}}, "no text"),
     "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
-    "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 pictures"),
+    "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 images"),
     "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
 }
 
@@ -123,7 +123,7 @@ def flip(tar: Path, place: int) -> None:
 def test_damage_is_counted_apart_and_the_rest_is_looked_at(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flipped JSON, a flipped header, a cut tar, one without index, a flipped picture, and a whole one between them."""
+    """A flipped JSON, a flipped header, a cut tar, one without index, a flipped image, and a whole one between them."""
     folder = tmp_path / "shards"
     folder.mkdir()
     tars = [make_shard(folder / f"{n}.tar", good(3, 3 * n)) for n in range(6)]
@@ -240,7 +240,7 @@ def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_b
     found = {line["key"]: line["reason"] for line in listed(tmp_path / "q.jsonl")}
     assert set(found) == {"cap", "monologue"}, "texts are cut, dialogues lose their last turns"
     assert all("do not fit a row of 256" in reason for reason in found.values())
-    assert run(*words, 10)[0] == 1 and len(listed(tmp_path / "q.jsonl")) == 5  # a picture has 64 tokens
+    assert run(*words, 10)[0] == 1 and len(listed(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
     assert run(*words, 5000)[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""``captions``: pictures in a folder, their captions in JSON lines, a JSON list, CSV, TSV or COCO's JSON."""
+"""``captions``: images in a folder, their captions in JSON lines, a JSON list, CSV, TSV or COCO's JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from janus_train.errors import UserError
 
 
 class CaptionsFormat(RecordListFormat):
-    """A record a picture. In COCO's layout (``images`` and ``annotations``) a picture's captions are brought together."""
+    """A record an image. In COCO's layout (``images`` and ``annotations``) an image's captions are brought together."""
 
     image_fields = IMAGE_FIELDS
 
@@ -25,7 +25,7 @@ class CaptionsFormat(RecordListFormat):
 
     def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         if num_images == 0:
-            raise SkipRecord("the record names no picture")
+            raise SkipRecord("the record names no image")
         return captioned(record, self.options, num_images)
 
     def plan(self, job: str) -> Iterator[Unit]:
@@ -55,7 +55,7 @@ class CaptionsFormat(RecordListFormat):
 
 
 def _coco(file: str) -> list[dict[str, Any]]:
-    """COCO's pictures in their order, each with its captions. Raises `UserError` for another layout."""
+    """COCO's images in their order, each with its captions. Raises `UserError` for another layout."""
     content = load_object(file)
     images, annotations = content.get("images"), content.get("annotations")
     try:

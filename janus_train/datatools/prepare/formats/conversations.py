@@ -1,4 +1,4 @@
-"""``conversations``: LLaVA's JSON, ShareGPT's, OpenAI's messages and Janus's own form, with pictures or without."""
+"""``conversations``: LLaVA's JSON, ShareGPT's, OpenAI's messages and Janus's own form, with images or without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from janus_train.datatools.prepare.turns import images_named
 
 
 class ConversationsFormat(RecordListFormat):
-    """A record a conversation. Its pictures are named by the record or, in Janus's form, by single turns."""
+    """A record a conversation. Its images are named by the record or, in Janus's form, by single turns."""
 
     image_fields = ("image", "images", "image_path", "img_path", "img")
 

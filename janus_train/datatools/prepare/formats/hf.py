@@ -50,7 +50,7 @@ class HfDatasetFormat(InputFormat):
 
 
 def _load(path: str, split: str | None) -> Any:
-    """The data set at ``path``. Pictures stay undecoded; no code of the data set runs."""
+    """The data set at ``path``. Images stay undecoded; no code of the data set runs."""
     from datasets import DatasetDict, load_from_disk
 
     if not Path(path).is_dir():

@@ -1,6 +1,6 @@
-"""``imagefolder``: a folder, or a tar, with a folder or an inner tar of pictures for each class (ILSVRC-2012's train tar).
+"""``imagefolder``: a folder, or a tar, with a folder or an inner tar of images for each class (ILSVRC-2012's train tar).
 
-Tars are read where they lie: their headers tell the offset of every picture. Pictures are dealt to the shards like
+Tars are read where they lie: their headers tell the offset of every image. Images are dealt to the shards like
 cards, so that each shard has its share of every class; training shuffles inside few shards at a time.
 """
 
@@ -45,7 +45,7 @@ class ImageFolderFormat(InputFormat):
         for number, path in enumerate(self.options.inputs):
             input_places = list(_in_folder(number, path) if Path(path).is_dir() else _in_tar(number, path))
             if not input_places:
-                raise UserError(f"{path} holds no picture in a folder or inner tar of its class")
+                raise UserError(f"{path} holds no image in a folder or inner tar of its class")
             places += input_places
         for class_id in sorted({place[1] for place in places}):
             self._classes.name(class_id)  # raises for a class without a name before anything is written
@@ -71,12 +71,12 @@ class ImageFolderFormat(InputFormat):
                 self._open[number] = os.open(self.options.inputs[number], os.O_RDONLY)
             data = os.pread(self._open[number], size, offset)
         if len(data) != size:
-            raise SkipRecord("the picture is cut off", f"{len(data)} of {size} bytes")
+            raise SkipRecord("the image is cut off", f"{len(data)} of {size} bytes")
         return Item([{"class_name": self._classes.name(class_id)}], [data], Path(name).stem)
 
 
 def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
-    """Pictures under ``root/CLASS/``, at any depth, in the order of their names."""
+    """Images under ``root/CLASS/``, at any depth, in the order of their names."""
     for class_folder in sorted(path for path in Path(root).iterdir() if path.is_dir() and path.name[0] != "."):
         for folder, below, files in os.walk(class_folder, onerror=_fail):
             below.sort()
@@ -91,7 +91,7 @@ def _fail(error: OSError) -> None:
 
 
 def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
-    """Pictures in inner tars ``CLASS.tar``, or under folders of which the last is the class."""
+    """Images in inner tars ``CLASS.tar``, or under folders of which the last is the class."""
     with Path(path).open("rb") as outer:
         for member in members(outer, path):
             if member.isreg() and member.name.lower().endswith(".tar"):

@@ -1,4 +1,4 @@
-"""Records in a file, their pictures in a folder: what captions and conversations share."""
+"""Records in a file, their images in a folder: what captions and conversations share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FIRST_IMAGES = 100
 
 
 class RecordListFormat(InputFormat):
-    """Every record names its pictures by paths under ``--images``, by default the folder of the records' file."""
+    """Every record names its images by paths under ``--images``, by default the folder of the records' file."""
 
     image_fields: tuple[str, ...]
-    """Where a picture's path is looked for, unless the options name the field."""
+    """Where an image's path is looked for, unless the options name the field."""
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
@@ -70,7 +70,7 @@ class RecordListFormat(InputFormat):
         return next((record[name] for name in self.image_fields if record.get(name)), None)
 
     def image_paths(self, record: dict[str, Any], file: str, where: str) -> list[str]:
-        """Paths of the record's pictures. Raises `UserError` for an address or a path out of the folder."""
+        """Paths of the record's images. Raises `UserError` for an address or a path out of the folder."""
         named = self.named_images(record)
         folder = self.options.images if self.options.images is not None else str(Path(file).parent)
         paths = []
@@ -81,12 +81,12 @@ class RecordListFormat(InputFormat):
                 else image
             )
             if not isinstance(name, str) or not name:
-                raise SkipRecord("the picture's path is no text")
+                raise SkipRecord("the image's path is no text")
             paths.append(inside(folder, name, where))
         return paths
 
     def _weighed(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
-        """The places of all records with the bytes of their pictures. Stops early if the pictures are elsewhere."""
+        """The places of all records with the bytes of their images. Stops early if the images are elsewhere."""
         seen = there = 0
         example = ""
         for located in records(file, columns=self.options.columns):
@@ -110,10 +110,10 @@ class RecordListFormat(InputFormat):
 
 
 def check_found(seen: int, there: int, example: str) -> None:
-    """Raises `UserError` if pictures are named and none of them is there."""
+    """Raises `UserError` if images are named and none of them is there."""
     if seen and not there:
         raise UserError(
-            f"none of the {'first ' if seen >= _FIRST_IMAGES else ''}{seen} pictures is there, such as {example}: "
+            f"none of the {'first ' if seen >= _FIRST_IMAGES else ''}{seen} images is there, such as {example}: "
             "--images names the folder that their paths start from"
         )
 
@@ -121,5 +121,5 @@ def check_found(seen: int, there: int, example: str) -> None:
 def _part(record: dict[str, Any], name: str) -> str:
     value = pick(record, name)
     if not isinstance(value, (str, int)):
-        raise SkipRecord("the picture's path is no text", f"no field {name!r}")
+        raise SkipRecord("the image's path is no text", f"no field {name!r}")
     return str(value)

@@ -1,4 +1,4 @@
-"""``parquet``: Parquet files with pictures inside, as HF data sets are published."""
+"""``parquet``: Parquet files with images inside, as HF data sets are published."""
 
 from __future__ import annotations
 

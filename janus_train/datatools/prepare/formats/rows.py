@@ -1,7 +1,7 @@
-"""Rows with pictures inside: what Parquet files and HF data sets on disk share.
+"""Rows with images inside: what Parquet files and HF data sets on disk share.
 
-The columns say what a row is: questions and answers about pictures (Docmatix's ``images`` and ``texts``), a
-conversation, a labelled, a captioned picture, or a text.
+The columns say what a row is: questions and answers about images (Docmatix's ``images`` and ``texts``), a
+conversation, a labelled, a captioned image, or a text.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TableRowReader:
         )
         if options.form != "plain" and self.layout != "caption":
             raise UserError(
-                f"--form {options.form} is for captioned pictures; {where} has none (--text-field names them)"
+                f"--form {options.form} is for captioned images; {where} has none (--text-field names them)"
             )
         self._check_options()
 
@@ -100,7 +100,7 @@ class TableRowReader:
         images = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
         check_number(len(images), self._options)
         if self.layout in ("caption", "class", "pair") and self.image is not None and not images:
-            raise SkipRecord("the row has no picture")
+            raise SkipRecord("the row has no image")
         return Item(self._samples(row, len(images)), images, name_of(row))
 
     def _samples(self, row: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ class TableRowReader:
         if self.image is None and "text" in names:
             return "text"
         raise UserError(
-            f"{self._where} has columns {', '.join(names)}: name the picture's with --image-field and the text's with "
+            f"{self._where} has columns {', '.join(names)}: name the image's with --image-field and the text's with "
             "--text-field"
         )
 
@@ -184,8 +184,8 @@ def _pair(question: Any, answer: Any) -> dict[str, Any]:
 def _bytes(value: Any) -> bytes:
     if isinstance(value, dict):
         if value.get("bytes") is None:
-            raise SkipRecord("the picture is not inside", f"only its path {str(value.get('path'))[:80]!r}")
+            raise SkipRecord("the image is not inside", f"only its path {str(value.get('path'))[:80]!r}")
         value = value["bytes"]
     if not isinstance(value, bytes):
-        raise SkipRecord("the picture is not inside", f"a {type(value).__name__} stands in its place")
+        raise SkipRecord("the image is not inside", f"a {type(value).__name__} stands in its place")
     return value

@@ -1,7 +1,7 @@
 """``webdataset``: tars made by others, rewritten into this project's layout.
 
-A sample is the members that share a key (the name up to its first dot) and stand together. Read are pictures, ``.txt``
-(a caption; without a picture a text), ``.json`` (a record in any of the known forms) and ``.cls`` (a class); all else,
+A sample is the members that share a key (the name up to its first dot) and stand together. Read are images, ``.txt``
+(a caption; without an image a text), ``.json`` (a record in any of the known forms) and ``.cls`` (a class); all else,
 pickles among it, is passed over unopened.
 """
 
