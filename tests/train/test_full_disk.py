@@ -65,8 +65,7 @@ def test_a_preview_or_report_that_cannot_be_written_ends_no_run(
     small: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(monitor, "write_previews", full)
-    monkeypatch.setattr(loop.report, "build", full)
-    folder = run(small(2, "run.steps=2", "run.sample_every=2"))
+    folder = run(small(2, "run.steps=2", "run.sample_every=2"), write_report=full)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned == [
         "step 2: its preview could not be written ([Errno 28] No space left on device); training goes on",
@@ -82,7 +81,7 @@ def test_a_final_model_that_finds_no_room_is_a_line_and_is_written_by_the_next_s
     with monkeypatch.context() as patched:
         before(patched, loop, "write_final_model", lambda: fill(small_disk, free_blocks=64))
         with pytest.raises(
-            UserError, match=r"cannot be written: No space left on device: make room and start the same"
+            UserError, match=r"cannot be written: No space left on device: make room and run the same"
         ):
             run(config)
     assert not (small_disk / "run/final").exists() and not list((small_disk / "run").glob(".*"))
