@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from janus_train.errors import UserError
-from tests.test_report import make_run
+from tests.report.test_report import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
