@@ -15,7 +15,7 @@ from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.model.build import transformers_config
 from janus_train.model.lora import target_layers
 from janus_train.model.parts import MODULES, parameters_by_part, part_of
-from janus_train.model.precision import ROUNDED
+from janus_train.model.precision import ROUNDED_LAYERS
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def _counts(model_json: str) -> _Counts:
         janus = JanusForConditionalGeneration(config)
     rounded_parameters: dict[Part, int] = dict.fromkeys(MODULES, 0)
     for name, module in janus.named_modules():
-        if isinstance(module, ROUNDED):
+        if isinstance(module, ROUNDED_LAYERS):
             rounded_parameters[part_of(f"{name}.weight")] += sum(p.numel() for p in module.parameters())
     return _Counts(
         {

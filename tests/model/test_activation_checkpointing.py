@@ -68,7 +68,7 @@ class Products(torch.utils._python_dispatch.TorchDispatchMode):
         self.products = self.attention = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.products += func in activation_checkpointing._PRODUCTS
+        self.products += func in activation_checkpointing._MATRIX_PRODUCTS
         self.attention += func in activation_checkpointing._ATTENTION
         return func(*args, **(kwargs or {}))
 

@@ -74,8 +74,8 @@ def test_groups_are_made_once(
     janus: JanusForConditionalGeneration, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    similar = grouping._similar
-    monkeypatch.setattr(grouping, "_similar", lambda spans: calls.append(1) or similar(spans))  # type: ignore[func-returns-value]
+    group_by_length = grouping._group_by_length
+    monkeypatch.setattr(grouping, "_group_by_length", lambda spans: calls.append(1) or group_by_length(spans))  # type: ignore[func-returns-value]
     PackedJanus(janus)(to_batch(documents))
     assert janus.config.text_config.num_hidden_layers == 2 and len(calls) == 1
 
@@ -148,7 +148,7 @@ def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     inputs = states(4, 2, 16)
     flat = (x[0].transpose(0, 1) for x in inputs)
-    got = packed._varlen(*flat, layout(lengths), 8**-0.5)
+    got = packed._attend_varlen(*flat, layout(lengths), 8**-0.5)
     torch.testing.assert_close(got[None], eager(*inputs, lengths))
 
 
