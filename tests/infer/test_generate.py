@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from janus_train.errors import UserError
 from janus_train.infer import generate as module
-from janus_train.infer.generate import generate_codes, generate_images, guided, pick, unconditional, uniforms
+from janus_train.infer.generate import (
+    apply_guidance,
+    generate_codes,
+    generate_images,
+    sample_codes,
+    unconditional_prompt,
+    uniforms,
+)
 
 PROMPTS = [[1, *range(20, 20 + n), 7] for n in (6, 2, 11, 9, 3)]
 
@@ -43,10 +50,10 @@ def recorded(monkeypatch):
     seen = []
 
     def recording(logits, guidance):
-        seen.append(guided(logits, guidance))
+        seen.append(apply_guidance(logits, guidance))
         return seen[-1]
 
-    monkeypatch.setattr(module, "guided", recording)
+    monkeypatch.setattr(module, "apply_guidance", recording)
     return seen
 
 
@@ -110,8 +117,8 @@ def test_whatever_is_drawn_beside_it_an_image_is_the_same(janus, encoder, batch,
 
 def test_unconditional_row_keeps_ends_and_attends_to_pad(janus, encoder):
     pad, prompt = encoder.special.pad, PROMPTS[0]
-    assert unconditional(prompt, pad) == [1, pad, pad, pad, pad, pad, pad, 7]
-    assert unconditional([1, 7], pad) == [1, 7]
+    assert unconditional_prompt(prompt, pad) == [1, pad, pad, pad, pad, pad, pad, 7]
+    assert unconditional_prompt([1, 7], pad) == [1, 7]
     # With weight 0 only the unconditional row counts: its number of pads must matter, the text must not.
     options = {"pad_id": pad, "guidance": 0.0, "temperature": 1.0, "greedy": True}
     same_length = generate_codes(janus, [prompt, [1, *range(60, 66), 7]], seeds=[0, 0], **options)
@@ -147,7 +154,7 @@ def test_images_come_in_the_prompts_order(janus, encoder):
 
 def test_sampling_follows_the_distribution():
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
-    drawn = pick(
+    drawn = sample_codes(
         logits.expand(20000, 4), torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 0.7
     )
     shares = torch.tensor([Counter(drawn.tolist())[c] / 20000 for c in range(4)])
@@ -157,7 +164,7 @@ def test_sampling_follows_the_distribution():
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
 def test_sampling_never_takes_an_impossible_code(uniform):
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
-    assert pick(logits, torch.tensor([uniform], dtype=torch.float64), 1.0).item() in (1, 2)
+    assert sample_codes(logits, torch.tensor([uniform], dtype=torch.float64), 1.0).item() in (1, 2)
 
 
 def test_seeds_are_streams_of_their_own():

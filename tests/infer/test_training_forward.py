@@ -60,7 +60,7 @@ def test_image_logits_with_guidance(
         seen.append(logits)
         return torch.from_numpy(CODES[:, len(seen) - 1])
 
-    monkeypatch.setattr(drawing, "pick", forced)
+    monkeypatch.setattr(drawing, "sample_codes", forced)
     monkeypatch.setattr(drawing, "Decoder", partial(Decoder, fixed=fixed))
     prompts = [encoder.generation_prompt_ids(text) for text in CAPTIONS]
     assert len(set(map(len, prompts))) == 3, "prompts of one length: no padding would be tested"

@@ -303,10 +303,10 @@ def test_parts_that_are_not_what_they_should_be(parts, tmp_path) -> None:
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "code.pt")
     for given, message in (
         ((llm, siglip, tmp_path / "none.pt"), "there is no such file"),
-        ((llm, siglip, tmp_path / "half.pt"), "is no VQ tokenizer of LlamaGen's layout"),
-        ((llm, siglip, tmp_path / "no_tensors.pt"), "holds no VQ tokenizer's tensors"),
+        ((llm, siglip, tmp_path / "half.pt"), "is not a VQ tokenizer in LlamaGen's layout"),
+        ((llm, siglip, tmp_path / "no_tensors.pt"), "does not contain the tensors of a VQ tokenizer"),
         ((llm, siglip, tmp_path / "code.pt"), "loading it could run code, so it is refused"),
-        ((llm, llm, vq), "model_type 'llama' is no SigLIP in transformers' layout"),
+        ((llm, llm, vq), "model_type 'llama' is not a SigLIP in transformers' layout"),
         ((siglip, siglip, vq), "cannot be loaded as a causal language model"),
         ((str(tmp_path / "nowhere"), siglip, vq), "--llm .*nowhere: there is no such folder"),
     ):
