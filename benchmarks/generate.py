@@ -25,7 +25,7 @@ from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 
 from janus_train.compose import compose_config
 from janus_train.infer import decoding
-from janus_train.infer.generate import generate_codes, guided, tokens_per_image, unconditional
+from janus_train.infer.generate import apply_guidance, generate_codes, tokens_per_image, unconditional_prompt
 from janus_train.model.build import build
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
@@ -55,12 +55,12 @@ def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGene
 @torch.no_grad()
 def plain(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
     """What the official example does: a growing cache, ``torch.multinomial``; prompts of one length."""
-    without = torch.tensor([unconditional(row, PAD) for row in ids.tolist()], device=ids.device)
+    without = torch.tensor([unconditional_prompt(row, PAD) for row in ids.tolist()], device=ids.device)
     embeds = janus.get_input_embeddings()(torch.cat([ids, without]))
     cache, codes = DynamicCache(config=janus.config.text_config), []
     for _ in range(tokens_per_image(janus)):
         out = janus.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        logits = guided(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
+        logits = apply_guidance(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
         picked = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
         codes.append(picked)
         embeds = janus.prepare_embeddings_for_image_generation(picked)[:, None].repeat(2, 1, 1)

@@ -61,7 +61,7 @@ def test_generate_writes_images(run, random_base, tmp_path):
     with Image.open(tmp_path / "again/000-8.png") as again:
         assert np.array_equal(np.asarray(again, int), images[1]), "an image depends on prompt and seed alone"
     code, _, told = run(*words, "--out", out)
-    assert code == 2 and told.count("\n") == 1 and "holds files already" in told
+    assert code == 2 and told.count("\n") == 1 and "already contains files" in told
     code, _, told = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
     assert code == 2 and told.count("\n") == 1 and "do not fit the context of 1024" in told
     assert not (tmp_path / "long").exists()
@@ -169,15 +169,15 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "NOWHERE", "--prompt", "x"), "there is no folder NOWHERE"),
         (("generate", "EMPTY", "--prompt", "x"), "config.json is missing"),
         (("generate", "EMPTY", "--prompt", " "), "--prompt is empty"),
-        (("generate", "EMPTY"), "nothing to draw: give --prompt"),
+        (("generate", "EMPTY"), "nothing to generate: give --prompt"),
         (("generate", "EMPTY", "--prompts-file", "NONE.txt"), "NONE.txt: there is no such file"),
         (("generate", "EMPTY", "--prompts-file", "EMPTY"), "cannot be read as UTF-8 text"),
-        (("generate", "EMPTY", "--prompts-file", "/dev/null"), "holds no prompt"),
+        (("generate", "EMPTY", "--prompts-file", "/dev/null"), "contains no prompt"),
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "0.5"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
-        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "holds files already"),
+        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "already contains files"),
         pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),
@@ -199,7 +199,7 @@ def test_report_prints_its_path(run, tmp_path):
         (("import", "https://hub.example/a/b", "--out", "OUT"), "a model of the hub is named OWNER/NAME"),
         (("evaluate", "EMPTY", "--out", "OUT"), "config.json is missing"),
         (("evaluate", "EMPTY"), "Missing option '--out'"),
-        (("report", "EMPTY"), "holds neither a run"),
+        (("report", "EMPTY"), "contains neither a run"),
         (("report", "NOWHERE"), "there is no folder"),
         (("draw", "x"), "No such command 'draw'"),
         (("report", "EMPTY", "--colour"), "No such option"),

@@ -18,7 +18,7 @@ from janus_train.demo.measures import NEAR
 from janus_train.demo.objects import SHARDS_FOLDER, embedded_shards
 from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
-from janus_train.evaluate.options import EvaluationOptions, EvaluationProgress
+from janus_train.evaluate.options import EvaluationOptions, Progress
 from janus_train.infer.load import LoadedModel
 
 
@@ -26,7 +26,7 @@ def evaluate(
     loaded: LoadedModel,
     out_dir: str | Path,
     options: EvaluationOptions,
-    progress: EvaluationProgress | None = None,
+    progress: Progress | None = None,
     num_dialogues: int = 100,
 ) -> dict[str, Any]:
     """Draws, answers, judges, and writes everything into ``out_dir``; returns what results.json holds."""

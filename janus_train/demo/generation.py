@@ -15,7 +15,7 @@ from janus_train.demo.grid import image_grid
 from janus_train.demo.measures import NEAR, commonest, judge, measure, share
 from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
 from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
-from janus_train.evaluate.options import EvaluationOptions, EvaluationProgress, counter
+from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_images
 from janus_train.infer.load import LoadedModel
@@ -31,7 +31,7 @@ def prompt_of(scene: Scene, number: int) -> str:
 
 
 def evaluate_drawing(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: EvaluationProgress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """The generation measures and the number of objects; writes pictures/, pictures.jsonl and grid.png."""
     library, scenes = load_library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
@@ -68,7 +68,7 @@ def evaluate_drawing(
 
 
 def _draw(
-    loaded: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: EvaluationProgress
+    loaded: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: Progress
 ) -> list[Image.Image]:
     return generate_images(
         loaded.janus,

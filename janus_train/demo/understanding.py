@@ -16,7 +16,7 @@ from janus_train.data.types import IGNORE, Reference
 from janus_train.demo.measures import commonest, measure
 from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, load_library, render
 from janus_train.demo.words import questions
-from janus_train.evaluate.options import EvaluationOptions, EvaluationProgress, counter
+from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import LoadedModel
@@ -28,7 +28,7 @@ MAX_ANSWER_TOKENS = 24
 
 
 def evaluate_answers(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: EvaluationProgress
+    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure a sort of question; writes answers.jsonl and the images asked about."""
     library = load_library(tuple(shards))
@@ -83,7 +83,7 @@ def normalised(text: str) -> str:
 
 
 def evaluate_dialogues(
-    loaded: LoadedModel, shards: list[Path], options: EvaluationOptions, report: EvaluationProgress, num_dialogues: int
+    loaded: LoadedModel, shards: list[Path], options: EvaluationOptions, report: Progress, num_dialogues: int
 ) -> dict[str, Any]:
     """Perplexity of the answers in dialogues drawn by another seed than training's; the objects are the same."""
     source = SceneSource(shards, "dialogue", "held_out", num_dialogues)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-EvaluationProgress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Called with (phase, number of items done, total number of items)."""
 
 
@@ -22,7 +22,7 @@ class EvaluationOptions:
     batch_size: int = 64
 
 
-def counter(report: EvaluationProgress, phase: str, total: int) -> Callable[[int], None]:
+def counter(report: Progress, phase: str, total: int) -> Callable[[int], None]:
     """Returns a function that adds up its arguments and reports the sum of ``phase`` to ``report``."""
     num_done = 0
 

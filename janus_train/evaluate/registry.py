@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from janus_train.evaluate.options import EvaluationOptions, EvaluationProgress
+from janus_train.evaluate.options import EvaluationOptions, Progress
 from janus_train.plugins import Registry
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 class Evaluation(Protocol):
     """Measures a model. Its module should import heavy libraries only when it runs."""
 
-    def run(
-        self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: EvaluationProgress
-    ) -> dict[str, Any]:
+    def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
         """Evaluates, writes into the folder ``out`` with results.json as the last file, and returns its content."""
 
     def table(self, results: dict[str, Any]) -> Table:
