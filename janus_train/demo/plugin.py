@@ -9,7 +9,7 @@ from pydantic import Field
 
 from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.demo.scenes import SceneSource
-from janus_train.evaluate.options import EvaluationOptions, EvaluationProgress
+from janus_train.evaluate.options import EvaluationOptions, Progress
 from janus_train.evaluate.registry import register_evaluation
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def open_scenes(config: ScenesConfig, places: list[Path], image_size: int) -> Sc
 class DemoEvaluation:
     """How well a model generates, answers and writes about held-out scenes. What it needs is imported when it runs."""
 
-    def run(
-        self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: EvaluationProgress
-    ) -> dict[str, Any]:
+    def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
         from janus_train.demo.evaluation import evaluate
 
         return evaluate(loaded, out, options, progress)
