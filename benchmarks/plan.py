@@ -1,8 +1,8 @@
-"""The tables of plan.md: largest micro-batches a card, and what a step sends; by arithmetic, in seconds, without a GPU.
+"""Computes the tables of plan.md, largest micro-batches per GPU and communication per step, in seconds and without a GPU.
 
     python benchmarks/plan.py
 
-Each line is one of ``janus-train plan +stage=2 model=MODEL --gpus N --gpu CARD --cached-codes``.
+Each line is one of ``janus-train plan +stage=2 model=MODEL --gpus N --gpu GPU --cached-codes``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def micro_batches() -> None:
 
 
 def communication() -> None:
-    print("| model | GPUs | shared out | rows at a time | GB sent | s sending | s computing | sending / computing |")
+    print("| model | GPUs | sharding | rows at a time | GB sent | s sending | s computing | sending / computing |")
     print("|---|---|---|---|---|---|---|---|")
     for model, numbers in GPUS.items():
         num_gpus = numbers[-1]
