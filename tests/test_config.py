@@ -179,14 +179,14 @@ def test_every_key_is_read_by_something() -> None:
     )
 
     def names(model: type[Any]) -> list[str]:
-        found = []
+        keys = []
         for name, field in model.model_fields.items():
             inner = next(
                 (kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), field.annotation
             )
             if inner not in (TextConfig, VisionConfig, VQConfig):  # handed to transformers whole: the next test
-                found += names(inner) if hasattr(inner, "model_fields") else [name]
-        return found
+                keys += names(inner) if hasattr(inner, "model_fields") else [name]
+        return keys
 
     for name in names(Config):
         assert f".{name}" in code or f'"{name}"' in code, f"nothing reads {name}"

@@ -64,7 +64,7 @@ def flops_by_part(
         trains = part in trained_parts
         piece_input_has_gradient = flows["hidden"] if piece in ("text_head", "image_head") else flows[part]
         inputs = weights = 0.0
-        input_has_gradient = piece_input_has_gradient  # does what enters this product require a gradient?
+        input_has_gradient = piece_input_has_gradient  # whether the product's input requires a gradient
         for product in products:
             inputs += input_has_gradient * product.flops * (2 if product.without_weight else 1)
             weights += trains and not product.without_weight and product.flops
@@ -73,9 +73,8 @@ def flops_by_part(
     for part, count in adapters.items():
         adapter_flops = 2 * count * _vectors(model, workload)[part]  # type: ignore[index]
         base = result[part]  # type: ignore[index]
-        result[part] = PartFlops(
-            base.forward + adapter_flops, base.input_gradients + adapter_flops, base.weight_gradients + adapter_flops
-        )  # type: ignore[index]
+        terms = (base.forward, base.input_gradients, base.weight_gradients)
+        result[part] = PartFlops(*(term + adapter_flops for term in terms))  # type: ignore[index]
     return result
 
 

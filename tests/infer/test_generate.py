@@ -47,14 +47,14 @@ def plain_loop(janus, prompt, pad_id, guidance, codes=None):
 @pytest.fixture
 def recorded(monkeypatch):
     """Every step's guided logits."""
-    seen = []
+    recorded_logits = []
 
     def recording(logits, guidance):
-        seen.append(apply_guidance(logits, guidance))
-        return seen[-1]
+        recorded_logits.append(apply_guidance(logits, guidance))
+        return recorded_logits[-1]
 
     monkeypatch.setattr(module, "apply_guidance", recording)
-    return seen
+    return recorded_logits
 
 
 def test_cached_padded_batch_equals_a_plain_loop(janus, encoder, recorded):
@@ -87,8 +87,8 @@ def test_a_image_does_not_depend_on_its_batch(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 4.0, "temperature": 0.9}
     together = generate_codes(janus, PROMPTS, seeds=[3, 4, 5, 6, 7], **options)
     for n, prompt in enumerate(PROMPTS):
-        alone = generate_codes(janus, [prompt], seeds=[3 + n], **options)
-        assert alone[0].tolist() == together[n].tolist()
+        single = generate_codes(janus, [prompt], seeds=[3 + n], **options)
+        assert single[0].tolist() == together[n].tolist()
     other = generate_codes(janus, [PROMPTS[0]], seeds=[99], **options)
     assert other[0].tolist() != together[0].tolist()
 
@@ -111,8 +111,8 @@ def test_whatever_is_drawn_beside_it_an_image_is_the_same(janus, encoder, batch,
         janus, [PROMPTS[n] for n, _ in batch], seeds=[seed for _, seed in batch], batch_size=batch_size, **options
     )
     for (n, seed), image in zip(batch, together, strict=True):
-        (alone,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
-        assert np.array_equal(image, alone)
+        (single,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
+        assert np.array_equal(image, single)
 
 
 def test_unconditional_row_keeps_ends_and_attends_to_pad(janus, encoder):
@@ -148,8 +148,8 @@ def test_images_come_in_the_prompts_order(janus, encoder):
     together = generate_images(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
     assert done == [3, 2]
     for n, prompt in enumerate(PROMPTS):
-        alone = generate_images(janus, [prompt], seeds=[n], **options)[0]
-        assert np.array_equal(together[n], alone), "to the last bit: alone, and in a batch of mixed prompt lengths"
+        single = generate_images(janus, [prompt], seeds=[n], **options)[0]
+        assert np.array_equal(together[n], single), "to the last bit: alone, and in a batch of mixed prompt lengths"
 
 
 def test_sampling_follows_the_distribution():

@@ -171,8 +171,8 @@ def test_it_loads_with_transformers_alone_and_trains(assembled, tmp_path) -> Non
         JanusForConditionalGeneration.from_pretrained(folder / "final", output_loading_info=True)[1].values()
     )
     final = stored(folder / "final")
-    kept = [n for n in final if n.startswith(("model.language_model.", "model.vision_model.", "model.vqmodel."))]
-    assert kept and all(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n in kept)
+    kept_names = [n for n in final if n.startswith(("model.language_model.", "model.vision_model.", "model.vqmodel."))]
+    assert kept_names and all(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n in kept_names)
     trained = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
     assert not any(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n.startswith(trained))
 

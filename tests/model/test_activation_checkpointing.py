@@ -31,10 +31,10 @@ def losses_and_gradients(
     return found | {n: p.grad.clone() for n, p in janus.named_parameters() if p.grad is not None}
 
 
-def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert (got[name] - value).abs().max() <= 1e-5 * value.abs().max(), name
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (actual[name] - value).abs().max() <= 1e-5 * value.abs().max(), name
 
 
 @pytest.mark.parametrize("policy", POLICIES)
