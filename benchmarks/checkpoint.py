@@ -1,10 +1,10 @@
-"""How long a save holds the training up, and how long it takes in all, a GB.
+"""Measures how long a save delays training, and how long it takes in all, in total and per GB.
 
     python benchmarks/checkpoint.py --folder /some/disk +stage=2 model.text.hidden_size=1024 ...
     accelerate launch --config_file launch/accelerate/zero2.yaml --num_processes 2 benchmarks/checkpoint.py ...
 
-The model has random weights; what is saved is what a run of the given configuration would save, by the code that a run
-uses. Between saves the ranks work on matrix products, and look after the save as a run does at the end of each step.
+The model has random weights; the benchmark saves what a run with this configuration would save, with the same code.
+Between saves the ranks compute matrix products, and check on the save as a run does at the end of each step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk to measure"
     )
     parser.add_argument("--saves", type=int, default=3)
-    parser.add_argument("--step-s", type=float, default=0.2, help="seconds of work between two looks after the save")
+    parser.add_argument("--step-s", type=float, default=0.2, help="seconds of work between two checks on the save")
     options, overrides = parser.parse_known_args()
 
     config = compose_config(overrides)
@@ -41,8 +41,8 @@ def main() -> None:
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, distributed)
     backend.init_optimizer_state()
-    owned = sum(piece.weight.numel() * (1 + len(piece.moments)) * 4 for piece in backend.checkpoint_shards())
-    [total] = distributed.sum([float(owned)])
+    shard_bytes = sum(piece.weight.numel() * (1 + len(piece.moments)) * 4 for piece in backend.checkpoint_shards())
+    [total] = distributed.sum([float(shard_bytes)])
     gigabytes = total / 1e9
     run = options.folder / "checkpoint-benchmark"
     if distributed.is_main:
@@ -50,12 +50,12 @@ def main() -> None:
         run.mkdir(parents=True)
         print(
             f"{distributed.backend} on {distributed.world_size} x {distributed.device.type}: "
-            f"{total / 12 / 1e6:.0f} M trained parameters, {gigabytes:.2f} GB a checkpoint"
+            f"{total / 12 / 1e6:.0f} M trained parameters, {gigabytes:.2f} GB per checkpoint"
         )
     saver = CheckpointSaver(run, backend, config.run.model_copy(update={"keep_checkpoints": 1}), recipe={})
     for number in range(1, options.saves + 1):
         saver.held_s = saver.written_s = 0.0
-        cpu_s = time.thread_time()  # what a busy machine does not blur
+        cpu_s = time.thread_time()  # CPU time, because load on the machine does not change it
         saver.begin(number, {})
         cpu_s = time.thread_time() - cpu_s
         snapshot_s = saver.held_s
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def work(seconds: float, device: torch.device) -> None:
-    """Matrix products, as a step has."""
+    """Computes matrix products, as a step does."""
     a = torch.randn(512, 512, device=device)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:

@@ -1,10 +1,9 @@
-"""How fast the data path is beside the decoder alone and beside webdataset, what 100 million samples cost to open, and
-what decoding JPEGs at reduced scale saves.
+"""Measures the data path against the bare decoder and webdataset, opening 100 million samples, and reduced JPEG decoding.
 
     python benchmarks/data.py [--images 200] [--turns 40]
 
-Images: JPEGs of 500x400 made here, in tars made here. Three paths take the same images in turns, so that a busy machine
-is busy for all of them; what counts is the CPU time of the quickest quarter of each one's turns:
+The images are generated JPEGs of 500x400 in generated tars. Three paths take the same images in turns, so that load on the
+machine affects all of them; the result is the CPU time of the fastest quarter of each path's turns:
 
     bare        the JPEG's bytes in memory -> decoded -> resized (Pillow's bicubic, which alone gives the official pixels)
     whole path  tar -> member with its digest checked -> record -> template -> tokens and pixels of a document
@@ -50,14 +49,14 @@ DIRECTIONS: dict[str, tuple[Kind, str, tuple[int, int]]] = {
     "understanding": ("understanding", "image_describe", (SIZE, int(HEIGHT / WIDTH * SIZE))),
     "generation": ("generation", "text_to_image", (int(WIDTH / HEIGHT * SIZE), SIZE)),
 }
-SHARDS, SAMPLES_A_SHARD = 10_000, 10_000
-IMAGES_A_TURN = 50
+SHARDS, SAMPLES_PER_SHARD = 10_000, 10_000
+IMAGES_PER_TURN = 50
 
 
 def jpegs(number: int) -> list[bytes]:
-    """Images with large shapes and fine grain, some 60 KB each, as photographs of that size are."""
+    """Makes images with large shapes and fine grain, about 60 KB each, like photographs of that size."""
     rng = np.random.default_rng(0)
-    made = []
+    images = []
     for _ in range(number):
         coarse = Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).resize(
             (WIDTH, HEIGHT), Image.Resampling.BICUBIC
@@ -65,12 +64,12 @@ def jpegs(number: int) -> list[bytes]:
         grain = rng.normal(0, 9, (HEIGHT, WIDTH, 1))
         buffer = io.BytesIO()
         Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-        made.append(buffer.getvalue())
-    return made
+        images.append(buffer.getvalue())
+    return images
 
 
-def reduced(width: int, height: int, turns: int = 9) -> str:
-    """A row on what ``data.jpeg=reduced`` saves and costs, on an image with shapes of several sizes and grain."""
+def reduced_jpeg_row(width: int, height: int, turns: int = 9) -> str:
+    """Returns a table row with the speed-up and the error of ``data.jpeg=reduced``, on a generated image."""
     rng = np.random.default_rng(0)
     levels = rng.normal(128, 6, (height, width, 1)).repeat(3, axis=2)
     for grid, strength in ((6, 90), (20, 40), (80, 20), (300, 10)):
@@ -78,22 +77,24 @@ def reduced(width: int, height: int, turns: int = 9) -> str:
         levels += (np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float) - 128) * strength / 128
     buffer = io.BytesIO()
     Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    used: dict[bool, list[float]] = {False: [], True: []}
+    seconds_by_way: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(turns):
-        for way, seconds in used.items():
+        for way, seconds in seconds_by_way.items():
             start = time.process_time()
             understanding_pixels(open_image(buffer.getvalue()), SIZE, reduced=way)
             seconds.append(time.process_time() - start)
-    exact, quick = (understanding_pixels(open_image(buffer.getvalue()), SIZE, reduced=way).astype(int) for way in used)
-    off = np.abs(exact - quick)
-    return f"| {width}x{height} | {min(used[False]) / min(used[True]):.1f} | {off.mean():.2f} | {off.max()} |"
+    exact_pixels, reduced_pixels = (
+        understanding_pixels(open_image(buffer.getvalue()), SIZE, reduced=way).astype(int) for way in seconds_by_way
+    )
+    difference = np.abs(exact_pixels - reduced_pixels)
+    return f"| {width}x{height} | {min(seconds_by_way[False]) / min(seconds_by_way[True]):.1f} | {difference.mean():.2f} | {difference.max()} |"
 
 
-def write_tars(folder: Path, images: list[bytes], a_tar: int = 100) -> None:
-    for start in range(0, len(images), a_tar):
-        path = folder / f"{start // a_tar:03d}.tar"
+def write_tars(folder: Path, images: list[bytes], images_per_tar: int = 100) -> None:
+    for start in range(0, len(images), images_per_tar):
+        path = folder / f"{start // images_per_tar:03d}.tar"
         with tarfile.open(path, "w") as tar:
-            for number, image in enumerate(images[start : start + a_tar], start):
+            for number, image in enumerate(images[start : start + images_per_tar], start):
                 for ending, data in (
                     ("json", json.dumps({"caption": f"{number}. {CAPTION}"}).encode()),
                     ("jpg", image),
@@ -105,10 +106,10 @@ def write_tars(folder: Path, images: list[bytes], a_tar: int = 100) -> None:
     write_listing(folder)
 
 
-# --------------------------------------------------------------------------------------------- the paths: endless, an image each
+# --------------------------------------------------------------------------------------------- the paths: endless, one image per step
 
 
-def bare(images: list[bytes], size: tuple[int, int]) -> Iterator[None]:
+def bare_decodes(images: list[bytes], size: tuple[int, int]) -> Iterator[None]:
     while True:
         for data in images:
             image = Image.open(io.BytesIO(data))  # noqa: TID251 - Pillow alone is what is measured
@@ -149,24 +150,24 @@ def documents(records: Iterator[Record], encoder: Encoder, kind: Kind, template:
 
 
 def rates(paths: dict[str, Callable[[], Iterator[Any]]], turns: int) -> dict[str, float]:
-    """Images a second of CPU time for each path, over the quickest quarter of its turns of `PICTURES_A_TURN`.
+    """Returns images per second of CPU time for each path, over the fastest quarter of its turns of `IMAGES_PER_TURN`.
 
-    Slower turns are those in which other processes used the core's other half and its caches.
+    In slower turns other processes used the core's other half and its caches.
     """
-    running = {name: start() for name, start in paths.items()}
-    for path in running.values():
-        for _ in range(20):  # what is opened or filled once
+    iterators = {name: start() for name, start in paths.items()}
+    for path in iterators.values():
+        for _ in range(20):  # files are opened and caches filled
             next(path)
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for turn in range(turns):
-        names = list(running)
+        names = list(iterators)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             start = time.process_time()
-            for _ in range(IMAGES_A_TURN):
-                next(running[name])
+            for _ in range(IMAGES_PER_TURN):
+                next(iterators[name])
             seconds[name].append(time.process_time() - start)
-    quiet = max(1, turns // 4)
-    return {name: IMAGES_A_TURN * quiet / sum(sorted(used)[:quiet]) for name, used in seconds.items()}
+    num_quickest = max(1, turns // 4)
+    return {name: IMAGES_PER_TURN * num_quickest / sum(sorted(times)[:num_quickest]) for name, times in seconds.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------- opening
@@ -185,26 +186,26 @@ print(len(source), time.monotonic() - start, before, used())
 
 
 def open_large() -> str:
-    """Opens 10,000 tars of 10,000 samples: files of a GiB without bytes on the disk, and their shards.json."""
+    """Opens 10,000 tars of 10,000 samples: sparse files of a GiB, and their shards.json."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        heads = {f"{i:05d}.tar": Head(1 << 30, "0" * 64, SAMPLES_A_SHARD) for i in range(SHARDS)}
+        heads = {f"{i:05d}.tar": Head(1 << 30, "0" * 64, SAMPLES_PER_SHARD) for i in range(SHARDS)}
         for tar in heads:
             with (folder / tar).open("wb") as file:
                 file.truncate(1 << 30)
         write_heads(folder, heads)
         command = [sys.executable, "-c", OPEN, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    samples, seconds, before, after = map(float, done.stdout.split())
+        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    samples, seconds, mib_before, mib_after = map(float, result.stdout.split())
     return (
-        f"{samples:,.0f} samples in {SHARDS:,} tars: open and ordered in {seconds:.2f} s, {after:.0f} MiB of memory "
-        f"({before:.0f} MiB before, by imports)"
+        f"{samples:,.0f} samples in {SHARDS:,} tars: open and ordered in {seconds:.2f} s, {mib_after:.0f} MiB of memory "
+        f"({mib_before:.0f} MiB before, by imports)"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the data path.")
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "data_recipes/demo/base")
@@ -214,29 +215,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tars(folder, images)
-        print("| direction | path | images a second and core | of bare | of webdataset |\n|---|---|---|---|---|")
+        print("| direction | path | images per second and core | of bare | of webdataset |\n|---|---|---|---|---|")
         for direction, (kind, template, size) in DIRECTIONS.items():
             paths: dict[str, Callable[[], Iterator[Any]]] = {
-                "bare": lambda size=size: bare(images, size),  # type: ignore[misc]
+                "bare": lambda size=size: bare_decodes(images, size),  # type: ignore[misc]
                 "whole path": lambda k=kind, t=template: documents(our_records(folder), encoder, k, t),  # type: ignore[misc]
                 "webdataset": lambda k=kind, t=template: documents(webdataset_records(folder), encoder, k, t),  # type: ignore[misc]
             }
-            found = rates(paths, options.turns)
-            for path, rate in found.items():
+            path_rates = rates(paths, options.turns)
+            for path, rate in path_rates.items():
                 print(
-                    f"| {direction} | {path} | {rate:.0f} | {rate / found['bare']:.2f} | {rate / found['webdataset']:.2f} |"
+                    f"| {direction} | {path} | {rate:.0f} | {rate / path_rates['bare']:.2f} | {rate / path_rates['webdataset']:.2f} |"
                 )
-        found = rates(
+        path_rates = rates(
             {"ours": lambda: our_records(folder), "webdataset": lambda: webdataset_records(folder)},
             options.turns,
         )
         print(
-            f"\nrecords alone, undecoded: {found['ours']:.0f} a second and core, webdataset {found['webdataset']:.0f}"
+            f"\nrecords alone, undecoded: {path_rates['ours']:.0f} per second and core, webdataset {path_rates['webdataset']:.0f}"
         )
     print(open_large())
     print("\n| JPEG | reduced: times as fast | mean difference, of 255 | largest |\n|---|---|---|---|")
     for width, height in ((1600, 1200), (1601, 1203), (3000, 2000), (4000, 3000)):
-        print(reduced(width, height))
+        print(reduced_jpeg_row(width, height))
 
 
 if __name__ == "__main__":

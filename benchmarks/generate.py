@@ -1,12 +1,12 @@
-"""Drawing speed: ours, ours with transformers' static cache, a plain loop with a growing cache, and transformers' ``generate``.
+"""Measures image generation: ours, ours with transformers' static cache, a plain loop, and transformers' ``generate``.
 
     python benchmarks/generate.py [--model small] [--batch 16] [--prompt-tokens 40] [--repeats 3] [--device cpu]
 
-The same random model, prompts, guidance and temperature for all, in one process. All draw codes; decoding them to pixels is
-the same for all and left out. With the likeliest code each time all must come to the same codes, or the benchmark
-stops. On a CPU, one thread, the process's own CPU time is taken, so that what else the machine does counts little; on a GPU
-the clock. Modes take turns, ``--repeats`` times; the table has each mode's median. On a GPU also the share of the
-memory-bandwidth floor: reading the language model's weights once a step.
+All modes use the same random model, prompts, guidance and temperature, in one process. All generate codes; decoding them to
+pixels is the same for all and left out. With greedy sampling all must give the same codes, or the benchmark stops. On a CPU,
+with one thread, it measures the process's CPU time, so that other load on the machine matters little; on a GPU the clock.
+Modes take turns, ``--repeats`` times; the table has each mode's median. On a GPU it also prints the share of the
+memory-bandwidth floor: reading the language model's weights once per step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import DynamicCache, JanusForConditionalGeneration, set_seed
 
 from janus_train.compose import compose_config
 from janus_train.infer import decoding
-from janus_train.infer.generate import generate_codes, guided, tokens_per_image, unconditional
+from janus_train.infer.generate import apply_guidance, generate_codes, tokens_per_image, unconditional_prompt
 from janus_train.model.build import build
 
 PAD, PLACEHOLDER, BOS, EOS, BOI, EOI = 2, 3, 0, 1, 4, 5
@@ -46,29 +46,29 @@ def make(model: str, device: str, dtype: torch.dtype) -> JanusForConditionalGene
     config = compose_config(["+stage=1", *overrides]).model
     torch.manual_seed(0)
     janus = build(config, bos=BOS, eos=EOS, pad=PAD, placeholder=PLACEHOLDER, begin_of_image=BOI, end_of_image=EOI)
-    with torch.no_grad():  # far enough apart that rounding does not choose the likeliest code
+    with torch.no_grad():  # so far apart that rounding does not decide the most likely code
         for parameter in janus.model.generation_head.parameters():
             parameter.normal_(std=0.3)
     return janus.to(device, dtype).eval()
 
 
 @torch.no_grad()
-def plain(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
-    """What the official example does: a growing cache, ``torch.multinomial``; prompts of one length."""
-    without = torch.tensor([unconditional(row, PAD) for row in ids.tolist()], device=ids.device)
-    embeds = janus.get_input_embeddings()(torch.cat([ids, without]))
+def plain_loop(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
+    """Generates as the official example does, with a growing cache and ``torch.multinomial``; prompts have one length."""
+    unconditional = torch.tensor([unconditional_prompt(row, PAD) for row in ids.tolist()], device=ids.device)
+    embeds = janus.get_input_embeddings()(torch.cat([ids, unconditional]))
     cache, codes = DynamicCache(config=janus.config.text_config), []
     for _ in range(tokens_per_image(janus)):
         out = janus.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        logits = guided(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
-        picked = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
-        codes.append(picked)
-        embeds = janus.prepare_embeddings_for_image_generation(picked)[:, None].repeat(2, 1, 1)
+        logits = apply_guidance(janus.model.generation_head(out.last_hidden_state[:, -1]), GUIDANCE)
+        code = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
+        codes.append(code)
+        embeds = janus.prepare_embeddings_for_image_generation(code)[:, None].repeat(2, 1, 1)
     return torch.stack(codes, 1)
 
 
-def official(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
-    """transformers' own, as its documentation calls it."""
+def transformers_generate(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
+    """Generates with transformers' own method, called as in its documentation."""
     return janus.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -82,7 +82,7 @@ def official(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bo
     )
 
 
-def ours(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
+def our_loop(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
     return generate_codes(
         janus,
         ids.tolist(),
@@ -95,20 +95,20 @@ def ours(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) 
 
 
 def other_cache(janus: JanusForConditionalGeneration, ids: torch.Tensor, greedy: bool) -> torch.Tensor:
-    """`ours` with the cache of the other device: transformers' static one on a CPU, the roomy one without graphs on a GPU."""
-    kept = decoding.Decoder
+    """Runs `our_loop` with the other device's cache: transformers' static one on a CPU, the preallocated one on a GPU."""
+    decoder_class = decoding.Decoder
 
-    class Other(kept):
+    class OtherDecoder(decoder_class):
         def __init__(self, janus: JanusForConditionalGeneration, room: int):
             super().__init__(janus, room, fixed=ids.device.type == "cpu")
 
     from janus_train.infer import generate as module
 
-    module.Decoder = Other
+    module.Decoder = OtherDecoder
     try:
-        return ours(janus, ids, greedy)
+        return our_loop(janus, ids, greedy)
     finally:
-        module.Decoder = kept
+        module.Decoder = decoder_class
 
 
 def main() -> None:
@@ -118,42 +118,44 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--bandwidth", type=float, help="Of the GPU's memory, GB/s (an H100: 3350): for the floor.")
-    given = parser.parse_args()
-    if given.device == "cpu":
+    parser.add_argument(
+        "--bandwidth", type=float, help="memory bandwidth of the GPU in GB/s (an H100: 3350), for the floor"
+    )
+    options = parser.parse_args()
+    if options.device == "cpu":
         torch.set_num_threads(1)
-    janus = make(given.model, given.device, torch.float32 if given.device == "cpu" else torch.bfloat16)
-    inside = torch.randint(6, 1000, (given.batch, given.prompt_tokens - 2))
-    ends = torch.tensor([BOS, BOI]).expand(given.batch, 2)
-    ids = torch.cat([ends[:, :1], inside, ends[:, 1:]], 1).to(given.device)
+    janus = make(options.model, options.device, torch.float32 if options.device == "cpu" else torch.bfloat16)
+    middle = torch.randint(6, 1000, (options.batch, options.prompt_tokens - 2))
+    ends = torch.tensor([BOS, BOI]).expand(options.batch, 2)
+    ids = torch.cat([ends[:, :1], middle, ends[:, 1:]], 1).to(options.device)
     modes: dict[str, Callable[[JanusForConditionalGeneration, torch.Tensor, bool], torch.Tensor]] = {
-        "ours": ours,
+        "ours": our_loop,
         "ours, the other device's cache": other_cache,
-        "plain loop, growing cache": plain,
-        "transformers' generate": official,
+        "plain loop, growing cache": plain_loop,
+        "transformers' generate": transformers_generate,
     }
     check(janus, ids[:2], modes)
-    taken: dict[str, list[float]] = {name: [] for name in modes}
-    for _ in range(given.repeats):
+    seconds: dict[str, list[float]] = {name: [] for name in modes}
+    for _ in range(options.repeats):
         for name, mode in modes.items():
-            taken[name].append(timed(lambda mode=mode: mode(janus, ids, False), given.device))
-    report(taken, given, janus)
+            seconds[name].append(time_call(lambda mode=mode: mode(janus, ids, False), options.device))
+    report(seconds, options, janus)
 
 
 def check(
     janus: JanusForConditionalGeneration, ids: torch.Tensor, modes: dict[str, Callable[..., torch.Tensor]]
 ) -> None:
-    """Stops if a mode does other work than ours; on a GPU rounding in bf16 may choose another code after a while."""
+    """Stops if a mode gives other codes than ours; on a GPU, bf16 rounding may change codes after the first."""
     attention = janus.config.text_config._attn_implementation
     janus.set_attn_implementation({"text_config": "sdpa"})  # the packed one is for training
-    drawn = {name: mode(janus, ids, True) for name, mode in modes.items()}
-    first = 1 if attention and ids.device.type == "cuda" else None
-    for name, codes in drawn.items():
-        if not torch.equal(codes[:, :first], drawn["ours"][:, :first]):
-            sys.exit(f"error: {name} draws other codes: not the same work")
+    codes_by_mode = {name: mode(janus, ids, True) for name, mode in modes.items()}
+    num_compared = 1 if attention and ids.device.type == "cuda" else None
+    for name, codes in codes_by_mode.items():
+        if not torch.equal(codes[:, :num_compared], codes_by_mode["ours"][:, :num_compared]):
+            sys.exit(f"error: {name} generates other codes: not the same work")
 
 
-def timed(call: Callable[[], object], device: str) -> float:
+def time_call(call: Callable[[], object], device: str) -> float:
     set_seed(0)
     if device == "cpu":
         start = time.process_time()
@@ -166,19 +168,19 @@ def timed(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def report(taken: dict[str, list[float]], given: argparse.Namespace, janus: JanusForConditionalGeneration) -> None:
-    fastest = statistics.median(taken["ours"])
-    print("| mode | pictures/s | s a batch (least to most) | of ours' time |\n|---|---|---|---|")
-    for name, times in taken.items():
+def report(seconds: dict[str, list[float]], options: argparse.Namespace, janus: JanusForConditionalGeneration) -> None:
+    fastest = statistics.median(seconds["ours"])
+    print("| mode | images/s | s per batch (least to most) | of ours' time |\n|---|---|---|---|")
+    for name, times in seconds.items():
         median = statistics.median(times)
         print(
-            f"| {name} | {given.batch / median:.3f} | {median:.2f} ({min(times):.2f} to {max(times):.2f}) "
+            f"| {name} | {options.batch / median:.3f} | {median:.2f} ({min(times):.2f} to {max(times):.2f}) "
             f"| {median / fastest:.2f} |"
         )
-    if given.device == "cuda" and given.bandwidth:
+    if options.device == "cuda" and options.bandwidth:
         size = sum(p.numel() * p.element_size() for p in janus.model.language_model.layers.parameters())
-        floor = size / (given.bandwidth * 1e9) * tokens_per_image(janus)
-        print(f"ours: {100 * floor / fastest:.0f} % of the memory-bandwidth floor ({floor:.2f} s a batch)")
+        floor = size / (options.bandwidth * 1e9) * tokens_per_image(janus)
+        print(f"ours: {100 * floor / fastest:.0f} % of the memory-bandwidth floor ({floor:.2f} s per batch)")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How full rows get on lengths like those of the paper's mixes, and how long a document waits.
+"""Simulates how full rows get, and how long documents wait, on lengths like those of the paper's mixtures.
 
     python benchmarks/packing.py
 
-Lengths (performance.md's assumptions with a spread): an image is 578 tokens; understanding adds log-normal text of mean
-150, generation of mean 60; pure text is log-normal of mean 800, here up to two rows long. Rows of 4096, the shipped settings.
+Lengths (the planner's assumptions with a spread): an image is 578 tokens; understanding adds log-normal text of mean
+150, generation of mean 60; pure text is log-normal of mean 800, here up to two rows long. Rows have 4096 tokens; settings are the defaults.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ STAGES: dict[int, dict[Kind, float]] = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """``off``: the largest distance of a kind from its share after any row, in samples."""
+class Simulation:
+    """The result; ``max_deviation`` is the largest distance of a kind from its share after any row, in samples."""
 
     fill: float
-    most_waited: int
-    off: float
+    longest_wait: int
+    max_deviation: float
     ms_per_row: float
 
 
 def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
-    def log_normal(mean: float, sigma: float, most: int) -> int:
-        return max(5, min(most, int(rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
+    def log_normal(mean: float, sigma: float, limit: int) -> int:
+        return max(5, min(limit, int(rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
 
     return {
         "understanding": lambda: IMAGE + log_normal(150, 0.6, ROW_TOKENS - IMAGE),
@@ -47,48 +47,51 @@ def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
     }
 
 
-def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000, seed: int = 0) -> Found:
-    """One stream's rows."""
+def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000, seed: int = 0) -> Simulation:
+    """Packs the rows of one stream."""
     shares, draw = STAGES[stage], lengths(random.Random(seed))
     packer = BestFitPacker(ROW_TOKENS, shares, LOOKAHEAD, cut=cut, unit=unit, max_wait=MAX_WAIT)
-    waiting: dict[Kind, list[list[int]]] = {kind: [] for kind in shares}  # [left, whole, drawn before row]
-    placed: dict[Kind, float] = dict.fromkeys(shares, 0.0)
-    used, longest, most_waited, off, seconds = 0, 1, 0, 0.0, 0.0
+    queues: dict[Kind, list[list[int]]] = {kind: [] for kind in shares}  # [remaining, length, row when sampled]
+    amounts: dict[Kind, float] = dict.fromkeys(shares, 0.0)
+    num_tokens, longest, longest_wait, max_deviation, seconds = 0, 1, 0, 0.0, 0.0
     for row in range(num_rows):
-        for kind, documents in waiting.items():
-            while len(documents) < LOOKAHEAD or sum(left for left, _, _ in documents) < ROW_TOKENS:
+        for kind, documents in queues.items():
+            while len(documents) < LOOKAHEAD or sum(remaining for remaining, _, _ in documents) < ROW_TOKENS:
                 tokens = draw[kind]()
                 documents.append([tokens, tokens, row])
                 longest = max(longest, min(tokens, ROW_TOKENS))
         items = {
-            k: [Item(left, whole, k == "text", row - since) for left, whole, since in w] for k, w in waiting.items()
+            k: [Item(remaining, length, k == "text", row - since) for remaining, length, since in w]
+            for k, w in queues.items()
         }
-        began = time.perf_counter()
-        chosen = packer.choose(items, placed, phase=seed, longest=longest)
-        seconds += time.perf_counter() - began
-        for choice in chosen:
-            document = waiting[choice.kind][choice.place]
-            placed[choice.kind] += packer.weight(items[choice.kind][choice.place], choice.tokens)
+        start = time.perf_counter()
+        choices = packer.choose(items, amounts, phase=seed, longest=longest)
+        seconds += time.perf_counter() - start
+        for choice in choices:
+            document = queues[choice.kind][choice.place]
+            amounts[choice.kind] += packer.weight(items[choice.kind][choice.place], choice.tokens)
             document[0] -= choice.tokens
-            used += choice.tokens
-            most_waited = max(most_waited, row - document[2])
-        for kind, documents in waiting.items():
-            waiting[kind] = [document for document in documents if document[0]]
-        total, sample = sum(placed.values()), 1 if unit == "samples" else longest
-        off = max(off, *(abs(placed[kind] - share * total) / sample for kind, share in shares.items()))
-    return Found(used / num_rows / ROW_TOKENS, most_waited, off, 1000 * seconds / num_rows)
+            num_tokens += choice.tokens
+            longest_wait = max(longest_wait, row - document[2])
+        for kind, documents in queues.items():
+            queues[kind] = [document for document in documents if document[0]]
+        total, sample = sum(amounts.values()), 1 if unit == "samples" else longest
+        max_deviation = max(
+            max_deviation, *(abs(amounts[kind] - share * total) / sample for kind, share in shares.items())
+        )
+    return Simulation(num_tokens / num_rows / ROW_TOKENS, longest_wait, max_deviation, 1000 * seconds / num_rows)
 
 
 def main() -> None:
     print(
-        "| stage | text is cut | ratio counts | fill | longest wait, rows | farthest off the ratio, samples | ms a row |"
+        "| stage | text is cut | ratio counts | fill | longest wait, rows | largest deviation from the ratio, samples | ms per row |"
     )
     print("|---|---|---|---|---|---|---|")
     for stage in STAGES:
         for cut, unit in (("long", "samples"), ("fit", "samples"), ("long", "tokens")):
-            found = simulate(stage, cut, unit)  # type: ignore[arg-type]
+            result = simulate(stage, cut, unit)  # type: ignore[arg-type]
             print(
-                f"| {stage} | {cut} | {unit} | {100 * found.fill:.1f} % | {found.most_waited} | {found.off:.2f} | {found.ms_per_row:.2f} |"
+                f"| {stage} | {cut} | {unit} | {100 * result.fill:.1f} % | {result.longest_wait} | {result.max_deviation:.2f} | {result.ms_per_row:.2f} |"
             )
 
 

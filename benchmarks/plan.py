@@ -1,8 +1,8 @@
-"""The tables of plan.md: largest micro-batches a card, and what a step sends; by arithmetic, in seconds, without a GPU.
+"""Computes the tables of plan.md, largest micro-batches per GPU and communication per step, in seconds and without a GPU.
 
     python benchmarks/plan.py
 
-Each line is one of ``janus-train plan +stage=2 model=MODEL --gpus N --gpu CARD --cached-codes``.
+Each line is one of ``janus-train plan +stage=2 model=MODEL --gpus N --gpu GPU --cached-codes``.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from janus_train.planning.plan import POLICIES, StagePlan
 from janus_train.planning.run_plan import plan_run
 from janus_train.planning.state import SHARDING_STRATEGIES
 
-CARDS = ("rtx4090", "a100-40gb", "a100-80gb", "h200")
+GPU_NAMES = ("rtx4090", "a100-40gb", "a100-80gb", "h200")
 GPUS = {"janus_pro_1b": (1, 8, 128), "janus_pro_7b": (8, 256)}
 
 
-def planned(model: str, gpus: int, card: str) -> StagePlan:
-    return plan_run(["+stage=2", f"model={model}"], gpu_named(card), gpus, 0.5, cached_codes=True).stage
+def stage_plan(model: str, num_gpus: int, gpu: str) -> StagePlan:
+    return plan_run(["+stage=2", f"model={model}"], gpu_named(gpu), num_gpus, 0.5, cached_codes=True).stage
 
 
 def micro_batches() -> None:
     print(f"| model | GPUs | {' | '.join(SHARDING_STRATEGIES)} |\n|---|---|{'---|' * len(SHARDING_STRATEGIES)}")
     for model, numbers in GPUS.items():
-        for gpus in numbers:
-            for card in CARDS:
-                stage = planned(model, gpus, card)
+        for num_gpus in numbers:
+            for gpu in GPU_NAMES:
+                stage = stage_plan(model, num_gpus, gpu)
                 cells = [
-                    " / ".join(str(stage.largest_micro_rows(sharing, policy) or "-") for policy in POLICIES)
-                    for sharing in SHARDING_STRATEGIES
+                    " / ".join(str(stage.largest_micro_rows(sharding, policy) or "-") for policy in POLICIES)
+                    for sharding in SHARDING_STRATEGIES
                 ]
-                print(f"| {model} | {gpus} x {card} | {' | '.join(cells)} |")
+                print(f"| {model} | {num_gpus} x {gpu} | {' | '.join(cells)} |")
 
 
 def communication() -> None:
-    print("| model | GPUs | shared out | rows at a time | GB sent | s sending | s computing | sending / computing |")
+    print("| model | GPUs | sharding | rows at a time | GB sent | s sending | s computing | sending / computing |")
     print("|---|---|---|---|---|---|---|---|")
     for model, numbers in GPUS.items():
-        gpus = numbers[-1]
-        stage = planned(model, gpus, "a100-40gb")
+        num_gpus = numbers[-1]
+        stage = stage_plan(model, num_gpus, "a100-40gb")
         rows = stage.rows_per_gpu
-        for sharing in SHARDING_STRATEGIES:
-            options = [stage.option(sharing, "none", size) for size in (1, rows)]
+        for sharding in SHARDING_STRATEGIES:
+            options = [stage.option(sharding, "none", size) for size in (1, rows)]
             seconds = list(dict.fromkeys(option.communication_s for option in options))
             computing = options[0].compute_s
             sizes = f"1 / {rows}" if len(seconds) > 1 else "any"
             columns = (
-                " / ".join(f"{s * stage.card.network / 1e9:.1f}" for s in seconds),
+                " / ".join(f"{s * stage.gpu.network / 1e9:.1f}" for s in seconds),
                 " / ".join(f"{s:.2f}" for s in seconds),
                 f"{computing:.2f}",
                 " / ".join(f"{100 * s / computing:.0f}" for s in seconds) + " %",
             )
-            print(f"| {model} | {gpus} | {sharing} | {sizes} of {rows} | {' | '.join(columns)} |")
+            print(f"| {model} | {num_gpus} | {sharding} | {sizes} of {rows} | {' | '.join(columns)} |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Ways to the text head's loss, forward and backward: seconds, and the most that torch's allocator gave out meanwhile.
+"""Measures ways to compute the text head's loss, forward and backward: seconds, and the peak memory of torch's allocator.
 
     python benchmarks/text_loss.py [--positions 1024] [--hidden 1024] [--vocabulary 32000] [--steps 3]
 
-On a CPU, one thread, seconds are the process's own; on a GPU those of the clock, with products in bf16 by autocast. All ways
-must come to the same loss and gradients. A table on standard output.
+On a CPU, with one thread, seconds are the process's CPU time; on a GPU those of the clock, with products in bf16 by autocast.
+All ways must give the same loss and gradients. The output is a table.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from benchmarks.train import allocated
+from benchmarks.train import measure_allocation
 from janus_train.model.chunked_cross_entropy import LOGITS, chunked_loss, losses_and_grads
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def whole(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def loss_of_all_logits(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
 
 
-def torchs(reduction: str, rows: int | None) -> Way:
+def torch_way(reduction: str, rows: int | None) -> Way:
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
 
     def way(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
-            hidden, weight = hidden.bfloat16(), weight.bfloat16()  # it is not on autocast's list
+            hidden, weight = hidden.bfloat16(), weight.bfloat16()  # autocast does not cover it
         return F.linear_cross_entropy(hidden, weight, targets, reduction=reduction, options=options).sum()
 
     return way
@@ -42,15 +42,15 @@ def torchs(reduction: str, rows: int | None) -> Way:
 
 def ways(vocabulary: int) -> dict[str, Way]:
     rows = max(1, LOGITS // vocabulary)
-    compiled, pointwise = torch.compile(whole), torch.compile(losses_and_grads, dynamic=True)
+    compiled, pointwise = torch.compile(loss_of_all_logits), torch.compile(losses_and_grads, dynamic=True)
     return {
-        "all logits": whole,
+        "all logits": loss_of_all_logits,
         "all logits, compiled": compiled,
-        f"chunks of {rows} (ours)": lambda *given: chunked_loss(*given)[0],
-        f"chunks of {rows} (ours), compiled": lambda *given: chunked_loss(*given, pointwise)[0],
-        "F.linear_cross_entropy, sum, its own chunks": torchs("sum", None),
-        f"F.linear_cross_entropy, sum, chunks of {rows}": torchs("sum", rows),
-        f"F.linear_cross_entropy, each, chunks of {rows}": torchs("none", rows),
+        f"chunks of {rows} (ours)": lambda *inputs: chunked_loss(*inputs)[0],
+        f"chunks of {rows} (ours), compiled": lambda *inputs: chunked_loss(*inputs, pointwise)[0],
+        "F.linear_cross_entropy, sum, its own chunks": torch_way("sum", None),
+        f"F.linear_cross_entropy, sum, chunks of {rows}": torch_way("sum", rows),
+        f"F.linear_cross_entropy, each, chunks of {rows}": torch_way("none", rows),
     }
 
 
@@ -58,21 +58,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("positions", 1024), ("hidden", 1024), ("vocabulary", 32000), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    hidden = torch.randn(given.positions, given.hidden, device=device, requires_grad=True)
-    weight = (torch.randn(given.vocabulary, given.hidden, device=device) / given.hidden**0.5).requires_grad_()
-    targets = torch.randint(0, given.vocabulary, (given.positions,), device=device)
+    hidden = torch.randn(options.positions, options.hidden, device=device, requires_grad=True)
+    weight = (torch.randn(options.vocabulary, options.hidden, device=device) / options.hidden**0.5).requires_grad_()
+    targets = torch.randint(0, options.vocabulary, (options.positions,), device=device)
     clock = time.perf_counter if on_gpu else time.process_time
     print(
-        f"{given.positions} positions, hidden size {given.hidden}, vocabulary {given.vocabulary}, torch {torch.__version__}\n"
+        f"{options.positions} positions, hidden size {options.hidden}, vocabulary {options.vocabulary}, torch {torch.__version__}\n"
     )
     print("| way | s, forward and backward | of all logits' | peak GB |\n|---|---|---|---|", flush=True)
-    first: tuple[float, list[float]] | None = None
-    for name, way in ways(given.vocabulary).items():
+    reference: tuple[float, list[float]] | None = None
+    for name, way in ways(options.vocabulary).items():
 
         def step(way: Way = way) -> float:
             hidden.grad = weight.grad = None
@@ -84,20 +84,20 @@ def main() -> None:
         step()  # compiles
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated() if on_gpu else 0
-        loss, peak = (step(), torch.cuda.max_memory_allocated() - held) if on_gpu else allocated(step)
+        base_bytes = torch.cuda.memory_allocated() if on_gpu else 0
+        loss, peak = (step(), torch.cuda.max_memory_allocated() - base_bytes) if on_gpu else measure_allocation(step)
         seconds = []
-        for _ in range(given.steps):
-            began = clock()
-            step()  # waits for the device: it asks for the loss
-            seconds.append(clock() - began)
+        for _ in range(options.steps):
+            start = clock()
+            step()  # waits for the device, because it reads the loss
+            seconds.append(clock() - start)
         assert hidden.grad is not None and weight.grad is not None
-        found = [loss, hidden.grad.norm().item(), weight.grad.norm().item()]
-        first = first or (min(seconds), found)
+        results = [loss, hidden.grad.norm().item(), weight.grad.norm().item()]
+        reference = reference or (min(seconds), results)
         tolerance = 1e-2 if on_gpu else 1e-5
-        if any(abs(a - b) > tolerance * b for a, b in zip(found, first[1], strict=True)):
-            sys.exit(f"error: {name} comes to {found}, all logits to {first[1]}")
-        print(f"| {name} | {min(seconds):.2f} | {min(seconds) / first[0]:.2f} | {peak / 1e9:.2f} |", flush=True)
+        if any(abs(a - b) > tolerance * b for a, b in zip(results, reference[1], strict=True)):
+            sys.exit(f"error: {name} comes to {results}, all logits to {reference[1]}")
+        print(f"| {name} | {min(seconds):.2f} | {min(seconds) / reference[0]:.2f} | {peak / 1e9:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

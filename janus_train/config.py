@@ -1,4 +1,4 @@
-"""Every option of a training run: the schema of the configuration, frozen and validated.
+"""The schema of all options of a training run, frozen and validated.
 
 Scientific values have no defaults here, only in the YAML under ``configs/``. `compose` turns that YAML and the command
 line's overrides into a `Config`.
@@ -23,13 +23,13 @@ Part = Literal[
 PARTS: tuple[Part, ...] = get_args(Part)
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
-"""What of a decoder layer is computed again in backward instead of kept (`model.activation_checkpointing`)."""
+"""What backward recomputes of a decoder layer instead of keeping it (`model.activation_checkpointing`)."""
 
 TextLoss = Literal["chunked", "whole"]
-"""How the text head's loss is made: some positions at a time, or from all logits at once (`model.chunked_cross_entropy`)."""
+"""How the text head's loss is computed: in chunks of positions, or from all logits (`model.chunked_cross_entropy`)."""
 
 Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
-"""The experiment trackers that Accelerate knows; each needs its own package installed."""
+"""The experiment trackers that Accelerate supports; each needs its own package."""
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -44,7 +44,7 @@ class OptionGroup(BaseModel):
 
 
 class TextConfig(OptionGroup):
-    """The language model's shape (Llama architecture), in transformers' names."""
+    """The language model's shape (Llama architecture), with transformers' names."""
 
     hidden_size: Positive
     num_hidden_layers: Positive
@@ -83,22 +83,22 @@ class ModelConfig(OptionGroup):
 
     name: str
     image_size: Positive
-    """Side of an image to look at, in pixels."""
+    """Side of understanding images, in pixels."""
     generation_image_size: Positive
-    """Side of an image to generate; null in YAML: ``image_size``. Both encoders have to come to the same grid."""
+    """Side of generated images, in pixels; null in YAML: ``image_size``. Both encoders need the same grid."""
     adaptor_depth: Positive
     system_prompt: str
-    """Put before conversations about images, as the official code does; may be empty."""
+    """Text before conversations about images, as in the official code; may be empty."""
     guidance: Annotated[float, Field(ge=1)]
-    """Weight of classifier-free guidance with which the model draws unless told otherwise."""
+    """Default weight of classifier-free guidance for generating images."""
     temperature: Annotated[float, Field(gt=0)]
-    """Temperature with which the model draws unless told otherwise."""
+    """Default temperature for generating images."""
     text: TextConfig
     vision: VisionConfig
     vq: VQConfig
     transformers: dict[str, Any] | None
-    """The whole configuration in transformers' words, of a model read from a folder (model=from_folder); None: it is made
-    from the fields above."""
+    """The full transformers configuration of a model that was read from a folder (model=from_folder); None: it is built from
+    the fields above."""
     base: str | None
     """Folder with the pretrained base (VQ tokenizer, vision encoder, LLM, tokenizer); None: ``init_from`` must name one."""
 
@@ -116,24 +116,26 @@ class ModelConfig(OptionGroup):
     @model_validator(mode="after")
     def _grids_agree(self) -> ModelConfig:
         vq_stride = 2 ** (len(self.vq.channel_multiplier) - 1)
-        side = self.image_size // self.vision.patch_size  # SigLIP-so400m leaves 6 of 384 pixels to no patch of 14
+        side = (
+            self.image_size // self.vision.patch_size
+        )  # with patches of 14 SigLIP-so400m does not use 6 of its 384 pixels
         if self.generation_image_size != side * vq_stride:
             raise ValueError(
-                f"one grid for both encoders is needed: image_size {self.image_size}, vision.patch_size "
+                f"both encoders need the same grid: image_size {self.image_size}, vision.patch_size "
                 f"{self.vision.patch_size}, VQ stride {vq_stride}"
-                f" with images to draw of {self.generation_image_size}, {side * vq_stride} would fit"
+                f" and generation_image_size {self.generation_image_size} do not match, {side * vq_stride} would fit"
             )
         return self
 
 
 class RatioConfig(OptionGroup):
-    """How much of each kind a step holds (Janus-Pro, Table 2)."""
+    """The ratio of the kinds in every step (Janus-Pro, Table 2)."""
 
     understanding: NonNegative
     text: NonNegative
     generation: NonNegative
     unit: Literal["samples", "tokens"]
-    """What the ratio counts: the papers do not say."""
+    """The unit that the ratio counts; the papers do not say which."""
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> RatioConfig:
@@ -155,36 +157,36 @@ class OptimConfig(OptionGroup):
 
 
 class BatchConfig(OptionGroup):
-    """The global batch: ``rows_per_step`` packed rows of ``row_tokens`` tokens, ``micro_rows`` at a time on a process."""
+    """The global batch: ``rows_per_step`` packed rows of ``row_tokens`` tokens, ``micro_rows`` at a time in a process."""
 
     unit: Literal["rows", "samples"]
-    """What the batch size counts: packed rows, or samples, each then a row of its own (the papers do not say)."""
+    """What the batch size counts: packed rows, or samples in a row of their own each (the papers do not say)."""
     row_tokens: Positive
     rows_per_step: Positive
     micro_rows: Positive
 
 
 class MemoryConfig(OptionGroup):
-    """What memory is saved at the cost of time; changes no result."""
+    """Options that save memory at the cost of time, without changing results."""
 
     activation_checkpointing: ActivationCheckpointing
     text_loss: TextLoss
 
 
 class DataConfig(OptionGroup):
-    """What is trained on."""
+    """The training data."""
 
     recipe: str | None
-    """Path of a mixture's YAML (data_recipes/), relative to the project's folder if not absolute."""
+    """Path of a recipe (data_recipes/), relative to the project's folder if not absolute."""
     num_workers: NonNegative
     lookahead: Positive
-    """Documents of a kind from which the packer chooses, at least."""
+    """Minimum number of documents per kind that the packer chooses from."""
     max_wait: Positive
-    """Rows after which a waiting document goes before all others. Wants to be a few times ``lookahead``."""
+    """Rows after which a waiting document takes precedence. It should be a few times ``lookahead``."""
     cut_text: Literal["long", "fit"]
-    """Which texts may be cut: only those longer than a row, or any, to fit what a row has left."""
+    """Which texts may be cut: only those longer than a row, or any, to fill a row."""
     max_bad: Share
-    """The share of a source's samples that may be unusable; they are quarantined and others drawn instead."""
+    """The largest share of a source's samples that may be unusable; they are quarantined and replaced by others."""
     jpeg: Literal["exact", "reduced"]
     """Whether large JPEGs for the understanding encoder may be decoded at reduced scale (`data.images`)."""
     guidance_dropout: Share
@@ -194,34 +196,34 @@ class DataConfig(OptionGroup):
 
 
 class RunConfig(OptionGroup):
-    """How long, and what is written when."""
+    """The length of the run, and when it writes and logs."""
 
     steps: Positive
     """The step at which training stops."""
     planned_steps: Positive | None
-    """The length that the schedule is made for, None: ``steps``. Stage 2 of the paper plans 360K and stops at 270K."""
+    """The schedule's length; None: ``steps``. Stage 2 of the paper plans 360K and stops at 270K."""
     checkpoint_every: NonNegative
-    """0: only the last step."""
+    """Steps between checkpoints; 0: only the last step."""
     keep_checkpoints: Positive
     skip_steps: tuple[Positive, ...] = Field(strict=False)
-    """Steps whose batches are drawn but not trained on: those of a loss spike that one has gone back before."""
+    """Steps whose batches are loaded but not trained on, to skip a loss spike when resuming before it."""
     sample_every: NonNegative
-    """Images are drawn from the recipe's preview prompts each so many steps; 0: never."""
+    """Steps between previews, images generated from the recipe's preview prompts; 0: never."""
     log_every: Positive
     compile: bool | None
-    """Whether decoder layers are compiled (`model.compile`); None: on a GPU."""
+    """Whether decoder layers are compiled (`model.compile`); None: on GPUs only."""
     cpu_threads: Positive | None
-    """Threads of a process that trains on the CPU; None: its share of the cores."""
+    """Threads per process on CPUs; None: its share of the cores."""
     join_timeout_s: Seconds
-    """Within it all processes have to find each other."""
+    """Timeout for all processes to find each other."""
     first_step_timeout_s: Seconds
-    """Within it the first step has to be done, loading and compiling included; and the final model written."""
+    """Timeout for the first step, with loading and compiling, and for writing the final model."""
     timeout_s: Seconds
-    """Within it each later step has to be done, checkpoint and previews included: else the process hangs and ends."""
+    """Timeout for each later step, with checkpoint and previews; a process that exceeds it counts as hung and ends."""
     rank_times_every: Positive
-    """Steps after which the ranks' times are averaged, written and compared."""
+    """Steps over which the ranks' times are averaged, written and compared."""
     straggler_ratio: Annotated[float, Field(gt=1)]
-    """A rank whose own time is more than so many times the others' median is named."""
+    """A rank is reported if its time exceeds the others' median by this factor."""
 
     @model_validator(mode="after")
     def _stop_within_plan(self) -> RunConfig:
@@ -231,26 +233,26 @@ class RunConfig(OptionGroup):
 
 
 class PeftConfig(OptionGroup):
-    """LoRA (`model.lora`): what trains of parts that are frozen else."""
+    """LoRA (`model.lora`): adapters that train beside otherwise frozen parts."""
 
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
     """An adapter's output is multiplied by ``alpha / rank``."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Of an adapter's input."""
+    """Dropout of an adapter's input."""
     parts: tuple[Part, ...] = Field(strict=False, min_length=1)
-    """The parts whose linear layers get adapters, the text head excepted."""
+    """The parts whose linear layers get adapters, except for the text head."""
 
     @model_validator(mode="after")
     def _parts_can(self) -> PeftConfig:
         for part in ("generation_encoder", "generation_embedding"):
             if part in self.parts:
-                raise ValueError(f"parts: {part} takes no adapters, it has no linear layers to train")
+                raise ValueError(f"parts: {part} takes no adapters, because it has no linear layers to train")
         return self
 
 
 class LoggingConfig(OptionGroup):
-    """Where metrics go besides metrics.jsonl, which is always written."""
+    """Where metrics are logged besides metrics.jsonl, which is always written."""
 
     trackers: tuple[Tracker, ...] = Field(strict=False)
     """Experiment trackers, by Accelerate's names."""
@@ -264,7 +266,7 @@ def _resume(value: object) -> object:
 
 
 class Config(OptionGroup):
-    """One stage's run."""
+    """The configuration of one stage's run."""
 
     stage: Literal[1, 2, 3]
     seed: int
@@ -273,11 +275,11 @@ class Config(OptionGroup):
     output_dir: str | None
     init_from: str | None
     resume: Annotated[bool | Literal["force", "restart"], BeforeValidator(_resume)]
-    """Whether a run goes on in its folder; ``force``: even if what is trained on or how has changed since; ``restart``: from
-    step 0 if it has checkpoints and none is valid, with what is there moved aside."""
+    """Whether a run resumes in its folder; ``force``: even if its data or settings have changed; ``restart``: from step 0 if
+    it has checkpoints but none is valid, with the old files moved aside."""
     precision: Literal["fp32", "bf16"]
     train_parts: tuple[Part, ...] = Field(strict=False)
-    """The parts that train in full; every other is frozen."""
+    """The parts that train in full; all others are frozen."""
     peft: PeftConfig | None
     """Adapters beside frozen parts (+peft=lora); None: none."""
     model: ModelConfig
@@ -291,7 +293,7 @@ class Config(OptionGroup):
 
     @property
     def touched_parts(self) -> tuple[Part, ...]:
-        """The parts of which anything trains, all of it or adapters."""
+        """The parts that train in full or by adapters."""
         return (*self.train_parts, *(self.peft.parts if self.peft else ()))
 
     @model_validator(mode="after")
@@ -300,9 +302,11 @@ class Config(OptionGroup):
             raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
         if self.peft is None and not self.train_parts:
             raise ValueError("train_parts: nothing trains, name at least one part or add +peft=lora")
-        both = [part for part in self.train_parts if self.peft is not None and part in self.peft.parts]
-        if both:
-            raise ValueError(f"peft.parts and train_parts both name {both[0]}: a part trains by LoRA or in full")
+        shared_parts = [part for part in self.train_parts if self.peft is not None and part in self.peft.parts]
+        if shared_parts:
+            raise ValueError(
+                f"peft.parts and train_parts both name {shared_parts[0]}: a part trains by LoRA or in full"
+            )
         if self.batch.unit == "samples" and self.ratio.unit == "tokens":
             raise ValueError(
                 "batch.unit samples keeps the ratio of samples in every step: ratio.unit tokens needs rows"

@@ -1,7 +1,7 @@
-"""Files: text, JSON and YAML read with errors of one line; everything written by staging, syncing and renaming.
+"""Reads text, JSON and YAML with one-line errors, and writes files and folders by staging, syncing and renaming.
 
-So nothing that was half written is ever taken for whole. What is read may come from anybody: a pipe is refused, for it
-may never end, as are values that are nested too deeply and YAML whose aliases make billions of values of a few lines.
+An interrupted write never leaves a partial file under the final name. Files may come from anybody: a pipe is refused,
+because it may never end, and so are values that are nested too deeply and YAML whose aliases expand to billions of values.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
     """The UTF-8 text in a regular file, without a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read, or is not a JSON object.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -95,7 +95,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_json_object_if_any(path: Path) -> dict[str, Any]:
-    """As `read_json_object`; an empty object if there is no such file."""
+    """Like `read_json_object`, but returns an empty object if there is no such file."""
     return read_json_object(path) if path.is_file() else {}
 
 
@@ -137,17 +137,17 @@ def read_yaml(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` in one step."""
+    """Replaces ``path`` by ``value`` atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step."""
+    """Replaces ``path`` by ``text`` atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step."""
+    """Replaces ``path`` by ``data`` atomically."""
     staging = path.with_name(path.name + ".part")
     with staging.open("wb") as file:
         file.write(data)
@@ -159,14 +159,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` to fill; it becomes ``target`` in one rename when the block ends well, else it goes.
+    """Yields a folder beside ``target``; it is renamed to ``target`` if the block succeeds, and removed if it fails.
 
-    An existing ``target`` is replaced; parents that it lacks are made, and go with it. Who may read its files is the
-    umask's matter, not their writers' (safetensors makes them the owner's alone).
+    An existing ``target`` is replaced; missing parents are created, and removed again on failure. The umask decides who may
+    read the files (safetensors on its own restricts them to the owner).
     """
     staging = target.with_name(f".{target.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
-    missing = [parent for parent in target.parents if not parent.exists()]  # the deepest comes first
+    missing_parents = [parent for parent in target.parents if not parent.exists()]  # the deepest comes first
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -177,18 +177,18 @@ def staged_folder(target: Path) -> Iterator[Path]:
             sync(path)
         sync(staging)
         if target.exists():
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
+            old_folder = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old_folder, ignore_errors=True)
+            os.replace(target, old_folder)
             os.replace(staging, target)
-            shutil.rmtree(old)
+            shutil.rmtree(old_folder)
         else:
             os.replace(staging, target)
         sync(target.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):  # another's files are in it by now
+        for parent in missing_parents:
+            with suppress(OSError):  # somebody else has put files into it
                 parent.rmdir()
         raise
 
@@ -208,7 +208,7 @@ def os_errors_of_rust() -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Have the file's or folder's content on the disk before going on."""
+    """Waits until the file's or folder's content is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""JSON lines, the form of every record that grows: one writer, one reader, and the cut that a resume makes.
+"""JSON lines, the format of all growing records: a writer, a reader, and the truncation that resuming needs.
 
-A newline alone ends a line. `str.splitlines` knows more ends (U+0085, U+2028, U+2029), which JSON allows inside a string:
+Only a newline ends a line. `str.splitlines` also splits at U+0085, U+2028 and U+2029, which JSON allows inside strings:
 the reader does not split there, and the writer escapes them for readers that would.
 """
 
@@ -20,15 +20,15 @@ from janus_train.files import read_regular, write_text
 Line = dict[str, Any]
 
 _UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-"""What others take for the end of a line, and halves of surrogate pairs, which UTF-8 cannot hold."""
+"""Characters that other readers take for line ends, and lone surrogates, which UTF-8 cannot encode."""
 _BLOCK = 4096
-"""Bytes read at once on the way back through a file."""
+"""Bytes per read when searching a file backwards."""
 
 
 def json_line(value: Line) -> str:
-    """``value`` as one line, its newline included. Raises `ValueError` for NaN and infinity, which JSON does not have."""
+    """Returns ``value`` as one line with its newline. Raises `ValueError` for NaN and infinity, which JSON does not have."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 class JsonLinesFile:
@@ -87,14 +87,14 @@ def append_json_lines(path: Path, values: Iterable[Line]) -> None:
 
 
 def write_json_lines(path: Path, values: Iterable[Line]) -> None:
-    """Replace ``path`` by a line a value, in one step."""
+    """Replaces ``path`` by one line per value, atomically."""
     write_text(path, "".join(map(json_line, values)))
 
 
 def read_json_lines(path: Path) -> list[Line]:
-    """The objects in ``path``, none if there is no such file; a last line that a kill cut short is left out.
+    """Returns the objects in ``path``, or none if there is no such file; an incomplete last line is skipped.
 
-    Raises `UserError` if the file cannot be read, or with the number of a damaged line before the last.
+    Raises `UserError` if the file cannot be read, or if a line before the last is damaged.
     """
     try:
         texts = read_regular(path).split(b"\n")
@@ -102,29 +102,30 @@ def read_json_lines(path: Path) -> list[Line]:
         return []
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    numbered = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
-    found = []
-    for number, text in numbered:
-        value = _parsed(text)
+    numbered_lines = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
+    values = []
+    for number, text in numbered_lines:
+        value = _parse(text)
         if value is not None:
-            found.append(value)
-        elif number < numbered[-1][0]:
-            raise UserError(f"{path}: line {number} is damaged, it is no JSON object")
-    return found
+            values.append(value)
+        elif number < numbered_lines[-1][0]:
+            raise UserError(f"{path}: line {number} is damaged, it is not a JSON object")
+    return values
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Cut ``path`` behind the last line whose ``step`` is at most ``step``; the lines are in the order of their steps.
+    """Truncates ``path`` after the last line whose ``step`` is at most ``step``; lines are ordered by step.
 
-    Nothing is written anew: a kill leaves the file as it was or as it is to be. Raises `UserError` if it cannot be cut.
+    The file is not rewritten: if the process is killed, it is either unchanged or truncated. Raises `UserError` if it
+    cannot be truncated.
     """
     try:
         with path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
-            end, whole = _end_of(file, size, step)
+            end, has_newline = _end_of(file, size, step)
             if end < size:
                 os.ftruncate(file.fileno(), end)
-            if not whole:  # a kill came between the line and its newline
+            if not has_newline:  # the process was killed between the line and its newline
                 file.seek(end)
                 file.write(b"\n")
                 file.flush()
@@ -132,17 +133,17 @@ def truncate_after(path: Path, step: int) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{path} cannot be cut back to step {step}: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be truncated after step {step}: {error.strerror or error}") from None
 
 
 def _end_of(file: BinaryIO, size: int, step: int) -> tuple[int, bool]:
-    """Where the last line of at most ``step`` ends, seen from the end of the file, and whether its newline is there."""
+    """Finds from the file's end where the last line of at most ``step`` ends, and whether it has its newline."""
     end = size if step > 0 else 0  # steps count from 1
     while end > 0:
         start = _start_of(file, end)
         file.seek(start)
         text = file.read(end - start)
-        value = _parsed(text)
+        value = _parse(text)
         if value is not None and isinstance(value.get("step"), int) and value["step"] <= step:
             return end, text.endswith(b"\n")
         end = start
@@ -150,19 +151,19 @@ def _end_of(file: BinaryIO, size: int, step: int) -> tuple[int, bool]:
 
 
 def _start_of(file: BinaryIO, end: int) -> int:
-    """Where the line begins that ends before ``end``."""
-    position = end - 1  # what stands there is the line's own newline, or the last byte of a line without one
+    """Returns where the line begins that ends before ``end``."""
+    position = end - 1  # the line's own newline, or the last byte of a line without one
     while position > 0:
         block = max(0, position - _BLOCK)
         file.seek(block)
-        found = file.read(position - block).rfind(b"\n")
-        if found >= 0:
-            return block + found + 1
+        newline = file.read(position - block).rfind(b"\n")
+        if newline >= 0:
+            return block + newline + 1
         position = block
     return 0
 
 
-def _parsed(text: bytes) -> Line | None:
+def _parse(text: bytes) -> Line | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

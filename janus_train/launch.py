@@ -1,11 +1,11 @@
-"""`accelerate launch`, once a node, as a scheduler needs it: signals reach the trainers, their exit code comes back.
+"""Runs `accelerate launch` on a node for a scheduler: passes signals on to the trainers and returns their exit code.
 
 python -m janus_train.launch [accelerate launch's options] {train.py | -m janus_train.train} +stage=2 ...
 
 Accelerate's launcher answers SIGTERM by killing the trainers after 30 seconds, which may not be enough to save a checkpoint;
-ends at SIGUSR1; and makes every exit code 1. Here the three signals are passed on, and the launcher ends when its trainers
-do, with the code of the first that failed (128 + N for signal N), and one line where it would print a traceback. A trainer
-that dies ends the others on its node as before: SIGTERM, then SIGKILL after 30 seconds.
+it ends at SIGUSR1; and it turns every exit code into 1. This module passes the three signals on, and ends when its trainers
+end, with the code of the first that failed (128 + N for signal N) and one line instead of a traceback. As in Accelerate, a
+trainer that dies ends the others on its node: by SIGTERM, then SIGKILL after 30 seconds.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def main() -> None:
-    """Never returns: exits with the trainers' code."""
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch's launcher keeps its hands off the others
+    """Runs the launcher and exits with the trainers' code."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch's launcher does not handle the others
     for number in PASSED_ON:
         signal.signal(number, _pass_on)
     code = launch(sys.argv[1:])
-    for number in PASSED_ON:  # on the way out nobody is left to pass them on to
+    for number in PASSED_ON:  # no trainer is left to pass them on to
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def launch(arguments: list[str]) -> int:
-    """Run `accelerate launch` with ``arguments``; the exit code."""
+    """Runs `accelerate launch` with ``arguments``; returns the exit code."""
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its news are in our one line
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our line replaces its messages
     options = launch_command_parser().parse_args(arguments)
-    options.quiet = False  # it would make every code of a single trainer 1
+    options.quiet = False  # quiet would turn every code of a single trainer into 1
     try:
         launch_command(options)
     except subprocess.CalledProcessError as error:  # a single trainer
@@ -75,7 +75,7 @@ def first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, int]:
 
 
 def exit_code(returncode: int) -> int:
-    """A process's return code as a shell has it: 128 + N for one that signal N ended."""
+    """Converts a process's return code to a shell's exit code: 128 + N for a process ended by signal N."""
     return 128 - returncode if returncode < 0 else returncode
 
 

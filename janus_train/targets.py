@@ -1,4 +1,4 @@
-"""Checks of what a command is to write, before minutes are spent on what goes into it. Nothing is written here."""
+"""Checks that a command can write its output, before minutes are spent on computing it. Writes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from janus_train.errors import UserError
 
 
 def check_file(path: Path, option: str, example: str) -> None:
-    """Raises `UserError` naming the ``option`` if no file can be written at ``path``; for a folder an ``example`` in it."""
+    """Raises `UserError` that names ``option`` if ``path`` cannot be written; for a folder it suggests ``example`` in it."""
     if path.is_dir():
         raise UserError(f"{option} {path} is a folder: name a file, for example {path / example}")
     if not path.parent.is_dir():
@@ -19,17 +19,17 @@ def check_file(path: Path, option: str, example: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `UserError` if nothing can be written in the folder ``--out``, or if it cannot be made."""
+    """Raises `UserError` if the folder ``--out`` cannot be created or written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"--out {folder} cannot be made: {existing} is a file")
+        raise UserError(f"--out {folder} cannot be created: {existing} is a file")
     if not os.access(existing, os.W_OK):
         raise UserError(f"--out {folder} cannot be written: no permission in {existing}")
 
 
 def check_new_folder(folder: Path) -> None:
-    """As `check_folder`, for a folder that is put in its place whole: it must be new or empty."""
+    """Like `check_folder`, for a folder that is replaced as a whole: it must be new or empty."""
     check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--out {folder} holds files already: give a new folder")
+        raise UserError(f"--out {folder} already contains files: give a new folder")
     check_folder(folder.absolute().parent)

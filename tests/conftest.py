@@ -79,7 +79,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     importlib.import_module("janus_train.demo.plugin")  # later it would register in the copies alone
     for registry in (templates._TEMPLATES, sources._TYPES, evaluations._EVALUATIONS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(plugins, "_imported", [])
+    monkeypatch.setattr(plugins, "_imported_modules", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from janus_train.errors import UserError
-from tests.test_report import make_run
+from tests.report.test_report import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
@@ -35,16 +35,16 @@ def test_generate_writes_images(run, random_base, tmp_path):
         "--out",
         out,
     )
-    code, printed, _ = run(*words)
+    code, stdout, _ = run(*words)
     assert code == 0
-    assert printed.split() == [str(out / name) for name in ("000-7.png", "000-8.png", "001-9.png", "001-10.png")]
-    images = [np.asarray(Image.open(path), int) for path in printed.split()]
+    assert stdout.split() == [str(out / name) for name in ("000-7.png", "000-8.png", "001-9.png", "001-10.png")]
+    images = [np.asarray(Image.open(path), int) for path in stdout.split()]
     assert all(abs(images[n] - images[m]).max() > 9 for n in range(4) for m in range(n))
     with Image.open(out / "grid.png") as grid:
         assert grid.size == (128, 128)  # a row a prompt
         assert np.array_equal(np.asarray(grid, int)[64:, :64], images[2])
-    told = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
-    assert told[2] == {
+    records = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert records[2] == {
         "prompt": "a red apple",
         "seed": 9,
         "guidance": 2.0,
@@ -53,17 +53,17 @@ def test_generate_writes_images(run, random_base, tmp_path):
         "file": "001-9.png",
     }
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(line["file"] for line in told), "grid.png", "metadata.jsonl"]
+        [*(line["file"] for line in records), "grid.png", "metadata.jsonl"]
     )
     (tmp_path / "prompts.txt").write_text("\na dog\n", encoding="utf-8")
     words = ("generate", random_base, "--prompts-file", tmp_path / "prompts.txt", "--num-images", 1, "--seed", 8)
     assert run(*words, "--out", tmp_path / "again")[0] == 0
     with Image.open(tmp_path / "again/000-8.png") as again:
         assert np.array_equal(np.asarray(again, int), images[1]), "an image depends on prompt and seed alone"
-    code, _, told = run(*words, "--out", out)
-    assert code == 2 and told.count("\n") == 1 and "holds files already" in told
-    code, _, told = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
-    assert code == 2 and told.count("\n") == 1 and "do not fit the context of 1024" in told
+    code, _, stderr = run(*words, "--out", out)
+    assert code == 2 and stderr.count("\n") == 1 and "already contains files" in stderr
+    code, _, stderr = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
+    assert code == 2 and stderr.count("\n") == 1 and "do not fit the context of 1024" in stderr
     assert not (tmp_path / "long").exists()
 
 
@@ -73,23 +73,23 @@ def test_a_full_disk_leaves_nothing(run, random_base, tmp_path, monkeypatch):
 
     monkeypatch.setattr("janus_train.infer.image_grid.write_json_lines", full)  # the last file
     words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
-    code, printed, told = run(*words, "--out", tmp_path / "new")
-    assert (code, printed) == (2, "")
-    assert told.count("\n") == 1 and "cannot be written: No space left on device" in told
+    code, stdout, stderr = run(*words, "--out", tmp_path / "new")
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1 and "cannot be written: No space left on device" in stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_generate_from_an_image_and_words(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     words = ("generate", random_base, "--prompt", "make it red", "--num-images", 1, "--out", tmp_path / "out")
-    code, printed, _ = run(*words, "--image", tmp_path / "blue.png", "--guidance", 2)
-    assert code == 0 and Image.open(printed.strip()).size == (64, 64)
+    code, stdout, _ = run(*words, "--image", tmp_path / "blue.png", "--guidance", 2)
+    assert code == 0 and Image.open(stdout.strip()).size == (64, 64)
     code, _, said = run(*words[:-1], tmp_path / "other", "--image", tmp_path / "none.png")
     assert code == 2 and "none.png: there is no such file" in said
 
 
 def test_generate_with_temperature_0_needs_no_luck(run, random_base, tmp_path):
-    code, printed, _ = run(
+    code, stdout, _ = run(
         "generate",
         random_base,
         "--prompt",
@@ -104,16 +104,16 @@ def test_generate_with_temperature_0_needs_no_luck(run, random_base, tmp_path):
         tmp_path,
     )
     assert code == 0
-    first, second = (np.asarray(Image.open(path), int) for path in printed.split())
+    first, second = (np.asarray(Image.open(path), int) for path in stdout.split())
     assert np.array_equal(first, second)
 
 
 def test_chat_answers(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
-    code, printed, _ = run(
+    code, stdout, _ = run(
         "chat", random_base, "--image", tmp_path / "blue.png", "--prompt", "What colour is it?", "--max-new-tokens", 5
     )
-    assert code == 0 and printed.endswith("\n")
+    assert code == 0 and stdout.endswith("\n")
     code, _, _ = run("chat", random_base, "--prompt", "Hello", "--max-new-tokens", 3)
     assert code == 0
 
@@ -139,27 +139,27 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
         yield from ("Ye", "s.")
 
     monkeypatch.setattr("janus_train.infer.load.stream_answer", answering)
-    code, printed, told = run("chat", random_base, "--image", tmp_path / "blue.png", "--image", tmp_path / "blue.png")
-    assert told.endswith("error: it does not fit\n")
+    code, stdout, stderr = run("chat", random_base, "--image", tmp_path / "blue.png", "--image", tmp_path / "blue.png")
+    assert stderr.endswith("error: it does not fit\n")
     first = "<image_placeholder>\n<image_placeholder>\nHello"
-    assert (code, printed) == (0, "Yes.\nYes.\n")
+    assert (code, stdout) == (0, "Yes.\nYes.\n")
     assert seen == [([first], 2), ([first, "Yes.", "And now?"], 2)]
     assert next(typed) == "never read"
 
 
 def test_evaluate_prints_the_table(run, random_base, tmp_path):
-    code, printed, told = run(
+    code, stdout, stderr = run(
         "evaluate", random_base, "--out", tmp_path / "e", "--num-prompts", 4, "--num-questions", 4, "--guidance", 1
     )
     assert code == 0
-    assert "Background colour" in printed and "Named object, top 1" in printed and "results.json" in printed
+    assert "Background colour" in stdout and "Named object, top 1" in stdout and "results.json" in stdout
     assert (tmp_path / "e/results.json").is_file()
-    assert "draw: 4 of 4" in told
+    assert "draw: 4 of 4" in stderr
 
 
 def test_report_prints_its_path(run, tmp_path):
-    code, printed, _ = run("report", make_run(tmp_path / "run", 2))
-    assert code == 0 and printed.strip() == str(tmp_path / "run/report.html")
+    code, stdout, _ = run("report", make_run(tmp_path / "run", 2))
+    assert code == 0 and stdout.strip() == str(tmp_path / "run/report.html")
     assert (tmp_path / "run/report.html").stat().st_size > 10000
 
 
@@ -169,7 +169,7 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "NOWHERE", "--prompt", "x"), "there is no folder NOWHERE"),
         (("generate", "EMPTY", "--prompt", "x"), "config.json is missing"),
         (("generate", "EMPTY", "--prompt", " "), "--prompt is empty"),
-        (("generate", "EMPTY"), "nothing to draw: give --prompt"),
+        (("generate", "EMPTY"), "nothing to generate: give --prompt"),
         (("generate", "EMPTY", "--prompts-file", "NONE.txt"), "NONE.txt: there is no such file"),
         (("generate", "EMPTY", "--prompts-file", "EMPTY"), "EMPTY cannot be read: Is a directory"),
         (("generate", "EMPTY", "--prompts-file", "/dev/null"), "it is a device or a pipe"),
@@ -177,7 +177,7 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
-        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "holds files already"),
+        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "already contains files"),
         pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),
@@ -187,7 +187,7 @@ def test_report_prints_its_path(run, tmp_path):
         ),
         (("generate", "EMPTY", "--prompt", "x", "--num-images", "0"), "'--num-images'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "-1"), "'--temperature'"),
-        (("generate", "EMPTY", "--prompt", "x", "--out", "FILE/under"), "FILE/under cannot be made"),
+        (("generate", "EMPTY", "--prompt", "x", "--out", "FILE/under"), "FILE/under cannot be created"),
         (("chat", "EMPTY", "--image", "NONE.png", "--prompt", "x"), "there is no such file"),
         (("chat", "EMPTY", "--image", "FILE", "--prompt", "x"), "cannot be read as an image"),
         (("chat", "EMPTY", "--image", "EMPTY", "--prompt", "x"), "EMPTY cannot be read as an image: Is a directory"),
@@ -199,7 +199,7 @@ def test_report_prints_its_path(run, tmp_path):
         (("import", "https://hub.example/a/b", "--out", "OUT"), "a model of the hub is named OWNER/NAME"),
         (("evaluate", "EMPTY", "--out", "OUT"), "config.json is missing"),
         (("evaluate", "EMPTY"), "Missing option '--out'"),
-        (("report", "EMPTY"), "holds neither a run"),
+        (("report", "EMPTY"), "contains neither a run"),
         (("report", "NOWHERE"), "there is no folder"),
         (("draw", "x"), "No such command 'draw'"),
         (("report", "EMPTY", "--colour"), "No such option"),
@@ -209,18 +209,18 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FILE").write_text("no image")
-    code, printed, told = run(*words)
+    code, stdout, stderr = run(*words)
     assert code == 2
-    assert told.count("\n") == 1 and told.startswith("error: ") and says in told
-    assert not printed
+    assert stderr.count("\n") == 1 and stderr.startswith("error: ") and says in stderr
+    assert not stdout
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["EMPTY", "FILE"], "nothing is left behind"
 
 
 def test_placeholders_must_match(run, random_base, tmp_path):
-    code, _, told = run("chat", random_base, "--prompt", "<image_placeholder> what is it?")
-    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 images" in told
-    code, _, told = run("generate", random_base, "--prompt", "<image_placeholder> in red", "--out", tmp_path / "out")
-    assert code == 2 and told.count("\n") == 1 and "1 <image_placeholder> but 0 images" in told
+    code, _, stderr = run("chat", random_base, "--prompt", "<image_placeholder> what is it?")
+    assert code == 2 and stderr.count("\n") == 1 and "1 <image_placeholder> but 0 images" in stderr
+    code, _, stderr = run("generate", random_base, "--prompt", "<image_placeholder> in red", "--out", tmp_path / "out")
+    assert code == 2 and stderr.count("\n") == 1 and "1 <image_placeholder> but 0 images" in stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -237,8 +237,8 @@ def test_too_little_memory_is_one_line(run, random_base, tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr("janus_train.infer.load.generate_images", fail)
-    code, _, told = run("generate", random_base, "--prompt", "a dog", "--out", tmp_path / "out")
-    assert code == 2 and told.count("\n") == 1 and "a smaller --batch-size" in told
+    code, _, stderr = run("generate", random_base, "--prompt", "a dog", "--out", tmp_path / "out")
+    assert code == 2 and stderr.count("\n") == 1 and "a smaller --batch-size" in stderr
     assert not list(tmp_path.iterdir())
 
 

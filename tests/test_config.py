@@ -150,9 +150,9 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         (["+stage=1", "train_parts=[generation_encoder]"], "generation_encoder makes the targets"),
         (["+stage=1", "ratio={understanding:0,text:0,generation:0}"], "at least one kind"),
         (["+stage=1", "batch.row_tokens=5000"], "more than the model's context 1024"),
-        (["+stage=1", "model.vision.patch_size=16"], "one grid for both encoders"),
+        (["+stage=1", "model.vision.patch_size=16"], "both encoders need the same grid"),
         (["+stage=2", "model=janus_pro_1b", "run.steps=400000"], "steps 400000 is more than planned_steps 360000"),
-        (["+stage=1", "seed"], "seed: cannot be read, options are written key=value"),
+        (["+stage=1", "seed"], "seed: cannot be parsed, options are written key=value"),
     ],
 )
 def test_mistakes_get_one_line(overrides: list[str], message: str) -> None:

@@ -42,14 +42,14 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def in_fresh_python(code: str) -> str:
     """What ``code`` prints last in a process that has imported nothing yet."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
 
 
 def test_every_contract_holds() -> None:
-    done = lint_imports(ROOT)
-    assert done.returncode == 0, done.stdout
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_an_import_inside_a_function_breaks_a_contract_too(tmp_path: Path, modul
     shutil.copytree(PACKAGE, tmp_path / "janus_train", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     with (tmp_path / "janus_train" / module).open("a") as file:
         file.write(f"\n\ndef late() -> None:\n{line}\n")
-    done = lint_imports(tmp_path)
-    assert done.returncode == 1
-    assert any(broken in line and line.endswith("BROKEN") for line in done.stdout.splitlines()), done.stdout
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1
+    assert any(broken in line and line.endswith("BROKEN") for line in result.stdout.splitlines()), result.stdout
 
 
 def test_a_new_package_needs_a_place_in_the_layers(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "janus_train", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     (tmp_path / "janus_train/helpers.py").write_text("")
-    done = lint_imports(tmp_path)
-    assert done.returncode == 1 and "helpers" in done.stdout
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1 and "helpers" in result.stdout
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -118,8 +118,8 @@ for words in [[], *([name] for name in commands)]:
         assert end.code == 0, words
 print([library for library in {HEAVY} if library in sys.modules], len(commands))
 """
-    found, number = in_fresh_python(code).rsplit(maxsplit=1)
-    assert found == "[]" and int(number) > 10
+    imports, number = in_fresh_python(code).rsplit(maxsplit=1)
+    assert imports == "[]" and int(number) > 10
 
 
 @pytest.mark.slow

@@ -70,11 +70,11 @@ def test_a_cut_keeps_the_lines_up_to_the_step(
 ) -> None:
     """Of lines longer and shorter than what is read at once."""
     path = tmp_path_factory.mktemp("cut") / "a.jsonl"
-    written = [json_line({"step": s, "x": "y" * (size * s // 9)}).encode() for s in steps]
-    path.write_bytes(b"".join(written) + tail)
+    text = [json_line({"step": s, "x": "y" * (size * s // 9)}).encode() for s in steps]
+    path.write_bytes(b"".join(text) + tail)
     truncate_after(path, step)
-    kept = sum(s <= step for s in steps)
-    assert path.read_bytes() == b"".join(written[:kept])
+    lines = sum(s <= step for s in steps)
+    assert path.read_bytes() == b"".join(text[:lines])
 
 
 def test_a_line_that_lacks_only_its_newline_is_kept_whole(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_signals_reach_the_trainers_and_their_code_comes_back(
     launcher = start(tmp_path / "waits.py", "--num_processes", str(processes), *several, arguments=(f"{tmp_path}/up-",))
     wait_for(lambda: len(list(tmp_path.glob("up-*"))) == processes, 120, "the trainers' start")
     launcher.send_signal(number)
-    _, said = launcher.communicate(timeout=60)
-    assert launcher.returncode == 75, said
-    assert "Traceback" not in said
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 75, stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_module_is_launched_as_a_script_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,9 @@ def test_a_module_is_launched_as_a_script_is(tmp_path: Path, monkeypatch: pytest
 def test_a_killed_trainer_ends_the_others(tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(FAILS)
     launcher = start(tmp_path / "fails.py", "--num_processes", "2", "--multi_gpu", "--main_process_port", "0")
-    _, said = launcher.communicate(timeout=120)
+    _, stderr = launcher.communicate(timeout=120)
     assert launcher.returncode == 137
-    assert said.strip().splitlines()[-1] == "rank 1 ended first on this node, with code 137"
+    assert stderr.strip().splitlines()[-1] == "rank 1 ended first on this node, with code 137"
 
 
 def test_the_death_that_ended_the_others_gives_the_code(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         launcher = start(
             tmp_path / "waits.py", "--multi_gpu", "--num_processes", "2", *nodes, "--main_process_port", port
         )
-        _, said = launcher.communicate(timeout=120)
+        _, stderr = launcher.communicate(timeout=120)
     assert launcher.returncode == 1
-    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert f"port `{port}`" in line and "Traceback" not in said
+    [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert f"port `{port}`" in line and "Traceback" not in stderr
 
 
 def test_codes_are_as_a_shell_has_them() -> None:

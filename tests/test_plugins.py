@@ -95,17 +95,17 @@ def test_a_module_that_the_configuration_names_brings_a_source_and_a_template(fo
 
 def test_inspect_shows_what_a_plug_in_brings(run: Run, folder: Path, random_base: Path) -> None:
     words = (*text_only(folder), f"init_from={random_base}", "plugins=[my_numbers]", "batch.rows_per_step=1")
-    code, printed, told = run("inspect", *words)
-    assert code == 0, told
-    assert {sample["source"] for sample in json.loads(printed)["samples"]} == {"n"}
+    code, stdout, stderr = run("inspect", *words)
+    assert code == 0, stderr
+    assert {sample["source"] for sample in json.loads(stdout)["samples"]} == {"n"}
 
 
 def test_verify_takes_plug_ins_for_its_worker_processes_too(run: Run, folder: Path) -> None:
     make_shard(folder / "a.tar", {f"{n}.json": {"number": n} for n in range(3)})
-    code, printed, _ = run("verify", "a.tar", "--max-bad", 0)
+    code, stdout, _ = run("verify", "a.tar", "--max-bad", 0)
     assert code == 1
-    code, printed, told = run("verify", "a.tar", "r.yaml", "--max-bad", 0, "--workers", 2, "--plugin", "my_numbers")
-    assert code == 0, printed + told
+    code, stdout, stderr = run("verify", "a.tar", "r.yaml", "--max-bad", 0, "--workers", 2, "--plugin", "my_numbers")
+    assert code == 0, stdout + stderr
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_verify_takes_plug_ins_for_its_worker_processes_too(run: Run, folder: Pa
         ("no_such_module", "plugins: no_such_module cannot be imported (ModuleNotFoundError: No module named"),
         ("broken", "plugins: broken cannot be imported (ZeroDivisionError: division by zero)"),
         ("greedy", "plugins: greedy: template 'text' of greedy: janus_train.data.templates has one of this name"),
-        ("my-numbers", "plugins: 'my-numbers' is no name of a Python module"),
-        ("./my_numbers.py", "plugins: './my_numbers.py' is no name of a Python module"),
+        ("my-numbers", "plugins: 'my-numbers' is not the name of a Python module"),
+        ("./my_numbers.py", "plugins: './my_numbers.py' is not the name of a Python module"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_one_line(folder: Path, module: str, says: str) -> None:
@@ -128,8 +128,8 @@ def test_a_module_that_cannot_be_imported_is_one_line(folder: Path, module: str,
 
 def test_commands_name_the_option_whose_module_is_missing(run: Run, folder: Path) -> None:
     for words in (("verify", "r.yaml"), ("tokenize", "r.yaml", "--model", "m"), ("evaluate", "m", "--out", "o")):
-        code, _, told = run(*words, "--plugin", "no_such_module")
-        assert code == 2 and "error: --plugin: no_such_module cannot be imported" in told
+        code, _, stderr = run(*words, "--plugin", "no_such_module")
+        assert code == 2 and "error: --plugin: no_such_module cannot be imported" in stderr
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -164,8 +164,8 @@ def test_the_examples_of_contributing_are_plug_ins(run: Run, folder: Path, rando
     assert source[0].fields == {"text": "Ada"} and len(source) == 1 and len(source.data_digest()) == 16
     assert get_template("image_title").reads == "title"
     words = ("evaluate", random_base, "--out", "colours", "--evaluation", "colours", "--plugin", "example_2")
-    code, printed, told = run(*words, "--guidance", 1)
-    assert code == 0 and "mean colour" in printed, told
+    code, stdout, stderr = run(*words, "--guidance", 1)
+    assert code == 0 and "mean colour" in stdout, stderr
     assert set(json.loads((folder / "colours/results.json").read_text())) == {"red", "blue"}
 
 
@@ -201,8 +201,8 @@ assert not [name for name in sys.modules if name.startswith("janus_train.demo")]
 assert open_recipe(compose_config(["+stage=2"])).digests()
 assert "janus_train.demo.plugin" in sys.modules and "janus_train.demo.detector" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_no_module_of_the_core_names_the_demonstration_in_an_import() -> None:

@@ -8,7 +8,7 @@ from janus_train.text import printable, printable_line
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("a\x1b[2Jb", r"a\x1b[2Jb"),
         ("a\x9b2Jb", r"a\x9b2Jb"),
@@ -19,8 +19,8 @@ from janus_train.text import printable, printable_line
         ("half \ud800", r"half \ud800"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_what_is_not_printable_is_escaped(text: str, escaped: str) -> None:
+    assert printable(text) == escaped
 
 
 @pytest.mark.parametrize("text", ["苹果 [red] <b> & \\n", "naïve — “quotes”", "👩‍👩‍👧 🙂", "עברית", "نمی‌خواهم"])

@@ -1,4 +1,4 @@
-"""How to evaluate, and how an evaluation tells how far it is."""
+"""The options of an evaluation, and how it reports its progress."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Progress = Callable[[str, int, int], None]
-"""Told (what is being done, how many are done, of how many)."""
+"""Called with (phase, number of items done, total number of items)."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate. An evaluation that generates no images, for example, has no use for some of them."""
+    """Options of all evaluations. An evaluation ignores those that do not apply, for example if it generates no images."""
 
     num_prompts: int
     num_questions: int
     seed: int
     guidance: float
     temperature: float
-    """0: the likeliest code each time."""
+    """0 takes the most likely code each time."""
     batch_size: int = 64
 
 
-def counter(report: Progress, what: str, total: int) -> Callable[[int], None]:
-    """Tells ``report`` the sum of what it is told."""
-    done = 0
+def counter(report: Progress, phase: str, total: int) -> Callable[[int], None]:
+    """Returns a function that adds up its arguments and reports the sum of ``phase`` to ``report``."""
+    num_done = 0
 
-    def count(new: int) -> None:
-        nonlocal done
-        done += new
-        report(what, done, total)
+    def count(num_new: int) -> None:
+        nonlocal num_done
+        num_done += num_new
+        report(phase, num_done, total)
 
     return count

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class Evaluation(Protocol):
-    """Measures a model. Its module should import what is heavy only when it runs."""
+    """Measures a model. Its module should import heavy libraries only when it runs."""
 
     def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
-        """Evaluate, write into the folder ``out``, with results.json as the last file, and return what that holds."""
+        """Evaluates, writes into the folder ``out`` with results.json as the last file, and returns its content."""
 
     def table(self, results: dict[str, Any]) -> Table:
-        """The results for the terminal."""
+        """Formats the results for the terminal."""
 
 
 _EVALUATIONS: Registry[Evaluation] = Registry("evaluation")
 
 
 def register_evaluation(name: str, evaluation: Evaluation) -> None:
-    """Make ``evaluation`` known by ``name``."""
+    """Registers ``evaluation`` under ``name``."""
     _EVALUATIONS.add(name, evaluation, type(evaluation).__module__)
 
 
 def get_evaluation(name: str) -> Evaluation:
-    """The evaluation of this name. Raises `UserError` with the known ones if there is none."""
+    """Returns the evaluation of this name. Raises `UserError` with the known names if there is none."""
     return _EVALUATIONS.get(name, "--evaluation")

@@ -1,4 +1,4 @@
-"""Answers to questions about images and to plain text: greedy, batched, several images and turns per request.
+"""Answers questions about images and plain text: greedily, in batches, with several images and turns per request.
 
 messages + images -> prompt ids with P placeholders per image -> text embeddings, understanding features put over
 the placeholders -> tokens until EOS -> text
@@ -24,9 +24,9 @@ Request = tuple[Messages, Sequence[Image.Image]]
 
 
 def open_turn(messages: Messages) -> Messages:
-    """The messages with an open assistant's turn at their end, where the model goes on."""
-    last = messages[-1]
-    if ROLES[last["role"]] == ASSISTANT and not last["content"]:
+    """Returns the messages with an open assistant turn at the end, which the model continues."""
+    last_message = messages[-1]
+    if ROLES[last_message["role"]] == ASSISTANT and not last_message["content"]:
         return messages
     return [*messages, {"role": "assistant", "content": ""}]
 
@@ -40,12 +40,12 @@ def answer(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """One answer per request, in the requests' order, each until EOS or ``max_new_tokens``.
+    """Returns one answer per request, in the requests' order, each up to EOS or ``max_new_tokens``.
 
     Requests of similar length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
 
     Raises:
-        UserError: a request's placeholders and images are not equally many, or it does not fit the model's context.
+        UserError: a request's numbers of placeholders and images differ, or it does not fit the model's context.
     """
     prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images)) for messages, images in requests]
     check_fits(janus, max((len(prompt) for prompt in prompts), default=0), max_new_tokens, "new ones")
@@ -69,27 +69,27 @@ def stream_answer(
     images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> Iterator[str]:
-    """One request's answer in pieces, each as soon as it is known; together they are what `answer` gives.
+    """Yields one request's answer in pieces, each as soon as it is known; together they equal the result of `answer`.
 
     Raises, at the first piece:
-        UserError: as `answer`.
+        UserError: as in `answer`.
     """
     prompt = encoder.chat_prompt_ids(open_turn(messages), len(images))
     check_fits(janus, len(prompt), max_new_tokens, "new ones")
     ids: list[int] = []
-    sent = ""
+    sent_text = ""
     for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens):
         ids.append(int(token))
-        # Spaces at the end may be the answer's end; half a character decodes to the replacement character.
+        # Spaces may be the answer's end, where they are stripped; half a character decodes to the replacement character.
         text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(sent) :]
-            sent = text
+        if len(text) > len(sent_text) and text.startswith(sent_text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(sent_text) :]
+            sent_text = text
         if ids[-1] == encoder.special.eos:
             break
-    rest = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(sent) :]
-    if rest:
-        yield rest
+    remainder = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(sent_text) :]
+    if remainder:
+        yield remainder
 
 
 def answer_ids(
@@ -99,7 +99,7 @@ def answer_ids(
     images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, without EOS; ``images`` in the order of the prompts' placeholders."""
+    """Returns the tokens that follow each prompt, without EOS; ``images`` are in the order of the prompts' placeholders."""
     columns = list(answer_tokens(janus, encoder, prompts, images, max_new_tokens))
     rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
     return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
@@ -113,20 +113,20 @@ def answer_tokens(
     images: Sequence[Image.Image],
     max_new_tokens: int,
 ) -> Iterator[torch.Tensor]:
-    """The likeliest next tokens (N,), a step at a time until all rows have ended; EOS from where a row has."""
+    """Yields the most likely next tokens (N,) per step until all rows have ended; ended rows get EOS."""
     device = janus.lm_head.weight.device
     ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, M)
     with evaluation_mode(janus):
         decoder = Decoder(janus, room=ids.shape[1] + max_new_tokens)
         features = [image_features(janus, encoder, images)] if images else []
         hidden = decoder.prefill(prompt_embeds(janus, ids, features), mask)  # (N, D)
-        done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        has_ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for number in range(max_new_tokens):
             token = janus.lm_head(hidden).argmax(-1)  # (N,)
-            token = torch.where(done, encoder.special.eos, token)
+            token = torch.where(has_ended, encoder.special.eos, token)
             yield token
-            done |= token == encoder.special.eos
-            if done.all():
+            has_ended |= token == encoder.special.eos
+            if has_ended.all():
                 return
             if number + 1 < max_new_tokens:
                 hidden = decoder.step(janus.model.language_model.embed_tokens(token))

@@ -1,8 +1,8 @@
-"""What generating images and answering share: inference mode, left padding, and the language model's cached steps.
+"""Shared by generating images and answering: inference mode, left padding, and the language model's cached steps.
 
-A row is a prompt. Rows of different lengths are padded on the left, so that all of them go on at the same column; the
-padding is never attended to and positions start at each row's first own token, so a row's result does not depend on
-the batch that it is in.
+A row is a prompt. Rows of different lengths are padded on the left, so that all of them continue at the same column. The
+padding is never attended to, and positions start at each row's first own token, so a row's result does not depend on its
+batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def inference(janus: JanusForConditionalGeneration) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
-    """Eval mode, and plain masked attention in the language model; puts back what it found.
+    """Sets eval mode, and plain masked attention in the language model; restores both afterwards.
 
     Training sets the language model to an attention that needs the documents' cumulative lengths: with a cache and one
     token per step there are none.
@@ -42,20 +42,22 @@ def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
     finally:
         text_config._attn_implementation = attention
         for module in training:
-            module.training = True  # one by one: .train() would reach the frozen parts below it
+            module.training = True  # one by one: .train() would also change the frozen modules inside
 
 
-def check_fits(janus: JanusForConditionalGeneration, prompt: int, more: int, what: str) -> None:
-    """Raises `UserError` if ``prompt`` tokens and ``more`` of ``what`` are longer than the model's context."""
+def check_fits(janus: JanusForConditionalGeneration, num_prompt_tokens: int, num_new: int, unit: str) -> None:
+    """Raises `UserError` if ``num_prompt_tokens`` tokens and ``num_new`` of ``unit`` are longer than the model's context."""
     context = janus.config.text_config.max_position_embeddings
-    if prompt + more > context:
-        raise UserError(f"a prompt of {prompt} tokens and {more} {what} do not fit the context of {context}")
+    if num_prompt_tokens + num_new > context:
+        raise UserError(
+            f"a prompt of {num_prompt_tokens} tokens and {num_new} {unit} do not fit the context of {context}"
+        )
 
 
 def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, M) int64 ids padded on the left with ``fill`` to the longest, and the (N, M) bool mask that is true at the rows' own tokens.
+    """Pads ids on the left with ``fill`` to the longest, (N, M) int64; also returns their mask (N, M), true at own tokens.
 
-    The mask comes from the lengths, never from ``ids == fill``: an unconditional row holds pads that are attended to.
+    The mask comes from the lengths, never from ``ids == fill``: an unconditional row contains pads that are attended to.
     """
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.int64)
@@ -67,10 +69,10 @@ def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, to
 
 
 class PreallocatedKVCacheLayer(DynamicLayer):
-    """A layer's keys and values (N, heads, tokens, head size) in memory that is taken once for all tokens to come.
+    """A layer's keys and values (N, heads, tokens, head size) in memory that is allocated once for all tokens to come.
 
-    transformers' growing layer copies everything at each step, its static one attends to the empty room too: on a CPU
-    both cost more (benchmarks/generate.md), so the static one serves only where its fixed addresses are needed.
+    transformers' growing layer copies everything at each step, and its static one attends to unused memory too: on a CPU
+    both are slower (benchmarks/generate.md), so the static one is used only where fixed addresses are needed.
     """
 
     def __init__(self, room: int):
@@ -88,33 +90,33 @@ class PreallocatedKVCacheLayer(DynamicLayer):
                 key_states.new_empty(rows, heads, self.room, size),
                 value_states.new_empty(rows, heads, self.room, size),
             )
-        used = self.get_seq_length()
-        end = used + key_states.shape[-2]
-        for memory, new in zip(self.memory, (key_states, value_states), strict=True):
-            memory[:, :, used:end] = new
+        num_used = self.get_seq_length()
+        end = num_used + key_states.shape[-2]
+        for memory, states in zip(self.memory, (key_states, value_states), strict=True):
+            memory[:, :, num_used:end] = states
         self.keys, self.values = (memory[:, :, :end] for memory in self.memory)
         return self.keys, self.values
 
 
 class Decoder:
-    """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` by `step`.
+    """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` repeatedly.
 
-    Two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a GPU every step has
-    the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA graph and replayed:
-    one launch per step instead of some hundreds.
+    It has two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a
+    GPU every step has the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA
+    graph and replayed: one launch per step instead of some hundreds.
     """
 
     def __init__(self, janus: JanusForConditionalGeneration, room: int, fixed: bool | None = None):
-        """``room``: tokens that the longest row will have in the end. ``fixed``: a GPU's way; None: by the device."""
+        """``room``: final number of tokens of the longest row. ``fixed``: whether shapes are fixed as on a GPU; None: by the device."""
         self.language_model = janus.model.language_model
         device = janus.lm_head.weight.device
         self.room, self.fixed = room, device.type == "cuda" if fixed is None else fixed
         layer = StaticLayer if self.fixed else PreallocatedKVCacheLayer
         self.cache = Cache(layers=[layer(room) for _ in range(self.language_model.config.num_hidden_layers)])
-        self.mask: torch.Tensor  # (N, room) bool, true at the own tokens and at all that are still to come
-        self.tokens: int  # in the cache
-        self.position: torch.Tensor  # (N, 1) int64, of the newest token
-        self.count: torch.Tensor  # (1, 1) int64, tokens in the cache, where the fixed step finds it
+        self.mask: torch.Tensor  # (N, room) bool, true at own tokens and at future ones
+        self.tokens: int  # number in the cache
+        self.position: torch.Tensor  # (N, 1) int64, that of the newest token
+        self.count: torch.Tensor  # (1, 1) int64, number of tokens in the cache, for fixed steps
         self.columns = torch.arange(room, device=device)
         self.graph: CudaGraph | None = None
 
@@ -126,11 +128,13 @@ class Decoder:
         self.position, self.tokens = position_ids[:, -1:].clone(), width
         self.count = torch.full((1, 1), width, device=mask.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
-        itself = torch.eye(width, dtype=torch.bool, device=mask.device)  # a padding's own row must not be empty: NaN
-        allowed = (causal & mask[:, None, :]) | itself  # (N, M, M)
-        if self.fixed:  # the cache gives the empty room to the attention too
-            allowed = torch.nn.functional.pad(allowed, (0, self.room - width))
-        return self._run(embeds, allowed[:, None], position_ids)
+        diagonal = torch.eye(
+            width, dtype=torch.bool, device=mask.device
+        )  # padding attends to itself, because an empty row gives NaN
+        attention_mask = (causal & mask[:, None, :]) | diagonal  # (N, M, M)
+        if self.fixed:  # the cache passes its unused memory to the attention too
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, self.room - width))
+        return self._run(embeds, attention_mask[:, None], position_ids)
 
     def step(self, embeds: torch.Tensor) -> torch.Tensor:
         """Reads one token per row: embeddings (N, D) -> hidden states (N, D)."""
@@ -146,17 +150,17 @@ class Decoder:
         return self._run(embeds[:, None], self.mask[:, None, None, : self.tokens], self.position)
 
     def _fixed_step(self, embeds: torch.Tensor) -> torch.Tensor:
-        """A step that changes its state in place and never asks a tensor for its value, as a CUDA graph needs it."""
+        """Runs a step that changes its state in place and never reads a tensor's value on the host, as a CUDA graph requires."""
         self.position.add_(1)
         self.count.add_(1)
-        allowed = self.mask & (self.columns < self.count)  # (N, room)
-        return self._run(embeds[:, None], allowed[:, None, None, :], self.position)
+        attention_mask = self.mask & (self.columns < self.count)  # (N, room)
+        return self._run(embeds[:, None], attention_mask[:, None, None, :], self.position)
 
-    def _run(self, embeds: torch.Tensor, allowed: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """``allowed`` (N, 1, queries, keys) bool goes to the attention as it is."""
+    def _run(self, embeds: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Runs the language model; the attention uses ``attention_mask`` (N, 1, queries, keys) bool unchanged."""
         out = self.language_model(
             inputs_embeds=embeds,
-            attention_mask=allowed,
+            attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=self.cache,
             use_cache=True,
@@ -165,22 +169,24 @@ class Decoder:
 
 
 class CudaGraph:
-    """A function of one tensor as a CUDA graph, replayed at each call."""
+    """Captures a function of one tensor as a CUDA graph, and replays it at each call."""
 
     def __init__(
         self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, state: Sequence[torch.Tensor]
     ):
-        """``state``: tensors that the function changes in place; trying it out and capturing leave them as they were."""
-        kept = [tensor.clone() for tensor in state]
+        """``state``: tensors that the function changes in place; warming up and capturing leave them unchanged."""
+        saved_state = [tensor.clone() for tensor in state]
         self.input = example.clone()
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up at the first calls, which no graph may hold
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(
+            side_stream
+        ):  # libraries initialise themselves at the first calls, which must not be captured
             for _ in range(2):
                 function(self.input)
-                for tensor, value in zip(state, kept, strict=True):
+                for tensor, value in zip(state, saved_state, strict=True):
                     tensor.copy_(value)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.output = function(self.input)

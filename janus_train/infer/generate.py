@@ -1,9 +1,10 @@
-"""Images from prompts: the one sampling loop of training previews, the command line, the app and the evaluation.
+"""Generates images from prompts: the sampling loop of training previews, the command line, the app and the evaluation.
 
     prompt ids (end with <begin_of_image>) -> P codes, one per step -> VQ decoder -> image
 
 The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1. The loop ends after P codes; no
-token closes an image. With guidance each prompt is read twice, as it is and without its text, and the logits are ``unconditional + guidance * (conditional - unconditional)``.
+token closes an image. With guidance each prompt is read twice, with and without its text, and the logits are
+``unconditional + guidance * (conditional - unconditional)``.
 """
 
 from __future__ import annotations
@@ -18,42 +19,42 @@ from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
 from janus_train.model.vq import decode_codes
 
-ProgressCallback = Callable[[int], None]
-"""Called with the number of images that were finished since the last call."""
+ImageProgress = Callable[[int], None]
+"""Called with the number of images finished since the last call."""
 
 
 def tokens_per_image(janus: JanusForConditionalGeneration) -> int:
-    """P: the side of the encoders' grid, squared."""
+    """The number of codes P per image: the side of the encoders' grid, squared."""
     vision = janus.config.vision_config
     return (vision.image_size // vision.patch_size) ** 2
 
 
-def unconditional(prompt: Sequence[int], pad_id: int) -> list[int]:
-    """The prompt without its text: first and last id kept, every id between replaced by pad, which is attended to."""
+def unconditional_prompt(prompt: Sequence[int], pad_id: int) -> list[int]:
+    """Returns the prompt without its text: every id between the first and the last becomes pad, which is attended to."""
     return [prompt[0], *[pad_id] * (len(prompt) - 2), prompt[-1]]
 
 
 def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
-    """(N, P) float64 in [0, 1): each image's own random numbers, whatever batch or device it is generated in."""
+    """Returns random numbers (N, P) float64 in [0, 1), which depend on each image's seed but not on batch or device."""
     rows = [torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(rows)
 
 
-def pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
+def sample_codes(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
     """Samples one code per row: logits (N, C), uniform (N,) -> (N,) int64, by the inverse of the cumulative distribution.
 
     In float64: the few ulps by which logits differ between batches of different sizes then choose another code only
-    once in some 1e6 draws.
+    about once in 1e6 samples.
     """
     cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)  # (N, C)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
-def guided(logits: torch.Tensor, guidance: float) -> torch.Tensor:
-    """(2N, C) logits, conditional rows first -> (N, C) guided ones."""
-    conditional, without = logits.chunk(2)
-    return without + guidance * (conditional - without)
+def apply_guidance(logits: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Applies classifier-free guidance: logits (2N, C), conditional rows first -> (N, C)."""
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def generate_codes(
@@ -67,24 +68,24 @@ def generate_codes(
     greedy: bool = False,
     image_features: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
-    """Codes (N, P) int64 of one image per prompt, all of them in one batch.
+    """Generates codes (N, P) int64 of one image per prompt, in one batch.
 
     Args:
-        prompts: ids that begin with BOS and end with <begin_of_image>; of any lengths.
-        guidance: weight of classifier-free guidance; 1 is none, and costs half.
-        temperature: above 0; what logits are divided by.
+        prompts: ids of any length that begin with BOS and end with <begin_of_image>.
+        guidance: weight of classifier-free guidance; 1 means none, and halves the cost.
+        temperature: above 0; logits are divided by it.
         seeds: one per image; the same seed and prompt give the same codes in any batch.
-        greedy: the likeliest code each time; seeds and temperature then have no effect.
-        image_features: features of the images in each prompt (`image_inputs.image_features`); empty: there are no images.
+        greedy: take the most likely code each time; seeds and temperature then have no effect.
+        image_features: features of the images in each prompt (`image_inputs.image_features`); empty for prompts without images.
 
     Raises:
-        ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
+        ValueError: no prompt, a prompt of fewer than two ids, a wrong number of seeds, temperature not above 0.
         UserError: a prompt and its image are longer than the model's context.
     """
     _check(janus, prompts, seeds, temperature, greedy)
     device = janus.lm_head.weight.device
-    twice = guidance != 1.0
-    rows = [list(p) for p in prompts] + ([unconditional(p, pad_id) for p in prompts] if twice else [])
+    uses_guidance = guidance != 1.0
+    rows = [list(p) for p in prompts] + ([unconditional_prompt(p, pad_id) for p in prompts] if uses_guidance else [])
     ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
     num_codes = tokens_per_image(janus)
     uniform = uniforms(seeds, num_codes).to(device)
@@ -95,13 +96,13 @@ def generate_codes(
         hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
         for i in range(num_codes):
             logits = model.generation_head(hidden).float()
-            if twice:
-                logits = guided(logits, guidance)  # (N, C)
-            codes[:, i] = logits.argmax(-1) if greedy else pick(logits, uniform[:, i], temperature)
+            if uses_guidance:
+                logits = apply_guidance(logits, guidance)  # (N, C)
+            codes[:, i] = logits.argmax(-1) if greedy else sample_codes(logits, uniform[:, i], temperature)
             if i + 1 < num_codes:
-                # A code goes in through its own table and adaptor: in the text embedding it would be a word.
+                # A code has its own embedding and adaptor; the text embedding would take it for a word.
                 embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
-                hidden = decoder.step(torch.cat([embeds, embeds]) if twice else embeds)
+                hidden = decoder.step(torch.cat([embeds, embeds]) if uses_guidance else embeds)
     return codes
 
 
@@ -115,9 +116,9 @@ def _check(
     if not prompts or min(len(p) for p in prompts) < 2:
         raise ValueError("a prompt needs at least its first token and <begin_of_image>")
     if len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed an image")
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed per image")
     if not greedy and temperature <= 0:
-        raise ValueError(f"temperature {temperature} must be above 0 (for the likeliest codes: greedy)")
+        raise ValueError(f"temperature {temperature} must be above 0 (for the most likely codes: greedy)")
     check_fits(janus, max(map(len, prompts)), tokens_per_image(janus), "of an image")
 
 
@@ -131,13 +132,13 @@ def generate_images(
     seeds: Sequence[int],
     greedy: bool = False,
     batch_size: int = 64,
-    progress: ProgressCallback | None = None,
+    progress: ImageProgress | None = None,
     image_features: Sequence[torch.Tensor] = (),
 ) -> list[Image.Image]:
-    """Images in the prompts' order, generated ``batch_size`` at a time, prompts of similar length together.
+    """Generates images in the prompts' order, ``batch_size`` at a time, prompts of similar length together.
 
-    On a CPU an image is the same to the last bit in any batch: sampling is in float64, and the VQ decoder, whose rounding
-    depends on how many it decodes at once, gets one at a time. (On a GPU the language model's rounding depends on them too.)
+    On a CPU an image is bit-identical in any batch: sampling is in float64, and the VQ decoder, whose rounding depends on
+    its batch size, decodes one image at a time. (On a GPU the language model's rounding depends on the batch size too.)
     """
     _check(janus, prompts, seeds, temperature, greedy)
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
@@ -155,8 +156,8 @@ def generate_images(
             image_features=[image_features[n] for n in chunk] if image_features else (),
         )
         with inference(janus):
-            for n, own in zip(chunk, codes, strict=True):
-                pixels = decode_codes(janus.model.vqmodel, own[None])  # (1, S, S, 3) uint8
+            for n, image_codes in zip(chunk, codes, strict=True):
+                pixels = decode_codes(janus.model.vqmodel, image_codes[None])  # (1, S, S, 3) uint8
                 images[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:
             progress(len(chunk))

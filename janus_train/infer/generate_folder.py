@@ -1,4 +1,4 @@
-"""Images generated from prompts, written to a folder."""
+"""Generates images from prompts and writes them to a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from janus_train.errors import UserError
-from janus_train.infer.generate import ProgressCallback
+from janus_train.infer.generate import ImageProgress
 from janus_train.infer.image_grid import GeneratedImage, write_image_folder
 from janus_train.infer.load import LoadedModel
 
@@ -25,13 +25,13 @@ def generate_folder(
     temperature: float | None = None,
     images: Sequence[Image.Image] = (),
     batch_size: int = 16,
-    progress: ProgressCallback | None = None,
+    progress: ImageProgress | None = None,
 ) -> list[Path]:
-    """Generate ``num_images`` for each prompt, the first with ``seed`` and the rest with the next ones, and write them to ``out``.
+    """Generates ``num_images`` per prompt, with consecutive seeds from ``seed`` on, and writes them to ``out``.
 
-    ``model`` is what metadata.jsonl calls the model; ``images`` are shown to it with every prompt; ``progress`` gets the
-    number of images that are done since it was last called. Returns the images' paths. Raises `UserError` if ``out`` cannot
-    be written; nothing of it is left then.
+    ``model`` is the model's name in metadata.jsonl; ``images`` are part of every prompt; ``progress`` gets the number of
+    images finished since its last call. Returns the images' paths. Raises `UserError` if ``out`` cannot be written; no
+    partial folder is left then.
     """
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature
@@ -46,12 +46,12 @@ def generate_folder(
         batch_size=batch_size,
         progress=progress,
     )
-    generated = [
+    entries = [
         GeneratedImage(image, text, image_seed, f"{number // num_images:03d}-{image_seed}.png")
         for number, (image, text, image_seed) in enumerate(zip(outputs, texts, seeds, strict=True))
     ]
     try:
-        write_image_folder(out, generated, {"guidance": guidance, "temperature": temperature, "model": model})
+        write_image_folder(out, entries, {"guidance": guidance, "temperature": temperature, "model": model})
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    return [out / entry.file for entry in generated]
+    return [out / entry.file for entry in entries]

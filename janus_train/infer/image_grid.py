@@ -1,4 +1,4 @@
-"""Generated images as files: PNGs, a grid, and how each was generated."""
+"""Writes generated images as files: PNGs, a grid, and a record of how each was generated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from janus_train.files import staged_folder
 from janus_train.jsonl import write_json_lines
 
 MAX_COLUMNS, MAX_IMAGES = 8, 256
-"""A grid has at most so many columns, and shows at most so many images (its first ones)."""
+"""The most columns of a grid, and the most images that it shows (the first ones)."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,27 @@ class GeneratedImage:
     file: str
 
 
-def write_image_folder(out: Path, images: Sequence[GeneratedImage], how: dict[str, Any]) -> None:
-    """Writes ``out`` in one rename: the images, grid.png, and metadata.jsonl with one line per image, ``how`` in each.
+def write_image_folder(out: Path, images: Sequence[GeneratedImage], settings: dict[str, Any]) -> None:
+    """Writes ``out`` in one rename: the images, grid.png, and metadata.jsonl with one line per image, ``settings`` in each.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be made; nothing is left of it then.
+        OSError: the disk is full, or the folder cannot be created; no partial folder is left then.
     """
     with staged_folder(out.absolute()) as folder:
         for item in images:
             item.image.save(folder / item.file)
-        shown = [
+        groups = [
             [item.image for item in group] for _, group in groupby(images[:MAX_IMAGES], key=lambda item: item.prompt)
         ]
-        grid(shown).save(folder / "grid.png")
-        lines = [{"prompt": item.prompt, "seed": item.seed, **how, "file": item.file} for item in images]
+        grid(groups).save(folder / "grid.png")
+        lines = [{"prompt": item.prompt, "seed": item.seed, **settings, "file": item.file} for item in images]
         write_json_lines(folder / "metadata.jsonl", lines)
 
 
 def grid(groups: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Images of one size side by side; each group begins a row, and one of more than `MAX_COLUMNS` becomes a square."""
-    most = max(map(len, groups))
-    columns = most if most <= MAX_COLUMNS else min(MAX_COLUMNS, math.isqrt(most - 1) + 1)
+    """Puts images of one size into a grid; each group begins a row, and one of more than `MAX_COLUMNS` becomes a square."""
+    largest = max(map(len, groups))
+    columns = largest if largest <= MAX_COLUMNS else min(MAX_COLUMNS, math.isqrt(largest - 1) + 1)
     rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
     width, height = groups[0][0].size
     sheet = Image.new("RGB", (columns * width, len(rows) * height), "white")

@@ -1,9 +1,9 @@
-"""What the model sees of the images in its prompts: their features over the placeholders, to answer or to edit.
+"""Puts images into prompts, to answer or to edit: their features replace the placeholders' embeddings.
 
     <bos><|User|>: <begin_of_image> P features <end_of_image>\nMake it red.\n\n<|Assistant|>:<begin_of_image>  -> P codes
 
-The row that guidance compares with has neither the words nor the images: all between its first and its last token is
-pad, as in training (`data.encode`).
+The unconditional row of guidance has neither the words nor the images: every token between its first and its last is pad,
+as in training (`data.encode`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from janus_train.infer.decoding import inference
 def image_features(
     janus: JanusForConditionalGeneration, encoder: Encoder, images: Sequence[Image.Image]
 ) -> torch.Tensor:
-    """(n, P, D): n images, at least one, as the language model reads them."""
+    """Returns features (n, P, D) of n images, at least one, as the language model reads them."""
     parameter: Any = next(janus.model.vision_model.parameters())
     pixels = torch.stack([torch.from_numpy(to_float(understanding_pixels(p, encoder.image_size))) for p in images])
     with inference(janus):
@@ -34,7 +34,7 @@ def image_features(
 def prompt_embeds(
     janus: JanusForConditionalGeneration, ids: torch.Tensor, features: Sequence[torch.Tensor] = ()
 ) -> torch.Tensor:
-    """(N, M) ids -> (N, M, D) embeddings, with ``features``, (n, P, D) each, over the placeholders in the rows' order."""
+    """Embeds ids (N, M) -> (N, M, D), with ``features``, (n, P, D) each, in place of the placeholders in the rows' order."""
     embeds = janus.model.language_model.embed_tokens(ids)
     places = ids == janus.config.image_token_id  # (N, M); placeholders stand for nothing else
     replacements = torch.cat([f.flatten(0, 1) for f in features]) if features else embeds.new_empty(0, embeds.shape[2])

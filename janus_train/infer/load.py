@@ -14,19 +14,19 @@ from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
-from janus_train.infer.generate import ProgressCallback, generate_images, tokens_per_image
+from janus_train.infer.generate import ImageProgress, generate_images, tokens_per_image
 from janus_train.infer.image_inputs import image_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
-from janus_train.interop.write import quiet
+from janus_train.interop.write import silence_transformers
 from janus_train.model.vq import generation_image_size
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to generate images and to answer."""
+    """A loaded model, ready to generate images and to answer."""
 
     folder: Path
     janus: JanusForConditionalGeneration
@@ -50,16 +50,16 @@ class LoadedModel:
         temperature: float | None = None,
         images: Sequence[Image.Image] = (),
         batch_size: int = 16,
-        progress: ProgressCallback | None = None,
+        progress: ImageProgress | None = None,
     ) -> list[Image.Image]:
-        """One image per prompt, each by its own seed; guidance and temperature (0: the likeliest codes) default to the folder's.
+        """Generates one image per prompt, each with its own seed.
 
-        ``images``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
-        `UserError` for more placeholders than images.
+        Guidance and temperature (0: the most likely codes) default to the folder's. ``images``, for editing, are put at
+        every prompt's <image_placeholder>s, or before the prompt. Raises `UserError` for more placeholders than images.
         """
         temperature = self.temperature if temperature is None else temperature
-        number = len(images)
-        ids = [self.encoder.generation_prompt_ids(with_places(prompt, number), number) for prompt in prompts]
+        num_images = len(images)
+        ids = [self.encoder.generation_prompt_ids(with_places(prompt, num_images), num_images) for prompt in prompts]
         return generate_images(
             self.janus,
             ids,
@@ -74,7 +74,7 @@ class LoadedModel:
         )
 
     def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
-        """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
+        """Yields the answer to the last of ``messages`` in pieces; ``"".join(...)`` gives the full text.
 
         Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
         """
@@ -82,23 +82,24 @@ class LoadedModel:
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
-    """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing in it.
+    """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing.
 
-    ``dtype``: of all but the VQ tokenizer, which is fp32: codes and colours change if it is rounded. None: bf16 on a GPU that computes in it, else fp32.
+    ``dtype``: that of all parts but the VQ tokenizer, which stays in fp32, because codes and colours change if it is
+    rounded. None: bf16 on a GPU that supports it, else fp32.
     """
     if not is_hub_id(str(model)):
         _check_folder(Path(model).expanduser(), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
     folder = open_folder(local_folder(str(model), ""))
-    folder.check_complete()  # transformers would go on with random values
-    with quiet():
+    folder.check_complete()  # transformers would continue with random values
+    with silence_transformers():
         janus = JanusForConditionalGeneration.from_pretrained(
             None, config=folder.config, state_dict=dict(folder.tensors()), dtype=dtype, attn_implementation="sdpa"
         )
     janus.generation_config = folder.generation_config
-    if dtype != torch.float32:  # as it is stored: rounded, it would give other colours
-        stored = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
-        janus.model.vqmodel.float().load_state_dict(stored)
+    if dtype != torch.float32:  # the stored weights: rounded ones would give other colours
+        vq_tensors = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
+        janus.model.vqmodel.float().load_state_dict(vq_tensors)
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
     tokens = tokens_per_image(janus)
@@ -107,17 +108,17 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
 
 
 def quickest_dtype(device: str) -> torch.dtype:
-    """bf16 on a GPU that computes in it, else fp32."""
+    """Returns bf16 for a GPU that supports it, else fp32."""
     bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _check_folder(path: Path, asked: str | Path) -> None:
+def _check_folder(path: Path, model: str | Path) -> None:
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {asked}: give a trained model's, for example outputs/demo/stage3/final{hint(str(asked))}"
+            f"there is no folder {model}: give a trained model's, for example outputs/demo/stage3/final{hint(str(model))}"
         )
     if not (path / "config.json").is_file():
-        inner = path / "final"
-        meant = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
-        raise UserError(f"{path} holds no model: config.json is missing{meant}")
+        final = path / "final"
+        suggestion = f"; did you mean {final}?" if (final / "config.json").is_file() else ""
+        raise UserError(f"{path} does not contain a model: config.json is missing{suggestion}")

@@ -1,4 +1,4 @@
-"""Prompts from the command line and from a file."""
+"""Collects prompts from the command line and from a file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from janus_train.files import lines_of, read_text
 
 
 def collect_prompts(prompts: list[str], file: Path | None) -> list[str]:
-    """``prompts``, then the lines of ``file`` that are not blank. Raises `UserError` if one is empty or there is none."""
+    """Returns ``prompts``, then the non-blank lines of ``file``. Raises `UserError` if a prompt is empty or there is none."""
     if any(not text.strip() for text in prompts):
-        raise UserError("--prompt is empty: say what to draw")
+        raise UserError("--prompt is empty: describe the image to generate")
     lines = [] if file is None else _lines(file)
     if not prompts and not lines:
-        raise UserError("nothing to draw: give --prompt TEXT, or --prompts-file FILE with a prompt a line")
+        raise UserError("nothing to generate: give --prompt TEXT, or --prompts-file FILE with one prompt per line")
     return [*prompts, *lines]
 
 
@@ -26,5 +26,5 @@ def _lines(file: Path) -> list[str]:
     except UserError as error:
         raise UserError(f"--prompts-file {error}") from None
     if not lines:
-        raise UserError(f"--prompts-file {file} holds no prompt: write one a line")
+        raise UserError(f"--prompts-file {file} contains no prompt: write one per line")
     return lines

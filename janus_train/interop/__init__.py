@@ -1,1 +1,1 @@
-"""Weights in and out: the official layout, transformers' layout, the hub, and models put together from base parts."""
+"""Imports and exports models: the official layout, transformers' layout, the hub, and models assembled from base parts."""

@@ -1,7 +1,7 @@
-"""A stage-1 start from base parts: a language model, a SigLIP, a VQ tokenizer; adaptors and heads start anew.
+"""Assembles the start of stage 1 from a language model, a SigLIP and a VQ tokenizer, with new adaptors and heads.
 
-Both encoders come to one grid: an image to draw has as many codes as an image to look at has patches, so its side is
-the grid's side times the VQ tokenizer's stride (384 pixels by patches of 14 are 27 x 27: images of 432 to draw).
+Both encoders share one grid: a generated image has as many codes as an input image has patches, so its side is the grid's
+side times the VQ tokenizer's stride (384 pixels in patches of 14 are 27 x 27, so generated images have 432 pixels).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ ADAPTOR_DEPTH = 2
 """Pro, Table 1: two-layer MLPs."""
 
 SPREAD = 0.02
-"""Standard deviation of new weights; biases start at 0. Both papers are silent: transformers' default, as for a base without these parts."""
+"""Standard deviation of new weights; biases start at 0. Both papers are silent: this is transformers' default."""
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """What was assembled, for the command to report."""
+class AssembledModel:
+    """The assembled model, for the command to report."""
 
     config: JanusConfig
     new_tokens: list[str]
     generation_image_size: int
 
 
-def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assembled:
-    """Write the model in transformers' layout. Raises `UserError` if a part is not what it should be or does not fit."""
+def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> AssembledModel:
+    """Writes the model in transformers' layout. Raises `UserError` if a part is invalid or does not fit the others."""
     check_target(target)
     generator = torch.Generator().manual_seed(seed)
     siglip, codes = load_siglip(local_folder(vision, "--vision ")), load_vq(vq)
@@ -49,26 +49,26 @@ def assemble(llm: str, vision: str, vq: Path, target: Path, seed: int) -> Assemb
     special = SpecialTokens.of(language.tokenizer)
     config = _config(language, siglip, codes, special)
     tensors = {**siglip.tensors, **codes.tensors, **language.tensors}
-    expected = model_shapes(config)
-    tensors |= _new(expected, codes, generator)
-    for name in sorted(expected.keys() | tensors.keys()):
+    expected_shapes = model_shapes(config)
+    tensors |= _new_tensors(expected_shapes, codes, generator)
+    for name in sorted(expected_shapes.keys() | tensors.keys()):
         shape = tuple(tensors[name].shape) if name in tensors else None
-        if shape != expected.get(name):
+        if shape != expected_shapes.get(name):
             raise UserError(
-                f"{_where(name, llm, vision, vq)} does not fit: {name} is {shape or 'missing'}, its configuration asks for "
-                f"{expected.get(name, 'nothing of that name')}"
+                f"{_source_option(name, llm, vision, vq)} does not fit: {name} is {shape or 'missing'}, its configuration asks for "
+                f"{expected_shapes.get(name, 'nothing of that name')}"
             )
     with user_errors_on_write(target):
         write_transformers(
             target,
             config,
-            ((name, tensors[name]) for name in expected),
+            ((name, tensors[name]) for name in expected_shapes),
             language.tokenizer,
             processor.SYSTEM_PROMPT,
             processor.generation_config(special, processor.GUIDANCE, processor.TEMPERATURE),
             siglip.extras | codes.extras,
         )
-    return Assembled(config, language.new_tokens, generation_image_size(config))
+    return AssembledModel(config, language.new_tokens, generation_image_size(config))
 
 
 def _config(
@@ -94,21 +94,23 @@ def _config(
     )
 
 
-_NEW = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
+_NEW_PREFIXES = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
 
 
-def _new(wanted: dict[str, tuple[int, ...]], codes: BaseEncoder, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Adaptors, image head and code embeddings: those are the codebook's L2-normalised rows (both papers are silent)."""
+def _new_tensors(
+    shapes: dict[str, tuple[int, ...]], codes: BaseEncoder, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Makes adaptors, image head and code embeddings, the last from the L2-normalised codebook (both papers are silent)."""
     codebook = codes.tensors["model.vqmodel.quantize.embedding.weight"].float()
-    made = {"model.generation_embeddings.weight": F.normalize(codebook, dim=-1)}
-    for name, shape in wanted.items():
-        if name.startswith(_NEW):
+    tensors = {"model.generation_embeddings.weight": F.normalize(codebook, dim=-1)}
+    for name, shape in shapes.items():
+        if name.startswith(_NEW_PREFIXES):
             bias = name.endswith(".bias")
-            made[name] = torch.zeros(shape) if bias else SPREAD * torch.randn(shape, generator=generator)
-    return made
+            tensors[name] = torch.zeros(shape) if bias else SPREAD * torch.randn(shape, generator=generator)
+    return tensors
 
 
-def _where(name: str, llm: str, vision: str, vq: Path) -> str:
+def _source_option(name: str, llm: str, vision: str, vq: Path) -> str:
     if name.startswith("model.vision_model."):
         return f"--vision {vision}"
     return f"--vq {vq}" if name.startswith("model.vqmodel.") else f"--llm {llm}"

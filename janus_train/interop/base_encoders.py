@@ -1,8 +1,8 @@
-"""Pretrained vision encoders and VQ tokenizers as published -> tensors and configuration in transformers' Janus names.
+"""Published vision encoders and VQ tokenizers -> tensors and configuration in transformers' Janus names.
 
 - SigLIP in transformers' layout (``SiglipModel`` or ``SiglipVisionModel``), any size and patch size; its attention pool
   becomes an extra of the official layout (`official.is_extra`), for an export.
-- LlamaGen's VQ tokenizer, a file of torch.save such as ``vq_ds16_t2i.pt``: the names of the official layout.
+- LlamaGen's VQ tokenizer, a file written by torch.save such as ``vq_ds16_t2i.pt``, with the names of the official layout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from janus_train.interop.model_folder import read_config
 
 @dataclass(frozen=True)
 class BaseEncoder:
-    """``config``: fields of the Janus configuration's section; ``extras``: by official names."""
+    """An encoder for Janus; ``config`` has the fields of its section in the configuration, ``extras`` have official names."""
 
     config: dict[str, Any]
     tensors: dict[str, torch.Tensor]
@@ -30,10 +30,10 @@ class BaseEncoder:
 
 
 def load_siglip(folder: Path) -> BaseEncoder:
-    """Raises `UserError` if the folder holds no SigLIP of transformers' layout."""
+    """Loads a SigLIP. Raises `UserError` if the folder does not contain one in transformers' layout."""
     values = read_config(folder)
     if values.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise UserError(f"{folder}: model_type {values.get('model_type')!r} is no SigLIP in transformers' layout")
+        raise UserError(f"{folder}: model_type {values.get('model_type')!r} is not a SigLIP in transformers' layout")
     vision = SiglipVisionConfig(**values.get("vision_config", values))
     state = dict(_vision_tensors(folder))
     encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
@@ -49,12 +49,14 @@ def load_siglip(folder: Path) -> BaseEncoder:
         "layer_norm_eps": vision.layer_norm_eps,
         "mlp_ratio": official_config.mlp_ratio(vision.hidden_size, vision.intermediate_size),
     }
-    named = {f"{official.SIGLIP}.{name.replace('.out_proj.', '.projection_layer.')}": t for name, t in encoder.items()}
-    return BaseEncoder(config, named, dict(_attention_pool(head, vision.hidden_size)) if head else {})
+    janus_tensors = {
+        f"{official.SIGLIP}.{name.replace('.out_proj.', '.projection_layer.')}": t for name, t in encoder.items()
+    }
+    return BaseEncoder(config, janus_tensors, dict(_attention_pool(head, vision.hidden_size)) if head else {})
 
 
 def _vision_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Without ``vision_model.``, which transformers 5 leaves away if the tower stands alone; without the text tower."""
+    """Yields the vision tower's tensors without the prefix ``vision_model.``, which transformers 5 omits if it is saved alone."""
     for name, tensor in tensors.read(tensors.weight_files(folder)):
         name = name.removeprefix("vision_model.")
         if name.startswith(("embeddings.", "encoder.", "post_layernorm.", "head.")) and not name.endswith(
@@ -64,10 +66,10 @@ def _vision_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _attention_pool(head: dict[str, torch.Tensor], width: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """transformers' pooling head in timm's words: q alone, k and v in one."""
+    """Converts transformers' pooling head to timm's names, with q in one tensor and k and v in another."""
     pool = f"{official.TOWER}.attn_pool."
-    renamed = {"probe": "latent", "attention.out_proj": "proj", "layernorm": "norm", "mlp.fc1": "mlp.fc1"}
-    renamed["mlp.fc2"] = "mlp.fc2"
+    timm_prefixes = {"probe": "latent", "attention.out_proj": "proj", "layernorm": "norm", "mlp.fc1": "mlp.fc1"}
+    timm_prefixes["mlp.fc2"] = "mlp.fc2"
     for name, tensor in head.items():
         name = name.removeprefix("head.")
         if name.startswith("attention.in_proj_"):
@@ -75,27 +77,29 @@ def _attention_pool(head: dict[str, torch.Tensor], width: int) -> Iterator[tuple
             yield f"{pool}q.{kind}", tensor[:width]
             yield f"{pool}kv.{kind}", tensor[width:]
             continue
-        for theirs, ours in renamed.items():
-            if name.startswith(theirs):
-                yield pool + ours + name.removeprefix(theirs), tensor
+        for prefix, timm_prefix in timm_prefixes.items():
+            if name.startswith(prefix):
+                yield pool + timm_prefix + name.removeprefix(prefix), tensor
                 break
 
 
 def load_vq(path: Path) -> BaseEncoder:
-    """Raises `UserError` if the file is no LlamaGen VQ tokenizer, or holds more than tensors."""
+    """Loads a VQ tokenizer. Raises `UserError` if the file is not LlamaGen's, or contains more than tensors."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a VQ tokenizer is one file, such as vq_ds16_t2i.pt")
     state = dict(tensors.read([path])) if path.suffix == ".safetensors" else tensors.load_pickle(path)
-    for key in ("ema", "model", "state_dict"):  # the averaged weights come first, as LlamaGen's own scripts have it
+    for key in ("ema", "model", "state_dict"):  # averaged weights first, as in LlamaGen's own scripts
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no VQ tokenizer's tensors")
-    prefixed = {f"{official.VQ}{name.removeprefix('module.')}": tensor for name, tensor in state.items()}
+        raise UserError(f"{path} does not contain the tensors of a VQ tokenizer")
+    official_tensors = {f"{official.VQ}{name.removeprefix('module.')}": tensor for name, tensor in state.items()}
     try:
-        shape = official_config.vq_shape({name: tuple(t.shape) for name, t in prefixed.items()}, official.VQ)
-        named = dict(official.from_official(prefixed.items()))
+        shape = official_config.vq_shape({name: tuple(t.shape) for name, t in official_tensors.items()}, official.VQ)
+        janus_tensors = dict(official.from_official(official_tensors.items()))
     except (UserError, ValueError) as error:
-        raise UserError(f"{path} is no VQ tokenizer of LlamaGen's layout: {error}") from None
-    return BaseEncoder(shape, named, {name: tensor for name, tensor in prefixed.items() if official.is_extra(name)})
+        raise UserError(f"{path} is not a VQ tokenizer in LlamaGen's layout: {error}") from None
+    return BaseEncoder(
+        shape, janus_tensors, {name: tensor for name, tensor in official_tensors.items() if official.is_extra(name)}
+    )

@@ -1,4 +1,4 @@
-"""A model card: what the model is and what it was trained on, from its configuration and its run's manifest."""
+"""Writes the model card from the model's configuration and its run's manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ processor = VLChatProcessor.from_pretrained(FOLDER)
 
 
 def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Literal["hf", "official"]) -> str:
-    """README.md; ``manifest``: of the run that trained the model, None if it is not known."""
+    """Returns the README.md; ``manifest`` is that of the run that trained the model, None if it is not known."""
     text, vision, vq = config.text_config, config.vision_config, config.vq_config
     lines = [
         "---",
@@ -34,10 +34,10 @@ def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Lit
         "",
         f"# {_title(manifest)}",
         "",
-        "A Janus model: one transformer that understands images, writes text and draws images. Trained and exported "
+        "A Janus model: one transformer that understands images, writes text and generates images. Trained and exported "
         "with janus_train."
         if manifest
-        else "A Janus model: one transformer that understands images, writes text and draws images. Converted by "
+        else "A Janus model: one transformer that understands images, writes text and generates images. Converted by "
         "janus_train; what it was trained on is not recorded here.",
         "",
         _LOAD[layout],
@@ -49,7 +49,7 @@ def model_card(config: JanusConfig, manifest: dict[str, Any] | None, layout: Lit
         f"| understanding encoder | SigLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, images of "
         f"{vision.image_size}, patches of {vision.patch_size} |",
         f"| generation encoder | VQ, {vq.num_embeddings} codes of dimension {vq.embed_dim} |",
-        f"| tokens an image | {vision.num_image_tokens} |",
+        f"| tokens per image | {vision.num_image_tokens} |",
     ]
     if manifest:
         lines += ["", "## Training", "", *_training(manifest)]
@@ -63,10 +63,10 @@ def _title(manifest: dict[str, Any] | None) -> str:
 def _training(manifest: dict[str, Any]) -> list[str]:
     config = manifest["config"]
     ratio, optim, batch = config["ratio"], config["optim"], config["batch"]
-    trained = [name for name, part in manifest["parts"].items() if part["trains"]]
-    adapted = [name for name, part in manifest["parts"].items() if part.get("adapter")]
-    if adapted:
-        trained.append(f"{', '.join(adapted)} by LoRA of rank {config['peft']['rank']}, merged")
+    trained_parts = [name for name, part in manifest["parts"].items() if part["trains"]]
+    lora_parts = [name for name, part in manifest["parts"].items() if part.get("adapter")]
+    if lora_parts:
+        trained_parts.append(f"{', '.join(lora_parts)} by LoRA of rank {config['peft']['rank']}, merged")
     steps = manifest.get("steps", config["run"]["steps"])
     lines = [
         "| | |",
@@ -74,16 +74,16 @@ def _training(manifest: dict[str, Any]) -> list[str]:
         f"| stage | {manifest['stage']} |",
         f"| steps | {steps}{'' if manifest.get('finished') else ' (not finished)'} |",
         f"| started from | {manifest['start']} |",
-        f"| trained parts | {', '.join(trained)} |",
+        f"| trained parts | {', '.join(trained_parts)} |",
         f"| recipe | {config['data']['recipe']} |",
         f"| understanding : text : generation | {ratio['understanding']} : {ratio['text']} : {ratio['generation']} |",
         f"| learning rate | {optim['learning_rate']}, {optim['schedule']}, {optim['warmup_steps']} steps of warm-up |",
-        f"| a step | {batch['rows_per_step']} rows of {batch['row_tokens']} tokens |",
+        f"| batch per step | {batch['rows_per_step']} rows of {batch['row_tokens']} tokens |",
         f"| seed | {config['seed']} |",
         *([f"| code | commit {manifest['commit']} |"] if manifest.get("commit") else []),
         f"| versions | {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())} |",
         "",
-        "Digests of what was trained on:",
+        "Digests of the training data:",
         "",
         "| data | SHA-256 |",
         "|---|---|",

@@ -1,4 +1,4 @@
-"""The commands ``import`` and ``export``: one layout to the other, or a run to either, tensor by tensor."""
+"""The commands ``import`` and ``export``: convert a model between layouts, or a run to either, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ ExportFormat = Literal["hf", "official"]
 
 
 def import_official(source: str, target: Path) -> None:
-    """An official checkpoint (a folder, or a hub id) to transformers' layout. Raises `UserError`; leaves nothing half."""
+    """Converts an official checkpoint (a folder or a hub id) to transformers' layout.
+
+    Raises `UserError`; no partial folder is left then.
+    """
     check_target(target)
     folder = open_folder(local_folder(source, "import "))
     if folder.layout != "official":
@@ -26,7 +29,7 @@ def import_official(source: str, target: Path) -> None:
 
 
 def export_model(source: str, target: Path, form: ExportFormat) -> list[str]:
-    """A run's result or a model's folder to ``form``. Returns what of it the official code cannot build, if that is asked."""
+    """Converts a run's result or a model's folder to ``form``. Returns the parts that the official code cannot build."""
     check_target(target)
     path = local_folder(source, "export ")
     folder = open_folder(path)
@@ -57,7 +60,7 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of the run that ``path`` is, or in whose ``final/`` it lies; None if there is none."""
+    """Returns the manifest of the run in ``path``, or of the run whose ``final/`` is ``path``; None if there is none."""
     for folder in (path, path.parent if path.name == "final" else path):
         if (folder / "manifest.json").is_file():
             return read_json_object(folder / "manifest.json")

@@ -1,4 +1,4 @@
-"""``model=from_folder``: a model's shape as the folder that ``init_from`` names describes it, for any language model."""
+"""``model=from_folder``: reads a model's shape, for any language model, from the folder that ``init_from`` names."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _NO_SHAPE = ("transformers_version", "_name_or_path", "architectures", "dtype", 
 
 
 def model_values(values: dict[str, Any], init_from: str | None) -> dict[str, Any]:
-    """The ``model`` section; what ``values`` sets (not null) stays. Raises `UserError` without a folder to read."""
+    """Returns the ``model`` section; fields that are not null in ``values`` stay. Raises `UserError` without ``init_from``."""
     if init_from is None:
         raise UserError("model=from_folder takes the model's shape from init_from: add init_from=FOLDER or a hub id")
     folder = open_folder(local_folder(init_from, "init_from=", weights=False))
-    read = describe(folder.config) | {"system_prompt": folder.system_prompt, **folder.generation_settings}
-    return read | {key: value for key, value in values.items() if value is not None} | {"base": None}
+    folder_values = describe(folder.config) | {"system_prompt": folder.system_prompt, **folder.generation_settings}
+    return folder_values | {key: value for key, value in values.items() if value is not None} | {"base": None}
 
 
 def describe(config: JanusConfig) -> dict[str, Any]:
-    """The shape's fields of a `ModelConfig`, and the whole of ``config`` as its ``transformers``.
+    """Returns the fields of a `ModelConfig` that give the shape, with the full ``config`` as its ``transformers``.
 
-    Raises `UserError` for a language model without what every supported family has: norms with an epsilon, rotary
-    embeddings with one base.
+    Raises `UserError` for an unsupported language model: one without norms with an epsilon, or without rotary embeddings
+    with one base.
     """
     try:
-        return _described(config)
+        return _shape_values(config)
     except (AttributeError, KeyError, TypeError, StopIteration):
-        raise UserError(f"{config.text_config.model_type} is no language model that Janus can be built on") from None
+        raise UserError(f"{config.text_config.model_type} is not a language model that Janus can be built on") from None
 
 
-def _described(config: JanusConfig) -> dict[str, Any]:
+def _shape_values(config: JanusConfig) -> dict[str, Any]:
     text, vision, vq = config.text_config, config.vision_config, config.vq_config
     heads = text.num_attention_heads
     return {
@@ -50,7 +50,7 @@ def _described(config: JanusConfig) -> dict[str, Any]:
             "intermediate_size": text.intermediate_size,
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.max_position_embeddings,
-            "rms_norm_eps": float(_first(text, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")),
+            "rms_norm_eps": float(_first_attribute(text, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")),
             "rope_theta": float((text.rope_parameters or {})["rope_theta"]),
         },
         "vision": {
@@ -68,15 +68,15 @@ def _described(config: JanusConfig) -> dict[str, Any]:
             "num_res_blocks": vq.num_res_blocks,
             "latent_channels": vq.latent_channels,
         },
-        "transformers": _plain(config),
+        "transformers": _plain_values(config),
     }
 
 
-def _first(config: object, *names: str) -> Any:
+def _first_attribute(config: object, *names: str) -> Any:
     return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
-def _plain(config: JanusConfig) -> dict[str, Any]:
+def _plain_values(config: JanusConfig) -> dict[str, Any]:
     values = {key: value for key, value in config.to_dict().items() if key not in _NO_SHAPE}
     for section in ("text_config", "vision_config", "vq_config"):
         values[section] = {k: v for k, v in values[section].items() if k not in _NO_SHAPE or k == "model_type"}

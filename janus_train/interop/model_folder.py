@@ -1,4 +1,4 @@
-"""A model's folder in either layout, read as if it were in that of transformers: configuration, tensors, tokenizer, settings."""
+"""Reads a model's folder in either layout as if it were in transformers': configuration, tensors, tokenizer, settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.model.parts import part_of
 
-Layout = Literal["transformers", "official"]
+FolderLayout = Literal["transformers", "official"]
 
 
 MAX_LAYERS = 4096
@@ -29,10 +29,10 @@ _COUNT = re.compile(r"^(num|n)_.*(layer|block|expert|depth)|^(n_layer|layers|dep
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Opened by `open_folder`. Nothing is read before it is asked for; what cannot be read is a `UserError`."""
+    """A model's folder, opened by `open_folder`. It is read on demand; unreadable files raise `UserError`."""
 
     path: Path
-    layout: Layout
+    layout: FolderLayout
 
     @cached_property
     def _values(self) -> dict[str, Any]:
@@ -44,18 +44,18 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> JanusConfig:
-        official_one = self.layout == "official"
-        special = self.special if official_one and (self.path / "tokenizer.json").is_file() else None
-        shapes = self._own_shapes if official_one and tensors.has_weights(self.path) else None
+        is_official = self.layout == "official"
+        special = self.special if is_official and (self.path / "tokenizer.json").is_file() else None
+        shapes = self._own_shapes if is_official and tensors.has_weights(self.path) else None
         try:
-            if official_one:
+            if is_official:
                 return official_config.from_official(self._values, shapes, special)
             return JanusConfig(**{k: v for k, v in self._values.items() if k != "model_type"})
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        except Exception as error:  # transformers' configurations check themselves in many ways
+        except Exception as error:  # transformers' configurations raise many kinds of errors
             raise UserError(
-                f"{self.path / 'config.json'} is no Janus model's configuration ({one_line(error, 200)})"
+                f"{self.path / 'config.json'} is not the configuration of a Janus model ({one_line(error, 200)})"
             ) from None
 
     @cached_property
@@ -67,12 +67,12 @@ class ModelFolder:
         """Every tensor's shape, by transformers' name."""
         if self.layout == "transformers":
             return self._own_shapes
-        empty = ((name, torch.empty(shape, device="meta")) for name, shape in self._own_shapes.items())
+        meta_tensors = ((name, torch.empty(shape, device="meta")) for name, shape in self._own_shapes.items())
         with self._user_errors_on_names():
-            return {name: tuple(tensor.shape) for name, tensor in official.from_official(empty)}
+            return {name: tuple(tensor.shape) for name, tensor in official.from_official(meta_tensors)}
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) by transformers' names, those that begin with ``prefix``; one at a time."""
+        """Yields (name, tensor) by transformers' names that begin with ``prefix``, one at a time."""
         if self.layout == "transformers":
             yield from tensors.read(self._files, prefix)
             return
@@ -82,7 +82,7 @@ class ModelFolder:
                     yield name, tensor
 
     def extras(self) -> dict[str, torch.Tensor]:
-        """What only the official layout has a place for (`official.is_extra`), by official names; may be nothing."""
+        """Returns the tensors that only the official layout has (`official.is_extra`), by official names; may be empty."""
         if self.layout == "official":
             return {name: tensor.clone() for name, tensor in tensors.read(self._files) if official.is_extra(name)}
         path = self.path / tensors.EXTRAS
@@ -105,7 +105,7 @@ class ModelFolder:
 
     @property
     def generation_settings(self) -> dict[str, float]:
-        """``guidance`` and ``temperature``: the folder's own, else the official ones."""
+        """The folder's ``guidance`` and ``temperature``, or the official values."""
         path = self.path / "generation_config.json"
         values = read_json_object_if_any(path)
         try:
@@ -121,24 +121,24 @@ class ModelFolder:
         return processor.generation_config(self.special, **self.generation_settings)
 
     def check_complete(self) -> None:
-        """Raises `UserError` unless the tensors are those of the configured model, by name and shape."""
+        """Raises `UserError` unless names and shapes of the tensors are those of the configured model."""
         config, shapes = self.config, self.shapes
         try:
-            expected = model_shapes(config)
+            expected_shapes = model_shapes(config)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        if missing := sorted(expected.keys() - shapes.keys()):
-            parts = sorted({part_of(name) for name in missing})
+        if missing_names := sorted(expected_shapes.keys() - shapes.keys()):
+            parts = sorted({part_of(name) for name in missing_names})
             hint = "" if len(parts) == 1 else "; is it a base that was not trained yet?"
             raise UserError(
-                f"{self.path} is not complete: {len(missing)} tensors are missing ({', '.join(parts)}), "
-                f"the first is {missing[0]}{hint}"
+                f"{self.path} is not complete: {len(missing_names)} tensors are missing ({', '.join(parts)}), "
+                f"the first is {missing_names[0]}{hint}"
             )
-        if strange := sorted(shapes.keys() - expected.keys()):
-            raise UserError(f"{self.path} has {strange[0]}, which the model that its config.json describes has not")
+        if extra_names := sorted(shapes.keys() - expected_shapes.keys()):
+            raise UserError(f"{self.path} has {extra_names[0]}, which the model in its config.json does not have")
         for name, shape in shapes.items():
-            if shape != expected[name]:
-                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected[name]}")
+            if shape != expected_shapes[name]:
+                raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected_shapes[name]}")
         if (self.path / "tokenizer.json").is_file():
             self.check_tokenizer(config.text_config.vocab_size)
 
@@ -153,7 +153,7 @@ class ModelFolder:
 
     @contextmanager
     def _user_errors_on_names(self) -> Iterator[None]:
-        """A name that no table knows is a `UserError` that says in which folder."""
+        """Turns errors about unknown tensor names into a `UserError` that names the folder."""
         try:
             yield
         except ValueError as error:
@@ -161,12 +161,12 @@ class ModelFolder:
 
 
 def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model that ``config`` describes. Raises `UserError` if it describes none that can be built."""
+    """Returns every tensor's shape in the model of ``config``. Raises `UserError` if it cannot be built."""
     try:
         with torch.device("meta"):
             return {n: tuple(t.shape) for n, t in JanusForConditionalGeneration(config).state_dict().items()}
-    except Exception as error:  # of any layer that its values make impossible
-        raise UserError(f"its config.json describes no model that can be built ({one_line(error, 200)})") from None
+    except Exception as error:  # from any layer that its values make impossible
+        raise UserError(f"the model in its config.json cannot be built ({one_line(error, 200)})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -197,21 +197,21 @@ def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
             raise UserError(f"{path}: {key} is {what}, at most {MAX_LAYERS} make a model")
 
 
-def layout_of(values: Mapping[str, Any]) -> Layout | None:
-    """By config.json's ``model_type``; None for a model that is no Janus."""
-    known: dict[Any, Layout] = {"janus": "transformers", "multi_modality": "official"}
-    return known.get(values.get("model_type"))
+def layout_of(values: Mapping[str, Any]) -> FolderLayout | None:
+    """Returns the layout by config.json's ``model_type``; None if it is not a Janus model."""
+    layouts: dict[Any, FolderLayout] = {"janus": "transformers", "multi_modality": "official"}
+    return layouts.get(values.get("model_type"))
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """The model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none."""
+    """Opens the model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none."""
     if not (path / "config.json").is_file() and (path / "final/config.json").is_file():
         path = path / "final"
     values = read_config(path)
     layout = layout_of(values)
     if layout is None:
         raise UserError(
-            f"{path}: model_type {values.get('model_type')!r} in its config.json is no Janus model's: known are "
-            "'janus' (transformers) and 'multi_modality' (the official layout)"
+            f"{path}: model_type {values.get('model_type')!r} in its config.json is not that of a Janus model: "
+            "known are 'janus' (transformers) and 'multi_modality' (the official layout)"
         )
     return ModelFolder(path, layout)

@@ -1,7 +1,7 @@
 """The official ``config.json`` (``MultiModalityConfig``) <-> transformers' ``JanusConfig``.
 
-The official file does not say everything: SigLIP's shape hides behind a name, the VQ tokenizer's behind "VQ-16". With the
-tensors' shapes at hand they are read from those, so that models of other sizes come in too; without, the name decides.
+The official file gives only names for SigLIP's shape and for the VQ tokenizer's ("VQ-16"). If the tensors' shapes are
+available, the sizes are read from them, so that other sizes can be imported too; otherwise the names decide.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIGLIPS = {
     "siglip_so400m_patch14_224": SiglipShape(1152, 27, 16, 14, 3.7362),
 }
 CUSTOM_SIGLIP = "siglip_custom"
-"""Name of a tower that the official code cannot build; its shape stands beside it in ``params``."""
+"""Name of a tower that the official code cannot build; its shape is beside it in ``params``."""
 
 VQ_16 = {
     "num_embeddings": 16384,
@@ -58,7 +58,7 @@ _ROPE = {"rope_theta", "rope_scaling"}
 
 
 def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: SpecialTokens | None) -> JanusConfig:
-    """``values``: the official config.json. Raises `UserError` for what is missing in it or is no Janus (-Pro) model's."""
+    """Converts ``values``, an official config.json. Raises `UserError` if it is incomplete or not a Janus (-Pro) model's."""
     try:
         if values.get("model_type") != "multi_modality":
             raise UserError(f"its model_type is {values.get('model_type')!r}, Janus's is 'multi_modality'")
@@ -72,7 +72,7 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
         rope = _rope(language)
         text = LlamaConfig(
-            # with an underscore before them: what some version of transformers noted for itself
+            # keys with a leading underscore are internal to some version of transformers
             **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
             | {"rope_parameters": rope, "tie_word_embeddings": False}
             | ({} if special is None else dict(zip(_TOKEN_IDS, _ids(special), strict=True)))
@@ -97,8 +97,8 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             **({} if special is None else {"image_token_id": special.placeholder}),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
-        raise UserError(f"its config.json is no official Janus model's: {what}") from None
+        problem = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
+        raise UserError(f"its config.json is not that of an official Janus model: {problem}") from None
 
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -111,8 +111,8 @@ def _ids(special: SpecialTokens) -> tuple[int, int, int]:
 def _rope(language: Mapping[str, Any]) -> dict[str, Any]:
     scaling = language.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    rest = {k: v for k, v in scaling.items() if k not in ("type", "rope_type")}
-    return {"rope_type": kind, "rope_theta": float(language.get("rope_theta", 10000.0)), **rest}
+    other_values = {k: v for k, v in scaling.items() if k not in ("type", "rope_type")}
+    return {"rope_type": kind, "rope_theta": float(language.get("rope_theta", 10000.0)), **other_values}
 
 
 def _codebook(params: Mapping[str, Any]) -> dict[str, int]:
@@ -121,15 +121,15 @@ def _codebook(params: Mapping[str, Any]) -> dict[str, int]:
 
 def _vision(params: Mapping[str, Any], shapes: Shapes | None) -> dict[str, Any]:
     name = params["model_name"]
-    known = SIGLIPS.get(name)
-    if known is None and "heads" not in params:
+    siglip = SIGLIPS.get(name)
+    if siglip is None and "heads" not in params:
         raise UserError(f"vision_config.params.model_name {name} is unknown; known are {', '.join(SIGLIPS)}")
-    heads = known.heads if known is not None else int(params["heads"])
+    heads = siglip.heads if siglip is not None else int(params["heads"])
     image_size = int(params["image_size"])
     if shapes is None:
-        if known is None:
-            known = SiglipShape(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
-        width, layers, patch, ratio = known.width, known.layers, known.patch_size, known.mlp_ratio
+        if siglip is None:
+            siglip = SiglipShape(*(params[k] for k in ("width", "layers", "heads", "patch_size", "mlp_ratio")))
+        width, layers, patch, ratio = siglip.width, siglip.layers, siglip.patch_size, siglip.mlp_ratio
     else:
         width, _, patch, _ = _shape(shapes, f"{TOWER}.patch_embed.proj.weight")
         layers = _count(shapes, rf"{re.escape(TOWER)}\.blocks\.(\d+)\.")
@@ -148,24 +148,24 @@ def _vision(params: Mapping[str, Any], shapes: Shapes | None) -> dict[str, Any]:
 
 
 def mlp_ratio(width: int, intermediate: int) -> float:
-    """A ratio with ``int(width * ratio) == intermediate``, which is how transformers' Janus uses it."""
+    """Returns a ratio with ``int(width * ratio) == intermediate``, which is how transformers' Janus uses it."""
     ratio = intermediate / width
     return ratio if int(width * ratio) == intermediate else (intermediate + 0.5) / width
 
 
 def vq_shape(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """A LlamaGen VQ tokenizer's shape from its tensors, in ``JanusVQVAEConfig``'s words. `UserError` if one is missing."""
+    """Reads a LlamaGen VQ tokenizer's shape from its tensors, in ``JanusVQVAEConfig``'s terms. `UserError` if one is missing."""
     base = _shape(shapes, f"{prefix}encoder.conv_in.weight")[0]
     levels = _count(shapes, rf"{re.escape(prefix)}decoder\.conv_blocks\.(\d+)\.")
-    # the decoder's blocks stand from the coarsest level to the finest, one more a level than the encoder's
-    wide = [_shape(shapes, f"{prefix}decoder.conv_blocks.{i}.res.0.conv2.weight")[0] for i in range(levels)]
+    # the decoder's levels go from the coarsest to the finest, with one block more per level than the encoder's
+    level_channels = [_shape(shapes, f"{prefix}decoder.conv_blocks.{i}.res.0.conv2.weight")[0] for i in range(levels)]
     blocks = _count(shapes, rf"{re.escape(prefix)}decoder\.conv_blocks\.0\.res\.(\d+)\.")
     codes, dim = _shape(shapes, f"{prefix}quantize.embedding.weight")
     return {
         "num_embeddings": codes,
         "embed_dim": dim,
         "base_channels": base,
-        "channel_multiplier": [channels // base for channels in reversed(wide)],
+        "channel_multiplier": [channels // base for channels in reversed(level_channels)],
         "num_res_blocks": blocks - 1,
         "latent_channels": _shape(shapes, f"{prefix}encoder.conv_out.weight")[0],
     }
@@ -178,7 +178,7 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number at the pattern's group."""
+    """Returns one more than the largest number that the pattern's group matches."""
     numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
     if not numbers:
         raise UserError(f"it is not complete: nothing is named {pattern.replace(chr(92), '')}")
@@ -199,7 +199,7 @@ _LANGUAGE = (
 
 
 def to_official(config: JanusConfig, dtype: str) -> dict[str, Any]:
-    """The official config.json of a model; ``dtype``: of its weights, such as ``bfloat16``."""
+    """Converts to an official config.json; ``dtype`` is that of the weights, such as ``bfloat16``."""
     text, vision, vq = config.text_config, config.vision_config, config.vq_config
     rope = dict(text.rope_parameters)
     theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
@@ -250,16 +250,16 @@ def _projector(name: str, depth: int, width: int, target: int) -> dict[str, Any]
 
 def _siglip(config: JanusConfig) -> SiglipShape:
     vision = config.vision_config
-    for known in SIGLIPS.values():
-        shape = (known.width, known.layers, known.heads, known.patch_size)
-        ours = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.patch_size)
-        if shape == ours and int(known.width * known.mlp_ratio) == int(vision.hidden_size * vision.mlp_ratio):
-            return known
-    return SiglipShape(*ours, float(vision.mlp_ratio))
+    for siglip in SIGLIPS.values():
+        shape = (siglip.width, siglip.layers, siglip.heads, siglip.patch_size)
+        own_shape = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.patch_size)
+        if shape == own_shape and int(siglip.width * siglip.mlp_ratio) == int(vision.hidden_size * vision.mlp_ratio):
+            return siglip
+    return SiglipShape(*own_shape, float(vision.mlp_ratio))
 
 
 def check_fits_layout(config: JanusConfig) -> None:
-    """Raises `UserError` if the model has what the official layout has no place for: another language model's parts."""
+    """Raises `UserError` if the official layout cannot store the language model, because it is not a plain Llama."""
     text = config.text_config
     own_head_dim = getattr(text, "head_dim", None) not in (None, text.hidden_size // text.num_attention_heads)
     if text.model_type != "llama" or text.attention_bias or text.mlp_bias or own_head_dim:
@@ -270,14 +270,14 @@ def check_fits_layout(config: JanusConfig) -> None:
 
 
 def not_buildable(config: JanusConfig) -> list[str]:
-    """What the unmodified official code cannot build of the model; it loads the model if there is nothing."""
+    """Returns the parts that the unmodified official code cannot build; if the list is empty, it loads the model."""
     vision, vq = config.vision_config, config.vq_config
     parts = []
     if _siglip(config) not in SIGLIPS.values():
         parts.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
     if vision.hidden_act != "gelu":
         parts.append(f"its vision encoder's activation {vision.hidden_act} (known is gelu)")
-    ours = {key: getattr(vq, key) for key in VQ_16} | {"channel_multiplier": list(vq.channel_multiplier)}
-    if ours != VQ_16:
+    vq_values = {key: getattr(vq, key) for key in VQ_16} | {"channel_multiplier": list(vq.channel_multiplier)}
+    if vq_values != VQ_16:
         parts.append("its VQ tokenizer (known is VQ-16)")
     return parts

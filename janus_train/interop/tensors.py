@@ -1,7 +1,7 @@
-"""Tensor files in and out, one tensor at a time: memory holds about one shard, however large the model.
+"""Reads and writes tensor files one tensor at a time: about one shard is in memory, however large the model.
 
-Read are safetensors and, by torch's weights-only unpickler, ``.bin``; one file or several with an index. Written are
-safetensors only. Safetensors and ``.bin`` in torch's zip format are mapped, not read: bytes come when they are written.
+It reads safetensors and, by torch's weights-only unpickler, ``.bin``, in one file or several with an index, and writes
+safetensors only. Safetensors and ``.bin`` in torch's zip format are memory-mapped, so bytes are read when they are written.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from janus_train.errors import UserError, one_line
 from janus_train.files import os_errors_of_rust, read_json_object, write_json
 
 EXTRAS = "official_extras.safetensors"
-"""Side file of a folder in transformers' layout: what only the official layout has a place for."""
+"""Side file of a folder in transformers' layout, with the tensors that only the official layout has."""
 
 SHARD_BYTES = 2 * 1024**3
-"""A written file's size at most, if its tensors allow: a conversion holds as much in memory."""
+"""Largest size of a written file, unless a single tensor is larger; a conversion needs that much memory."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's weight files, safetensors before ``.bin``. Raises `UserError` if there are none, or one is missing."""
+    """Returns the folder's weight files, safetensors before ``.bin``. Raises `UserError` if there are none or one is missing."""
     for index, single, pattern in (
         ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin"),
     ):
         if (folder / index).is_file():
-            return _indexed(folder / index)
+            return _indexed_files(folder / index)
         if (folder / single).is_file():
             return [folder / single]
         if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS and path.is_file()):
@@ -45,24 +45,24 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def has_weights(folder: Path) -> bool:
-    """False for the small files of a hub's model alone."""
+    """Whether the folder contains weights; it does not if only a model's small files were fetched from the hub."""
     return any(path.name != EXTRAS for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
 
 
-def _indexed(index: Path) -> list[Path]:
+def _indexed_files(index: Path) -> list[Path]:
     try:
         names = set(read_json_object(index)["weight_map"].values())
         assert names and all(isinstance(name, str) and Path(name).name == name for name in names)
     except (KeyError, TypeError, AttributeError, AssertionError):
-        raise UserError(f"{index} is no index of weight files (weight_map: name -> file)") from None
-    missing = sorted(name for name in names if not (index.parent / name).is_file())
-    if missing:
-        raise UserError(f"{index.parent} is not complete: {', '.join(missing)} of {index.name} is missing")
+        raise UserError(f"{index} is not an index of weight files (weight_map: name -> file)") from None
+    missing_files = sorted(name for name in names if not (index.parent / name).is_file())
+    if missing_files:
+        raise UserError(f"{index.parent} is not complete: {', '.join(missing_files)} of {index.name} is missing")
     return [index.parent / name for name in sorted(names)]
 
 
 def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every (name, tensor) whose name begins with ``prefix``, file by file. Raises `UserError` for a damaged file."""
+    """Yields every (name, tensor) whose name begins with ``prefix``, file by file. Raises `UserError` for a damaged file."""
     for path in files:
         if path.suffix == ".safetensors":
             try:
@@ -73,7 +73,7 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            state = _unpickled(path)
+            state = _load_state(path)
             for name in sorted(state):
                 tensor = state.pop(name)
                 if name.startswith(prefix):
@@ -81,7 +81,7 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Every tensor's shape, without reading their bytes."""
+    """Returns every tensor's shape, without reading its bytes."""
     by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
@@ -91,35 +91,37 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read: {error}") from None
         else:
-            by_name |= {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+            by_name |= {name: tuple(tensor.shape) for name, tensor in _load_state(path).items()}
     return by_name
 
 
 def load_pickle(path: Path) -> object:
-    """A file of torch.save, tensors and plain containers only. Raises `UserError` if it is damaged or holds code."""
+    """Loads a file of torch.save with tensors and plain containers only. Raises `UserError` if it is damaged or contains code."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's doubts about another pickle's protocol: it is read, or an error
+            warnings.simplefilter(
+                "ignore"
+            )  # torch warns about other pickle protocols, but the file either loads or raises an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} holds more than tensors: loading it could run code, so it is refused; get it as safetensors"
+            f"{path} contains more than tensors: loading it could run code, so it is refused; get it as safetensors"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from None
 
 
-def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+def _load_state(path: Path) -> dict[str, torch.Tensor]:
     state = load_pickle(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is no state dict: names and tensors are expected, nothing else")
+        raise UserError(f"{path} is not a state dict: expected are names and tensors, nothing else")
     return state
 
 
 class ShardWriter:
     """Writes tensors into ``folder`` as they come: ``model.safetensors``, or several files and their index.
 
-    Call `close` at the end. ``max_bytes``: a file's size at most, if no single tensor is larger.
+    Call `close` at the end. ``max_bytes``: the largest size of a file, unless a single tensor is larger.
     """
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
@@ -138,7 +140,7 @@ class ShardWriter:
         self._total += size
 
     def close(self) -> None:
-        """The last file, final names, the index."""
+        """Writes the last file and the index, and gives the files their final names."""
         self._flush()
         if len(self._shards) == 1:
             os.replace(self._part(1), self._folder / "model.safetensors")
@@ -162,13 +164,13 @@ class ShardWriter:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """A safetensors file; tied tensors are written each for itself. A full disk is an OSError."""
-    apart, seen = {}, set()
+    """Writes a safetensors file; tied tensors are written separately. Raises OSError if the disk is full."""
+    separate_tensors, pointers = {}, set()
     for name, tensor in tensors.items():
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
-        seen.add(tensor.data_ptr())
+        separate_tensors[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor.contiguous()
+        pointers.add(tensor.data_ptr())
     try:
         with os_errors_of_rust():
-            save_file(apart, path, metadata={"format": "pt"})
+            save_file(separate_tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from None

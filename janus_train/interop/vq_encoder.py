@@ -1,4 +1,4 @@
-"""The generation encoder alone, loaded from a model's folder without the rest of the model.
+"""Loads the generation encoder from a model's folder, without the rest of the model.
 
 Only the VQ tokenizer's tensors are read, so caching the codes of a 7B model needs a few hundred megabytes.
 """
@@ -16,13 +16,13 @@ from janus_train.interop.model_folder import open_folder
 from janus_train.model.vq import CodeEncoder, generation_image_size
 
 PREFIX = "model.vqmodel."
-"""What the names of the VQ tokenizer's tensors begin with in transformers' layout."""
+"""The prefix of the VQ tokenizer's tensor names in transformers' layout."""
 MAX_CODES = 1 << 16
-"""The cache holds codes as uint16."""
+"""The cache stores codes as uint16."""
 
 
 def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
-    """Loads the VQ encoder of a model's folder in either layout, or of a hub id. Raises `UserError` naming what is missing or does not fit."""
+    """Loads the VQ encoder of a folder in either layout, or of a hub id. Raises `UserError` if it is missing or does not fit."""
     folder = open_folder(local_folder(str(model), ""))
     config = folder.config
     if config.vq_config.num_embeddings > MAX_CODES:

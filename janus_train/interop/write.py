@@ -1,8 +1,8 @@
-"""Model folders out, in either layout: staged, tensor by tensor, and whole or not there at all.
+"""Writes model folders in either layout, tensor by tensor; a folder is staged, so it is complete or does not exist.
 
-transformers' layout is what training keeps in ``final/``: `save_model` is its one writer. Beside the model it holds
-`tensors.EXTRAS`, if there are any: tensors of the official layout that no forward pass uses, which travel along so that
-an export gives them back byte for byte.
+Training writes transformers' layout to ``final/``, always with `save_model`. Beside the model it contains
+`tensors.EXTRAS`, if there are any: tensors of the official layout that no forward pass uses, which are kept so that an
+export restores them byte for byte.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def save_model(
     weights: Mapping[str, torch.Tensor],
     extras: Extras,
 ) -> None:
-    """A trained model to transformers' layout.
+    """Writes a trained model in transformers' layout.
 
-    ``weights``: whole, also where ``janus`` holds but a share of them; ``extras``: what `ModelFolder.extras` of its start
-    gave.
+    ``weights``: all full weights, also if ``janus`` contains only shards of them; ``extras``: those of the model folder that
+    training started from (`ModelFolder.extras`).
     """
     assert janus.generation_config is not None
     write_transformers(
@@ -60,13 +60,13 @@ def write_transformers(
     extras: Extras,
     card: str | None = None,
 ) -> None:
-    """Loads with ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``; ``card``: its README.md."""
-    with staged_folder(target) as folder, quiet():
+    """Writes a folder for ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``; ``card``: its README.md."""
+    with staged_folder(target) as folder, silence_transformers():
         dtype = _stream(tensors, folder)
-        described = copy.deepcopy(config)
-        described.architectures = ["JanusForConditionalGeneration"]
-        described.dtype = dtype
-        described.save_pretrained(folder)
+        saved_config = copy.deepcopy(config)
+        saved_config.architectures = ["JanusForConditionalGeneration"]
+        saved_config.dtype = dtype
+        saved_config.save_pretrained(folder)
         generation_config.save_pretrained(folder)
         processor.save_processor(tokenizer, config, system_prompt, folder)
         if extras:
@@ -83,10 +83,10 @@ def write_official(
     extras: Extras,
     card: str | None = None,
 ) -> None:
-    """Loads with the official ``MultiModalityCausalLM`` and ``VLChatProcessor.from_pretrained``.
+    """Writes a folder for the official ``MultiModalityCausalLM`` and ``VLChatProcessor.from_pretrained``.
 
-    Raises `UserError` if the model has parts that the layout has no place for. Safetensors, not ``.bin``: the official
-    code's transformers (4.38 or later) takes either.
+    Raises `UserError` if the layout cannot store the model. It writes safetensors, not ``.bin``: the transformers versions
+    of the official code (4.38 or later) read both.
     """
     official_config.check_fits_layout(config)
     with staged_folder(target) as folder:
@@ -98,7 +98,7 @@ def write_official(
 
 
 def _stream(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> torch.dtype:
-    """Writes them all; the type of the language model's tensors (the frozen VQ tokenizer may have its own)."""
+    """Writes all tensors; returns the type of the language model's (the frozen VQ tokenizer may have its own)."""
     writer = ShardWriter(folder)
     dtype: torch.dtype | None = None
     for name, tensor in tensors:
@@ -120,19 +120,19 @@ def _with_extras(
         yield name, tensor
     for name, shape in extra_shapes(config).items():
         if name not in extras:
-            yield name, _unused(name, shape, dtype)
+            yield name, _placeholder_tensor(name, shape, dtype)
     yield from extras.items()
 
 
-def _unused(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """For a model that never had the tensor. No forward pass of the official code uses it, so any value does."""
+def _placeholder_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Makes a tensor that the model never had. No forward pass of the official code uses it, so any value will do."""
     return torch.ones(shape, dtype=dtype) if name.endswith("norm.weight") else torch.zeros(shape, dtype=dtype)
 
 
 def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
-    """What the official model's state dict holds beyond transformers', with its shapes."""
+    """Returns names and shapes of the tensors that only the official model's state dict has."""
     width = config.vision_config.hidden_size
-    wide = int(width * config.vision_config.mlp_ratio)
+    mlp_width = int(width * config.vision_config.mlp_ratio)
     pool = {
         "latent": (1, 1, width),
         "q.weight": (width, width),
@@ -143,9 +143,9 @@ def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
         "proj.bias": (width,),
         "norm.weight": (width,),
         "norm.bias": (width,),
-        "mlp.fc1.weight": (wide, width),
-        "mlp.fc1.bias": (wide,),
-        "mlp.fc2.weight": (width, wide),
+        "mlp.fc1.weight": (mlp_width, width),
+        "mlp.fc1.bias": (mlp_width,),
+        "mlp.fc2.weight": (width, mlp_width),
         "mlp.fc2.bias": (width,),
     }
     shapes: dict[str, tuple[int, ...]] = {f"{TOWER}.attn_pool.{name}": shape for name, shape in pool.items()}
@@ -154,7 +154,7 @@ def extra_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def user_errors_on_write(target: Path) -> Iterator[None]:
-    """A full disk, or a folder without permission, is one line."""
+    """Turns a full disk or missing permission into a `UserError` of one line."""
     try:
         yield
     except OSError as error:
@@ -162,14 +162,14 @@ def user_errors_on_write(target: Path) -> Iterator[None]:
 
 
 def check_target(target: Path) -> None:
-    """Raises `UserError` if something is there already: an export replaces nothing."""
+    """Raises `UserError` if the target exists already: an export replaces nothing."""
     if target.exists():
         raise UserError(f"--out {target} exists: choose another folder, or remove it first")
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars, notes and reports in the midst of ours."""
+def silence_transformers() -> Iterator[None]:
+    """Turns off transformers' progress bars, notes and reports."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

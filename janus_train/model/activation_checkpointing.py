@@ -1,13 +1,13 @@
 """Activation checkpointing of the decoder layers: memory for time, results unchanged.
 
-    none        everything is kept between forward and backward
+    none        all activations are kept between forward and backward
     selective   a layer's input and the outputs of its matrix products and of attention are kept; norms, rotary embeddings
-                and SwiGLU are computed again: half the memory for some percent of the time
-    full        a layer's input is kept, the layer is computed again: least memory, up to a third more time
+                and SwiGLU are recomputed: half the memory for a few percent more time
+    full        a layer's input is kept and the layer recomputed: least memory, up to a third more time
 
-Not transformers' own switch: it recomputes only layers in train mode, and stage 1's frozen language model is in eval
-mode though gradients flow through it. Layers are compiled after this (`model.compile`): the compiler then sees
-the checkpoint and keeps to it; the other way round it could not choose what to keep.
+transformers' own switch is not enough: it recomputes only layers in train mode, and stage 1's frozen language model is in
+eval mode although gradients flow through it. Layers are compiled after this (`model.compile`): the compiler then sees
+the checkpoint and follows it; the other way round the policy could not choose what to keep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import janus_train.model.attention.grouped  # noqa: F401 - registers its operato
 from janus_train.config import ActivationCheckpointing
 
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.linear.default}
+_MATRIX_PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.linear.default}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
@@ -38,7 +38,7 @@ _ATTENTION = {
 
 
 def checkpoint_layers(janus: JanusForConditionalGeneration, policy: ActivationCheckpointing) -> None:
-    """Every decoder layer of ``janus`` by ``policy`` from now on; parameters keep their names. Call it once."""
+    """Makes every decoder layer of ``janus`` follow ``policy``; parameters keep their names. Call it once."""
     if policy == "none":
         return
     for layer in janus.model.language_model.layers:
@@ -46,17 +46,17 @@ def checkpoint_layers(janus: JanusForConditionalGeneration, policy: ActivationCh
 
 
 class _Checkpointed:
-    """A layer's forward that leaves less behind. Without gradients, as in generation, the layer's own."""
+    """A layer's forward that keeps fewer activations. Without gradients, as in generation, it is the layer's own."""
 
     def __init__(self, layer: Any, policy: ActivationCheckpointing):
         self._layer, self._forward = layer, type(layer).forward
-        # packed attention refuses drop-out: what is random in a layer is LoRA's
-        random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in layer.modules())
-        self._options: dict[str, Any] = {"preserve_rng_state": random}
+        # packed attention has no dropout, so LoRA's is the only source of randomness in a layer
+        has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in layer.modules())
+        self._options: dict[str, Any] = {"preserve_rng_state": has_dropout}
         if policy == "selective":
-            # not down's output: nothing needs it in backward, and recomputing stops before it
-            down = layer.mlp.down_proj.in_features
-            self._options["context_fn"] = partial(create_selective_checkpoint_contexts, partial(_keep, down))
+            # down's output is not kept: nothing needs it in backward, and recomputation stops before it
+            down_width = layer.mlp.down_proj.in_features
+            self._options["context_fn"] = partial(create_selective_checkpoint_contexts, partial(_keep, down_width))
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         forward: Callable[..., torch.Tensor] = partial(self._forward, self._layer)
@@ -65,10 +65,10 @@ class _Checkpointed:
         return checkpoint(forward, *args, use_reentrant=False, **self._options, **kwargs)
 
 
-def _keep(down: int, context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _keep(down_width: int, context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     if op in _ATTENTION:
         return CheckpointPolicy.MUST_SAVE
-    if op in _PRODUCTS:
+    if op in _MATRIX_PRODUCTS:
         matrix = args[1] if op is _aten.addmm.default else args[0]
-        return CheckpointPolicy.PREFER_RECOMPUTE if matrix.shape[-1] == down else CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE if matrix.shape[-1] == down_width else CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,7 +1,7 @@
-"""Building a Janus model for packed training, and making a loaded one fit for it.
+"""Builds Janus models for packed training, and prepares loaded ones for it.
 
-The model is transformers' ``JanusForConditionalGeneration``; what its defaults get silently wrong for training is put
-right here, whether it comes from a configuration (`build`) or from a folder (`prepare`).
+The model is transformers' ``JanusForConditionalGeneration``. Some of its defaults are silently wrong for training; they
+are corrected here, whether it comes from a configuration (`build`) or from a folder (`prepare`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def build(
     begin_of_image: int | None = None,
     end_of_image: int | None = None,
 ) -> JanusForConditionalGeneration:
-    """A model of ``config``'s shape with random weights, fp32, prepared for training.
+    """Builds a model of ``config``'s shape with random fp32 weights, prepared for training.
 
-    The token ids (`data.special_tokens.SpecialTokens`) are only recorded, for those who generate with transformers alone.
+    The token ids (`data.special_tokens.SpecialTokens`) are only recorded, for use with transformers alone.
     """
-    # The pad id comes after the weights: transformers would start its row at zero, where the norm's slope is 1000.
+    # The pad id is set after the weights: transformers would start its row at zero, where the norm's gradient is 1000.
     janus = JanusForConditionalGeneration(transformers_config(config, bos, eos, None, placeholder))
     janus.config.text_config.pad_token_id = pad
     generation = janus.generation_config
     assert generation is not None
     generation.bos_token_id, generation.eos_token_id, generation.pad_token_id = bos, eos, pad
-    # How it generates images; do_sample, or transformers refuses to save a temperature.
+    # Defaults for generating images; without do_sample transformers refuses to save a temperature.
     generation.guidance_scale, generation.temperature, generation.do_sample = config.guidance, config.temperature, True
     if begin_of_image is not None:
         generation._from_model_config = False  # transformers drops keys of its own model when it reads such a file
@@ -52,9 +52,9 @@ def build(
 def transformers_config(
     config: ModelConfig, bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
 ) -> JanusConfig:
-    """``config`` as transformers' configuration."""
+    """Translates ``config`` to transformers' configuration."""
     if config.transformers is not None:
-        return _as_given(config.transformers, bos, eos, pad, placeholder)
+        return _config_from_folder(config.transformers, bos, eos, pad, placeholder)
     text, vision, vq = config.text, config.vision, config.vq
     return JanusConfig(
         text_config=LlamaConfig(
@@ -84,10 +84,10 @@ def transformers_config(
     )
 
 
-def _as_given(
+def _config_from_folder(
     values: dict[str, Any], bos: int | None, eos: int | None, pad: int | None, placeholder: int | None
 ) -> JanusConfig:
-    """A configuration that was read from a folder, with these token ids."""
+    """The configuration that was read from a folder, with these token ids."""
     config = JanusConfig(**copy.deepcopy(values))
     config.text_config.bos_token_id, config.text_config.eos_token_id = bos, eos
     config.text_config.pad_token_id = pad
@@ -97,22 +97,22 @@ def _as_given(
 
 
 def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
-    """Make any Janus model, built or loaded, fit for packed training; changes it in place and returns it."""
+    """Prepares any Janus model, built or loaded, for packed training; changes it in place and returns it."""
     embedding = janus.get_input_embeddings()
     if janus.lm_head.weight is embedding.weight:
-        # transformers' default for Janus. The checkpoint's own head was not even loaded: nothing to repair here.
+        # transformers' default for Janus. The checkpoint's own head was not loaded, so it cannot be repaired here.
         raise UserError(
             "the model's text head is tied to its embeddings: set tie_word_embeddings to false in its config.json"
         )
     window = attention.sliding_window(janus.config.text_config)
     if window is not None and window < janus.config.text_config.max_position_embeddings:
         raise UserError(
-            f"the language model attends within windows of {window} tokens, packed rows do not: set sliding_window to null "
+            f"the language model attends within windows of {window} tokens, but packed rows have none: set sliding_window to null "
             f"and max_position_embeddings to at most {window} in its config.json"
         )
-    # With a padding_idx the pad row never gets a gradient, although guidance drop-out feeds it.
+    # With a padding_idx the pad row never gets a gradient, although guidance dropout uses it.
     embedding.padding_idx = None
-    janus.model.vqmodel.float()  # codes are made in fp32, from weights that were never rounded here
+    janus.model.vqmodel.float()  # codes are made in fp32, from weights that were never rounded
     janus.set_attn_implementation({"text_config": attention.NAME})
     install_text_head(janus.lm_head)
     return janus
@@ -120,6 +120,6 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
 
 @torch.no_grad()
 def init_generation_embeddings(janus: JanusForConditionalGeneration) -> None:
-    """Start the code embeddings as the L2-normalised codebook: for runs from scratch (both papers are silent)."""
+    """Initialises the code embeddings with the L2-normalised codebook, for runs from scratch (both papers are silent)."""
     codebook = janus.model.vqmodel.quantize.embedding.weight
     janus.model.generation_embeddings.weight.copy_(nn.functional.normalize(codebook.float(), dim=-1))

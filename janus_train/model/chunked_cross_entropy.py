@@ -1,16 +1,16 @@
-"""The text head's cross-entropy without all its logits: some positions at a time, with their gradients in the same pass.
+"""The text head's cross-entropy in chunks of positions, without all logits at once, and with gradients in the same pass.
 
-    hidden states (Nt, D), targets (Nt,) -> the sum of the cross-entropies, with gradient, and each of them (Nt,), without
+    hidden states (Nt, D), targets (Nt,) -> the sum of the cross-entropies, with gradient, and each of them (Nt,), without gradient
 
 A vocabulary of 102,400 makes the head's logits the largest tensor of a step: 1.7 GB in fp32 over 4096 positions, three
-times that in backward. Here at most `LOGITS` of them exist at a time. Every chunk makes its logits, its losses and, while
-they are there, both gradients, which backward only scales: the same three products as the plain way, none repeated.
+times that in backward. Here at most `LOGITS` of them exist at a time. Every chunk computes its logits, its losses and, from
+the same logits, both gradients, which backward only scales: the same three products as without chunks, none repeated.
 
-torch's own ``F.linear_cross_entropy`` does the same on the same plan and took the same time (benchmarks/text_loss.md), but in
+torch's own ``F.linear_cross_entropy`` works in the same way and took the same time (benchmarks/text_loss.md), but in
 bf16 it adds up losses and weight gradients as bf16, from chunk to chunk, and gives one sum where two kinds are logged.
 
-It is the head's own ``forward``, so that backends which gather a module's weights around its call find them asked for where
-they look. The head stays an ``nn.Linear`` under its own name: called without targets it gives logits.
+The computation is the head's own ``forward``, because some backends gather a module's weights around its call. The head
+stays an ``nn.Linear`` under its own name; called without targets it returns logits.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from torch.autograd.function import once_differentiable
 from transformers import JanusForConditionalGeneration
 
 LOGITS = 1 << 26
-"""Logits that exist at a time: 256 MiB in fp32, 655 positions of the paper's vocabulary."""
+"""Number of logits that exist at a time: 256 MiB in fp32, 655 positions of the paper's vocabulary."""
 
 LossesAndGrads = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class TextHead:
-    """A linear layer's forward: logits, or the loss of them if there are targets."""
+    """A linear layer's forward: logits, or their loss if there are targets."""
 
     def __init__(self, head: nn.Linear) -> None:
         assert head.bias is None, "Janus' text head has no bias"
         self._head: nn.Linear = head
         self.chunked: bool = True
-        """False: the loss is made from all logits at once, by `losses.cross_entropies`; then targets must not be given."""
+        """False: the loss is made from all logits at once, by `losses.cross_entropies`, and calls must not pass targets."""
         self.losses_and_grads: LossesAndGrads = losses_and_grads
 
     def __call__(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor | None = None) -> Any:
@@ -47,13 +47,13 @@ class TextHead:
 
 
 def install_text_head(head: nn.Linear) -> None:
-    """Give ``head`` this forward, once."""
+    """Replaces the forward of ``head`` by a `TextHead`, once."""
     if not isinstance(head.forward, TextHead):
         head.forward = TextHead(head)  # type: ignore[assignment, method-assign]
 
 
 def text_head(janus: JanusForConditionalGeneration) -> TextHead:
-    """The forward of a prepared model's text head."""
+    """Returns the forward of a prepared model's text head."""
     forward = janus.lm_head.forward
     assert isinstance(forward, TextHead)
     return forward
@@ -62,21 +62,21 @@ def text_head(janus: JanusForConditionalGeneration) -> TextHead:
 def chunked_loss(
     hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, pointwise: LossesAndGrads | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum over n positions (fp32 scalar, differentiable once), and the cross-entropies (n,) in fp32; n may be 0.
+    """Returns the sum over n positions (fp32 scalar, differentiable once) and the cross-entropies (n,) in fp32; n may be 0.
 
-    Products are in autocast's type if autocast is on, else in the weight's.
+    Products are in autocast's type if autocast is on, else in the weight's type.
     """
     device = hidden_ND.device.type
-    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
     needs_grad = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden_ND, weight_VD)]
     total, losses = _ChunkedLoss.apply(
-        hidden_ND, weight_VD, targets_N, compute, needs_grad, pointwise or losses_and_grads
+        hidden_ND, weight_VD, targets_N, compute_dtype, needs_grad, pointwise or losses_and_grads
     )
     return total, losses
 
 
 def losses_and_grads(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 cross-entropies (n,) of logits (n, V), and their derivatives by the logits (n, V), in the logits' type."""
+    """Returns the fp32 cross-entropies (n,) of logits (n, V), and their gradients (n, V) in the logits' type."""
     log_p_NV = F.log_softmax(logits_NV, dim=-1, dtype=torch.float32)
     losses_N = F.nll_loss(log_p_NV, targets_N, reduction="none")
     grads_NV = log_p_NV.exp_()
@@ -85,7 +85,7 @@ def losses_and_grads(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Losses and gradients in one pass. All positions weigh the same, so backward is a multiplication."""
+    """Computes losses and gradients in one pass. All positions weigh the same, so backward is a multiplication."""
 
     @staticmethod
     def forward(
@@ -93,29 +93,29 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden_ND: torch.Tensor,
         weight_VD: torch.Tensor,
         targets_N: torch.Tensor,
-        compute: torch.dtype,
+        compute_dtype: torch.dtype,
         needs_grad: list[bool],
         pointwise: LossesAndGrads,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_positions, vocabulary = len(hidden_ND), len(weight_VD)
         losses_N = torch.empty(num_positions, dtype=torch.float32, device=hidden_ND.device)
         # The gradient of the weight adds up in the weight's own type, fp32, whatever the products' type.
-        hidden_grad = torch.empty_like(hidden_ND, dtype=compute) if needs_grad[0] else None
+        hidden_grad = torch.empty_like(hidden_ND, dtype=compute_dtype) if needs_grad[0] else None
         weight_grad = torch.zeros_like(weight_VD) if needs_grad[1] else None
-        narrow_VD = weight_VD.to(compute)
-        size = max(1, LOGITS // vocabulary)
+        compute_weight_VD = weight_VD.to(compute_dtype)
+        chunk_size = max(1, LOGITS // vocabulary)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            for start in range(0, num_positions, size):
-                part = slice(start, start + size)
-                inputs_nD = hidden_ND[part].to(compute)
-                losses_N[part], grads_nV = pointwise(inputs_nD @ narrow_VD.T, targets_N[part])
+            for start in range(0, num_positions, chunk_size):
+                chunk = slice(start, start + chunk_size)
+                inputs_nD = hidden_ND[chunk].to(compute_dtype)
+                losses_N[chunk], grads_nV = pointwise(inputs_nD @ compute_weight_VD.T, targets_N[chunk])
                 if hidden_grad is not None:
-                    torch.mm(grads_nV, narrow_VD, out=hidden_grad[part])
-                if weight_grad is not None and weight_grad.dtype == compute:
+                    torch.mm(grads_nV, compute_weight_VD, out=hidden_grad[chunk])
+                if weight_grad is not None and weight_grad.dtype == compute_dtype:
                     torch.addmm(weight_grad, grads_nV.T, inputs_nD, out=weight_grad)
                 elif weight_grad is not None:
                     weight_grad += grads_nV.T @ inputs_nD
-                del grads_nV  # before the next ones are made
+                del grads_nV  # before those of the next chunk are made
         ctx.gradients = hidden_grad, weight_grad
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N

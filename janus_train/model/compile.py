@@ -1,11 +1,11 @@
 """torch.compile of the decoder layers: norms, rotary embeddings and SwiGLU fused, products and attention as they were.
 
-Each layer's own forward is compiled, not the model: all layers share one compiled code, what backends hang around a layer
-(FSDP2's gathering, DDP's buckets) stays outside it, and parameters keep their names. It goes around what
-`model.activation_checkpointing` does, so that the compiler sees what is to be computed again.
+Each layer's own forward is compiled, not the model: all layers share the compiled code, the hooks of backends (FSDP2's
+gathering, DDP's buckets) stay outside it, and parameters keep their names. Compilation wraps
+`model.activation_checkpointing`, so that the compiler sees what has to be recomputed.
 
-One code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
-of tokens and of document boundaries. Generation, which comes with a cache and no documents, runs as it was.
+The same code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a
+fixed number of tokens and of document boundaries. Generation, which has a cache and no documents, is not compiled.
 """
 
 from __future__ import annotations
@@ -24,35 +24,37 @@ from janus_train.errors import UserError, one_line
 from janus_train.model.chunked_cross_entropy import losses_and_grads, text_head
 
 BACKEND: Any = "inductor"
-"""torch.compile's."""
+"""The backend of torch.compile."""
 
 
 def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
-    """Whether this run compiles. ``run.compile`` null: on a GPU, if Triton finds the C compiler that it needs, and rows are
-    packed (``batch.unit=samples`` would fill each sample up to a row's length).
+    """Whether this run compiles.
 
-    ``gathers_inside_layers``: ZeRO-3, whose hooks on every linear layer would cut compiled code to pieces; `UserError` if
-    compiling was asked for all the same.
+    With ``run.compile`` null it does on a GPU, if Triton finds the C compiler that it needs and rows are packed
+    (``batch.unit=samples`` would fill each sample up to a row's length).
+
+    ``gathers_inside_layers``: true for ZeRO-3, whose hooks on every linear layer would break compiled code into pieces;
+    `UserError` if compiling is requested nevertheless.
     """
-    asked = config.run.compile
-    if asked and gathers_inside_layers:
+    setting = config.run.compile
+    if setting and gathers_inside_layers:
         raise UserError(
-            "run.compile=true does not go with ZeRO-3: launch with launch/accelerate/fsdp2.yaml, or compile=false"
+            "run.compile=true does not work with ZeRO-3: launch with launch/accelerate/fsdp2.yaml, or compile=false"
         )
-    if asked is not None:
-        return asked
+    if setting is not None:
+        return setting
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    packed = config.batch.unit == "rows"
-    return device.type == "cuda" and has_compiler and packed and not gathers_inside_layers
+    has_packed_rows = config.batch.unit == "rows"
+    return device.type == "cuda" and has_compiler and has_packed_rows and not gathers_inside_layers
 
 
 def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:
-    """Compile every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
+    """Compiles every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
 
-    Call it once, after `activation_checkpointing.checkpoint_layers`. ``backend``: torch.compile's, `BACKEND` unless given.
+    Call it once, after `activation_checkpointing.checkpoint_layers`. ``backend``: torch.compile's; `BACKEND` by default.
     """
     backend = backend or BACKEND
-    # DDP's own cutting of compiled code at bucket boundaries is for whole models, and knows no checkpoints.
+    # DDP's splitting of compiled code at bucket boundaries is for whole models, and does not support checkpointing.
     torch._dynamo.config.optimize_ddp = False
     for layer in janus.model.language_model.layers:
         layer.forward = _Compiled(layer.forward, backend)
@@ -65,19 +67,19 @@ def compile_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        why = one_line(error, 300)
+        reason = one_line(error, 300)
         raise UserError(
-            f"the decoder layers cannot be compiled here ({why}): run.compile=false trains without"
+            f"the decoder layers cannot be compiled here ({reason}): run.compile=false trains without compiling"
         ) from error
 
 
 class _Compiled:
-    """A layer's forward: compiled over packed documents, as it was for anything else."""
+    """A layer's forward: compiled for packed documents, the original one for anything else."""
 
     def __init__(self, forward: Any, backend: Any):
-        self._plain = forward
+        self._forward = forward
         method = forward if hasattr(forward, "__func__") else forward.__call__
-        self._compiled = torch.compile(method, backend=backend, fullgraph=True, dynamic=False)
+        self._compiled_forward = torch.compile(method, backend=backend, fullgraph=True, dynamic=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return (self._plain if kwargs.get("documents") is None else self._compiled)(*args, **kwargs)
+        return (self._forward if kwargs.get("documents") is None else self._compiled_forward)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Both losses as sums of cross-entropies and counts, never means.
+"""Both losses, as sums of cross-entropies and counts, never as means.
 
 In: the hidden states that carry a loss, already selected, and their targets. Out: fp32 scalars. The step adds up the
 sums of all micro-batches and divides once by the whole step's count, so that every loss token weighs the same, and
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 
 
 class LossSums(NamedTuple):
-    """Sums of cross-entropies in nats (fp32 scalars), and over how many targets each of them is.
+    """Sums of cross-entropies in nats (fp32 scalars), and the number of targets of each.
 
-    A tuple, because DDP, DeepSpeed and FSDP look for the tensors of a forward's output in those.
+    It is a tuple, because DDP, DeepSpeed and FSDP look for tensors in the tuples that a forward returns.
     """
 
     total: torch.Tensor
-    """What is differentiated: all kinds weigh the same (the papers weigh no task's loss against another's). The sums by kind of
-    the text head are values alone, without gradient."""
+    """The differentiable sum: all kinds weigh the same, as in the papers. The sums by kind have no gradient, except for
+    generation."""
     text: torch.Tensor
     understanding: torch.Tensor
     generation: torch.Tensor
@@ -36,7 +36,7 @@ class LossSums(NamedTuple):
 
 
 def cross_entropies(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """fp32 cross-entropies (n,) of logits (n, classes) against targets (n,); n may be 0."""
+    """Returns fp32 cross-entropies (n,) of logits (n, classes) against targets (n,); n may be 0."""
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
@@ -49,7 +49,8 @@ def loss_sums(
 ) -> LossSums:
     """text_losses (Nt,) and their sum with its gradient, text_target_is_understanding (Nt,), image_losses (No * P,) -> sums.
 
-    A text target counts as text or as understanding by the kind of its sample; ``num_understanding`` of them do.
+    A text target counts as text or as understanding by the kind of its sample; ``num_understanding`` of them count as
+    understanding.
     """
     values = text_losses.detach()
     generation = image_losses.sum()

@@ -30,7 +30,7 @@ assert tuple(MODULES) == get_args(Part)
 
 
 def part_of(name: str) -> Part:
-    """The part of a parameter or buffer, by its name in ``JanusForConditionalGeneration``; ValueError if none."""
+    """Returns the part of a parameter or buffer by its name in ``JanusForConditionalGeneration``; ValueError if none."""
     for part, modules in MODULES.items():
         if name.startswith(tuple(f"{module}." for module in modules)):
             return part
@@ -38,12 +38,12 @@ def part_of(name: str) -> Part:
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter is LoRA's (`model.lora`). It belongs to the part beside whose layer it stands."""
+    """Whether a parameter is LoRA's (`model.lora`); it belongs to the part whose layer it adapts."""
     return ".lora_" in name
 
 
 def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parameter]]]:
-    """All parameters with their names, under their parts, in the model's order."""
+    """Returns the named parameters of each part, in the model's order."""
     parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {part: [] for part in MODULES}
     for name, parameter in janus.named_parameters():
         parameters[part_of(name)].append((name, parameter))
@@ -51,7 +51,7 @@ def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parame
 
 
 def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
-    """SHA-256 of every tensor's name, type, shape and bytes, part by part."""
+    """Returns a SHA-256 per part, over every tensor's name, type, shape and bytes."""
     digests = {part: hashlib.sha256() for part in parts}
     for name, tensor in sorted(janus.state_dict().items()):
         part = part_of(name)
@@ -62,9 +62,9 @@ def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
 
 
 def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Exactly ``parts`` and all adapters get gradients, the rest is frozen; modes are set too.
+    """Makes exactly ``parts`` and all adapters trainable, freezes the rest, and sets the modes.
 
-    ValueError for an unknown part.
+    Raises ValueError for an unknown part.
     """
     set_modes(janus, parts)
     for part, parameters in parameters_by_part(janus).items():
@@ -75,14 +75,14 @@ def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
 
 
 def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Train mode for ``parts`` and adapters, eval mode for every other module (a frozen part must not even drop out)."""
-    unknown = sorted(set(parts) - set(MODULES))
-    if unknown:
-        raise ValueError(f"unknown part {unknown[0]}: the parts are {', '.join(MODULES)}")
+    """Sets train mode for ``parts`` and adapters, eval mode for every other module (frozen parts must not use dropout)."""
+    unknown_parts = sorted(set(parts) - set(MODULES))
+    if unknown_parts:
+        raise ValueError(f"unknown part {unknown_parts[0]}: the parts are {', '.join(MODULES)}")
     janus.eval()
     for part in parts:
         for module in MODULES[part]:
             janus.get_submodule(module).train()
-    for name, module_ in janus.named_modules():
+    for name, submodule in janus.named_modules():
         if is_lora(name):
-            module_.train()
+            submodule.train()

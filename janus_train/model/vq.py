@@ -1,10 +1,10 @@
-"""Images to code ids and back, by the official rule and always in fp32.
+"""Converts images to code ids and back, by the official rule and always in fp32.
 
 In: a VQ tokenizer (transformers' ``JanusVQVAE``), pixels (N, 3, S, S) in -1..1, or ids (N, P).
 Out: ids (N, P) int64, or images uint8 (N, S, S, 3).
 
-Not transformers' own ``encode``: its quantiser skips the L2 normalisation of the official one and takes other codes. Not
-bf16 and not TF32: 5.5 % of the codes change in bf16.
+transformers' own ``encode`` is not used, because its quantiser skips the official one's L2 normalisation and takes other
+codes. bf16 and TF32 are not used either: 5.5 % of the codes change in bf16.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from transformers.models.janus import JanusVQVAE
 from janus_train.data.shards.vq_codes import CodesOrigin
 
 ENCODE_CHUNK, DECODE_CHUNK = 16, 8
-"""Images at a time: the first layers of VQ-16 hold 75 MB per activation and image in fp32."""
+"""Images at a time: an activation of the first layers of VQ-16 takes 75 MB per image in fp32."""
 _SCORES_CHUNK = 8192
-"""Latents at a time against the codebook: 0.5 GB of similarities for 16,384 codes."""
+"""Latents that are compared with the codebook at a time: 0.5 GB of similarities for 16,384 codes."""
 
 
 def generation_image_size(config: JanusConfig) -> int:
-    """S of images to draw: the side of the encoders' common grid times the pixels of one of its codes."""
+    """The side S of generated images in pixels: the side of the encoders' common grid times the pixels of one of its codes."""
     vision = config.vision_config
     return (vision.image_size // vision.patch_size) * 2 ** (len(config.vq_config.channel_multiplier) - 1)
 
 
 @torch.no_grad()
 def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
-    """Code ids (N, P) of ``pixels`` (N, 3, S, S), in fp32 whatever the module's dtype and autocast."""
+    """Encodes ``pixels`` (N, 3, S, S) to code ids (N, P), in fp32 whatever the module's dtype and autocast."""
     ids = [quantise(_latent(vqmodel, chunk), vqmodel.quantize.embedding.weight) for chunk in pixels.split(ENCODE_CHUNK)]
     return torch.cat(ids)
 
 
 @torch.no_grad()
 def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
-    """Images uint8 (N, S, S, 3) of code ids (N, P): decoded in fp32, then -1..1 clipped and truncated to 0..255."""
+    """Decodes code ids (N, P) to images uint8 (N, S, S, 3): in fp32, then -1..1 clipped and truncated to 0..255."""
     images = []
     for chunk in ids.split(DECODE_CHUNK):
-        decoded = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
-        images.append(rearrange(((decoded + 1) / 2 * 255).clamp(0, 255).to(torch.uint8), "n c h w -> n h w c"))
+        pixels = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
+        images.append(rearrange(((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8), "n c h w -> n h w c"))
     return torch.cat(images)
 
 
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The code nearest to each latent after both are L2-normalised (as in the official VectorQuantizer).
+    """Finds the code nearest to each latent after both are L2-normalised (as in the official VectorQuantizer).
 
     latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """
@@ -69,9 +69,9 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def encoder_digest(vqmodel: JanusVQVAE) -> str:
-    """SHA-256 of the weights that codes depend on: encoder, its last convolution, codebook; in fp32, without their names.
+    """Returns a SHA-256 of the weights that codes depend on, in fp32: encoder, its last convolution, codebook.
 
-    Neither the decoder nor transformers' naming is in it: codes stay valid if only those change.
+    It excludes the decoder and the tensors' names: codes stay valid if only those change.
     """
     tensors = [
         *vqmodel.encoder.state_dict().values(),
@@ -87,21 +87,21 @@ def encoder_digest(vqmodel: JanusVQVAE) -> str:
 
 @dataclass(frozen=True)
 class CodeEncoder:
-    """Images in, codes out."""
+    """Encodes images to codes for the cache."""
 
     vqmodel: JanusVQVAE
     image_size: int
-    """S: an image's side in pixels."""
+    """An image's side S in pixels."""
 
     @property
     def tokens_per_image(self) -> int:
-        """P."""
+        """The number of codes P per image."""
         stride = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
         return (self.image_size // stride) ** 2
 
     @cached_property
     def origin(self) -> CodesOrigin:
-        """What is written beside codes that this encoder made."""
+        """The provenance that is written beside this encoder's codes."""
         return CodesOrigin(encoder_digest(self.vqmodel), self.image_size)
 
     def codes(self, pixels: torch.Tensor) -> np.ndarray:
@@ -117,42 +117,42 @@ def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _pixels(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
-    """ids (n, P) -> pixels (n, 3, S, S). transformers' ``decode`` looks codes up normalised, as the official one."""
+    """ids (n, P) -> pixels (n, 3, S, S). transformers' ``decode`` looks up normalised codes, like the official one."""
     with _exact_fp32(ids.device), _fp32_weights(vqmodel):
         return vqmodel.decode(ids)
 
 
 @contextmanager
 def _fp32_weights(module: nn.Module) -> Iterator[None]:
-    """``module`` with its floating-point parameters and buffers in fp32, and as they were afterwards.
+    """Casts the parameters and buffers of ``module`` to fp32, and restores them afterwards.
 
-    What was rounded to bf16 before stays rounded: keep the VQ tokenizer in fp32 (it is 72 M parameters, and frozen).
+    Values that were rounded to bf16 before stay rounded: keep the VQ tokenizer in fp32 (72 M parameters, frozen).
     """
-    narrow = [
+    tensors = [
         t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and t.dtype != torch.float32
     ]
-    kept = [t.data for t in narrow]
+    original_data = [t.data for t in tensors]
     try:
-        for tensor in narrow:
+        for tensor in tensors:
             tensor.data = tensor.data.float()
         yield
     finally:
-        for tensor, data in zip(narrow, kept, strict=True):
+        for tensor, data in zip(tensors, original_data, strict=True):
             tensor.data = data
 
 
 @contextmanager
 def _exact_fp32(device: torch.device) -> Iterator[None]:
-    """No autocast, and on CUDA no TF32: cuDNN's convolutions use it by default, with 10 bits of mantissa."""
+    """Turns off autocast, and on CUDA TF32, which cuDNN's convolutions use by default, with 10 bits of mantissa."""
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
             return
         matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
-        # The old switch for matmul and the new one for cuDNN: the pair that holds whichever of them the user has set.
-        kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+        # The old switch for matmul and the new one for cuDNN: this pair works whichever switches the user has set.
+        settings = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
         try:
             matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = False, "ieee", "ieee"
             yield
         finally:
-            matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = kept
+            matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = settings

@@ -1,1 +1,1 @@
-"""What all pages (report, plan, inspect) are made with: the templates, and images inside a page."""
+"""HTML pages (report, plan, inspect): their templates, and the images inside them."""

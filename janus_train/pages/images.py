@@ -1,4 +1,4 @@
-"""Images inside a page, as ``data:`` URIs."""
+"""Encodes images as ``data:`` URIs, so that a page needs no other files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_FILE_BYTES = 16 << 20
-"""A larger file is not an image that training or evaluation wrote."""
+"""Larger files are not images that training or evaluation wrote."""
 
 
 def image_uri(folder: Path, name: object) -> str | None:
-    """The PNG file ``name`` of ``folder``; None if there is none.
+    """Encodes the PNG file ``name`` of ``folder``; None if there is none.
 
-    ``name`` may come from a file that somebody else wrote: what leads out of ``folder`` (an absolute path, ``..``, a
-    symbolic link) is not read, nor is anything that is not a PNG.
+    ``name`` may come from a file that somebody else wrote: paths that lead out of ``folder`` (an absolute
+    path, ``..``, a symbolic link) are not read, nor are files that are not PNGs.
     """
     if not isinstance(name, str):
         return None
@@ -33,7 +33,7 @@ def image_uri(folder: Path, name: object) -> str | None:
 
 
 def pixels_uri(pixels: np.ndarray) -> str:
-    """uint8 (S, S, 3) as a PNG."""
+    """Encodes pixels uint8 (S, S, 3) as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return _uri(buffer.getvalue())

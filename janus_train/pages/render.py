@@ -1,7 +1,7 @@
-"""The Jinja2 environment of all pages (report, plan, inspect): values in, HTML out.
+"""Renders pages (report, plan, inspect) with Jinja2: values in, HTML out.
 
-Python builds plain values, the templates beside this module write the markup. Every value is escaped; control and
-bidirectional characters of data are shown as escapes. A name that a template does not find is an error.
+Python builds plain values; the templates beside this module write the markup. Every value is escaped; control and
+bidirectional characters of data are shown as escapes. A name without a value is an error.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from markupsafe import Markup
 from janus_train.text import printable
 
 _LAYOUT = "\n\t"
-"""Kept as they are: pages show texts of several lines."""
+"""Characters that are not escaped: pages show texts of several lines."""
 
 
 def _finalize(value: Any) -> Any:
-    """Applied to whatever a template prints, before it is escaped."""
-    if isinstance(value, Markup):  # of a macro or another template: its escapes must stay what they are
+    """Makes a value printable; Jinja2 calls it before it escapes the value."""
+    if isinstance(value, Markup):  # from a macro or another template: its escapes must stay unchanged
         return Markup(printable(value, _LAYOUT))
     return printable(str(value), _LAYOUT)
 
@@ -36,10 +36,10 @@ _environment = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """The HTML that ``template`` (a name in ``templates/``) makes of ``values``."""
+    """Renders ``template`` (a name in ``templates/``) with ``values`` as HTML."""
     return _environment.get_template(template).render(values)
 
 
 def render_fragment(template: str, **values: Any) -> Markup:
-    """A part of a page as a value for another template, which takes it as it is."""
+    """Renders a part of a page as a value that another template does not escape again."""
     return Markup(render(template, **values))

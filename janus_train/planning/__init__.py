@@ -1,4 +1,4 @@
 """Arithmetic on a run before and while it runs: FLOPs, memory, communication, time.
 
-Needs a configuration and what the rows hold; no model, no GPU, no data.
+It needs a configuration and the counts of what the rows contain, but no model, GPU or data.
 """

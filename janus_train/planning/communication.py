@@ -1,4 +1,4 @@
-"""What a GPU sends in a step, and how long that takes beside the computing.
+"""How many bytes a GPU sends per step, and how long that takes.
 
 Ring collectives: a reduce-scatter or an all-gather of n bytes over W GPUs sends (W - 1) / W * n from each, an all-reduce
 twice that.
@@ -10,30 +10,32 @@ from janus_train.planning.gpus import GPU, GPUS_PER_NODE
 from janus_train.planning.state import BF16, FP32, ShardingStrategy, Sizes
 
 
-def bytes_sent(sizes: Sizes, sharing: ShardingStrategy, gpus: int, micro_batches: int, precision: str) -> float:
-    """By one GPU in one step of ``micro_batches``.
+def bytes_sent(sizes: Sizes, sharding: ShardingStrategy, num_gpus: int, micro_batches: int, precision: str) -> float:
+    """Bytes that one GPU sends in one step of ``micro_batches``.
 
     - ddp: one all-reduce of fp32 gradients, on the last micro-batch.
     - zero1: the gradients once, and the updated weights once.
-    - zero2: gradients leave in every micro-batch, because no GPU keeps them all; the updated weights once.
-    - zero3, fsdp2: besides, all weights are gathered for every forward and again for every backward, the frozen ones too.
+    - zero2: gradients in every micro-batch, because no GPU keeps them all; the updated weights once.
+    - zero3, fsdp2: gradients as in zero2; all weights, frozen ones too, for every forward and again for every backward.
 
     In bf16 runs DeepSpeed reduces gradients as bf16, torch as fp32; weights are gathered for computing as bf16, the
     updated ones of zero1 and zero2 as fp32.
     """
-    narrow = BF16 if precision == "bf16" else FP32
-    gradient = FP32 if sharing.name in ("ddp", "fsdp2") else narrow
-    if sharing.weights:
-        sent = micro_batches * (2 * narrow * (sizes.trained + sizes.frozen) + gradient * sizes.trained)
-    elif sharing.gradients:
-        sent = (micro_batches * gradient + FP32) * sizes.trained
-    elif sharing.optimizer:
-        sent = (gradient + FP32) * sizes.trained
+    narrow_bytes = BF16 if precision == "bf16" else FP32
+    gradient_bytes = FP32 if sharding.name in ("ddp", "fsdp2") else narrow_bytes
+    if sharding.weights:
+        num_bytes = micro_batches * (
+            2 * narrow_bytes * (sizes.num_trained + sizes.num_frozen) + gradient_bytes * sizes.num_trained
+        )
+    elif sharding.gradients:
+        num_bytes = (micro_batches * gradient_bytes + FP32) * sizes.num_trained
+    elif sharding.optimizer:
+        num_bytes = (gradient_bytes + FP32) * sizes.num_trained
     else:
-        sent = 2 * gradient * sizes.trained
-    return sent * (gpus - 1) / gpus
+        num_bytes = 2 * gradient_bytes * sizes.num_trained
+    return num_bytes * (num_gpus - 1) / num_gpus
 
 
-def seconds(sent: float, card: GPU, gpus: int) -> float:
-    """Inside a node over its own links; over several the network is the narrow place."""
-    return sent / (card.link if gpus <= GPUS_PER_NODE else card.network)
+def seconds(num_bytes: float, gpu: GPU, num_gpus: int) -> float:
+    """Seconds to send ``num_bytes``: inside a node over its links; across nodes the network is the bottleneck."""
+    return num_bytes / (gpu.link if num_gpus <= GPUS_PER_NODE else gpu.network)

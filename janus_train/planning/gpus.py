@@ -1,9 +1,9 @@
-"""What a device can do at most: peak rates, memory, links. Known cards by the maker's figures, a CPU by measuring it.
+"""Peak rates, memory and links of devices: known GPUs by the maker's figures, a CPU by measuring it.
 
 Rates are dense (no sparsity) and without accumulation in fp16. Sources: NVIDIA's data sheets of A100, H100 and H200, the white
-papers of GA102 and AD102. Memory is what torch reports as the card's total. ``network`` is an assumption, not a
-property of the card: per GPU between nodes, as common clusters have it (A100: 200 Gbit/s, H100 and H200: 400, consumer
-cards 25); ``link`` is one direction between the GPUs of a node (NVLink, or PCIe 4.0 x16 for consumer cards).
+papers of GA102 and AD102. Memory is what torch reports as the GPU's total. ``network`` is an assumption, not a
+property of the GPU: per GPU between nodes, as common clusters have it (A100: 200 Gbit/s, H100 and H200: 400, consumer
+GPUs: 25); ``link`` is one direction between the GPUs of a node (NVLink, or PCIe 4.0 x16 for consumer GPUs).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ GPUS_PER_NODE = 8
 
 @dataclass(frozen=True)
 class GPU:
-    """One GPU. Rates in FLOP/s, memory in bytes, links in bytes a second."""
+    """One GPU. Rates in FLOP/s, memory in bytes, links in bytes per second."""
 
     name: str
-    pattern: str  # of what torch calls it
+    pattern: str  # regular expression of the name that torch reports
     memory: float
     bf16: float
     tf32: float
@@ -48,8 +48,8 @@ def _gpu(name: str, pattern: str, gib: float, rates: tuple[float, float, float],
 
 _A100, _H100 = (312.0, 156.0, 19.5), (989.4, 494.7, 66.9)
 GPUS: dict[str, GPU] = {
-    card.name: card
-    for card in (
+    gpu.name: gpu
+    for gpu in (
         _gpu("a100-40gb", r"A100(?!.*80GB)", 39.4, _A100, 300, 25),
         _gpu("a100-80gb", r"A100.*80GB", 79.1, _A100, 300, 25),
         _gpu("h100", r"H100(?! PCIe| NVL)", 79.1, _H100, 450, 50),
@@ -62,50 +62,50 @@ GPUS: dict[str, GPU] = {
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU that ``--gpu`` names. Raises `UserError` that lists the names."""
+    """Returns the GPU that ``--gpu`` names. Raises `UserError` with the list of names if there is none."""
     if name not in GPUS:
-        raise UserError(f"--gpu {name}: no such card, choose {', '.join(GPUS)}")
+        raise UserError(f"--gpu {name}: no such GPU, choose {', '.join(GPUS)}")
     return GPUS[name]
 
 
 def gpu_of(device_name: str) -> GPU | None:
-    """The card that torch calls ``device_name``; None if it is none of `GPUS`."""
-    return next((card for card in GPUS.values() if re.search(card.pattern, device_name)), None)
+    """The GPU that torch calls ``device_name``; None if it is not in `GPUS`."""
+    return next((gpu for gpu in GPUS.values() if re.search(gpu.pattern, device_name)), None)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s that ``device`` could do at most in the products of a run of ``precision`` (bf16 or fp32).
+    """Peak FLOP/s of ``device`` in the matrix products of a run with ``precision`` (bf16 or fp32).
 
-    A CPU is measured, which takes `CPU_SECONDS`; a GPU that is not in `GPUS` gives None.
+    A CPU is measured, which takes `CPU_SECONDS`; the result is None for a GPU that is not in `GPUS`.
     """
-    import torch  # here, so that the options of `janus-train plan` can name the cards at once
+    import torch  # here, so that the options of `janus-train plan` can name the GPUs at once
 
     if device.type == "cpu":
         return measured_cpu_flops(torch.bfloat16 if precision == "bf16" else torch.float32)
-    card = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if card is None:
+    gpu = gpu_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is None:
         return None
     if precision == "fp32" and torch.backends.cuda.matmul.allow_tf32:
         precision = "tf32"
-    return card.peak(precision)
+    return gpu.peak(precision)
 
 
 CPU_SECONDS = 0.1
-"""Seconds of computing; a busy machine may need longer to give them."""
+"""CPU seconds to measure for; on a busy machine that takes longer by the clock."""
 _SIZE = 1024
 
 
 def measured_cpu_flops(dtype: torch.dtype) -> float:
     """The best rate of 1024 x 1024 matrix products seen in `CPU_SECONDS`, with torch's threads as they are set.
 
-    By the CPU time of this thread, which works as long as the others do: what else the machine does changes nothing.
+    It counts the CPU time of this thread, which works as long as the others do: other load on the machine changes nothing.
     """
     import torch
 
     a, b = torch.randn(_SIZE, _SIZE).to(dtype), torch.randn(_SIZE, _SIZE).to(dtype)
     torch.mm(a, b)
     shortest, end = float("inf"), time.thread_time() + CPU_SECONDS
-    while (began := time.thread_time()) < end:
+    while (start := time.thread_time()) < end:
         torch.mm(a, b)
-        shortest = min(shortest, time.thread_time() - began)
+        shortest = min(shortest, time.thread_time() - start)
     return 2 * _SIZE**3 / shortest

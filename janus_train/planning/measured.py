@@ -1,4 +1,4 @@
-"""What benchmarks/train.py has measured, for a plan to build on instead of an assumption."""
+"""The MFU that benchmarks/train.py has measured, for a plan to use instead of an assumption."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from janus_train.planning.gpus import GPU
 RESULTS = ROOT / "benchmarks/train.jsonl"
 
 
-def measured_mfu(card: GPU, model: str, stage: int, results: Path = RESULTS) -> float | None:
-    """The newest share of peak measured with this card, model and stage; None if there is none."""
+def measured_mfu(gpu: GPU, model: str, stage: int, results: Path = RESULTS) -> float | None:
+    """The newest measured share of peak of this GPU, model and stage; None if there is none."""
     newest = None
     for entry in read_json_lines(results):
-        if (entry["card"], entry["model"], entry["stage"], entry["mode"]) == (card.name, model, stage, "ours"):
+        if (entry["card"], entry["model"], entry["stage"], entry["mode"]) == (gpu.name, model, stage, "ours"):
             newest = entry["mfu"]
     return newest

@@ -1,4 +1,4 @@
-"""A plan as a page to look at: one file, no scripts, nothing fetched; figures from the same tables as on the terminal."""
+"""A plan as an HTML page: one file without scripts or external resources, with the same tables as on the terminal."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ TONES = {
     "activations": "t7",
     "logits": "t8",
 }
-"""Colours of the parts of memory: classes of the style."""
+"""The colours of the parts of memory, as classes of the style sheet."""
 WORK_TONES = {"forward": "t1", "input gradients": "t2", "weight gradients": "t4"}
 
 
 @dataclass(frozen=True)
-class Card:
-    """A figure that stands out."""
+class KeyFigure:
+    """A number that is shown large at the top of the page."""
 
     value: str
     meaning: str
 
 
 @dataclass(frozen=True)
-class Box:
+class BarSegment:
     """A part of a bar, in percent of the scale."""
 
     tone: str
@@ -56,19 +56,19 @@ class Box:
 
 @dataclass(frozen=True)
 class Bar:
-    """A quantity by its parts; ``limit`` is a mark on the scale, in percent."""
+    """A quantity split into its parts; ``limit`` is a mark on the scale, in percent."""
 
     name: str
     value: str
-    boxes: list[Box]
+    segments: list[BarSegment]
     limit: float | None = None
-    chosen: bool = False
-    over: bool = False
+    is_best: bool = False
+    is_too_large: bool = False
 
 
 @dataclass(frozen=True)
-class Figures:
-    """A table of texts."""
+class FigureTable:
+    """A table whose cells are texts."""
 
     title: str
     columns: list[str]
@@ -76,84 +76,90 @@ class Figures:
 
 
 def page(plan: RunPlan) -> str:
-    """The whole document."""
+    """Renders the plan as an HTML document."""
     stage = plan.stage
     sections = {"time": "Days and GPU-hours", "memory": "Memory", "flops": "FLOPs", "sending": "Communication"}
     return render(
         "plan.html.j2",
-        title=f"Plan of {stage.config.model.name}, stage {plan.asked}",
+        title=f"Plan of {stage.config.model.name}, stage {plan.stage_number}",
         summary=headline(plan),
         menu=[{"anchor": anchor, "name": name} for anchor, name in sections.items()],
-        cards=_cards(plan),
+        key_figures=_key_figures(plan),
         warnings=plan.warnings,
         recommendation=recommendation(plan),
-        command=launch_command(plan, stage.chosen) if stage.chosen else "",
+        command=launch_command(plan, stage.best_option) if stage.best_option else "",
         assumptions=assumptions(plan),
         comparison=plan.paper,
         row_tokens=stage.config.batch.row_tokens,
-        gpu_memory=f"{stage.card.memory / GB:.1f}",
+        gpu_memory=f"{stage.gpu.memory / GB:.1f}",
         memory_keys=[(tone, name) for name, tone in TONES.items()],
         memory_bars=_memory_bars(stage),
         work_keys=[(tone, name) for name, tone in WORK_TONES.items()],
         work_bars=[_work_bars(stage)],
-        time_table=_figures(time_table(plan)),
-        memory_table=_figures(memory_table(stage)),
-        work_table=_figures(work_table(stage)),
-        sending_table=_figures(sending_table(stage)),
+        time_table=_figure_table(time_table(plan)),
+        memory_table=_figure_table(memory_table(stage)),
+        work_table=_figure_table(work_table(stage)),
+        sending_table=_figure_table(sending_table(stage)),
     )
 
 
-def _cards(plan: RunPlan) -> list[Card]:
+def _key_figures(plan: RunPlan) -> list[KeyFigure]:
     stage = plan.stage
-    memory = f"{stage.chosen.total / GB:.1f} of {stage.card.memory / GB:.1f} GB" if stage.chosen else "does not fit"
+    memory = (
+        f"{stage.best_option.total / GB:.1f} of {stage.gpu.memory / GB:.1f} GB" if stage.best_option else "does not fit"
+    )
     return [
-        Card(f"{stage.days:.2f} days", f"stage {plan.asked}, {stage.gpu_hours:,.0f} GPU-hours"),
-        Card(f"{plan.days:.2f} days", f"all three stages, {plan.gpu_hours:,.0f} GPU-hours"),
-        Card(f"{stage.step_s:.2f} s", f"per step of {stage.config.batch.rows_per_step} rows"),
-        Card(memory, f"on each {stage.card.name}"),
-        Card(f"{stage.flops_per_row / 1e12:.1f} TFLOP", f"useful, per row of {stage.config.batch.row_tokens} tokens"),
+        KeyFigure(f"{stage.days:.2f} days", f"stage {plan.stage_number}, {stage.gpu_hours:,.0f} GPU-hours"),
+        KeyFigure(f"{plan.days:.2f} days", f"all three stages, {plan.gpu_hours:,.0f} GPU-hours"),
+        KeyFigure(f"{stage.step_s:.2f} s", f"per step of {stage.config.batch.rows_per_step} rows"),
+        KeyFigure(memory, f"on each {stage.gpu.name}"),
+        KeyFigure(
+            f"{stage.flops_per_row / 1e12:.1f} TFLOP", f"useful, per row of {stage.config.batch.row_tokens} tokens"
+        ),
     ]
 
 
 def _memory_bars(stage: StagePlan) -> list[list[Bar]]:
-    """A bar per way of running, grouped by sharding: one row per micro-batch; and the chosen way as it was chosen."""
-    chosen = stage.chosen
-    shown = [option for option in stage.options if option.micro_rows == 1 or option is chosen]
-    widest = max(min(max(option.total for option in shown), 4 * stage.card.memory), 1.05 * stage.card.memory)
+    """One bar per option with one row per micro-batch, grouped by sharding; and the recommended option if it has more rows."""
+    best_option = stage.best_option
+    visible_options = [option for option in stage.options if option.micro_rows == 1 or option is best_option]
+    scale = max(min(max(option.total for option in visible_options), 4 * stage.gpu.memory), 1.05 * stage.gpu.memory)
     groups = []
-    for sharing in SHARDING_STRATEGIES:
-        options = {policy: stage.option(sharing, policy, 1) for policy in POLICIES}
-        groups.append([_memory_bar(f"{sharing}, {policy}", o, widest, o is chosen) for policy, o in options.items()])
-    if chosen and chosen.micro_rows > 1:
-        name = f"{chosen.sharing.name}, {chosen.policy}, {chosen.micro_rows} rows"
-        groups.append([_memory_bar(name, chosen, widest, True)])
+    for sharding in SHARDING_STRATEGIES:
+        options = {policy: stage.option(sharding, policy, 1) for policy in POLICIES}
+        groups.append(
+            [_memory_bar(f"{sharding}, {policy}", o, scale, o is best_option) for policy, o in options.items()]
+        )
+    if best_option and best_option.micro_rows > 1:
+        name = f"{best_option.sharding.name}, {best_option.policy}, {best_option.micro_rows} rows"
+        groups.append([_memory_bar(name, best_option, scale, True)])
     return groups
 
 
-def _memory_bar(name: str, option: Option, widest: float, chosen: bool) -> Bar:
-    boxes = _boxes({TONES[what]: size for what, size in breakdown(option).items()}, widest)
-    limit = 100 * option.memory / widest
-    return Bar(name, f"{option.total / GB:.1f} GB", boxes, limit, chosen, over=not option.fits)
+def _memory_bar(name: str, option: Option, scale: float, is_best: bool) -> Bar:
+    segments = _segments({TONES[use]: size for use, size in breakdown(option).items()}, scale)
+    limit = 100 * option.gpu_memory / scale
+    return Bar(name, f"{option.total / GB:.1f} GB", segments, limit, is_best, is_too_large=not option.fits)
 
 
 def _work_bars(stage: StagePlan) -> list[Bar]:
     """Forward, input gradients and weight gradients of every part, on one scale."""
-    widest = max(work.total for work in stage.work.values())
+    scale = max(work.total for work in stage.work.values())
     bars = []
     for piece, work in stage.work.items():
         sizes = (work.forward, work.input_gradients, work.weight_gradients)
-        boxes = _boxes(dict(zip(WORK_TONES.values(), sizes, strict=True)), widest)
-        bars.append(Bar(piece.replace("_", " "), f"{100 * work.total / stage.flops_per_row:.1f} %", boxes))
+        segments = _segments(dict(zip(WORK_TONES.values(), sizes, strict=True)), scale)
+        bars.append(Bar(piece.replace("_", " "), f"{100 * work.total / stage.flops_per_row:.1f} %", segments))
     return bars
 
 
-def _boxes(sizes: Mapping[str, float], widest: float) -> list[Box]:
-    return [Box(tone, 100 * size / widest) for tone, size in sizes.items() if size > 0]
+def _segments(sizes: Mapping[str, float], scale: float) -> list[BarSegment]:
+    return [BarSegment(tone, 100 * size / scale) for tone, size in sizes.items() if size > 0]
 
 
-def _figures(table: Table) -> Figures:
-    """A terminal's table as plain texts."""
+def _figure_table(table: Table) -> FigureTable:
+    """Converts a terminal table to plain texts."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
-    return Figures(
+    return FigureTable(
         str(table.title or ""), [str(column.header) for column in table.columns], list(zip(*columns, strict=True))
     )

@@ -1,5 +1,7 @@
-"""How many parameters each part has, or gets by LoRA, from the shape alone: the model is built without memory for its
-weights."""
+"""The number of parameters of each part, and of its LoRA adapters, from the model's shape alone.
+
+The model is built on the meta device, without memory for its weights.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +15,48 @@ from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.model.build import transformers_config
 from janus_train.model.lora import target_layers
 from janus_train.model.parts import MODULES, parameters_by_part, part_of
-from janus_train.model.precision import ROUNDED
+from janus_train.model.precision import ROUNDED_LAYERS
 
 
 @dataclass(frozen=True)
 class _Counts:
-    all: dict[Part, int]
-    rounded: dict[Part, int]  # in layers whose weights autocast rounds
-    a_rank: dict[Part, int]  # of adapters, for each of their rank
+    parameters: dict[Part, int]
+    rounded_parameters: dict[Part, int]  # in layers whose weights autocast rounds
+    adapter_parameters_per_rank: dict[Part, int]
 
 
 @lru_cache
-def _counts(model: str) -> _Counts:
-    config = transformers_config(ModelConfig.model_validate_json(model), None, None, None, None)
+def _counts(model_json: str) -> _Counts:
+    config = transformers_config(ModelConfig.model_validate_json(model_json), None, None, None, None)
     with torch.device("meta"):
         janus = JanusForConditionalGeneration(config)
-    rounded: dict[Part, int] = dict.fromkeys(MODULES, 0)
+    rounded_parameters: dict[Part, int] = dict.fromkeys(MODULES, 0)
     for name, module in janus.named_modules():
-        if isinstance(module, ROUNDED):
-            rounded[part_of(f"{name}.weight")] += sum(p.numel() for p in module.parameters())
+        if isinstance(module, ROUNDED_LAYERS):
+            rounded_parameters[part_of(f"{name}.weight")] += sum(p.numel() for p in module.parameters())
     return _Counts(
-        {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(janus).items()},
-        rounded,
+        {
+            part: sum(p.numel() for _, p in named_parameters)
+            for part, named_parameters in parameters_by_part(janus).items()
+        },
+        rounded_parameters,
         {p: sum(layer.in_features + layer.out_features for layer in target_layers(janus, p).values()) for p in MODULES},
     )
 
 
 def parameter_counts(model: ModelConfig) -> dict[Part, int]:
-    """Parameters of every part; true also where a run has the weights in pieces on several devices."""
-    return dict(_counts(model.model_dump_json()).all)
+    """The parameters of every part, whether or not a run shards them."""
+    return dict(_counts(model.model_dump_json()).parameters)
 
 
 def rounded_counts(model: ModelConfig) -> dict[Part, int]:
-    """Those in layers whose weights autocast rounds: what is kept as bf16 alone while a part is frozen."""
-    return dict(_counts(model.model_dump_json()).rounded)
+    """The parameters in layers whose weights autocast rounds; a frozen part keeps these in bf16 only."""
+    return dict(_counts(model.model_dump_json()).rounded_parameters)
 
 
 def adapter_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, int]:
-    """Parameters of LoRA's adapters, of the parts that have some."""
+    """The parameters of the LoRA adapters, for each part that has adapters."""
     if peft is None:
         return {}
-    a_rank = _counts(model.model_dump_json()).a_rank
-    return {part: peft.rank * a_rank[part] for part in peft.parts}
+    adapter_parameters_per_rank = _counts(model.model_dump_json()).adapter_parameters_per_rank
+    return {part: peft.rank * adapter_parameters_per_rank[part] for part in peft.parts}

@@ -1,4 +1,4 @@
-"""The plan of a whole run: the asked stage in full, the other two for their share of days and GPU-hours."""
+"""The plan of a whole run: the requested stage in full, the other two for their days and GPU-hours."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
 
 SHARED_OVERRIDES = ("model=", "model.", "precision=")
-"""Options of the asked stage that hold for the other stages too; they keep the paper's values else."""
+"""Overrides that apply to all stages; in everything else the other stages keep the paper's values."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """``stages``: all three, in order."""
+    """The plans of all three stages, in order; ``stage_number`` is the requested one."""
 
     stages: tuple[StagePlan, ...]
-    asked: int
+    stage_number: int
     cached_codes: bool
 
     @property
     def stage(self) -> StagePlan:
-        return self.stages[self.asked - 1]
+        return self.stages[self.stage_number - 1]
 
     @property
     def days(self) -> float:
@@ -36,61 +36,66 @@ class RunPlan:
 
     @property
     def warnings(self) -> list[str]:
-        """What does not fit or stands idle, and what would help."""
+        """One line for each stage that does not fit or leaves GPUs idle, with a remedy."""
         lines = []
         for number, stage in enumerate(self.stages, start=1):
-            if stage.chosen is None:
-                least = min(option.total for option in stage.options)
+            if stage.best_option is None:
+                smallest_bytes = min(option.total for option in stage.options)
                 lines.append(
-                    f"stage {number} does not fit: the least is {least / 1e9:.1f} GB, a {stage.card.name} has "
-                    f"{stage.card.memory / 1e9:.1f}; {_what_would_fit(stage)}"
+                    f"stage {number} does not fit: the least is {smallest_bytes / 1e9:.1f} GB, a {stage.gpu.name} has "
+                    f"{stage.gpu.memory / 1e9:.1f}; {_what_would_fit(stage)}"
                 )
-            if stage.busy_gpus < stage.gpus:
+            if stage.num_busy_gpus < stage.num_gpus:
                 lines.append(
-                    f"stage {number} has {stage.config.batch.rows_per_step} rows a step: only {stage.busy_gpus} of the "
-                    f"{stage.gpus} GPUs get some"
+                    f"stage {number} has {stage.config.batch.rows_per_step} rows per step: only {stage.num_busy_gpus} of the "
+                    f"{stage.num_gpus} GPUs get some"
                 )
         return lines
 
     @property
     def paper(self) -> str | None:
-        """What the paper's own days mean by this count; None for a model that is not the paper's."""
+        """The MFU that the paper's training days imply, as a sentence; None for a model that is not the paper's."""
         name = self.stage.config.model.name
         if name not in PAPER_DAYS:
             return None
-        card, gpus, days = PAPER_DAYS[name]
-        share = implied_mfu(sum(stage.flops for stage in self.stages), GPUS[card], gpus, days)
-        return f"the paper's {days:.0f} days on {gpus} x {card} are {100 * share:.0f} % of peak by this count"
+        gpu, num_gpus, days = PAPER_DAYS[name]
+        mfu = implied_mfu(sum(stage.flops for stage in self.stages), GPUS[gpu], num_gpus, days)
+        return f"the paper's {days:.0f} days on {num_gpus} x {gpu} are {100 * mfu:.0f} % of peak by this count"
 
 
-def plan_run(overrides: list[str], card: GPU, gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
-    """``overrides``: what train.py takes. ``mfu`` None: as measured, or assumed. Raises `UserError` for what is wrong."""
+def plan_run(overrides: list[str], gpu: GPU, num_gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
+    """Plans a run with the ``overrides`` of train.py. ``mfu`` None: measured, or assumed. Raises `UserError` for invalid overrides."""
     config = compose_config(overrides)
-    shared = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
-    configs = [config if stage == config.stage else compose_config([f"+stage={stage}", *shared]) for stage in (1, 2, 3)]
-    stages = tuple(plan_stage(c, card, gpus, *_expected_mfu(c, card, mfu), cached_codes) for c in configs)
+    shared_overrides = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
+    configs = [
+        config if stage == config.stage else compose_config([f"+stage={stage}", *shared_overrides])
+        for stage in (1, 2, 3)
+    ]
+    stages = tuple(
+        plan_stage(config, gpu, num_gpus, *_expected_mfu(config, gpu, mfu), cached_codes) for config in configs
+    )
     return RunPlan(stages, config.stage, cached_codes)
 
 
-def _expected_mfu(config: Config, card: GPU, asked: float | None) -> tuple[float, str]:
-    if asked is not None:
-        return asked, "as asked"
-    measured = measured_mfu(card, config.model.name, config.stage)
-    if measured is not None:
-        return measured, "measured, benchmarks/train.jsonl"
+def _expected_mfu(config: Config, gpu: GPU, requested_mfu: float | None) -> tuple[float, str]:
+    if requested_mfu is not None:
+        return requested_mfu, "as requested"
+    newest_mfu = measured_mfu(gpu, config.model.name, config.stage)
+    if newest_mfu is not None:
+        return newest_mfu, "measured, benchmarks/train.jsonl"
     return ASSUMED_MFU, "assumed, not measured"
 
 
 def _what_would_fit(stage: StagePlan) -> str:
-    """Larger cards, and more of the same."""
-    larger = [
-        card.name
-        for card in GPUS.values()
-        if card.memory > stage.card.memory and plan_stage(stage.config, card, stage.gpus, 1.0, "", True).chosen
+    """A phrase that names larger GPUs, and a larger number of the same, on which the stage would fit."""
+    larger_gpus = [
+        gpu.name
+        for gpu in GPUS.values()
+        if gpu.memory > stage.gpu.memory and plan_stage(stage.config, gpu, stage.num_gpus, 1.0, "", True).best_option
     ]
     rows = stage.config.batch.rows_per_step
-    counts = [n for n in range(stage.gpus + 1, rows + 1) if rows % n == 0]
-    more = next((n for n in counts if plan_stage(stage.config, stage.card, n, 1.0, "", True).chosen), None)
-    ways = [f"{stage.gpus} x {', '.join(larger)}"] if larger else []
-    ways += [f"{more} x {stage.card.name}"] if more else []
-    return f"it would on {' or '.join(ways)}" if ways else "nor on any card known here: shorten batch.row_tokens"
+    counts = [n for n in range(stage.num_gpus + 1, rows + 1) if rows % n == 0]
+    num_enough = next((n for n in counts if plan_stage(stage.config, stage.gpu, n, 1.0, "", True).best_option), None)
+    ways = [f"{stage.num_gpus} x {', '.join(larger_gpus)}"] if larger_gpus else []
+    ways += [f"{num_enough} x {stage.gpu.name}"] if num_enough else []
+    return f"it would on {' or '.join(ways)}" if ways else "nor would it on any known GPU: shorten batch.row_tokens"

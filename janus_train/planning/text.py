@@ -1,4 +1,4 @@
-"""A plan as tables on a terminal."""
+"""Prints a plan as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ from janus_train.planning.state import SHARDING_STRATEGIES
 from janus_train.planning.workload import GENERATION_TEXT, TEXT, UNDERSTANDING_LOSS, UNDERSTANDING_TEXT
 
 WIDTH = 130
-"""Where there is no terminal to ask."""
+"""Columns of the output if it does not go to a terminal."""
 GB = 1e9
 
 
 def assumptions(plan: RunPlan) -> str:
-    """What the figures rest on, in a sentence or two."""
+    """The assumptions behind the figures, in a sentence."""
     stage = plan.stage
     codes = (
         "cached" if plan.cached_codes else "made by the VQ encoder in every step (--cached-codes: read from the cache)"
     )
     return (
-        f"Assumed: {100 * stage.mfu:.0f} % of peak while computing ({stage.mfu_from}); full rows; an image and "
+        f"Assumed: {100 * stage.mfu:.0f} % of peak while computing ({stage.mfu_source}); full rows; an image and "
         f"{UNDERSTANDING_TEXT} tokens (understanding, {UNDERSTANDING_LOSS} with loss), {GENERATION_TEXT} (generation), "
-        f"text of {TEXT}; codes {codes}; sending at {stage.card.network / GB:.0f} GB/s between nodes of 8, "
-        f"{stage.card.link / GB:.0f} inside; 2 GB of a card for CUDA and NCCL."
+        f"text of {TEXT}; codes {codes}; sending at {stage.gpu.network / GB:.0f} GB/s between nodes of 8, "
+        f"{stage.gpu.link / GB:.0f} inside; 2 GB per GPU for CUDA and NCCL."
     )
 
 
 def headline(plan: RunPlan) -> str:
-    """Whose plan this is."""
+    """The model, the stage, the batch and the GPUs of the plan, in a sentence."""
     stage = plan.stage
     batch, run = stage.config.batch, stage.config.run
     return (
-        f"{stage.config.model.name}, stage {plan.asked}: {batch.rows_per_step} rows of {batch.row_tokens} tokens a step, "
-        f"{run.steps} steps, on {stage.gpus} x {stage.card.name}"
+        f"{stage.config.model.name}, stage {plan.stage_number}: {batch.rows_per_step} rows of {batch.row_tokens} tokens per step, "
+        f"{run.steps} steps, on {stage.num_gpus} x {stage.gpu.name}"
     )
 
 
 def launch_command(plan: RunPlan, option: Option) -> str:
-    """How to start the asked stage as recommended, in the checkout or, of an installed package, anywhere."""
+    """The command that starts the requested stage with ``option``, from a checkout or with an installed package."""
     stage = plan.stage
-    several = stage.busy_gpus > 1
-    path = Path("launch/accelerate") / f"{option.sharing.name}.yaml"
+    several = stage.num_busy_gpus > 1
+    path = Path("launch/accelerate") / f"{option.sharding.name}.yaml"
     file = f"--config_file {path if IS_CHECKOUT else shlex.quote(str(ROOT / path))} " if several else ""
     trainer = "train.py" if IS_CHECKOUT else "-m janus_train.train"
     peft = stage.config.peft
     lora = f"+peft=lora peft.rank={peft.rank} " if peft else ""
     return (
-        f"accelerate launch {file}{trainer} +stage={plan.asked} model={stage.config.model.name} {lora}"
+        f"accelerate launch {file}{trainer} +stage={plan.stage_number} model={stage.config.model.name} {lora}"
         f"batch.micro_rows={option.micro_rows} memory.activation_checkpointing={option.policy}"
     )
 
 
 def recommendation(plan: RunPlan) -> str:
-    """The chosen way of running the asked stage, in a sentence."""
-    stage, option = plan.stage, plan.stage.chosen
+    """The best way of running the requested stage, in a sentence."""
+    stage, option = plan.stage, plan.stage.best_option
     if option is None:
         return "Nothing fits: see the warning."
-    sharing = f"{option.sharing.name} over {stage.busy_gpus} GPUs" if stage.busy_gpus > 1 else "one GPU"
+    sharding = f"{option.sharding.name} over {stage.num_busy_gpus} GPUs" if stage.num_busy_gpus > 1 else "one GPU"
     return (
-        f"Recommended: {sharing}, micro-batches of {option.micro_rows} of {stage.rows_per_gpu} rows, activation "
-        f"checkpointing {option.policy}: {option.total / GB:.1f} of {option.memory / GB:.1f} GB, "
-        f"{option.step_s:.2f} s a step."
+        f"Recommended: {sharding}, micro-batches of {option.micro_rows} of {stage.rows_per_gpu} rows, activation "
+        f"checkpointing {option.policy}: {option.total / GB:.1f} of {option.gpu_memory / GB:.1f} GB, "
+        f"{option.step_s:.2f} s per step."
     )
 
 
 def show(plan: RunPlan, console: Console) -> None:
-    """Print all of it."""
+    """Prints the whole plan."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
@@ -88,21 +88,21 @@ def show(plan: RunPlan, console: Console) -> None:
     for warning in plan.warnings:
         say(f"warning: {warning}")
     say(recommendation(plan))
-    if plan.stage.chosen:
-        say(f"  {launch_command(plan, plan.stage.chosen)}")
+    if plan.stage.best_option:
+        say(f"  {launch_command(plan, plan.stage.best_option)}")
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
+def _table(title: str, first_column: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    table.add_column(first)
+    table.add_column(first_column)
     for column in columns:
         table.add_column(column, justify="right")
     return table
 
 
 def work_table(stage: StagePlan) -> Table:
-    """FLOPs a row by part."""
-    table = _table("Useful TFLOP a row", "part", "forward", "input gradients", "weight gradients", "all", "share")
+    """FLOPs per row, by part."""
+    table = _table("Useful TFLOP per row", "part", "forward", "input gradients", "weight gradients", "all", "share")
     for piece, work in stage.work.items():
         values = (work.forward, work.input_gradients, work.weight_gradients, work.total)
         table.add_row(
@@ -115,29 +115,29 @@ def work_table(stage: StagePlan) -> Table:
 
 
 def memory_table(stage: StagePlan) -> Table:
-    """One row a micro-batch, under every sharing and policy; and how many rows fit."""
+    """Memory with one row per micro-batch under every sharding and policy, and how many rows fit."""
     sizes = stage.sizes
     title = (
-        f"GB on a GPU with one row a micro-batch, of {stage.card.memory / GB:.1f}; "
-        f"{sizes.trained / GB:.3g} B parameters train, {(sizes.frozen + sizes.whole) / GB:.2f} B are frozen"
+        f"GB on a GPU with one row per micro-batch, of {stage.gpu.memory / GB:.1f}; "
+        f"{sizes.num_trained / GB:.3g} B parameters train, {(sizes.num_frozen + sizes.num_vq) / GB:.2f} B are frozen"
     )
     names = ("weights", "gradients", "masters", "moments", "copies", "gathered", "activations", "logits", "all")
-    table = _table(title, "shared out, checkpointing", *names, "fits", "most rows")
-    for sharing in SHARDING_STRATEGIES:
+    table = _table(title, "sharding, checkpointing", *names, "fits", "most rows")
+    for sharding in SHARDING_STRATEGIES:
         for policy in POLICIES:
-            option = stage.option(sharing, policy, 1)
+            option = stage.option(sharding, policy, 1)
             table.add_row(
-                f"{sharing}, {policy}",
+                f"{sharding}, {policy}",
                 *(f"{value / GB:.1f}" for value in (*breakdown(option).values(), option.total)),
                 "yes" if option.fits else "no",
-                str(stage.largest_micro_rows(sharing, policy) or "none"),
+                str(stage.largest_micro_rows(sharding, policy) or "none"),
             )
     return table
 
 
 def breakdown(option: Option) -> dict[str, float]:
-    """Bytes by what they are for; the reserve of 2 GB is not among them."""
-    state, kept = option.state, option.activations
+    """Bytes by use, without the reserve of 2 GB."""
+    state, activations = option.state, option.activations
     return {
         "weights": state.weights,
         "gradients": state.gradients,
@@ -145,30 +145,30 @@ def breakdown(option: Option) -> dict[str, float]:
         "moments": state.moments,
         "copies": state.copies,
         "gathered": state.gathered,
-        "activations": kept.kept - kept.logits,
-        "logits": kept.logits + kept.working,
+        "activations": activations.kept_bytes - activations.logits,
+        "logits": activations.logits + activations.working_bytes,
     }
 
 
 def sending_table(stage: StagePlan) -> Table:
-    """What a GPU sends in a step, beside the time it computes; with the smallest and the largest micro-batch."""
+    """What a GPU sends per step and the time it computes, with the smallest and the largest micro-batch."""
     table = _table(
-        f"Sent by a GPU in a step, {stage.busy_gpus} GPUs, {stage.rows_per_gpu} rows each",
-        "shared out",
+        f"Sent per GPU and step, {stage.num_busy_gpus} GPUs, {stage.rows_per_gpu} rows each",
+        "sharding",
         "rows at a time",
         "GB",
         "s",
         "s computing",
         "sending / computing",
     )
-    for sharing in SHARDING_STRATEGIES:
+    for sharding in SHARDING_STRATEGIES:
         for micro_rows in sorted({1, stage.rows_per_gpu}):
-            option = stage.option(sharing, "none", micro_rows)
-            sent = option.communication_s * (stage.card.link if stage.busy_gpus <= 8 else stage.card.network)
+            option = stage.option(sharding, "none", micro_rows)
+            num_bytes = option.communication_s * (stage.gpu.link if stage.num_busy_gpus <= 8 else stage.gpu.network)
             table.add_row(
-                sharing,
+                sharding,
                 str(micro_rows),
-                f"{sent / GB:.2f}",
+                f"{num_bytes / GB:.2f}",
                 f"{option.communication_s:.3f}",
                 f"{option.compute_s:.3f}",
                 f"{100 * option.communication_s / option.compute_s:.0f} %",
@@ -177,20 +177,27 @@ def sending_table(stage: StagePlan) -> Table:
 
 
 def time_table(plan: RunPlan) -> Table:
-    """Days and GPU-hours, stage by stage, each as recommended for it."""
+    """Days and GPU-hours of each stage, run as recommended for it."""
     table = _table(
-        "Time, each stage run as recommended for it", "stage", "run as", "MFU", "s a step", "steps", "days", "GPU-hours"
+        "Time, each stage run as recommended for it",
+        "stage",
+        "run as",
+        "MFU",
+        "s per step",
+        "steps",
+        "days",
+        "GPU-hours",
     )
     for number, stage in enumerate(plan.stages, start=1):
-        option = stage.chosen
-        how = (
-            f"{option.sharing.name}, {option.micro_rows} of {stage.rows_per_gpu} rows, {option.policy}"
+        option = stage.best_option
+        description = (
+            f"{option.sharding.name}, {option.micro_rows} of {stage.rows_per_gpu} rows, {option.policy}"
             if option
             else "does not fit"
         )
         table.add_row(
             str(number),
-            how,
+            description,
             f"{100 * stage.mfu:.0f} %",
             f"{stage.step_s:.2f}",
             str(stage.config.run.steps),

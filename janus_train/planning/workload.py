@@ -1,4 +1,4 @@
-"""The counts of a row or a micro-batch that decide its FLOPs and its memory, measured or expected.
+"""The counts of a row or a micro-batch that determine its FLOPs and memory, measured or expected.
 
 Everything else in ``planning`` is linear in these counts, so those of rows add up to those of a step.
 """
@@ -18,17 +18,15 @@ from janus_train.data.types import IGNORE, Document, Kind
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts; means over many rows are fractions. Letters: the legend in `data.types`."""
+    """Counts, fractional for means over rows. The letters are those of the legend in `data.types`."""
 
     tokens: float = 0.0  # L
-    causal_pairs: float = (
-        0.0  # over documents of n tokens the sum of n (n + 1) / 2: each query sees itself and what is before
-    )
+    causal_pairs: float = 0.0  # (query, key) pairs of causal attention: n (n + 1) / 2 per document of n tokens
     text_targets: float = 0.0  # Nt
     image_targets: float = 0.0  # No * P
     understanding_images: float = 0.0  # Nu
     generation_images: float = 0.0  # Ng
-    uncached_images: float = 0.0  # of Ng those whose codes the VQ encoder makes in the step
+    uncached_images: float = 0.0  # generation images whose codes the VQ encoder makes in the step
 
     def __add__(self, other: Workload) -> Workload:
         return Workload(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -38,7 +36,7 @@ class Workload:
 
 
 def workload_of(documents: Iterable[Document]) -> Workload:
-    """What these documents hold. Reads NumPy arrays alone: costs no synchronisation with a GPU."""
+    """Counts ``documents``. It reads NumPy arrays only, so it does not wait for a GPU."""
     total = Workload()
     for document in documents:
         n = len(document)
@@ -55,7 +53,7 @@ def workload_of(documents: Iterable[Document]) -> Workload:
 
 
 def workload_of_batch(batch: Batch) -> Workload:
-    """What a collated micro-batch holds; waits for its device if that is a GPU."""
+    """Counts a collated micro-batch; waits for its device if that is a GPU."""
     lengths = [end - start for start, end in pairwise(batch.cu_seqlens.tolist())]
     return Workload(
         tokens=sum(lengths),
@@ -71,11 +69,11 @@ def workload_of_batch(batch: Batch) -> Workload:
 UNDERSTANDING_TEXT, UNDERSTANDING_LOSS = 150, 110
 GENERATION_TEXT = 60
 TEXT = 800
-"""Assumed tokens of a sample beside its image: the papers give no lengths. An image's begin and end are two more."""
+"""Assumed tokens per sample beside its image, whose begin and end are two more; the papers give no lengths."""
 
 
 def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) -> dict[Kind, Workload]:
-    """An assumed mean sample of each kind; a text longer than a row is cut to it."""
+    """The assumed mean sample of each kind; a text longer than a row is cut to a row."""
     P = model.tokens_per_image
 
     def sample(n: int, **counts: float) -> Workload:
@@ -95,12 +93,16 @@ def expected_samples(model: ModelConfig, row_tokens: int, cached_codes: bool) ->
 
 
 def expected_row(config: Config, cached_codes: bool) -> Workload:
-    """The mean content of a row of the configured mixture, by assumed lengths: full, or with ``batch.unit`` samples
-    one sample."""
+    """The mean workload of a row of the configured mixture, by assumed lengths.
+
+    The row is full, or with ``batch.unit=samples`` contains one sample.
+    """
     samples = expected_samples(config.model, config.batch.row_tokens, cached_codes)
     ratio: dict[Kind, float] = {kind: float(getattr(config.ratio, kind)) for kind in samples}
     if config.ratio.unit == "tokens":
         ratio = {kind: share / samples[kind].tokens for kind, share in ratio.items()}
-    mixed = sum((samples[kind] * share for kind, share in ratio.items()), Workload())
-    whole = config.batch.row_tokens / mixed.tokens if config.batch.unit == "rows" else 1 / sum(ratio.values())
-    return mixed * whole
+    mean_sample = sum((samples[kind] * share for kind, share in ratio.items()), Workload())
+    num_samples = (
+        config.batch.row_tokens / mean_sample.tokens if config.batch.unit == "rows" else 1 / sum(ratio.values())
+    )
+    return mean_sample * num_samples

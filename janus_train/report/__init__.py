@@ -1,4 +1,4 @@
-"""``report.html`` of a run's folder or of a demo's: one file, no scripts, nothing from the network.
+"""``report.html`` of a run's folder or of a demo's: one file without scripts or external resources.
 
 metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
 results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one

@@ -1,4 +1,4 @@
-"""The report as one page: which sections it has, its title and its summary."""
+"""Renders the report as one page, with its sections, title and summary."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
 from janus_train.pages.render import render
-from janus_train.report.read import Source
-from janus_train.report.results import Answer, GeneratedImage, Results, answers_of, images_of, results_of
+from janus_train.report.read import ReportInput
+from janus_train.report.results import Answer, JudgedImage, Results, answers_of, images_of, results_of
 from janus_train.report.stages import duration, parts_of, stage_of
 
 
-def page(source: Source) -> str:
-    """The whole HTML document. Raises `UserError` if a folder's files do not hold what training or evaluation writes."""
+def page(source: ReportInput) -> str:
+    """Renders the HTML document. Raises `UserError` if a folder's files are not as training or evaluation writes them."""
     runs, evaluation = source.runs, source.evaluation
     results: Results | None = None
-    images: list[GeneratedImage] = []
+    images: list[JudgedImage] = []
     answers: list[Answer] = []
     if evaluation:
         with _reading(evaluation.folder, "results.json, pictures.jsonl or answers.jsonl", "janus-train evaluate"):
@@ -54,15 +54,15 @@ def page(source: Source) -> str:
 
 @contextmanager
 def _reading(folder: Path, files: str, writer: str) -> Iterator[None]:
-    """Files that came from somewhere else may hold anything: say which, instead of a traceback."""
+    """Turns errors from files that may come from elsewhere and contain anything into a `UserError` that names them."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder}: {files} does not hold what {writer} writes ({reason})") from error
+        raise UserError(f"{folder}: {files} are not as {writer} writes them ({reason})") from error
 
 
-def _title(source: Source) -> str:
+def _title(source: ReportInput) -> str:
     if not source.runs:
         return "Evaluation"
     model = (source.runs[-1].config.get("model") or {}).get("name", "Janus")
@@ -70,17 +70,17 @@ def _title(source: Source) -> str:
     return f"{model}: stage {stages[0]}" if len(stages) == 1 else f"{model}: stages {', '.join(stages)}"
 
 
-def _summary(source: Source) -> str:
-    """One line: how many parameters, how long, on what, from which commit."""
+def _summary(source: ReportInput) -> str:
+    """One line with the number of parameters, the duration, the hardware and the commit."""
     facts = []
     if source.runs:
-        last = source.runs[-1].manifest
-        num_parameters = sum(part["parameters"] for part in (last.get("parts") or {}).values())
+        manifest = source.runs[-1].manifest
+        num_parameters = sum(part["parameters"] for part in (manifest.get("parts") or {}).values())
         facts += [f"{num_parameters / 1e6:.1f} M parameters"] if num_parameters else []
         facts.append(f"trained for {duration(sum(run.seconds for run in source.runs))}")
-        hardware = last.get("hardware") or {}
+        hardware = manifest.get("hardware") or {}
         facts += [f"on {_machine(hardware)}"] if hardware else []
-        facts += [f"commit {last['commit'][:10]}"] if last.get("commit") else []
+        facts += [f"commit {manifest['commit'][:10]}"] if manifest.get("commit") else []
     if source.evaluation and "seconds" in source.evaluation.results:
         facts.append(f"evaluated in {duration(source.evaluation.results['seconds'])}")
     return " · ".join(facts)

@@ -1,4 +1,4 @@
-"""What a report is made from, read from the folders that training and evaluation leave behind."""
+"""Reads what a report shows from the folders that training and evaluation write."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from janus_train.jsonl import Line, read_json_lines
 
 
 @dataclass(frozen=True)
-class Run:
-    """One stage's run."""
+class StageRun:
+    """The records of one stage's run."""
 
     name: str
     folder: Path
@@ -32,9 +32,9 @@ class Run:
         return self.manifest.get("parts") or {}
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, without the steps that have none or one that is not finite."""
-        have = [line for line in self.steps if isinstance(line.get(key), (int, float)) and math.isfinite(line[key])]
-        return [int(line["step"]) for line in have], [float(line[key]) for line in have]
+        """Returns the steps and values of a metric, without steps whose value is missing or not finite."""
+        lines = [line for line in self.steps if isinstance(line.get(key), (int, float)) and math.isfinite(line[key])]
+        return [int(line["step"]) for line in lines], [float(line[key]) for line in lines]
 
     @property
     def seconds(self) -> float:
@@ -42,8 +42,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `janus-train evaluate` wrote."""
+class EvaluationRecord:
+    """The files that `janus-train evaluate` wrote."""
 
     folder: Path
     results: dict[str, Any]
@@ -52,31 +52,31 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportInput:
     """Everything that one report shows."""
 
     folder: Path
-    runs: list[Run] = field(default_factory=list)
-    evaluation: Evaluation | None = None
+    runs: list[StageRun] = field(default_factory=list)
+    evaluation: EvaluationRecord | None = None
 
 
-def read_folder(folder: Path) -> Source:
+def read_folder(folder: Path) -> ReportInput:
     """Reads a run's folder (metrics.jsonl; stage*/ of the stages before it), or a demo's (stage1/, ..., evaluation/)."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give a run's or a demo's, for example outputs/demo")
-    inner = sorted(path for path in folder.glob("stage*") if (path / "metrics.jsonl").is_file())
-    runs = [_read_run(path) for path in [*inner, folder] if (path / "metrics.jsonl").is_file()]
+    stage_folders = sorted(path for path in folder.glob("stage*") if (path / "metrics.jsonl").is_file())
+    runs = [_read_run(path) for path in [*stage_folders, folder] if (path / "metrics.jsonl").is_file()]
     evaluation = _read_evaluation(folder / "evaluation") or _read_evaluation(folder)
     if not runs and evaluation is None:
         raise UserError(
-            f"{folder} holds neither a run (metrics.jsonl), nor stage*/ with one, nor an evaluation (results.json)"
+            f"{folder} contains neither a run (metrics.jsonl), nor stage*/ with one, nor an evaluation (results.json)"
         )
-    return Source(folder, runs, evaluation)
+    return ReportInput(folder, runs, evaluation)
 
 
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Path) -> StageRun:
     steps = read_json_lines(folder / "metrics.jsonl")
-    return Run(
+    return StageRun(
         name=folder.resolve().name,
         folder=folder,
         config=_config(folder / "config.yaml"),
@@ -95,16 +95,16 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def step_of(path: Path) -> int:
-    """The step in the name of a preview's file."""
-    found = re.search(r"step-(\d+)", path.name)
-    return int(found[1]) if found else 0
+    """Returns the step in the name of a preview's file."""
+    match = re.search(r"step-(\d+)", path.name)
+    return int(match[1]) if match else 0
 
 
-def _read_evaluation(folder: Path) -> Evaluation | None:
+def _read_evaluation(folder: Path) -> EvaluationRecord | None:
     results = folder / "results.json"
     if not results.is_file():
         return None
-    return Evaluation(
+    return EvaluationRecord(
         folder=folder,
         results=read_json_object(results),
         images=read_json_lines(folder / "pictures.jsonl"),

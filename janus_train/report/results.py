@@ -1,7 +1,7 @@
-"""The values of an evaluation's sections: its measures, generated images and answers.
+"""The values of the evaluation's sections: its measures, generated images and answers.
 
-The files may come from somebody else. What is printed as text is taken as it is, for the templates escape it; what sets
-a width must be a number.
+The files may come from somebody else. Texts are taken unchanged, because the templates escape them; values that set a
+width must be numbers.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.pages.images import image_uri
-from janus_train.report.read import Evaluation, Line
+from janus_train.report.read import EvaluationRecord, Line
 
 MAX_IMAGES, MAX_ANSWERS = 24, 12
-"""How many are shown: a page of a few MB at most."""
+"""Limits that keep the page within a few MB."""
 NONE = "–"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure's share (percent) with its interval, beside chance, the target, and what the detector reaches itself."""
+    """A measure's share (percent) with its interval, chance, the target, and the detector's own accuracy."""
 
     label: Any
     percent: float
@@ -38,8 +38,8 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Measures that share a table."""
+class MeasureGroup:
+    """Measures that are shown in one table."""
 
     name: str
     measures: list[Measure]
@@ -57,18 +57,18 @@ class TextResult:
 
 @dataclass(frozen=True)
 class Results:
-    """What results.json holds."""
+    """The content of results.json."""
 
     num_prompts: Any
     num_questions: Any
     num_objects: Any
     guidance: str
-    groups: list[Group]
+    groups: list[MeasureGroup]
     text: TextResult | None
 
 
 @dataclass(frozen=True)
-class GeneratedImage:
+class JudgedImage:
     """A generated image, the true one, and the detector's verdicts. An image is a ``data:`` URI, or None if missing."""
 
     prompt: Any
@@ -79,7 +79,7 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and what the model said."""
+    """A question, the model's answer and the expected one."""
 
     sort: Any
     question: Any
@@ -90,8 +90,8 @@ class Answer:
     image: str | None
 
 
-def results_of(evaluation: Evaluation) -> Results:
-    """Every measure, in groups."""
+def results_of(evaluation: EvaluationRecord) -> Results:
+    """Returns the content of results.json, with the measures in groups."""
     values = evaluation.results
     groups: dict[str, list[Line]] = {}
     for measure in values.get("measures", []):
@@ -107,26 +107,26 @@ def results_of(evaluation: Evaluation) -> Results:
     )
 
 
-def _group(name: str, measures: list[Line]) -> Group:
+def _group(name: str, measures: list[Line]) -> MeasureGroup:
     has_ceilings = any("true_pictures" in measure for measure in measures)
-    return Group(name.capitalize(), [_measure(measure) for measure in measures], has_ceilings)
+    return MeasureGroup(name.capitalize(), [_measure(measure) for measure in measures], has_ceilings)
 
 
-def _measure(m: Line) -> Measure:
-    target = m.get("asked") or {}
+def _measure(line: Line) -> Measure:
+    target = line.get("asked") or {}
     return Measure(
-        label=m["label"],
-        percent=float(m["percent"]),
-        low=float(m["low"]),
-        high=float(m["high"]),
-        num=m["n"],
-        chance=NONE if m.get("chance") is None else f"{m['chance']:.2g} %",
-        times_chance="" if m.get("times_chance") is None else f"{m['times_chance']:.0f}×",
+        label=line["label"],
+        percent=float(line["percent"]),
+        low=float(line["low"]),
+        high=float(line["high"]),
+        num=line["n"],
+        chance=NONE if line.get("chance") is None else f"{line['chance']:.2g} %",
+        times_chance="" if line.get("times_chance") is None else f"{line['times_chance']:.0f}×",
         target=_target(target),
         target_percent=float(target["percent"]) if "percent" in target else None,
-        reached=bool(m["reached"]) if target else None,
-        true_images=_ceiling(m.get("true_pictures")),
-        round_trips=_ceiling(m.get("round_trips")),
+        reached=bool(line["reached"]) if target else None,
+        true_images=_ceiling(line.get("true_pictures")),
+        round_trips=_ceiling(line.get("round_trips")),
     )
 
 
@@ -140,10 +140,10 @@ def _ceiling(share: Line | None) -> str:
     return f"{share['percent']:.1f} %" if share else NONE
 
 
-def images_of(evaluation: Evaluation) -> list[GeneratedImage]:
-    """The first generated images, each with its prompt and the true image of the same scene."""
+def images_of(evaluation: EvaluationRecord) -> list[JudgedImage]:
+    """Returns the first generated images, each with its prompt and the true image of the same scene."""
     return [
-        GeneratedImage(
+        JudgedImage(
             prompt=line["prompt"],
             generated=image_uri(evaluation.folder, line["picture"]),
             truth=image_uri(evaluation.folder, line["true_picture"]),
@@ -153,8 +153,8 @@ def images_of(evaluation: Evaluation) -> list[GeneratedImage]:
     ]
 
 
-def answers_of(evaluation: Evaluation) -> list[Answer]:
-    """Questions about held-out images, a few of each sort."""
+def answers_of(evaluation: EvaluationRecord) -> list[Answer]:
+    """Returns questions about held-out images, a few of each sort."""
     return [
         Answer(
             sort=line["sort"],
@@ -170,11 +170,11 @@ def answers_of(evaluation: Evaluation) -> list[Answer]:
 
 
 def _spread(lines: list[Line], key: str, number: int) -> list[Line]:
-    """The first lines of each value of ``key``, in turn."""
+    """Takes lines from each value of ``key`` in turn, ``number`` in all."""
     groups: dict[str, list[Line]] = {}
     for line in lines:
         groups.setdefault(line[key], []).append(line)
-    chosen: list[Line] = []
-    for rank in range(number):
-        chosen += [group[rank] for group in groups.values() if rank < len(group)]
-    return chosen[:number]
+    selection: list[Line] = []
+    for position in range(number):
+        selection += [group[position] for group in groups.values() if position < len(group)]
+    return selection[:number]

@@ -1,4 +1,4 @@
-"""The values of the runs' sections: what was trained, each stage's curves, mixture and previews, the settings."""
+"""The values of the runs' sections: trained parts, curves, ratio of the kinds, previews and settings of each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from janus_train.config import PARTS
 from janus_train.data.types import KINDS, Kind
 from janus_train.pages.images import image_uri
 from janus_train.report.charts import Chart, Series, line_chart
-from janus_train.report.read import Run, step_of
+from janus_train.report.read import StageRun, step_of
 
 MAX_PREVIEWS = 6
 
@@ -34,7 +34,7 @@ class PartState:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartRow:
     """A row of the table of parts."""
 
     name: str
@@ -43,20 +43,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
+class PartsTable:
     """The table of parts; ``total`` is empty where no size is known."""
 
-    rows: list[Part]
+    rows: list[PartRow]
     total: str
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """The requested ratio of the kinds, and the actual one over the whole run."""
+class RatioSummary:
+    """The requested shares of the kinds, and the actual ones over the whole run."""
 
     ratio: str
-    requested: str
-    actual: str
+    requested_shares: str
+    actual_shares: str
     total: str
 
 
@@ -71,13 +71,13 @@ class Preview:
 
 @dataclass(frozen=True)
 class Stage:
-    """A run's section."""
+    """A run's section of the page."""
 
     anchor: str
     title: str
     purpose: str
     facts: list[str]
-    mixture: Mixture | None
+    mixture: RatioSummary | None
     charts: list[Chart]
     previews: list[Preview]
     config: str
@@ -91,23 +91,25 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def title_of(run: Run) -> str:
-    """``Stage 2``, or the folder's name."""
+def title_of(run: StageRun) -> str:
+    """Returns ``Stage 2``, for example, or the folder's name."""
     stage = run.config.get("stage")
     return f"Stage {stage}" if stage else run.name
 
 
-def parts_of(runs: list[Run]) -> Parts:
-    """What was trained and what was frozen, stage by stage."""
+def parts_of(runs: list[StageRun]) -> PartsTable:
+    """Tabulates which parts each stage trained and which were frozen."""
     sizes = {part: values["parameters"] for run in runs for part, values in run.parts.items()}
     rows = [
-        Part(part.replace("_", " "), f"{sizes[part]:,}" if part in sizes else "–", [_state(run, part) for run in runs])
+        PartRow(
+            part.replace("_", " "), f"{sizes[part]:,}" if part in sizes else "–", [_state(run, part) for run in runs]
+        )
         for part in PARTS
     ]
-    return Parts(rows, f"{sum(sizes.values()):,}" if sizes else "")
+    return PartsTable(rows, f"{sum(sizes.values()):,}" if sizes else "")
 
 
-def _state(run: Run, part: str) -> PartState:
+def _state(run: StageRun, part: str) -> PartState:
     new = bool(run.parts.get(part, {}).get("new"))
     if part in (run.config.get("train_parts") or []):
         return PartState("trained", True, new)
@@ -116,8 +118,8 @@ def _state(run: Run, part: str) -> PartState:
     return PartState("frozen", False, new)
 
 
-def stage_of(run: Run, anchor: str) -> Stage:
-    """A run's curves, its mixture, its preview images, its configuration and machine."""
+def stage_of(run: StageRun, anchor: str) -> Stage:
+    """Collects a run's curves, ratio of kinds, previews, configuration and machine."""
     config = run.config
     optim, batch = config.get("optim") or {}, config.get("batch") or {}
     num_tokens = sum(run.series("tokens")[1])
@@ -132,7 +134,7 @@ def stage_of(run: Run, anchor: str) -> Stage:
         title=title_of(run),
         purpose=PURPOSES.get(config.get("stage", 0), ""),
         facts=[fact for fact in facts if fact],
-        mixture=_mixture(run),
+        mixture=_ratio_summary(run),
         charts=list(_charts(run)),
         previews=_previews(run),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -140,16 +142,16 @@ def stage_of(run: Run, anchor: str) -> Stage:
     )
 
 
-def _charts(run: Run) -> Iterator[Chart]:
-    shares = _asked_shares(run)
+def _charts(run: StageRun) -> Iterator[Chart]:
+    requested_shares = _requested_shares(run)
     for kind in KINDS:
-        if shares.get(kind) == 0:
+        if requested_shares.get(kind) == 0:
             continue
         label = {"text": "text", "understanding": "understanding", "generation": "images"}[kind]
         yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
-    realised = [Series(kind, *_realised(run, kind), kind, shares.get(kind)) for kind in KINDS]
-    title = f"{_unit(run).capitalize()} of each kind, share of a step"
-    yield line_chart(title, realised, unit=" %", from_zero=True, note="dashed: requested")
+    share_lines = [Series(kind, *_share_series(run, kind), kind, requested_shares.get(kind)) for kind in KINDS]
+    title = f"{_unit(run).capitalize()} of each kind, share per step"
+    yield line_chart(title, share_lines, unit=" %", from_zero=True, note="dashed: requested")
     yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]
@@ -158,19 +160,19 @@ def _charts(run: Run) -> Iterator[Chart]:
     yield line_chart("Gradient norm before clipping", [Series("", *run.series("grad_norm"), "plain")], from_zero=True)
 
 
-def _asked_shares(run: Run) -> dict[str, float]:
+def _requested_shares(run: StageRun) -> dict[str, float]:
     ratio = run.config.get("ratio") or {}
     total = sum(ratio.get(kind, 0) for kind in KINDS)
     return {kind: 100 * ratio[kind] / total for kind in KINDS if kind in ratio} if total else {}
 
 
-def _unit(run: Run) -> str:
-    """What the ratio counts: samples or tokens."""
+def _unit(run: StageRun) -> str:
+    """The unit that the ratio counts: samples or tokens."""
     return str((run.config.get("ratio") or {}).get("unit", "samples"))
 
 
-def _realised(run: Run, kind: Kind) -> tuple[list[int], list[float]]:
-    """Percent of each step's samples (or tokens) of ``kind``; nothing for a kind that the whole run has none of."""
+def _share_series(run: StageRun, kind: Kind) -> tuple[list[int], list[float]]:
+    """The share of ``kind`` in each step's samples or tokens, in percent; empty if no step has any."""
     steps, shares = [], []
     for line in run.steps:
         counts = {k: line.get(f"{_unit(run)}/{k}", 0) for k in KINDS}
@@ -180,37 +182,37 @@ def _realised(run: Run, kind: Kind) -> tuple[list[int], list[float]]:
     return (steps, shares) if any(shares) else ([], [])
 
 
-def _mixture(run: Run) -> Mixture | None:
-    """Requested and actual ratio over the whole run; None where nothing was requested or counted."""
-    asked = _asked_shares(run)
+def _ratio_summary(run: StageRun) -> RatioSummary | None:
+    """The requested and actual shares over the whole run; None if nothing was requested or counted."""
+    requested_shares = _requested_shares(run)
     counts = {kind: sum(run.series(f"{_unit(run)}/{kind}")[1]) for kind in KINDS}
     total = sum(counts.values())
-    if not total or not asked:
+    if not total or not requested_shares:
         return None
     ratio = run.config["ratio"]
-    return Mixture(
+    return RatioSummary(
         ratio=":".join(str(ratio[kind]) for kind in KINDS),
-        requested=" / ".join(f"{asked[kind]:.1f}" for kind in KINDS),
-        actual=" / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS),
+        requested_shares=" / ".join(f"{requested_shares[kind]:.1f}" for kind in KINDS),
+        actual_shares=" / ".join(f"{100 * counts[kind] / total:.1f}" for kind in KINDS),
         total=f"{total:,.0f} {_unit(run)}",
     )
 
 
-def _previews(run: Run) -> list[Preview]:
-    """Some of the previews, evenly spread; the last one is among them."""
+def _previews(run: StageRun) -> list[Preview]:
+    """Selects previews that are evenly spread, always with the last one."""
     stride = max(1, -(-len(run.previews) // MAX_PREVIEWS))
-    kept = run.previews[::-1][::stride][::-1]
+    paths = run.previews[::-1][::stride][::-1]
     return [
         Preview(path.stem, f"{step_of(path):,}", image_uri(run.folder, str(path.relative_to(run.folder))))
-        for path in kept
+        for path in paths
     ]
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text)."""
+    """Flattens nested values to (dotted name, text) pairs."""
     if isinstance(value, dict):
         return [
-            pair for key, inner in value.items() for pair in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+            pair for key, item in value.items() for pair in _flatten(item, f"{prefix}.{key}" if prefix else str(key))
         ]
     if isinstance(value, list):
         return [(prefix, ", ".join(str(item) for item in value))]

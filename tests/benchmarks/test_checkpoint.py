@@ -19,12 +19,12 @@ def test_it_prints_seconds_held_and_in_all_and_a_gigabyte(
     head, *saves = capsys.readouterr().out.splitlines()
     assert head.startswith("ddp on 1 x cpu: ") and len(saves) == 2
     for number, line in enumerate(saves, start=1):
-        found = re.fullmatch(
+        match = re.fullmatch(
             rf"save {number}: steps held ([\d.]+) s \(snapshot ([\d.]+) s, .*\), [\d.]+ s/GB; "
             r"written after ([\d.]+) s, [\d.]+ s/GB",
             line,
         )
-        assert found, line
-        held, snapshot, written = map(float, found.groups())
-        assert 0 <= snapshot <= held <= written + 0.01
+        assert match, line
+        held_s, snapshot_s, written_s = map(float, match.groups())
+        assert 0 <= snapshot_s <= held_s <= written_s + 0.01
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import train
-from benchmarks.naive import padded
-from benchmarks.rows import documents, packed, with_codes
+from benchmarks.naive import pad_samples
+from benchmarks.rows import documents, pack_rows, with_codes
 from janus_train.data.types import IGNORE
 from janus_train.model import compile as compiling
 from janus_train.planning.workload import expected_row, workload_of
@@ -58,20 +58,22 @@ def test_samples_are_shaped_like_the_papers(stage: int) -> None:
     """Of the 1B: per token within a quarter of what a plan expects; pairs apart, which a spread of lengths raises."""
     config = train.config_of("janus_pro_1b", stage)
     samples = documents(config, 200, seed=0)
-    found, expected = workload_of(samples), expected_row(config, cached_codes=False)
+    workload, expected = workload_of(samples), expected_row(config, cached_codes=False)
     for name, value in vars(expected).items():
         if name == "causal_pairs":
-            assert found.causal_pairs / found.tokens > value / expected.tokens
+            assert workload.causal_pairs / workload.tokens > value / expected.tokens
             continue
-        assert getattr(found, name) / found.tokens == pytest.approx(value / expected.tokens, rel=0.25, abs=1e-4), name
-    assert sum(len(row.documents) for row in packed(samples, 4096)) == 200
-    assert all(row.num_tokens <= 4096 for row in packed(samples, 4096))
+        assert getattr(workload, name) / workload.tokens == pytest.approx(
+            value / expected.tokens, rel=0.25, abs=1e-4
+        ), name
+    assert sum(len(row.documents) for row in pack_rows(samples, 4096)) == 200
+    assert all(row.num_tokens <= 4096 for row in pack_rows(samples, 4096))
 
 
 def test_padding_changes_no_target() -> None:
     config = train.config_of("tiny", 2)
     samples = documents(config, 5, seed=1)
-    batch = padded(samples, 64)
+    batch = pad_samples(samples, 64)
     for i, sample in enumerate(samples):
         n = len(sample)
         assert batch.input_ids[i, :n].tolist() == sample.input_ids.tolist() and not batch.attention_mask[i, n:].any()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Run
-from tests.test_report import Page as Parsed
+from tests.report.test_report import Page as Parsed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -28,7 +28,7 @@ def test_it_says_what_it_takes(run: Run, tmp_path: Path) -> None:
     html = tmp_path / "plan.html"
     code, out, err = run(*SEVEN, "--html", html)
     assert code == 0 and f"page: {html}" in err
-    assert "janus_pro_7b, stage 2: 512 rows of 4096 tokens a step, 270000 steps, on 256 x a100-40gb" in out
+    assert "janus_pro_7b, stage 2: 512 rows of 4096 tokens per step, 270000 steps, on 256 x a100-40gb" in out
     assert "40 % of peak while computing (assumed, not measured)" in out
     for words in ("language model", "zero2, selective", "GPU-hours", "24 % of peak", "sending / computing"):
         assert words in out
@@ -47,7 +47,7 @@ def test_it_says_what_it_takes(run: Run, tmp_path: Path) -> None:
 
 def test_asked_shares_and_cached_codes_are_taken(run: Run) -> None:
     code, out, _ = run(*SEVEN, "--mfu", 0.5, "--cached-codes")
-    assert code == 0 and "50 % of peak while computing (as asked)" in out and "codes cached" in out
+    assert code == 0 and "50 % of peak while computing (as requested)" in out and "codes cached" in out
     assert re.search(r"^generation encoder +0.000", out, re.M)
 
 
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_a_warning_not_a_failure(run: Run) -> None:
     [
         ((), "no stage given"),
         (("+stage=2", "model=janus_pro_2b"), "model=janus_pro_2b: no such model, choose"),
-        (("+stage=2", "--gpu", "a1000"), "--gpu a1000: no such card, choose a100-40gb"),
+        (("+stage=2", "--gpu", "a1000"), "--gpu a1000: no such GPU, choose a100-40gb"),
         (("+stage=2", "--gpus", 0), "Invalid value for '--gpus'"),
         (("+stage=2", "--mfu", 40), "Invalid value for '--mfu'"),
         (("+stage=2", "batch.micro=1"), "batch.micro: no such option"),

@@ -45,12 +45,12 @@ def test_a_plug_ins_evaluation_runs_by_its_name(
     (tmp_path / "counting.py").write_text(COUNTING)
     monkeypatch.chdir(tmp_path)
     words = ("evaluate", random_base, "--out", tmp_path / "e", "--evaluation", "parameters", "--seed", 5)
-    code, _, told = run(*words)
-    assert code == 2 and "error: --evaluation: there is no evaluation 'parameters', known are demo" in told
-    code, printed, told = run(*words, "--plugin", "counting")
-    assert code == 0, told
-    assert "parameters" in printed and printed.endswith(f"results: {tmp_path / 'e/results.json'}\n")
-    assert "count: 1 of 1" in told
+    code, _, stderr = run(*words)
+    assert code == 2 and "error: --evaluation: there is no evaluation 'parameters', known are demo" in stderr
+    code, stdout, stderr = run(*words, "--plugin", "counting")
+    assert code == 0, stderr
+    assert "parameters" in stdout and stdout.endswith(f"results: {tmp_path / 'e/results.json'}\n")
+    assert "count: 1 of 1" in stderr
     assert '"seed": 5' in (tmp_path / "e/results.json").read_text()
 
 

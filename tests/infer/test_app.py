@@ -42,9 +42,9 @@ def loaded(random_base: Path) -> LoadedModel:
     model = load_model(random_base)
     letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
     with torch.no_grad():
-        kept = model.janus.lm_head.weight[letters].clone()
+        saved_rows = model.janus.lm_head.weight[letters].clone()
         model.janus.lm_head.weight.zero_()
-        model.janus.lm_head.weight[letters] = kept
+        model.janus.lm_head.weight[letters] = saved_rows
     return model
 
 

@@ -53,12 +53,12 @@ def plain_loop(janus, encoder, request, steps):
 
 
 def test_batched_answers_equal_a_plain_loop(janus, encoder):
-    done = []
-    got = answer(janus, encoder, REQUESTS, 12, batch_size=3, progress=done.append)
-    want = [plain_loop(janus, encoder, request, 12) for request in REQUESTS]
-    assert done == [3, 1]
-    assert got == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in want]
-    assert len(set(map(tuple, want))) == 4, "requests make no difference: the test would prove nothing"
+    is_done = []
+    actual = answer(janus, encoder, REQUESTS, 12, batch_size=3, progress=is_done.append)
+    expected = [plain_loop(janus, encoder, request, 12) for request in REQUESTS]
+    assert is_done == [3, 1]
+    assert actual == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected]
+    assert len(set(map(tuple, expected))) == 4, "requests make no difference: the test would prove nothing"
 
 
 def test_another_image_gives_another_answer(janus, encoder):

@@ -19,9 +19,9 @@ def states(janus: JanusForConditionalGeneration, device: str, fixed: bool | None
     embed = janus.get_input_embeddings()
     with inference(janus):
         decoder = Decoder(janus, room=room, fixed=fixed)
-        found = [decoder.prefill(embed(ids), mask)]
-        found += [decoder.step(embed(tokens)) for tokens in more]
-    return torch.stack(found, 1)
+        actual = [decoder.prefill(embed(ids), mask)]
+        actual += [decoder.step(embed(tokens)) for tokens in more]
+    return torch.stack(actual, 1)
 
 
 def test_both_caches_give_the_same(janus: JanusForConditionalGeneration) -> None:

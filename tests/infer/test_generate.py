@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from janus_train.errors import UserError
 from janus_train.infer import generate as module
-from janus_train.infer.generate import generate_codes, generate_images, guided, pick, unconditional, uniforms
+from janus_train.infer.generate import (
+    apply_guidance,
+    generate_codes,
+    generate_images,
+    sample_codes,
+    unconditional_prompt,
+    uniforms,
+)
 
 PROMPTS = [[1, *range(20, 20 + n), 7] for n in (6, 2, 11, 9, 3)]
 
@@ -40,14 +47,14 @@ def plain_loop(janus, prompt, pad_id, guidance, codes=None):
 @pytest.fixture
 def recorded(monkeypatch):
     """Every step's guided logits."""
-    seen = []
+    recorded_logits = []
 
     def recording(logits, guidance):
-        seen.append(guided(logits, guidance))
-        return seen[-1]
+        recorded_logits.append(apply_guidance(logits, guidance))
+        return recorded_logits[-1]
 
-    monkeypatch.setattr(module, "guided", recording)
-    return seen
+    monkeypatch.setattr(module, "apply_guidance", recording)
+    return recorded_logits
 
 
 def test_cached_padded_batch_equals_a_plain_loop(janus, encoder, recorded):
@@ -80,8 +87,8 @@ def test_a_image_does_not_depend_on_its_batch(janus, encoder):
     options = {"pad_id": encoder.special.pad, "guidance": 4.0, "temperature": 0.9}
     together = generate_codes(janus, PROMPTS, seeds=[3, 4, 5, 6, 7], **options)
     for n, prompt in enumerate(PROMPTS):
-        alone = generate_codes(janus, [prompt], seeds=[3 + n], **options)
-        assert alone[0].tolist() == together[n].tolist()
+        single = generate_codes(janus, [prompt], seeds=[3 + n], **options)
+        assert single[0].tolist() == together[n].tolist()
     other = generate_codes(janus, [PROMPTS[0]], seeds=[99], **options)
     assert other[0].tolist() != together[0].tolist()
 
@@ -104,14 +111,14 @@ def test_whatever_is_drawn_beside_it_an_image_is_the_same(janus, encoder, batch,
         janus, [PROMPTS[n] for n, _ in batch], seeds=[seed for _, seed in batch], batch_size=batch_size, **options
     )
     for (n, seed), image in zip(batch, together, strict=True):
-        (alone,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
-        assert np.array_equal(image, alone)
+        (single,) = generate_images(janus, [PROMPTS[n]], seeds=[seed], **options)
+        assert np.array_equal(image, single)
 
 
 def test_unconditional_row_keeps_ends_and_attends_to_pad(janus, encoder):
     pad, prompt = encoder.special.pad, PROMPTS[0]
-    assert unconditional(prompt, pad) == [1, pad, pad, pad, pad, pad, pad, 7]
-    assert unconditional([1, 7], pad) == [1, 7]
+    assert unconditional_prompt(prompt, pad) == [1, pad, pad, pad, pad, pad, pad, 7]
+    assert unconditional_prompt([1, 7], pad) == [1, 7]
     # With weight 0 only the unconditional row counts: its number of pads must matter, the text must not.
     options = {"pad_id": pad, "guidance": 0.0, "temperature": 1.0, "greedy": True}
     same_length = generate_codes(janus, [prompt, [1, *range(60, 66), 7]], seeds=[0, 0], **options)
@@ -141,13 +148,13 @@ def test_images_come_in_the_prompts_order(janus, encoder):
     together = generate_images(janus, PROMPTS, seeds=range(5), batch_size=3, progress=done.append, **options)
     assert done == [3, 2]
     for n, prompt in enumerate(PROMPTS):
-        alone = generate_images(janus, [prompt], seeds=[n], **options)[0]
-        assert np.array_equal(together[n], alone), "to the last bit: alone, and in a batch of mixed prompt lengths"
+        single = generate_images(janus, [prompt], seeds=[n], **options)[0]
+        assert np.array_equal(together[n], single), "to the last bit: alone, and in a batch of mixed prompt lengths"
 
 
 def test_sampling_follows_the_distribution():
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
-    drawn = pick(
+    drawn = sample_codes(
         logits.expand(20000, 4), torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 0.7
     )
     shares = torch.tensor([Counter(drawn.tolist())[c] / 20000 for c in range(4)])
@@ -157,7 +164,7 @@ def test_sampling_follows_the_distribution():
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
 def test_sampling_never_takes_an_impossible_code(uniform):
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
-    assert pick(logits, torch.tensor([uniform], dtype=torch.float64), 1.0).item() in (1, 2)
+    assert sample_codes(logits, torch.tensor([uniform], dtype=torch.float64), 1.0).item() in (1, 2)
 
 
 def test_seeds_are_streams_of_their_own():

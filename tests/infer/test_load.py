@@ -84,8 +84,8 @@ def test_damaged_settings_are_one_line_not_other_settings(folder, name, content,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": "x"}, "config.json is no Janus model's configuration"),
-        ({"hidden_act": "none such"}, "config.json describes no model that can be built"),
+        ({"hidden_size": "x"}, "config.json is not the configuration of a Janus model"),
+        ({"hidden_act": "none such"}, "model in its config.json cannot be built"),
         ({"hidden_size": 64}, r" is \(.*\), its config.json asks for \("),
     ],
 )

@@ -54,20 +54,20 @@ def test_image_logits_with_guidance(
     conditional, without = packed_logits(janus, encoder, documents)[1].view(2, 3, 16, -1)
     trained = without + GUIDANCE * (conditional - without)  # (3, P, C)
 
-    seen: list[torch.Tensor] = []
+    recorded_logits: list[torch.Tensor] = []
 
     def forced(logits: torch.Tensor, *_: object) -> torch.Tensor:
-        seen.append(logits)
-        return torch.from_numpy(CODES[:, len(seen) - 1])
+        recorded_logits.append(logits)
+        return torch.from_numpy(CODES[:, len(recorded_logits) - 1])
 
-    monkeypatch.setattr(drawing, "pick", forced)
+    monkeypatch.setattr(drawing, "sample_codes", forced)
     monkeypatch.setattr(drawing, "Decoder", partial(Decoder, fixed=fixed))
     prompts = [encoder.generation_prompt_ids(text) for text in CAPTIONS]
     assert len(set(map(len, prompts))) == 3, "prompts of one length: no padding would be tested"
     drawing.generate_codes(
         janus, prompts, pad_id=encoder.special.pad, guidance=GUIDANCE, temperature=1.0, seeds=[0, 1, 2]
     )
-    assert (torch.stack(seen, 1) - trained).abs().max() < 1e-4
+    assert (torch.stack(recorded_logits, 1) - trained).abs().max() < 1e-4
     assert (conditional - without).abs().max() > 0.1, "text makes no difference: guidance would not be tested"
 
 

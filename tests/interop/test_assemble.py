@@ -171,8 +171,8 @@ def test_it_loads_with_transformers_alone_and_trains(assembled, tmp_path) -> Non
         JanusForConditionalGeneration.from_pretrained(folder / "final", output_loading_info=True)[1].values()
     )
     final = stored(folder / "final")
-    kept = [n for n in final if n.startswith(("model.language_model.", "model.vision_model.", "model.vqmodel."))]
-    assert kept and all(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n in kept)
+    kept_names = [n for n in final if n.startswith(("model.language_model.", "model.vision_model.", "model.vqmodel."))]
+    assert kept_names and all(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n in kept_names)
     trained = ("model.aligner.", "model.generation_aligner.", "model.generation_head.")
     assert not any(torch.equal(final[n], tensor) for n, tensor in stored(out).items() if n.startswith(trained))
 
@@ -303,10 +303,10 @@ def test_parts_that_are_not_what_they_should_be(parts, tmp_path) -> None:
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "code.pt")
     for given, message in (
         ((llm, siglip, tmp_path / "none.pt"), "there is no such file"),
-        ((llm, siglip, tmp_path / "half.pt"), "is no VQ tokenizer of LlamaGen's layout"),
-        ((llm, siglip, tmp_path / "no_tensors.pt"), "holds no VQ tokenizer's tensors"),
+        ((llm, siglip, tmp_path / "half.pt"), "is not a VQ tokenizer in LlamaGen's layout"),
+        ((llm, siglip, tmp_path / "no_tensors.pt"), "does not contain the tensors of a VQ tokenizer"),
         ((llm, siglip, tmp_path / "code.pt"), "loading it could run code, so it is refused"),
-        ((llm, llm, vq), "model_type 'llama' is no SigLIP in transformers' layout"),
+        ((llm, llm, vq), "model_type 'llama' is not a SigLIP in transformers' layout"),
         ((siglip, siglip, vq), "cannot be loaded as a causal language model"),
         ((str(tmp_path / "nowhere"), siglip, vq), "--llm .*nowhere: there is no such folder"),
     ):

@@ -100,7 +100,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a strange key": (
         lambda f: change_tensors(f, lambda t: t.update({"vision_gen_enc_model.x": torch.zeros(2)})),
-        r"vision_gen_enc_model\.x is no name of an official Janus checkpoint",
+        r"vision_gen_enc_model\.x is not a name in an official Janus checkpoint",
     ),
     "a wrong shape": (
         lambda f: change_tensors(f, lambda t: t.update({HEAD: torch.zeros(52, 48)})),
@@ -112,7 +112,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another model": (
         lambda f: change_config(f, lambda c: c.update(model_type="llava")),
-        r"model_type 'llava' in its config\.json is no Janus model's",
+        r"model_type 'llava' in its config\.json is not that of a Janus model",
     ),
     "JanusFlow's projector": (
         lambda f: change_config(f, lambda c: c["aligner_config"]["params"].update(projector_type="linear")),
@@ -124,10 +124,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config without a section": (
         lambda f: change_config(f, lambda c: c.pop("gen_head_config")),
-        r"no official Janus model's: 'gen_head_config' is missing",
+        r"not that of an official Janus model: 'gen_head_config' is missing",
     ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not a JSON object"),
-    "no config": (lambda f: (f / "config.json").unlink(), r"no model there \(config\.json is missing\)"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"there is no model \(config\.json is missing\)"),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         r"model\.safetensors is missing, and there is no other",
@@ -138,15 +138,15 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated bin": (cut_bin, r"pytorch_model\.bin cannot be read"),
     "code in a pickle": (
         lambda f: to_bin(f, {"x": Code(marker(f))}),
-        r"holds more than tensors: loading it could run code, so it is refused",
+        r"contains more than tensors: loading it could run code, so it is refused",
     ),
-    "code in an old pickle": (to_plain_pickle, r"pytorch_model\.bin (holds more than tensors|cannot be read)"),
-    "no state dict": (lambda f: to_bin(f, [torch.zeros(2)]), r"is no state dict"),
+    "code in an old pickle": (to_plain_pickle, r"pytorch_model\.bin (contains more than tensors|cannot be read)"),
+    "no state dict": (lambda f: to_bin(f, [torch.zeros(2)]), r"is not a state dict"),
     "a shard missing": (
         lose_per_shard,
         r"model-00002-of-00002\.safetensors of model\.safetensors\.index\.json is missing",
     ),
-    "an index that leads elsewhere": (leave_the_folder, r"is no index of weight files"),
+    "an index that leads elsewhere": (leave_the_folder, r"is not an index of weight files"),
 }
 
 
@@ -213,7 +213,7 @@ def test_the_commands_end_with_one_line(monkeypatch, capsys, tmp_path) -> None:
             ["import", str(tmp_path / "none"), "--out", "x"],
             "import " + str(tmp_path / "none") + ": there is no such folder",
         ),
-        (["import", str(tmp_path), "--out", "x"], "no model there (config.json is missing)"),
+        (["import", str(tmp_path), "--out", "x"], "there is no model (config.json is missing)"),
         (["export", str(tmp_path), "--out", str(tmp_path / "x"), "--format", "onnx"], "'onnx' is not one of"),
     ):
         monkeypatch.setattr(sys, "argv", ["janus-train", *words])

@@ -80,7 +80,7 @@ def test_every_command_takes_an_id(cached, tmp_path) -> None:
             lambda r: errors.RepositoryNotFoundError("404", response=r),
             "there is no such folder, and the hub has no such",
         ),
-        (lambda r: errors.HfHubHTTPError("500\nbusy", response=r), "the hub could not be asked: 500 busy"),
+        (lambda r: errors.HfHubHTTPError("500\nbusy", response=r), "the hub could not be queried: 500 busy"),
         (lambda r: errors.LocalEntryNotFoundError("no"), "the hub cannot be reached and the cache"),
     ],
 )

@@ -25,7 +25,7 @@ from janus_train.data.images import to_float, understanding_pixels
 from janus_train.data.special_tokens import ASSISTANT, USER, SpecialTokens
 from janus_train.infer.chat import answer_ids
 from janus_train.infer.decoding import inference
-from janus_train.infer.generate import generate_codes, guided
+from janus_train.infer.generate import apply_guidance, generate_codes
 from janus_train.infer.image_inputs import image_features, prompt_embeds
 from janus_train.infer.load import LoadedModel, load_model
 from janus_train.interop.convert import export_model, import_official
@@ -178,7 +178,7 @@ def test_it_draws_the_same(both: Both) -> None:
     how = {"guidance": GUIDANCE, "temperature": 1.0, "seeds": [0, 0], "greedy": True}
     codes = generate_codes(janus, ids, pad_id=encoder.special.pad, **how)  # of both in one batch
     watch.remove()
-    logits = torch.stack([guided(step, GUIDANCE) for step in heads], dim=1)  # (2, 576, 16384)
+    logits = torch.stack([apply_guidance(step, GUIDANCE) for step in heads], dim=1)  # (2, 576, 16384)
     drawn = decode_codes(janus.model.vqmodel, codes)
     for number, (own_codes, own_logits, image) in enumerate(zip(codes, logits, drawn, strict=True)):
         theirs = {name: both.theirs[f"draw{number}/{name}"] for name in ("codes", "guided", "picture")}

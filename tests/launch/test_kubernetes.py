@@ -25,12 +25,12 @@ def test_the_master_is_the_first_pod_and_the_counts_agree(jobset: dict[str, Any]
     [replicated] = jobset["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
-    given = {entry["name"]: entry["value"] for entry in container["env"]}
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
     name = jobset["metadata"]["name"]
-    assert given["MASTER_ADDR"] == f"{name}-{replicated['name']}-0-0.{name}"  # SET-JOB-REPLICA-INDEX.SET
+    assert environment["MASTER_ADDR"] == f"{name}-{replicated['name']}-0-0.{name}"  # SET-JOB-REPLICA-INDEX.SET
     assert job["completionMode"] == "Indexed" and replicated["replicas"] == 1
-    assert job["parallelism"] == job["completions"] == int(given["NODES"])
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(given["PROCESSES_PER_NODE"])
+    assert job["parallelism"] == job["completions"] == int(environment["NODES"])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(environment["PROCESSES_PER_NODE"])
     [rule] = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [1]}
     mounted = {mount["name"] for mount in container["volumeMounts"]}

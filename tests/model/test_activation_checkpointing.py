@@ -31,10 +31,10 @@ def losses_and_gradients(
     return found | {n: p.grad.clone() for n, p in janus.named_parameters() if p.grad is not None}
 
 
-def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert (got[name] - value).abs().max() <= 1e-5 * value.abs().max(), name
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (actual[name] - value).abs().max() <= 1e-5 * value.abs().max(), name
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -68,7 +68,7 @@ class Products(torch.utils._python_dispatch.TorchDispatchMode):
         self.products = self.attention = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.products += func in activation_checkpointing._PRODUCTS
+        self.products += func in activation_checkpointing._MATRIX_PRODUCTS
         self.attention += func in activation_checkpointing._ATTENTION
         return func(*args, **(kwargs or {}))
 

@@ -53,11 +53,11 @@ def eager(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_values_and_gradients_are_eager_attentions(lengths: list[int], kv_heads: int) -> None:
     inputs = states(4, kv_heads, sum(lengths))
-    got, _ = attention.packed_attention(SimpleNamespace(), *inputs, None, scaling=8**-0.5, documents=layout(lengths))
-    want = eager(*inputs, lengths)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
-    weight = torch.randn(want.shape, generator=torch.Generator().manual_seed(0))
-    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), inputs) for x in (got, want)), strict=True):
+    actual, _ = attention.packed_attention(SimpleNamespace(), *inputs, None, scaling=8**-0.5, documents=layout(lengths))
+    expected = eager(*inputs, lengths)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), inputs) for x in (actual, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -74,16 +74,16 @@ def test_groups_are_made_once(
     janus: JanusForConditionalGeneration, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    similar = grouping._similar
-    monkeypatch.setattr(grouping, "_similar", lambda spans: calls.append(1) or similar(spans))  # type: ignore[func-returns-value]
+    group_by_length = grouping._group_by_length
+    monkeypatch.setattr(grouping, "_group_by_length", lambda spans: calls.append(1) or group_by_length(spans))  # type: ignore[func-returns-value]
     PackedJanus(janus)(to_batch(documents))
     assert janus.config.text_config.num_hidden_layers == 2 and len(calls) == 1
 
 
 def test_an_empty_document_takes_no_part() -> None:
     inputs = states(2, 2, 9)
-    got, _ = attention.packed_attention(SimpleNamespace(), *inputs, None, documents=layout([4, 0, 5]))
-    torch.testing.assert_close(got, eager(*inputs, [4, 5]), rtol=1e-5, atol=1e-6)
+    actual, _ = attention.packed_attention(SimpleNamespace(), *inputs, None, documents=layout([4, 0, 5]))
+    torch.testing.assert_close(actual, eager(*inputs, [4, 5]), rtol=1e-5, atol=1e-6)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -148,8 +148,8 @@ def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     inputs = states(4, 2, 16)
     flat = (x[0].transpose(0, 1) for x in inputs)
-    got = packed._varlen(*flat, layout(lengths), 8**-0.5)
-    torch.testing.assert_close(got[None], eager(*inputs, lengths))
+    actual = packed._attend_varlen(*flat, layout(lengths), 8**-0.5)
+    torch.testing.assert_close(actual[None], eager(*inputs, lengths))
 
 
 @pytest.mark.gpu
@@ -158,12 +158,12 @@ def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPa
 def test_the_cuda_kernel_equals_eager_attention(kv_heads: int) -> None:
     lengths = LENGTHS["mixed"]
     inputs = [x.detach() for x in states(4, kv_heads, sum(lengths), width=64)]
-    want = eager(*inputs, lengths)
+    expected = eager(*inputs, lengths)
     narrow = [x.cuda().bfloat16().requires_grad_() for x in inputs]
     on_gpu = Layout(layout(lengths).cu_seqlens.cuda(), max(lengths))
-    got, _ = attention.packed_attention(SimpleNamespace(), *narrow, None, scaling=64**-0.5, documents=on_gpu)
-    torch.testing.assert_close(got.cpu().float(), want, rtol=0.02, atol=0.02)
-    got.float().sum().backward()
+    actual, _ = attention.packed_attention(SimpleNamespace(), *narrow, None, scaling=64**-0.5, documents=on_gpu)
+    torch.testing.assert_close(actual.cpu().float(), expected, rtol=0.02, atol=0.02)
+    actual.float().sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in narrow)
 
 

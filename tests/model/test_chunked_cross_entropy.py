@@ -42,21 +42,21 @@ def test_any_chunks_give_the_plain_losses_and_gradients(n: int, vocabulary: int,
     given_ = problem(n, vocabulary, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked_cross_entropy, "LOGITS", logits)
-        for got, wanted in zip(chunked(*given_), plain(*given_), strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+        for actual, expected in zip(chunked(*given_), plain(*given_), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("trains", [(True, False), (False, True)], ids=["head frozen", "hidden frozen"])
 def test_what_is_frozen_gets_no_gradient_and_costs_none(trains: tuple[bool, bool]) -> None:
     hidden, weight, targets = problem(9, 31)
-    wanted = plain(hidden, weight, targets)[1:]
+    expected = plain(hidden, weight, targets)[1:]
     hidden.requires_grad_(trains[0])
     weight.requires_grad_(trains[1])
     with FlopCounterMode(display=False) as counted:
         total, _ = chunked_loss(hidden, weight, targets)
         (0.3 * total).backward()
     assert counted.get_total_flops() == 2 * (2 * 9 * 12 * 31)  # logits, and one gradient
-    for tensor, gradient, trained in zip((hidden, weight), wanted, trains, strict=True):
+    for tensor, gradient, trained in zip((hidden, weight), expected, trains, strict=True):
         assert (tensor.grad is None) != trained
         if trained:
             torch.testing.assert_close(tensor.grad, gradient, rtol=1e-5, atol=1e-6)
@@ -71,22 +71,22 @@ def test_bf16_products_leave_losses_and_the_weights_gradient_in_fp32(monkeypatch
     exact = plain(hidden.requires_grad_(), weight.requires_grad_(), targets)
     with torch.autocast("cpu", torch.bfloat16):
         rough = chunked(hidden, weight, targets)
-    for got, wanted in zip(rough, exact, strict=True):
-        assert got.dtype == torch.float32
-        assert (got - wanted).norm() <= 1e-2 * wanted.norm()
+    for actual, expected in zip(rough, exact, strict=True):
+        assert actual.dtype == torch.float32
+        assert (actual - expected).norm() <= 1e-2 * expected.norm()
     assert (rough[0].sum() - exact[0].sum()).abs() <= 1e-4 * exact[0].sum(), "a sum in bf16 would stop growing"
 
 
 def test_never_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 70)
-    seen: list[int] = []
+    num_logits: list[int] = []
 
     def watched(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(logits.numel())
+        num_logits.append(logits.numel())
         return chunked_cross_entropy.losses_and_grads(logits, targets)
 
     chunked_loss(*problem(13, 30), watched)
-    assert seen == [60] * 6 + [30]
+    assert num_logits == [60] * 6 + [30]
 
 
 def test_without_gradients_there_are_losses_alone() -> None:

@@ -78,12 +78,12 @@ def found(janus: JanusForConditionalGeneration, total: torch.Tensor) -> Found:
     return {"loss": total.detach().cpu()} | gradients
 
 
-def assert_same(got: Found, wanted: Found, tolerance: float = 1e-5) -> None:
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_same(actual: Found, expected: Found, tolerance: float = 1e-5) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
         # a key's bias moves all of a query's scores alike: its gradient is rounding alone, beside the query's
-        scale = wanted[name.replace("k_proj.bias", "q_proj.bias")].abs().max()
-        assert (got[name] - value).abs().max() <= tolerance * scale, name
+        scale = expected[name.replace("k_proj.bias", "q_proj.bias")].abs().max()
+        assert (actual[name] - value).abs().max() <= tolerance * scale, name
 
 
 @pytest.mark.parametrize(("loss", "policy", "compiled"), COMBINATIONS)
@@ -96,9 +96,9 @@ def test_every_combination_equals_the_plain_path(
     policy: ActivationCheckpointing,
     compiled: bool,
 ) -> None:
-    wanted = plain(janus, documents, STAGES[stage])
+    expected = plain(janus, documents, STAGES[stage])
     backend = "aot_eager" if compiled else None
-    assert_same(fast(janus, to_batch(documents), STAGES[stage], loss, policy, backend), wanted)
+    assert_same(fast(janus, to_batch(documents), STAGES[stage], loss, policy, backend), expected)
 
 
 def packings(janus: JanusForConditionalGeneration, documents: Documents) -> list[Batch]:
@@ -150,10 +150,10 @@ def test_the_text_losss_pointwise_part_compiles_for_any_number_of_positions() ->
     compiled_fn = torch.compile(chunked_cross_entropy.losses_and_grads, backend=counter, dynamic=True)
     for n in (9, 4, 17, 30):
         logits, targets = torch.randn(n, 50), torch.randint(0, 50, (n,))
-        for got, wanted in zip(
+        for actual, expected in zip(
             compiled_fn(logits, targets), chunked_cross_entropy.losses_and_grads(logits, targets), strict=True
         ):
-            torch.testing.assert_close(got, wanted)
+            torch.testing.assert_close(actual, expected)
     assert counter.frame_count == 1
 
 
@@ -177,10 +177,10 @@ def test_lora_compiles(
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     batch = to_batch(documents)
-    wanted = fast(janus, batch, STAGES[1], "whole", "none")
-    assert any(".lora_A." in name for name in wanted)
+    expected = fast(janus, batch, STAGES[1], "whole", "none")
+    assert any(".lora_A." in name for name in expected)
     counter = CompileCounterWithBackend("aot_eager")
-    assert_same(fast(janus, batch, STAGES[1], "chunked", policy, counter), wanted)
+    assert_same(fast(janus, batch, STAGES[1], "chunked", policy, counter), expected)
     assert counter.frame_count >= 1
 
 
@@ -192,8 +192,8 @@ def test_inductors_code_gives_the_same(
     """What a run compiles with; minutes, and it needs a C++ compiler."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
-    wanted = plain(janus, documents, STAGES[3])
-    assert_same(fast(janus, fixed(documents), STAGES[3], "chunked", policy, "inductor"), wanted)
+    expected = plain(janus, documents, STAGES[3])
+    assert_same(fast(janus, fixed(documents), STAGES[3], "chunked", policy, "inductor"), expected)
 
 
 @pytest.fixture
@@ -203,15 +203,15 @@ def fresh(small_config: ModelConfig) -> JanusForConditionalGeneration:
     return build(small_config)
 
 
-def near(got: Found, wanted: Found) -> bool:
+def near(actual: Found, expected: Found) -> bool:
     """The loss within 1 %, the gradients by the norm over all of them."""
-    got, wanted = dict(got), dict(wanted)
-    assert got.keys() == wanted.keys()
-    loss = wanted.pop("loss")
-    if (got.pop("loss") - loss).abs() > 1e-2 * loss:
+    actual, expected = dict(actual), dict(expected)
+    assert actual.keys() == expected.keys()
+    loss = expected.pop("loss")
+    if (actual.pop("loss") - loss).abs() > 1e-2 * loss:
         return False
-    apart = torch.stack([(got[name] - value).norm() for name, value in wanted.items()]).norm()
-    return bool(apart <= 1e-2 * torch.stack([value.norm() for value in wanted.values()]).norm())
+    apart = torch.stack([(actual[name] - value).norm() for name, value in expected.items()]).norm()
+    return bool(apart <= 1e-2 * torch.stack([value.norm() for value in expected.values()]).norm())
 
 
 @pytest.mark.parametrize("loss", ["chunked", "whole"])
@@ -219,12 +219,12 @@ def near(got: Found, wanted: Found) -> bool:
 def test_in_bf16_they_are_near_fp32(
     fresh: JanusForConditionalGeneration, documents: Documents, loss: str, compiled: bool
 ) -> None:
-    wanted = plain(fresh, documents, STAGES[3])
+    expected = plain(fresh, documents, STAGES[3])
     with torch.autocast("cpu", torch.bfloat16):
-        got = fast(fresh, to_batch(documents), STAGES[3], loss, "selective", "aot_eager" if compiled else None)
-    assert near(got, wanted)
-    half = {name: value / 2 for name, value in got.items()}
-    assert not near(half, wanted)
+        actual = fast(fresh, to_batch(documents), STAGES[3], loss, "selective", "aot_eager" if compiled else None)
+    assert near(actual, expected)
+    half = {name: value / 2 for name, value in actual.items()}
+    assert not near(half, expected)
 
 
 @pytest.mark.gpu
@@ -238,8 +238,8 @@ def test_on_a_gpu_in_bf16_every_combination_is_near_fp32(
     compiled: bool,
 ) -> None:
     """The variable-length kernel, autocast and inductor against the plain path in fp32 on the CPU."""
-    wanted = plain(fresh, documents, STAGES[3])
+    expected = plain(fresh, documents, STAGES[3])
     with torch.autocast("cuda", torch.bfloat16):
         batch = fixed(documents).to("cuda")
-        got = fast(fresh.cuda(), batch, STAGES[3], loss, policy, "inductor" if compiled else None)
-    assert near(got, wanted)
+        actual = fast(fresh.cuda(), batch, STAGES[3], loss, policy, "inductor" if compiled else None)
+    assert near(actual, expected)

@@ -90,9 +90,9 @@ def pixels(i: int) -> torch.Tensor:
     return torch.from_numpy(to_float(understanding_pixels(Image.fromarray(image(i)), SIZE)))
 
 
-def relative(got: torch.Tensor, want: np.ndarray) -> float:
-    difference = np.abs(got.detach().numpy().reshape(want.shape) - want)
-    return float(difference.max() / np.abs(want).max())
+def relative(actual: torch.Tensor, expected: np.ndarray) -> float:
+    difference = np.abs(actual.detach().numpy().reshape(expected.shape) - expected)
+    return float(difference.max() / np.abs(expected).max())
 
 
 @dataclass
@@ -154,9 +154,11 @@ def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
     original = image(i)
     assert hashlib.sha256(original.tobytes()).digest() == golden[f"image{i}_sha256"].tobytes()
-    got = to_float(understanding_pixels(Image.fromarray(original), SIZE))
-    assert np.array_equal(got[:, ::8, ::8], golden[f"und_pixels{i}"])
-    np.testing.assert_allclose(got.mean((1, 2)), golden[f"und_pixels{i}_mean"], atol=1e-5)  # the order of 147,456 terms
+    actual = to_float(understanding_pixels(Image.fromarray(original), SIZE))
+    assert np.array_equal(actual[:, ::8, ::8], golden[f"und_pixels{i}"])
+    np.testing.assert_allclose(
+        actual.mean((1, 2)), golden[f"und_pixels{i}_mean"], atol=1e-5
+    )  # the order of 147,456 terms
 
 
 def test_vision_features_and_adaptor(
@@ -185,8 +187,8 @@ def test_generation_embeddings(
 def test_understanding_logits(run: Run, golden: dict[str, np.ndarray]) -> None:
     assert relative(run.text_logits, golden["und_text_logits"]) < 1e-5
     targets = (torch.tensor(prompts()[0][5:]) + 1) % 1000
-    want = cross_entropies(torch.from_numpy(golden["und_text_logits"][0]), targets).sum()
-    torch.testing.assert_close(run.sums.understanding, want, rtol=1e-5, atol=0)
+    expected = cross_entropies(torch.from_numpy(golden["und_text_logits"][0]), targets).sum()
+    torch.testing.assert_close(run.sums.understanding, expected, rtol=1e-5, atol=0)
     assert run.sums.num_understanding == 7 and run.sums.text == 0
 
 

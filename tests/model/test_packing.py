@@ -23,9 +23,9 @@ STAGES: dict[int, tuple[Part, ...]] = {
 ALL_BUT_VQ = tuple(part for part in get_args(Part) if part != "generation_encoder")
 
 
-def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:
     """Largest difference within ``relative`` of the largest value."""
-    difference, largest = (got - expected).abs().max().item(), expected.abs().max().item()
+    difference, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
     assert difference <= relative * largest, f"differs by {difference}, largest value {largest}"
 
 
@@ -93,12 +93,12 @@ def test_gradients_equal_the_plain_reference(
             if part not in STAGES[stage]:
                 assert parameter.grad is None and expected[name].grad is None, f"{name} is frozen"
                 continue
-            got, want = parameter.grad, expected[name].grad
-            assert got is not None and want is not None, f"{name} trains"
+            actual, want = parameter.grad, expected[name].grad
+            assert actual is not None and want is not None, f"{name} trains"
             if name.endswith("k_proj.bias"):  # zero in exact arithmetic: a shift of all keys changes no softmax
-                assert max(got.abs().max(), want.abs().max()) < 1e-3
+                assert max(actual.abs().max(), want.abs().max()) < 1e-3
             else:
-                assert_close(got, want, relative=2e-5)
+                assert_close(actual, want, relative=2e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -20,11 +20,11 @@ def test_decoding_clips_and_truncates_as_the_official_code(janus: JanusForCondit
     ids = torch.randint(0, CODEBOOK, (3, TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         decoded = vqmodel.decode(ids).permute(0, 2, 3, 1).numpy()
-    want = np.zeros((3, SIZE, SIZE, 3), np.uint8)
-    want[:] = np.clip((decoded + 1) / 2 * 255, 0, 255)
+    expected = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+    expected[:] = np.clip((decoded + 1) / 2 * 255, 0, 255)
     assert (decoded < -1).any() and (decoded > 1).any(), "both ends must be clipped somewhere"
-    got = decode_codes(vqmodel, ids)
-    assert got.dtype == torch.uint8 and np.array_equal(got.numpy(), want)
+    actual = decode_codes(vqmodel, ids)
+    assert actual.dtype == torch.uint8 and np.array_equal(actual.numpy(), expected)
 
 
 def test_the_codes_length_does_not_matter(janus: JanusForConditionalGeneration) -> None:
@@ -73,12 +73,12 @@ def test_tf32_is_off_on_cuda_while_codes_are_made(precision: str) -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        kept = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
+        settings = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # autocast for a device that is not there
             with vq._exact_fp32(torch.device("cuda")):
                 assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision == "ieee"
-        assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == kept
+        assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == settings
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)

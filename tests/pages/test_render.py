@@ -11,28 +11,28 @@ from markupsafe import Markup
 from janus_train.pages import render as pages
 
 
-def rendered(source: str, **values: object) -> str:
+def render_source(source: str, **values: object) -> str:
     return pages._environment.from_string(source).render(values)
 
 
 def test_values_are_escaped_once() -> None:
     attack = "<b>&\"'\x1b"
-    shown = "&lt;b&gt;&amp;&#34;&#39;\\x1b"
-    assert rendered("{{ x }}", x=attack) == shown
+    escaped_text = "&lt;b&gt;&amp;&#34;&#39;\\x1b"
+    assert render_source("{{ x }}", x=attack) == escaped_text
     macro = "{% macro m(x) %}<i title='{{ x }}'>{{ x }}</i>{% endmacro %}{{ m(x) }}"
-    assert rendered(macro, x=attack) == f"<i title='{shown}'>{shown}</i>"
-    assert rendered("{{ x | join('·') }}", x=[attack, attack]) == f"{shown}·{shown}"
+    assert render_source(macro, x=attack) == f"<i title='{escaped_text}'>{escaped_text}</i>"
+    assert render_source("{{ x | join('·') }}", x=[attack, attack]) == f"{escaped_text}·{escaped_text}"
 
 
 def test_markup_of_another_template_stays_but_acts_on_nothing() -> None:
-    assert rendered("{{ x }}", x=Markup("<b>\u202e\n</b>")) == "<b>\\u202e\n</b>"
+    assert render_source("{{ x }}", x=Markup("<b>\u202e\n</b>")) == "<b>\\u202e\n</b>"
 
 
 def test_a_name_that_is_not_given_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        rendered("{{ nobody }}")
+        render_source("{{ nobody }}")
     with pytest.raises(UndefinedError):
-        rendered("{% if nobody %}{% endif %}")
+        render_source("{% if nobody %}{% endif %}")
 
 
 @pytest.mark.parametrize("name", pages._environment.list_templates())

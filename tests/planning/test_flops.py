@@ -36,15 +36,15 @@ from tests.train.conftest import SMALL
 SIZE, TOKENS = 64, 64
 STAGES = {stage: config_of(f"+stage={stage}") for stage in (1, 2, 3)}
 MODEL = STAGES[2].model
-ODD: dict[str, tuple[Part, ...]] = {
+UNUSUAL_PARTS: dict[str, tuple[Part, ...]] = {
     "image head alone": ("image_head",),
     "encoder and its adaptor": ("understanding_encoder", "understanding_adaptor"),
     "code embeddings and language model": ("generation_embedding", "language_model"),
     "language model alone": ("language_model",),
 }
-TRAINED: dict[str, tuple[Part, ...]] = {f"stage {n}": c.train_parts for n, c in STAGES.items()} | ODD
+TRAINED_PARTS: dict[str, tuple[Part, ...]] = {f"stage {n}": c.train_parts for n, c in STAGES.items()} | UNUSUAL_PARTS
 
-WHERE: dict[FlopsPart, tuple[str, ...]] = {
+MODULES: dict[FlopsPart, tuple[str, ...]] = {
     "language_model": ("PackedJanus.janus.model.language_model",),
     "text_head": ("PackedJanus.janus.lm_head",),
     "image_head": ("PackedJanus.janus.model.generation_head",),
@@ -59,7 +59,7 @@ KERNELS = {
     ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     ATTENTION_BACK: lambda grad, q, k, v, *_, **__: 2 * sdpa_flop_count(q, k, v),
 }
-"""torch's counter does not know the CPU's kernel. Of the whole square, as its others; backward as we define it."""
+"""torch's counter does not know the CPU's kernel: the whole square counts, as for its other kernels; backward as we define it."""
 
 
 def some_documents() -> Documents:
@@ -86,18 +86,18 @@ def some_documents() -> Documents:
 class Counted:
     """What torch counts in one forward and backward of the tiny model; the chunked loss does its backward in its forward."""
 
-    def __init__(self, trained: Iterable[Part], peft: PeftConfig | None = None, chunked: bool = False):
+    def __init__(self, trained_parts: Iterable[Part], peft: PeftConfig | None = None, chunked: bool = False):
         torch.manual_seed(0)
         janus = build(MODEL)
         if peft is not None:
             add_lora(janus, peft)
-        set_trainable(janus, tuple(trained))
+        set_trainable(janus, tuple(trained_parts))
         text_head(janus).chunked = chunked
         self.batch = to_batch(some_documents(), TOKENS, SIZE)
         with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
             loss = PackedJanus(janus)(self.batch).total
         counts = counter.get_flop_counts()
-        self.forward: dict[str, int] = {p: sum(_sum(counts.get(w, {})) for w in where) for p, where in WHERE.items()}
+        self.forward: dict[str, int] = {p: sum(_sum(counts.get(w, {})) for w in where) for p, where in MODULES.items()}
         self.forward["attention"] = counts["PackedJanus.janus.model.language_model"].get(ATTENTION, 0)
         self.forward["language_model"] -= self.forward["attention"]
         # the search in the codebook is in no module: what is in none is its
@@ -116,19 +116,19 @@ def _sum(counts: dict[Any, int]) -> int:
     return sum(counts.values())
 
 
-@pytest.fixture(scope="module", params=TRAINED)
+@pytest.fixture(scope="module", params=TRAINED_PARTS)
 def case(request: pytest.FixtureRequest) -> tuple[tuple[Part, ...], Counted, Workload, dict[FlopsPart, PartFlops]]:
-    trained = TRAINED[request.param]
-    counted = Counted(trained)
-    content = workload_of_batch(counted.batch)
-    return trained, counted, content, flops_by_part(MODEL, trained, content)
+    trained_parts = TRAINED_PARTS[request.param]
+    counted = Counted(trained_parts)
+    workload = workload_of_batch(counted.batch)
+    return trained_parts, counted, workload, flops_by_part(MODEL, trained_parts, workload)
 
 
 def test_forward_is_what_torch_counts_piece_by_piece(case: Any) -> None:
-    _, counted, content, expected = case
+    _, counted, workload, expected = case
     for piece in FLOPS_PARTS:
         if piece == "attention":  # the kernels' squares, with their groups' padding, for our pairs
-            assert counted.forward[piece] == expected[piece].forward * counted.squares / content.causal_pairs
+            assert counted.forward[piece] == expected[piece].forward * counted.squares / workload.causal_pairs
         else:
             assert counted.forward[piece] == expected[piece].forward, piece
         assert expected[piece].forward > 0
@@ -136,48 +136,50 @@ def test_forward_is_what_torch_counts_piece_by_piece(case: Any) -> None:
 
 def test_backward_is_what_torch_counts(case: Any) -> None:
     """To the last FLOP, for seven choices of what trains: so no gradient is computed that nothing needs."""
-    trained, counted, content, expected = case
-    language_model = expected["attention"].input_gradients * counted.squares / content.causal_pairs
+    trained_parts, counted, workload, expected = case
+    language_model = expected["attention"].input_gradients * counted.squares / workload.causal_pairs
     vision, P = MODEL.vision, MODEL.tokens_per_image
     encoder = (
-        8 * vision.num_hidden_layers * vision.hidden_size * P * P * content.understanding_images
-        if "understanding_encoder" in trained
+        8 * vision.num_hidden_layers * vision.hidden_size * P * P * workload.understanding_images
+        if "understanding_encoder" in trained_parts
         else 0
     )
     assert counted.back_of_attention == language_model + encoder
-    rest = {piece: found for piece, found in expected.items() if piece != "attention"}
-    assert counted.back_of_weights == sum(w.input_gradients + w.weight_gradients for w in rest.values()) - encoder
+    other_pieces = {piece: flops for piece, flops in expected.items() if piece != "attention"}
+    assert (
+        counted.back_of_weights == sum(w.input_gradients + w.weight_gradients for w in other_pieces.values()) - encoder
+    )
 
 
 def test_stage_1_computes_no_weight_gradients_of_the_frozen_language_model() -> None:
     """The text head and every layer: input gradients as in stage 2, and nothing more, by torch's count."""
-    frozen, trained = Counted(STAGES[1].train_parts), Counted(STAGES[2].train_parts)
-    content = workload_of_batch(frozen.batch)
-    weights = sum(flops_by_part(MODEL, (), content)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
-    assert trained.back_of_weights - frozen.back_of_weights == weights > 0
-    assert frozen.back_of_attention == trained.back_of_attention > 0
+    stage_1, stage_2 = Counted(STAGES[1].train_parts), Counted(STAGES[2].train_parts)
+    workload = workload_of_batch(stage_1.batch)
+    weights = sum(flops_by_part(MODEL, (), workload)[piece].forward for piece in ("language_model", "text_head"))  # type: ignore[index]
+    assert stage_2.back_of_weights - stage_1.back_of_weights == weights > 0
+    assert stage_1.back_of_attention == stage_2.back_of_attention > 0
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_chunked_text_loss_costs_the_same(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of it is made twice, and none that nobody needs."""
     monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 50 * 1024)
-    trained = STAGES[stage].train_parts
-    assert Counted(trained, chunked=True).total == Counted(trained).total > 0
+    trained_parts = STAGES[stage].train_parts
+    assert Counted(trained_parts, chunked=True).total == Counted(trained_parts).total > 0
 
 
 def test_lora_costs_what_torch_counts() -> None:
     """Beside adaptors that train in full: input gradients of the frozen matrices, and the adapters' own products."""
-    trained: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
+    trained_parts: tuple[Part, ...] = ("understanding_adaptor", "generation_adaptor")
     peft = PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model", "image_head"))
-    counted = Counted(trained, peft)
-    content = workload_of_batch(counted.batch)
-    expected = flops_by_part(MODEL, trained, content, peft)
+    counted = Counted(trained_parts, peft)
+    workload = workload_of_batch(counted.batch)
+    expected = flops_by_part(MODEL, trained_parts, workload, peft)
     for piece in FLOPS_PARTS:
         if piece != "attention":
             assert counted.forward[piece] == expected[piece].forward, piece
-    rest = [found for piece, found in expected.items() if piece != "attention"]
-    assert counted.back_of_weights == sum(found.input_gradients + found.weight_gradients for found in rest)
+    other_pieces = [flops for piece, flops in expected.items() if piece != "attention"]
+    assert counted.back_of_weights == sum(flops.input_gradients + flops.weight_gradients for flops in other_pieces)
 
 
 def test_content_of_documents_is_content_of_their_batch(small_rows: list[Row]) -> None:
@@ -191,8 +193,8 @@ def small_rows(random_base: Path) -> list[Row]:
     return next(open_drawn(config).steps(1, 1))[1]
 
 
-def test_a_image_costs_what_the_official_sizes_cost() -> None:
-    """performance: SigLIP-L 381 GFLOP, VQ-16's encoder 313, at 384 pixels."""
+def test_an_image_costs_what_the_official_sizes_cost() -> None:
+    """SigLIP-L takes 381 GFLOP, VQ-16's encoder 313, at 384 pixels."""
     model = config_of("+stage=2", "model=janus_pro_1b").model
     assert flops_by_part(model, (), Workload(understanding_images=1))[
         "understanding_encoder"
@@ -206,14 +208,20 @@ SOME_PARTS = st.sets(st.sampled_from([part for part in PARTS if part != "generat
 
 @settings(max_examples=30, deadline=None)
 @given(COUNTS, COUNTS, SOME_PARTS)
-def test_work_adds_up_over_rows_and_grows_with_what_trains(one: Workload, other: Workload, trained: set[Part]) -> None:
-    both = total_flops(MODEL, trained, one + other)
-    assert both == pytest.approx(total_flops(MODEL, trained, one) + total_flops(MODEL, trained, other), rel=1e-9)
+def test_work_adds_up_over_rows_and_grows_with_what_trains(
+    first_workload: Workload, second_workload: Workload, trained_parts: set[Part]
+) -> None:
+    total = total_flops(MODEL, trained_parts, first_workload + second_workload)
+    assert total == pytest.approx(
+        total_flops(MODEL, trained_parts, first_workload) + total_flops(MODEL, trained_parts, second_workload), rel=1e-9
+    )
     for part in PARTS[:2]:
-        assert total_flops(MODEL, trained | {part}, one) >= total_flops(MODEL, trained, one)
-    for piece, found in flops_by_part(MODEL, trained, one).items():
-        assert found.weight_gradients <= found.forward and (found.weight_gradients == 0 or piece != "attention")
-        assert 0 <= found.input_gradients <= 2 * found.forward
+        assert total_flops(MODEL, trained_parts | {part}, first_workload) >= total_flops(
+            MODEL, trained_parts, first_workload
+        )
+    for piece, flops in flops_by_part(MODEL, trained_parts, first_workload).items():
+        assert flops.weight_gradients <= flops.forward and (flops.weight_gradients == 0 or piece != "attention")
+        assert 0 <= flops.input_gradients <= 2 * flops.forward
 
 
 def test_a_ratio_of_tokens_is_one_of_tokens() -> None:

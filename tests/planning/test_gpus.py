@@ -11,7 +11,7 @@ from janus_train.planning.gpus import GPUS, gpu_named, gpu_of, measured_cpu_flop
 
 
 @pytest.mark.parametrize(
-    ("device", "card"),
+    ("device", "name"),
     [
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
         ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
@@ -28,23 +28,23 @@ from janus_train.planning.gpus import GPUS, gpu_named, gpu_of, measured_cpu_flop
         ("NVIDIA GeForce GTX 1080", None),
     ],
 )
-def test_cards_are_told_by_torchs_names(device: str, card: str | None) -> None:
-    found = gpu_of(device)
-    assert (found.name if found else None) == card
+def test_gpus_are_recognised_by_torchs_names(device: str, name: str | None) -> None:
+    gpu = gpu_of(device)
+    assert (gpu.name if gpu else None) == name
 
 
 def test_peak_of_a_gpu_follows_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-40GB")
     cuda = torch.device("cuda", 0)
-    kept = torch.backends.cuda.matmul.allow_tf32
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = False
         assert (peak_flops(cuda, "bf16"), peak_flops(cuda, "fp32")) == (312e12, 19.5e12)
         torch.backends.cuda.matmul.allow_tf32 = True
         assert (peak_flops(cuda, "bf16"), peak_flops(cuda, "fp32")) == (312e12, 156e12)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = kept
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card of tomorrow")
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU of tomorrow")
     assert peak_flops(cuda, "bf16") is None
 
 
@@ -56,7 +56,7 @@ def test_a_cpu_is_measured_in_a_fraction_of_a_second(monkeypatch: pytest.MonkeyP
     assert next(ticks) < 0.5
 
 
-def test_an_unknown_card_is_a_line_that_lists_them() -> None:
-    with pytest.raises(UserError, match=r"--gpu a1000: no such card, choose a100-40gb, .*rtx4090"):
+def test_an_unknown_gpu_is_refused_with_the_list_of_names() -> None:
+    with pytest.raises(UserError, match=r"--gpu a1000: no such GPU, choose a100-40gb, .*rtx4090"):
         gpu_named("a1000")
-    assert all(card.bf16 >= card.tf32 >= card.fp32 and card.link >= card.network for card in GPUS.values())
+    assert all(gpu.bf16 >= gpu.tf32 >= gpu.fp32 and gpu.link >= gpu.network for gpu in GPUS.values())

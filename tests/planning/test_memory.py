@@ -23,12 +23,12 @@ from janus_train.model.precision import cast_frozen_to_bf16
 from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.gpus import GPUS
 from janus_train.planning.plan import POLICIES, RESERVE
-from janus_train.planning.state import SHARDING_STRATEGIES, Sizes, sizes_of, state
+from janus_train.planning.state import SHARDING_STRATEGIES, Sizes, sizes_of, state_bytes
 from janus_train.planning.workload import Workload, expected_row, workload_of_batch
 from janus_train.train.optim import make_optimizer
 from tests.helpers import config_of
 from tests.model.reference import to_batch
-from tests.planning.test_flops import MODEL, SIZE, STAGES, TOKENS, TRAINED, some_documents
+from tests.planning.test_flops import MODEL, SIZE, STAGES, TOKENS, TRAINED_PARTS, some_documents
 
 WIDTHS = {"fp32": Widths(4, 4), "autocast": Widths(4, 2), "bf16": Widths(2, 2)}
 CASES = [
@@ -45,33 +45,33 @@ class Allocated(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak_bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        inputs = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in given:
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in inputs:
                 storage = leaf.untyped_storage()
-                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
                 if storage.nbytes() > 1 << 18:  # small ones are counted at the next large one
-                    self.peak = max(self.peak, self.alive)
+                    self.peak_bytes = max(self.peak_bytes, self.alive)
         return result
 
     @property
     def alive(self) -> int:
-        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
-        return sum(size for _, size in self._made.values())
+        self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
+        return sum(size for _, size in self._storages.values())
 
 
 def tiny(
-    trained: tuple[Part, ...], policy: ActivationCheckpointing = "none", text_loss: TextLoss = "chunked"
+    trained_parts: tuple[Part, ...], policy: ActivationCheckpointing = "none", text_loss: TextLoss = "chunked"
 ) -> JanusForConditionalGeneration:
     torch.manual_seed(0)
     janus = build(MODEL)
     text_head(janus).chunked = text_loss == "chunked"
-    set_trainable(janus, trained)
+    set_trainable(janus, trained_parts)
     checkpoint_layers(janus, policy)
     return janus
 
@@ -80,15 +80,15 @@ def a_batch() -> Batch:
     return to_batch(some_documents() * 2, TOKENS, SIZE)
 
 
-def expected(
-    content: Workload,
-    trained: tuple[Part, ...],
+def planned_activations(
+    workload: Workload,
+    trained_parts: tuple[Part, ...],
     kind: str,
     policy: ActivationCheckpointing,
     text_loss: TextLoss = "chunked",
 ) -> Activations:
     return activations(
-        MODEL, trained, content, WIDTHS[kind], policy, grouped_attention=True, text_loss=text_loss
+        MODEL, trained_parts, workload, WIDTHS[kind], policy, grouped_attention=True, text_loss=text_loss
     )  # fmt: skip
 
 
@@ -97,8 +97,8 @@ def expected(
 def test_activations_are_what_is_alive_after_the_forward(
     name: str, kind: str, policy: ActivationCheckpointing, text_loss: TextLoss
 ) -> None:
-    trained, batch = TRAINED[name], a_batch()
-    janus = tiny(trained, policy, text_loss)
+    trained_parts, batch = TRAINED_PARTS[name], a_batch()
+    janus = tiny(trained_parts, policy, text_loss)
     if kind == "bf16":
         janus.to(torch.bfloat16).model.vqmodel.float()
     if kind == "autocast":
@@ -107,10 +107,10 @@ def test_activations_are_what_is_alive_after_the_forward(
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
     assert sums.total.requires_grad
-    planned = expected(workload_of_batch(batch), trained, kind, policy, text_loss).kept
+    planned_bytes = planned_activations(workload_of_batch(batch), trained_parts, kind, policy, text_loss).kept_bytes
     if kind == "autocast":
-        planned += state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "bf16").copies
-    assert planned == pytest.approx(allocated.alive, rel=0.1)
+        planned_bytes += state_bytes(sizes_of(MODEL, trained_parts), SHARDING_STRATEGIES["ddp"], 1, "bf16").copies
+    assert planned_bytes == pytest.approx(allocated.alive, rel=0.1)
 
 
 @pytest.mark.parametrize("text_loss", get_args(TextLoss))
@@ -118,8 +118,8 @@ def test_activations_are_what_is_alive_after_the_forward(
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpointing, text_loss: TextLoss) -> None:
     """The most that is alive at a time in a step that adds to gradients, as all but a step's first micro-batch do."""
-    trained, batch = STAGES[stage].train_parts, a_batch()
-    janus = tiny(trained, policy, text_loss)
+    trained_parts, batch = STAGES[stage].train_parts, a_batch()
+    janus = tiny(trained_parts, policy, text_loss)
     model = PackedJanus(janus)
     optimizer = make_optimizer(model, STAGES[stage].optim)
     with Allocated() as allocated:
@@ -127,26 +127,26 @@ def test_a_whole_step_peaks_where_planned(stage: int, policy: ActivationCheckpoi
             loss = model(batch).total
             loss.backward()
             optimizer.step()
-    own = sum(p.numel() * p.element_size() for p in janus.parameters())
-    planned = state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "fp32").total
-    planned += expected(workload_of_batch(batch), trained, "fp32", policy, text_loss).peak
-    assert planned == pytest.approx(allocated.peak + own, rel=0.1)
+    parameter_bytes = sum(p.numel() * p.element_size() for p in janus.parameters())
+    planned_bytes = state_bytes(sizes_of(MODEL, trained_parts), SHARDING_STRATEGIES["ddp"], 1, "fp32").total
+    planned_bytes += planned_activations(workload_of_batch(batch), trained_parts, "fp32", policy, text_loss).peak_bytes
+    assert planned_bytes == pytest.approx(allocated.peak_bytes + parameter_bytes, rel=0.1)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_state_is_the_tensors_bytes(stage: int) -> None:
-    trained = STAGES[stage].train_parts
-    janus = tiny(trained)
+    trained_parts = STAGES[stage].train_parts
+    janus = tiny(trained_parts)
     model = PackedJanus(janus)
     optimizer = make_optimizer(model, STAGES[stage].optim)
     model(a_batch()).total.backward()
     optimizer.step()
-    planned = state(sizes_of(MODEL, trained), SHARDING_STRATEGIES["ddp"], 1, "fp32")
-    assert planned.weights == sum(p.nbytes for p in janus.parameters())
-    assert planned.gradients == sum(p.grad.nbytes for p in janus.parameters() if p.grad is not None)
+    planned_state = state_bytes(sizes_of(MODEL, trained_parts), SHARDING_STRATEGIES["ddp"], 1, "fp32")
+    assert planned_state.weights == sum(p.nbytes for p in janus.parameters())
+    assert planned_state.gradients == sum(p.grad.nbytes for p in janus.parameters() if p.grad is not None)
     moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
-    assert planned.moments == sum(moment.nbytes for moment in moments)
-    assert planned.masters == planned.copies == planned.gathered == 0
+    assert planned_state.moments == sum(moment.nbytes for moment in moments)
+    assert planned_state.masters == planned_state.copies == planned_state.gathered == 0
 
 
 def pro(name: str, stage: int) -> tuple[Sizes, Workload, tuple[Part, ...]]:
@@ -159,11 +159,13 @@ def test_lora_of_the_7b_fits_a_24_gb_card_because_frozen_weights_are_bf16() -> N
     config = config_of("+stage=3", "model=janus_pro_7b", "+peft=lora", "peft.rank=64")
     sizes = sizes_of(config.model, config.train_parts, config.peft)
     text = config.model.text
-    D, inner = text.hidden_size, text.intermediate_size
-    assert sizes.trained == text.num_hidden_layers * 64 * (4 * 2 * D + 3 * (D + inner))
+    D, mlp_width = text.hidden_size, text.intermediate_size
+    assert sizes.num_trained == text.num_hidden_layers * 64 * (4 * 2 * D + 3 * (D + mlp_width))
     row = expected_row(config, cached_codes=True)
-    kept = activations(config.model, (), row, Widths(4, 2), "full", peft=config.peft).peak + RESERVE
-    ddp, zero1 = (state(sizes, SHARDING_STRATEGIES[name], 1, "bf16").total + kept for name in ("ddp", "zero1"))
+    activation_bytes = activations(config.model, (), row, Widths(4, 2), "full", peft=config.peft).peak_bytes + RESERVE
+    ddp, zero1 = (
+        state_bytes(sizes, SHARDING_STRATEGIES[name], 1, "bf16").total + activation_bytes for name in ("ddp", "zero1")
+    )
     assert ddp < GPUS["rtx4090"].memory < zero1
 
 
@@ -178,25 +180,25 @@ def test_lora_keeps_what_is_planned(kind: str) -> None:
     set_trainable(janus, parts)
     if kind == "autocast":
         cast_frozen_to_bf16(janus, keep=())
-    planned = state(
+    planned_state = state_bytes(
         sizes_of(MODEL, parts, peft), SHARDING_STRATEGIES["ddp"], 1, "bf16" if kind == "autocast" else "fp32"
     )
-    assert planned.weights == sum(p.nbytes for p in janus.parameters())
+    assert planned_state.weights == sum(p.nbytes for p in janus.parameters())
     model = PackedJanus(janus)
     with Allocated() as allocated, torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         sums = model(batch)
     assert sums.total.requires_grad
-    kept = activations(
+    activation_bytes = activations(
         MODEL, parts, workload_of_batch(batch), WIDTHS[kind], grouped_attention=True, peft=peft
-    ).kept  # fmt: skip
-    assert kept + planned.copies == pytest.approx(allocated.alive, rel=0.1)
+    ).kept_bytes  # fmt: skip
+    assert activation_bytes + planned_state.copies == pytest.approx(allocated.alive, rel=0.1)
 
 
 def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
     config = config_of("+stage=3", "model=janus_pro_1b")
-    sizes, row, trained = pro("janus_pro_1b", 3)
-    total = state(sizes, SHARDING_STRATEGIES["ddp"], 1, "bf16").total + RESERVE
-    total += activations(config.model, trained, row, Widths(4, 2)).peak
+    sizes, row, trained_parts = pro("janus_pro_1b", 3)
+    total = state_bytes(sizes, SHARDING_STRATEGIES["ddp"], 1, "bf16").total + RESERVE
+    total += activations(config.model, trained_parts, row, Widths(4, 2)).peak_bytes
     assert GPUS["a100-40gb"].memory < total < GPUS["a100-80gb"].memory
 
 
@@ -205,16 +207,18 @@ def test_full_stage_3_of_the_1b_fits_an_80_gb_card_without_offload() -> None:
 def test_sharing_out_more_takes_less(name: str, stage: int) -> None:
     sizes, _, _ = pro(name, stage)
     for gpus in (8, 128):
-        totals = [state(sizes, SHARDING_STRATEGIES[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
+        totals = [state_bytes(sizes, SHARDING_STRATEGIES[s], gpus, "bf16").total for s in ("zero1", "zero2", "zero3")]
         assert totals == sorted(totals, reverse=True)
-        assert state(sizes, SHARDING_STRATEGIES["zero3"], 2 * gpus, "bf16").total < totals[-1]
-        plain, first = (state(sizes, SHARDING_STRATEGIES[s], gpus, "fp32").total for s in ("ddp", "zero1"))
-        assert first < plain, "in bf16 runs ddp alone keeps what is frozen as bf16"
+        assert state_bytes(sizes, SHARDING_STRATEGIES["zero3"], 2 * gpus, "bf16").total < totals[-1]
+        ddp_bytes, zero1_bytes = (
+            state_bytes(sizes, SHARDING_STRATEGIES[s], gpus, "fp32").total for s in ("ddp", "zero1")
+        )
+        assert zero1_bytes < ddp_bytes, "in bf16 runs ddp alone keeps what is frozen as bf16"
 
 
 def test_trained_parameters_are_16_bytes_each() -> None:
     """Weights, gradients and two moments in fp32: the 2.0 B of stage 3's 1B, and the VQ tokenizer's 4 bytes."""
     sizes, _, _ = pro("janus_pro_1b", 3)
-    whole = state(sizes, SHARDING_STRATEGIES["ddp"], 1, "fp32")
-    assert whole.total == 16 * sizes.trained + 4 * (sizes.frozen + sizes.whole)
-    assert whole.total / 1e9 == pytest.approx(32.4, abs=0.1)
+    ddp_state = state_bytes(sizes, SHARDING_STRATEGIES["ddp"], 1, "fp32")
+    assert ddp_state.total == 16 * sizes.num_trained + 4 * (sizes.num_frozen + sizes.num_vq)
+    assert ddp_state.total / 1e9 == pytest.approx(32.4, abs=0.1)

@@ -10,8 +10,11 @@ from tests.helpers import config_of
 
 def test_counts_are_the_built_models() -> None:
     model = config_of("+stage=2").model
-    built = {part: sum(p.numel() for _, p in named) for part, named in parameters_by_part(build(model)).items()}
-    assert parameter_counts(model) == built
+    counts_of_built_model = {
+        part: sum(p.numel() for _, p in named_parameters)
+        for part, named_parameters in parameters_by_part(build(model)).items()
+    }
+    assert parameter_counts(model) == counts_of_built_model
 
 
 def test_counts_of_the_papers_sizes() -> None:

@@ -18,8 +18,8 @@ from tests.helpers import config_of
 A100 = GPUS["a100-40gb"]
 
 
-def run_plan(model: str, gpus: int, card: str = "a100-40gb", stage: int = 2, mfu: float | None = 0.4) -> RunPlan:
-    return plan_run([f"+stage={stage}", f"model={model}"], GPUS[card], gpus, mfu, cached_codes=False)
+def run_plan(model: str, num_gpus: int, gpu: str = "a100-40gb", stage: int = 2, mfu: float | None = 0.4) -> RunPlan:
+    return plan_run([f"+stage={stage}", f"model={model}"], GPUS[gpu], num_gpus, mfu, cached_codes=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def pro_1b() -> RunPlan:
 
 
 def test_flops_a_row_are_the_anchors(pro_1b: RunPlan, pro_7b: RunPlan) -> None:
-    """performance: TFLOP a row of 4096, stages 1 to 3."""
+    """TFLOP per row of 4096, stages 1 to 3."""
     for plan, anchors in ((pro_1b, (23.9, 34.9, 36.6)), (pro_7b, (106, 158, 158))):
         for stage, tflop in zip(plan.stages, anchors, strict=True):
             assert stage.flops_per_row / 1e12 == pytest.approx(tflop, rel=0.005)
@@ -51,31 +51,33 @@ def test_the_papers_days_are_17_and_24_percent_of_peak(pro_1b: RunPlan, pro_7b: 
 
 
 def test_half_of_peak_is_days_not_weeks() -> None:
-    """performance: at 50 %, 3.1 days for the 1B on 128 and 6.7 for the 7B on 256, if nothing else cost time."""
-    for model, gpus, days in (("janus_pro_1b", 128, 3.1), ("janus_pro_7b", 256, 6.7)):
-        stages = run_plan(model, gpus, mfu=0.5).stages
-        ideal = sum(stage.flops for stage in stages) / (gpus * A100.bf16 * 0.5) / 86400
+    """At 50 %, 3.1 days for the 1B on 128 and 6.7 for the 7B on 256, if nothing else cost time."""
+    for model, num_gpus, days in (("janus_pro_1b", 128, 3.1), ("janus_pro_7b", 256, 6.7)):
+        stages = run_plan(model, num_gpus, mfu=0.5).stages
+        ideal = sum(stage.flops for stage in stages) / (num_gpus * A100.bf16 * 0.5) / 86400
         assert ideal == pytest.approx(days, abs=0.05)
         assert sum(stage.days for stage in stages) >= ideal
 
 
 def test_what_is_recommended_fits_and_nothing_that_fits_is_quicker(pro_1b: RunPlan, pro_7b: RunPlan) -> None:
     for stage in (*pro_1b.stages, *pro_7b.stages):
-        chosen = stage.chosen
-        assert chosen and chosen.fits and chosen.total <= 39.4 * 2**30
-        assert all(o.step_s >= 0.99 * chosen.step_s for o in stage.options if o.fits)
-        assert stage.rows_per_gpu % chosen.micro_rows == 0
-    assert pro_7b.stage.chosen and pro_7b.stage.chosen.sharing.weights, "7 B times 16 bytes do not fit one card"
+        option = stage.best_option
+        assert option and option.fits and option.total <= 39.4 * 2**30
+        assert all(o.step_s >= 0.99 * option.step_s for o in stage.options if o.fits)
+        assert stage.rows_per_gpu % option.micro_rows == 0
+    assert pro_7b.stage.best_option and pro_7b.stage.best_option.sharding.weights, (
+        "7 B times 16 bytes do not fit one card"
+    )
 
 
 def test_the_7b_takes_a_row_plain_and_two_selectively_on_40_gb(pro_7b: RunPlan) -> None:
-    """performance, of stage 2 under ZeRO-3 on 256 GPUs."""
+    """Stage 2 under ZeRO-3 on 256 GPUs."""
     assert pro_7b.stage.largest_micro_rows("zero3", "none") == 1
     assert pro_7b.stage.largest_micro_rows("zero3", "selective") == 2
 
 
 def test_checkpointing_costs_time_and_saves_memory(pro_1b: RunPlan) -> None:
-    """performance: a full checkpoint costs the 1B 1.31x over the run and 1.43x in stage 1."""
+    """Full checkpointing costs the 1B 1.31x over the run and 1.43x in stage 1."""
     for stage, cost in zip(pro_1b.stages, (1.43, 1.31, 1.31), strict=True):
         plain, selective, full = (stage.option("zero1", policy, 1) for policy in POLICIES)
         assert plain.total > selective.total > full.total
@@ -85,19 +87,19 @@ def test_checkpointing_costs_time_and_saves_memory(pro_1b: RunPlan) -> None:
 
 def test_more_gpus_than_rows_stand_idle_and_it_is_said(pro_7b: RunPlan) -> None:
     third = pro_7b.stages[2]
-    assert (third.busy_gpus, third.rows_per_gpu) == (128, 1) and pro_7b.stages[1].busy_gpus == 256
-    assert "stage 3 has 128 rows a step: only 128 of the 256 GPUs get some" in pro_7b.warnings
+    assert (third.num_busy_gpus, third.rows_per_gpu) == (128, 1) and pro_7b.stages[1].num_busy_gpus == 256
+    assert "stage 3 has 128 rows per step: only 128 of the 256 GPUs get some" in pro_7b.warnings
     assert third.gpu_hours == pytest.approx(third.days * 24 * 256), "idle ones are paid for"
 
 
 def test_what_does_not_fit_is_said_with_what_would() -> None:
     plan = run_plan("janus_pro_1b", 1, "rtx4090")
-    assert plan.stages[0].chosen and plan.stage.chosen is None
+    assert plan.stages[0].best_option and plan.stage.best_option is None
     [second] = [w for w in plan.warnings if w.startswith("stage 2")]
     assert "does not fit" in second and "1 x a100-40gb" in second and "2 x rtx4090" in second
     config = config_of("+stage=2", "model=janus_pro_1b")
-    assert plan_stage(config, A100, 1, 0.4, "", True).chosen
-    assert plan_stage(config, GPUS["rtx4090"], 2, 0.4, "", True).chosen
+    assert plan_stage(config, A100, 1, 0.4, "", True).best_option
+    assert plan_stage(config, GPUS["rtx4090"], 2, 0.4, "", True).best_option
 
 
 def test_the_other_stages_keep_their_own_settings() -> None:
@@ -107,11 +109,11 @@ def test_the_other_stages_keep_their_own_settings() -> None:
     assert all(stage.work["generation_encoder"].total == 0 for stage in plan.stages), "codes are cached"
 
 
-SIZES = Sizes(trained=1e9, frozen=1e8, whole=0, matrices=0, unit=0)
+SIZES = Sizes(num_trained=1e9, num_frozen=1e8, num_vq=0, num_trained_matrices=0, largest_unit=0)
 
 
 @pytest.mark.parametrize(
-    ("sharing", "micro_batches", "sent"),
+    ("sharding", "micro_batches", "num_bytes"),
     [
         ("ddp", 1, 2 * 4 * 1e9),
         ("ddp", 4, 2 * 4 * 1e9),
@@ -123,12 +125,12 @@ SIZES = Sizes(trained=1e9, frozen=1e8, whole=0, matrices=0, unit=0)
         ("fsdp2", 1, 2 * 2 * 1.1e9 + 4 * 1e9),
     ],
 )
-def test_bytes_sent_in_a_step(sharing: str, micro_batches: int, sent: float) -> None:
+def test_bytes_sent_in_a_step(sharding: str, micro_batches: int, num_bytes: float) -> None:
     """A ring of 128 sends 127 / 128 of it."""
-    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharing], 128, micro_batches, "bf16") == pytest.approx(
-        sent * 127 / 128
+    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharding], 128, micro_batches, "bf16") == pytest.approx(
+        num_bytes * 127 / 128
     )
-    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharing], 1, micro_batches, "bf16") == 0
+    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharding], 1, micro_batches, "bf16") == 0
 
 
 def test_sending_takes_the_narrow_way() -> None:
@@ -145,12 +147,12 @@ def test_a_measured_share_is_taken_and_a_foreign_one_is_not(tmp_path: Path) -> N
     results = tmp_path / "train.jsonl"
     results.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert measured_mfu(GPUS["h100"], "janus_pro_1b", 2, results) == 0.52
-    for card, model, stage in (("h200", "janus_pro_1b", 2), ("h100", "janus_pro_7b", 2), ("h100", "janus_pro_1b", 3)):
-        assert measured_mfu(GPUS[card], model, stage, results) is None
+    for gpu, model, stage in (("h200", "janus_pro_1b", 2), ("h100", "janus_pro_7b", 2), ("h100", "janus_pro_1b", 3)):
+        assert measured_mfu(GPUS[gpu], model, stage, results) is None
     assert measured_mfu(GPUS["h100"], "janus_pro_1b", 2, tmp_path / "none.jsonl") is None
 
 
 def test_the_tiny_model_can_be_planned() -> None:
     stage: StagePlan = run_plan("tiny", 1, "rtx3090").stage
-    assert stage.chosen and stage.chosen.sharing.name == "ddp" and stage.row.tokens == pytest.approx(512)
-    assert stage.chosen.state.copies == 0, "it trains in fp32"
+    assert stage.best_option and stage.best_option.sharding.name == "ddp" and stage.row.tokens == pytest.approx(512)
+    assert stage.best_option.state.copies == 0, "it trains in fp32"

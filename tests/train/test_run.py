@@ -478,7 +478,7 @@ def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: 
     ("overrides", "message"),
     [
         (["init_from=no/such/folder"], "init_from=no/such/folder: there is no such folder"),
-        (["init_from=tests"], "no model there"),
+        (["init_from=tests"], "tests: there is no model"),
         (["data.recipe=no.yaml"], "there is no file"),
         (["data.recipe=null"], "no recipe is given"),
         (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),

@@ -1,6 +1,6 @@
 """Attention that stays inside each document of a packed sequence, as transformers' attention interface.
 
-documents   where the documents of a flat sequence are, and which may share a call
+documents   where the documents of a flat sequence are, and which of them share a call
 packed      the attention itself, registered as `NAME`
 grouped     its CPU form as one operator, for compiled layers
 """

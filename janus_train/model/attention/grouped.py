@@ -1,8 +1,8 @@
 """Attention inside documents on a CPU as one operator, for compiled layers: the compiler sees a black box of fixed shape.
 
-The Python code in `packed` looks at the documents' lengths, on which compiled code would be made anew for every
-packing. On CUDA the variable-length kernel is such an operator already. Backward repeats the forward of a group instead of
-keeping its statistics: compiling is for GPUs, and here the same path has to be right, not quick.
+The Python code in `packed` depends on the documents' lengths, so the compiler would compile it again for every packing.
+On CUDA the variable-length kernel is already such an operator. Backward repeats the forward of a group instead of
+keeping its statistics: compiling is for GPUs, and here the same path has to be correct, not fast.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def grouped_attention(
 ) -> torch.Tensor:
     """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d)."""
     output = torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
-    for index, real, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
+    for index, real_places, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
         all_places = _forward(q, k, v, 0.0, True, scale=scale)[0]
-        output[index] = rearrange(all_places, "n H m d -> (n m) H d")[real]
+        output[index] = rearrange(all_places, "n H m d -> (n m) H d")[real_places]
     return output
 
 
@@ -47,15 +47,17 @@ def grouped_attention_backward(
     """The gradients of queries, keys and values."""
     inputs = (q_LHd, k_LHd, v_LHd)
     gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
-    shared = q_LHd.shape[1] // k_LHd.shape[1]  # query heads to a key's
-    for index, real, (grad_output, q, k, v) in _groups(cu_seqlens, grad_output_LHd, *inputs, zeros_behind=1):
+    queries_per_key = q_LHd.shape[1] // k_LHd.shape[1]  # query heads per key head
+    for index, real_places, (grad_output, q, k, v) in _groups(cu_seqlens, grad_output_LHd, *inputs, num_zero_padded=1):
         output, statistics = _forward(q, k, v, 0.0, True, scale=scale)
         all_gradients = _backward(grad_output, q, k, v, output, statistics, 0.0, True, scale=scale)
         for gradient, all_heads in zip(gradients, all_gradients, strict=True):
-            mine = rearrange(all_heads, "n H m d -> (n m) H d")[real]  # (tokens, H, d)
-            if gradient is not gradients[0]:  # query heads that share a key's add up
-                mine = reduce(mine, "tokens (Hkv shared) d -> tokens Hkv d", "sum", shared=shared)
-            gradient[index] = mine
+            token_gradients = rearrange(all_heads, "n H m d -> (n m) H d")[real_places]  # (tokens, H, d)
+            if gradient is not gradients[0]:  # gradients of query heads that share a key head add up
+                token_gradients = reduce(
+                    token_gradients, "tokens (Hkv shared) d -> tokens Hkv d", "sum", shared=queries_per_key
+                )
+            gradient[index] = token_gradients
     return gradients  # type: ignore[return-value]
 
 
@@ -65,30 +67,33 @@ def _(grad_output_LHd, q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[
 
 
 def _groups(
-    cu_seqlens: torch.Tensor, *tensors_LHd: torch.Tensor, zeros_behind: int = 0
+    cu_seqlens: torch.Tensor, *tensors_LHd: torch.Tensor, num_zero_padded: int = 0
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
-    """For each group of similar documents: its tokens' places (tokens,), which of its padded places (n * m,) they are, and
-    the tensors as (n, H, m, d); the first ``zeros_behind`` of them zero behind a document's end.
+    """Yields each group of similar documents: its tokens' places in the sequence (tokens,), their places in the padded
+    group (n * m,), and the tensors as (n, H, m, d).
 
-    Keys and values get the queries' number of heads.
+    The padding of the first ``num_zero_padded`` tensors is zero. Keys and values are repeated to the queries' number of
+    heads.
     """
     heads = tensors_LHd[0].shape[1]
-    groups, place = Documents(cu_seqlens, 0).groups
+    groups, places = Documents(cu_seqlens, 0).groups
     offset = 0
     for group in groups:
         size = len(group.index)
-        [tokens] = torch.nonzero((place >= offset) & (place < offset + size), as_tuple=True)
-        real = place[tokens] - offset
-        behind = torch.ones(size, dtype=torch.bool)
-        behind[real] = False
-        padded = []
-        for number, x_LHd in enumerate(tensors_LHd):
-            shared = heads // x_LHd.shape[1]
-            x = repeat(x_LHd.index_select(0, group.index), "places Hkv d -> places (Hkv shared) d", shared=shared)
-            if number < zeros_behind:
-                x[behind] = 0
-            padded.append(rearrange(x, "(n m) H d -> n H m d", n=group.num_documents))
-        yield tokens, real, padded
+        [tokens] = torch.nonzero((places >= offset) & (places < offset + size), as_tuple=True)
+        real_places = places[tokens] - offset
+        is_padding = torch.ones(size, dtype=torch.bool)
+        is_padding[real_places] = False
+        padded_tensors = []
+        for i, x_LHd in enumerate(tensors_LHd):
+            queries_per_key = heads // x_LHd.shape[1]
+            x = repeat(
+                x_LHd.index_select(0, group.index), "places Hkv d -> places (Hkv shared) d", shared=queries_per_key
+            )
+            if i < num_zero_padded:
+                x[is_padding] = 0
+            padded_tensors.append(rearrange(x, "(n m) H d -> n H m d", n=group.num_documents))
+        yield tokens, real_places, padded_tensors
         offset += size
 
 

@@ -1,12 +1,12 @@
 """Attention that stays inside each document of a flat, packed sequence, without a mask.
 
-Registered with transformers as "janus_packed". DataArg ``documents`` (a `Documents`; it travels through the keyword
-arguments of ``LlamaModel``) every query sees the earlier tokens of its own document only:
+Registered with transformers as "janus_packed". With ``documents`` (a `Documents`, passed through the keyword arguments
+of ``LlamaModel``) every query sees only the earlier tokens of its own document:
 
-- on CUDA in bf16 or fp16 one variable-length kernel call (``torch.nn.attention.varlen``);
-- elsewhere one SDPA call per group of documents of similar length. Groups are padded on the right: under causal
-  attention a document's own tokens never see what stands behind them, so padding needs no mask. In compiled layers all
-  these calls are one operator.
+- on CUDA in bf16 or fp16 by one call of a variable-length kernel (``torch.nn.attention.varlen``);
+- elsewhere by one SDPA call per group of documents of similar length. Groups are padded on the right: under causal
+  attention a document's own tokens never see what follows them, so padding needs no mask. In compiled layers all these
+  calls are one operator.
 
 Without ``documents`` it is transformers' SDPA, with the same masks and caches, so one model trains and generates.
 """
@@ -52,21 +52,21 @@ def packed_attention(
     assert dropout == 0.0, "packed attention has no dropout"
     q_LHd, k_LHd, v_LHd = (x[0].transpose(0, 1) for x in (query, key, value))  # (L, H or Hkv, d)
     if torch.is_autocast_enabled(query.device.type):
-        # Rotary embeddings leave fp32 behind under autocast, and neither operator is on autocast's list.
-        narrow = torch.get_autocast_dtype(query.device.type)
-        q_LHd, k_LHd, v_LHd = q_LHd.to(narrow), k_LHd.to(narrow), v_LHd.to(narrow)
+        # Rotary embeddings return fp32 under autocast, and neither operator is on autocast's list.
+        compute_dtype = torch.get_autocast_dtype(query.device.type)
+        q_LHd, k_LHd, v_LHd = q_LHd.to(compute_dtype), k_LHd.to(compute_dtype), v_LHd.to(compute_dtype)
     if q_LHd.is_cuda and q_LHd.dtype in (torch.bfloat16, torch.float16):
-        return _varlen(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
+        return _attend_varlen(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
     if torch.compiler.is_compiling() and query.device.type == "cpu":
         scale = q_LHd.shape[-1] ** -0.5 if scaling is None else scaling
         return grouped_attention(q_LHd, k_LHd, v_LHd, documents.cu_seqlens, scale)[None], None
-    return _grouped(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
+    return _attend_by_group(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
 
 
-def _varlen(
+def _attend_varlen(
     q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, documents: Documents, scaling: float | None
 ) -> torch.Tensor:
-    """One kernel over all documents: (L, H, d)."""
+    """Attends with one kernel over all documents: (L, H, d)."""
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = documents.cu_seqlens, documents.max_seqlen
@@ -82,30 +82,30 @@ def _varlen(
         window_size=(-1, 0),  # causal
         enable_gqa=k_LHd.shape[1] != q_LHd.shape[1],
     )
-    assert isinstance(output, torch.Tensor)  # a pair only if asked for the log-sum-exp
+    assert isinstance(output, torch.Tensor)  # a pair only if the log-sum-exp is requested
     return output
 
 
-def _grouped(
+def _attend_by_group(
     q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, documents: Documents, scaling: float | None
 ) -> torch.Tensor:
-    """One SDPA call per group of similar documents: (L, H, d)."""
-    groups, place = documents.groups
+    """Attends with one SDPA call per group of similar documents: (L, H, d)."""
+    groups, places = documents.groups
     outputs = []
     for group in groups:
         q, k, v = (
             rearrange(x.index_select(0, group.index), "(n m) H d -> n H m d", n=group.num_documents)
             for x in (q_LHd, k_LHd, v_LHd)
         )
-        out = F.scaled_dot_product_attention(
+        output = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
-        outputs.append(rearrange(out, "n H m d -> (n m) H d"))
-    return torch.cat(outputs).index_select(0, place)
+        outputs.append(rearrange(output, "n H m d -> (n m) H d"))
+    return torch.cat(outputs).index_select(0, places)
 
 
 def sliding_window(config: Any) -> int | None:
-    """A text configuration's sliding window, None if every layer attends to everything: `packed_attention` knows none."""
+    """A text configuration's sliding window, which `packed_attention` does not support; None if all layers attend fully."""
     types = getattr(config, "layer_types", None)
     return getattr(config, "sliding_window", None) if not types or "sliding_attention" in types else None
 

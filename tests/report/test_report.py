@@ -21,7 +21,7 @@ from janus_train.report import build
 from janus_train.report.charts import Series, line_chart, nice_ticks, number, smooth
 
 RATIOS = {1: (1, 0, 3), 2: (2, 3, 5), 3: (5, 1, 4)}
-TRAINED = {
+TRAINED_PARTS = {
     1: ["understanding_adaptor", "generation_adaptor", "image_head"],
     2: ["understanding_adaptor", "generation_adaptor", "image_head", "language_model"],
     3: [part for part in PARTS if part not in ("generation_encoder", "generation_embedding")],
@@ -37,7 +37,7 @@ def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
     config = {
         "stage": stage,
         "seed": 0,
-        "train_parts": TRAINED[stage],
+        "train_parts": TRAINED_PARTS[stage],
         "model": {"name": "tiny", "image_size": 64},
         "ratio": ratio,
         "optim": {"learning_rate": 2e-3, "schedule": "constant", "warmup_steps": 10},
@@ -48,7 +48,8 @@ def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
         "stage": stage,
         "config": config,
         "parts": {
-            p: {"parameters": 1000 * (n + 1), "trains": p in TRAINED[stage], "new": False} for n, p in enumerate(PARTS)
+            p: {"parameters": 1000 * (n + 1), "trains": p in TRAINED_PARTS[stage], "new": False}
+            for n, p in enumerate(PARTS)
         },
         "commit": "0123456789abcdef",
         "versions": {"torch": "2.13"},
@@ -86,9 +87,9 @@ def make_evaluation(folder: Path, num_images: int = 12) -> Path:
     rng = random.Random(0)
 
     def generation(name: str, rate: float, chance: float) -> dict:
-        judged = [rng.random() < rate for _ in range(200)]
-        found = measure(name, "generation", judged, chance)
-        return found | {"true_pictures": share([True] * 200), "round_trips": share([True] * 190 + [False] * 10)}
+        verdicts = [rng.random() < rate for _ in range(200)]
+        values = measure(name, "generation", verdicts, chance)
+        return values | {"true_pictures": share([True] * 200), "round_trips": share([True] * 190 + [False] * 10)}
 
     measures = [
         generation("background", 0.95, 18.0),
@@ -318,7 +319,7 @@ def test_a_share_that_is_not_a_number_is_named_and_never_gets_into_a_style(tmp_p
     results = json.loads((folder / "results.json").read_text())
     results["measures"][0][key] = "1%;background:url(http://x)"
     (folder / "results.json").write_text(json.dumps(results))
-    with pytest.raises(UserError, match=r"forged: results\.json, .* does not hold what janus-train evaluate writes"):
+    with pytest.raises(UserError, match=r"forged: results\.json, .* are not as janus-train evaluate writes them"):
         build(folder)
 
 
@@ -358,7 +359,7 @@ def test_an_evaluation_may_be_reached_by_a_link(tmp_path):
 def test_nothing_to_report(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         build(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds neither"):
+    with pytest.raises(UserError, match="contains neither"):
         build(tmp_path)
 
 
