@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
+from janus_train.infer.decoding import Decoder, StepCallback, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
 from janus_train.model.vq import decode_codes
 
@@ -66,6 +66,7 @@ def generate_codes(
     seeds: Sequence[int],
     greedy: bool = False,
     image_features: Sequence[torch.Tensor] = (),
+    on_step: StepCallback | None = None,
 ) -> torch.Tensor:
     """Codes (N, P) int64 of one image per prompt, all of them in one batch.
 
@@ -76,6 +77,7 @@ def generate_codes(
         seeds: one per image; the same seed and prompt give the same codes in any batch.
         greedy: the likeliest code each time; seeds and temperature then have no effect.
         image_features: features of the images in each prompt (`image_inputs.image_features`); empty: there are no images.
+        on_step: called before each code; what it raises ends the loop.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, another number of seeds, temperature not above 0.
@@ -94,6 +96,8 @@ def generate_codes(
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
         hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
         for i in range(num_codes):
+            if on_step is not None:
+                on_step()
             logits = model.generation_head(hidden).float()
             if twice:
                 logits = guided(logits, guidance)  # (N, C)
@@ -133,6 +137,7 @@ def generate_images(
     batch_size: int = 64,
     progress: ProgressCallback | None = None,
     image_features: Sequence[torch.Tensor] = (),
+    on_step: StepCallback | None = None,
 ) -> list[Image.Image]:
     """Images in the prompts' order, generated ``batch_size`` at a time, prompts of similar length together.
 
@@ -153,9 +158,12 @@ def generate_images(
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
             image_features=[image_features[n] for n in chunk] if image_features else (),
+            on_step=on_step,
         )
         with inference(janus):
             for n, own in zip(chunk, codes, strict=True):
+                if on_step is not None:
+                    on_step()
                 pixels = decode_codes(janus.model.vqmodel, own[None])  # (1, S, S, 3) uint8
                 images[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:

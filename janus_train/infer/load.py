@@ -14,6 +14,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
+from janus_train.infer.decoding import StepCallback
 from janus_train.infer.generate import ProgressCallback, generate_images, tokens_per_image
 from janus_train.infer.image_inputs import image_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
@@ -22,6 +23,7 @@ from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import quiet
 from janus_train.model.vq import generation_image_size
+from janus_train.paths import checked_path
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class LoadedModel:
         images: Sequence[Image.Image] = (),
         batch_size: int = 16,
         progress: ProgressCallback | None = None,
+        on_step: StepCallback | None = None,
     ) -> list[Image.Image]:
         """One image per prompt, each by its own seed; guidance and temperature (0: the likeliest codes) default to the folder's.
 
-        ``images``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. Raises
-        `UserError` for more placeholders than images.
+        ``images``: what every prompt speaks of (editing), at its <image_placeholder>s, else before it. ``on_step`` is
+        called before each step; what it raises ends the generation. Raises `UserError` for more placeholders than images,
+        and for a prompt that does not fit the model's context.
         """
         temperature = self.temperature if temperature is None else temperature
         number = len(images)
@@ -71,14 +75,23 @@ class LoadedModel:
             greedy=temperature == 0,
             batch_size=batch_size,
             progress=progress,
+            on_step=on_step,
         )
 
-    def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
+    def chat(
+        self,
+        messages: Messages,
+        images: Sequence[Image.Image] = (),
+        max_new_tokens: int = 256,
+        *,
+        on_step: StepCallback | None = None,
+    ) -> Iterator[str]:
         """The answer to the last of ``messages``, in pieces while it is made; ``"".join(...)`` is the whole.
 
         Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
+        ``on_step`` is called before each token; what it raises ends the answer.
         """
-        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens)
+        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens, on_step)
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
@@ -87,7 +100,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     ``dtype``: of all but the VQ tokenizer, which is fp32: codes and colours change if it is rounded. None: bf16 on a GPU that computes in it, else fp32.
     """
     if not is_hub_id(str(model)):
-        _check_folder(Path(model).expanduser(), model)
+        _check_folder(checked_path(Path(model).expanduser()), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
     folder = open_folder(local_folder(str(model), ""))
     folder.check_complete()  # transformers would go on with random values
@@ -102,7 +115,14 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
     tokens = tokens_per_image(janus)
-    encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, generation_image_size=out_size)
+    encoder = Encoder(
+        folder.tokenizer,
+        tokens,
+        image_size,
+        folder.system_prompt,
+        generation_image_size=out_size,
+        context=janus.config.text_config.max_position_embeddings,
+    )
     return LoadedModel(folder.path, janus, encoder)
 
 
