@@ -42,7 +42,10 @@ def read_json_object_if_any(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(value, indent=2)  # names of files need not be UTF-8
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

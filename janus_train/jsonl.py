@@ -18,8 +18,9 @@ from janus_train.files import write_text
 
 Line = dict[str, Any]
 
-_UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-"""What others take for the end of a line, and halves of surrogate pairs, which UTF-8 cannot hold."""
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What others take for the end of a line, what acts on a terminal that shows one, and halves of surrogate pairs, which UTF-8
+cannot hold."""
 _BLOCK = 4096
 """Bytes read at once on the way back through a file."""
 

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from janus_train.errors import UserError
+from janus_train.paths import checked_path
 
 
 def check_file(path: Path, option: str, example: str) -> None:
     """Raises `UserError` naming the ``option`` if no file can be written at ``path``; for a folder an ``example`` in it."""
-    if path.is_dir():
+    if checked_path(path).is_dir():
         raise UserError(f"{option} {path} is a folder: name a file, for example {path / example}")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
@@ -20,6 +21,7 @@ def check_file(path: Path, option: str, example: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raises `UserError` if nothing can be written in the folder ``--out``, or if it cannot be made."""
+    checked_path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"--out {folder} cannot be made: {existing} is a file")

@@ -163,8 +163,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def layout_of(values: Mapping[str, Any]) -> Layout | None:
     """By config.json's ``model_type``; None for a model that is no Janus."""
-    known: dict[Any, Layout] = {"janus": "transformers", "multi_modality": "official"}
-    return known.get(values.get("model_type"))
+    known: dict[str, Layout] = {"janus": "transformers", "multi_modality": "official"}
+    kind = values.get("model_type")
+    return known.get(kind) if isinstance(kind, str) else None
 
 
 def open_folder(path: Path) -> ModelFolder:
