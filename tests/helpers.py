@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -72,3 +73,10 @@ def make_shard(path: Path, members: dict[str, bytes | dict[str, Any]], index: bo
     if index:
         write_index(path)
     return path
+
+
+def fill(disk: Path, free_blocks: int) -> None:
+    """A file named ballast takes all but so many blocks of 4 KB."""
+    room = os.statvfs(disk)
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (room.f_bavail - free_blocks) * room.f_bsize)

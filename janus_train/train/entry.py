@@ -24,6 +24,7 @@ from janus_train.compose import check_overrides, quote_stage, validate
 from janus_train.errors import UserError
 from janus_train.lifetime import stop_without_launcher
 from janus_train.paths import CONFIGS
+from janus_train.text import printable_line
 from janus_train.train.distributed.signals import (
     EXIT_PEER_LOST,
     EXIT_PREEMPTED,
@@ -59,10 +60,10 @@ def _compose_and_run(values: DictConfig) -> None:
         fail(error)
     except Preempted as stopped:
         if os.environ.get("RANK", "0") == "0":
-            print(stopped, file=sys.stderr)
+            print(printable_line(str(stopped)), file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except PeerLost as lost:
-        print(f"error: {lost}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(str(lost))}", file=sys.stderr, flush=True)
         os._exit(EXIT_PEER_LOST)  # nothing that waits for the others on the way out
     destroy_process_group()
 
@@ -72,4 +73,4 @@ def fail(error: UserError) -> NoReturn:
     if os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them once rank 0 has failed
         time.sleep(10)
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {printable_line(str(error))}")
