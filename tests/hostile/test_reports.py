@@ -116,8 +116,8 @@ def test_results_that_are_none_are_refused_in_one_line(ground: Ground, name: str
 
 
 LINES: dict[str, Any] = {
-    "pictures of numbers": {"pictures": "1\n2\n"},
-    "a picture without a prompt": {"pictures": [{}]},
+    "images of numbers": {"pictures": "1\n2\n"},
+    "an image without a prompt": {"pictures": [{}]},
     "verdicts a list": {"pictures": [{"prompt": "x", "picture": "a", "true_picture": "b", "right": [1]}]},
     "an answer without a sort": {"answers": [{}]},
     "a sort that is a list": {"answers": [{"sort": ["x"], "question": 1, "answer": 2, "expected": 3, "right": 1}]},
@@ -129,7 +129,7 @@ LINES: dict[str, Any] = {
 @pytest.mark.parametrize("name", LINES)
 def test_lines_that_are_none_are_refused_in_one_line(ground: Ground, name: str) -> None:
     folder = written(ground, results={"measures": []}, **LINES[name])
-    ground.refuses(ground.command("report", folder), r"(pictures|answers)\.jsonl")
+    ground.refuses(ground.command("report", folder), r"(images|answers)\.jsonl")
 
 
 GOOD = [{"step": n, "loss": 1.0, "lr": 0.1, "step_s": 0.1} for n in range(1, 4)]
