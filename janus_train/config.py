@@ -38,9 +38,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class OptionGroup(BaseModel):
-    """Base of all option groups: frozen, no unknown keys, no silent conversion between types."""
+    """Base of all option groups: frozen, no unknown keys, no silent conversion between types, no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TextConfig(OptionGroup):

@@ -138,7 +138,10 @@ def read_yaml(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces ``path`` by ``value`` atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(value, indent=2)  # names of files need not be UTF-8
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,8 +19,9 @@ from janus_train.files import read_regular, write_text
 
 Line = dict[str, Any]
 
-_UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-"""Characters that other readers take for line ends, and lone surrogates, which UTF-8 cannot encode."""
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that other readers take for line ends, that act on a terminal which shows the line, and lone surrogates, which
+UTF-8 cannot encode."""
 _BLOCK = 4096
 """Bytes per read when searching a file backwards."""
 

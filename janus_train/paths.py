@@ -6,7 +6,13 @@ its folder ``shipped``, which a checkout does not have. Both are only read: the 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from janus_train.errors import UserError
+
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
+"""Linux's own limits; of a longer path the system says so in an error at whatever is done with it first."""
 
 _PACKAGE = Path(__file__).resolve().parent
 _SHIPPED = _PACKAGE / "shipped"
@@ -23,5 +29,12 @@ CONFIGS = ROOT / "configs"
 
 def resolve(path: str) -> Path:
     """``path``, or ``path`` under `ROOT` if it is relative and stands only there."""
-    relative = Path(path).expanduser()
+    relative = checked_path(Path(path).expanduser())
     return relative if relative.is_absolute() or relative.exists() else ROOT / relative
+
+
+def checked_path(path: Path) -> Path:
+    """``path``. Raises `UserError` if it is longer than a path can be."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+        raise UserError(f"{str(path)[:80]!r}... is longer than a path can be")
+    return path

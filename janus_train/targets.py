@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from janus_train.errors import UserError
+from janus_train.paths import checked_path
 
 
 def check_file(path: Path, option: str, example: str) -> None:
     """Raises `UserError` that names ``option`` if ``path`` cannot be written; for a folder it suggests ``example`` in it."""
-    if path.is_dir():
+    if checked_path(path).is_dir():
         raise UserError(f"{option} {path} is a folder: name a file, for example {path / example}")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
@@ -20,6 +21,7 @@ def check_file(path: Path, option: str, example: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raises `UserError` if the folder ``--out`` cannot be created or written."""
+    checked_path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"--out {folder} cannot be created: {existing} is a file")

@@ -132,7 +132,7 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
     monkeypatch.setattr("builtins.input", read)
     seen = []
 
-    def answering(_, __, messages, images, ___):
+    def answering(_, __, messages, images, *___):
         if messages[-1]["content"] == "far too long":
             raise UserError("it does not fit")
         seen.append(([m["content"] for m in messages], len(images)))

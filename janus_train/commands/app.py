@@ -18,12 +18,17 @@ def app(
         str,
         typer.Option(help="Address to serve the page at; 0.0.0.0 lets in everyone who can reach this machine."),
     ] = "127.0.0.1",
+    time_limit: Annotated[
+        int, typer.Option(min=1, help="Seconds that one question or drawing may take, once it is its turn.")
+    ] = 300,
+    max_upload: Annotated[int, typer.Option(min=1, max=400, help="Largest image to upload, in MB.")] = 20,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Chat and draw in a browser.
 
-    Needs the extra gradio. Nothing is shared, and no network is needed.
+    Needs the extra gradio. Nothing is shared, and no network is needed. One request runs at a time, the others wait in a
+    queue. Uploads are kept for an hour at most, and go when the app ends.
 
     \b
     Example:
@@ -33,5 +38,6 @@ def app(
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
     loaded = load(model, device, precision)
     from janus_train.infer.app import serve
+    from janus_train.infer.app_limits import AppLimits
 
-    serve(loaded, model, host, port)
+    serve(loaded, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))

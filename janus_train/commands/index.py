@@ -11,6 +11,7 @@ from janus_train.commands.options import Workers
 from janus_train.commands.terminal import bytes_bar, note
 from janus_train.cpu import available_cores
 from janus_train.errors import UserError
+from janus_train.text import printable
 
 
 def index(
@@ -47,7 +48,7 @@ def index(
         )
     for listing in result.listings:
         more = f"; {listing.unindexed:,} more tars in the folder have no index" if listing.unindexed else ""
-        print(f"{listing.path}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
+        print(f"{printable(str(listing.path))}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
     if result.ignored:
         shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored.most_common(10))
         note(f"note: {result.ignored.total():,} members are of no use here and were left alone: {shown}")

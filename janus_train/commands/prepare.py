@@ -17,6 +17,7 @@ from janus_train.commands.options import MaxBad, Workers
 from janus_train.cpu import available_cores
 from janus_train.datatools.prepare.options import PrepareOptions, declared_options, field_types, flag
 from janus_train.errors import UserError
+from janus_train.text import printable
 
 _MAX_BAD = 0.01
 
@@ -105,11 +106,12 @@ def prepare(
     with ProgressDisplay() as progress:
         result = run(options, out, workers or available_cores(), max_bad, progress.report)
     skipped, left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
+    folder = printable(str(out))
     print(
-        f"{result['samples']:,} samples, {result['shards']} shards, {result['bytes'] / 1e6:,.1f} MB: {out}"
+        f"{result['samples']:,} samples, {result['shards']} shards, {result['bytes'] / 1e6:,.1f} MB: {folder}"
         + (f"; {skipped:,} skipped" if skipped else "")
         + (f"; {left_out:,} left out" if left_out else "")
-        + (f" ({out / 'skipped.jsonl'} says why)" if skipped or left_out else "")
+        + (f" ({folder}/skipped.jsonl says why)" if skipped or left_out else "")
     )
 
 
@@ -123,4 +125,4 @@ def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, 
     from janus_train.datatools.prepare.run import index_only
 
     for path in index_only(options):
-        print(path)
+        print(printable(str(path)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.recipe import places_of, read_recipe
+from janus_train.data.recipe import check_names, places_of, read_recipe
 from janus_train.data.sources.registry import SourceConfig, source_type
 from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, locate, name_of
@@ -42,6 +42,7 @@ def resolve_data_args(words: Sequence[str]) -> list[DataArg]:
         if word.endswith(RECIPE_ENDINGS):
             path = resolve(word)
             sources = read_recipe(path).sources
+            check_names(sources, path)
             found += [DataArg(source.name, places_of(source, path), source) for source in sources]
         else:
             place = locate(word, Path.cwd())

@@ -65,7 +65,9 @@ class Encoder:
         system_prompt: str,
         reduced_jpeg: bool = False,
         generation_image_size: int | None = None,
+        context: int | None = None,
     ):
+        """``context``: tokens of the model's context, beyond which no prompt of inference is tokenized; None: any length."""
         self.reduced_jpeg = reduced_jpeg
         self.tokenizer = tokenizer
         self.special = SpecialTokens.of(tokenizer)
@@ -74,6 +76,7 @@ class Encoder:
         self.image_size = image_size
         self.generation_image_size = generation_image_size or image_size
         self.system_prompt = system_prompt
+        self.context = context
         self._longest_token = max(map(len, tokenizer.get_vocab()))
         """In characters, or more: byte-level tokenizers write a byte as a character."""
         self._known: dict[str, list[int]] = {}  # the templates' own words, and names, come again and again
@@ -262,7 +265,13 @@ class Encoder:
         return self._prompt_ids(chat_prompt(messages, self.system_prompt if looks else ""), num_images)
 
     def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:
-        """BOS and the prompt, each placeholder in it grown to P between an image's marks."""
+        """BOS and the prompt, each placeholder in it grown to P between an image's marks.
+
+        Raises `UserError` for another number of placeholders, and, before anything is tokenized, for a prompt that cannot fit
+        the model's context whatever its tokens are.
+        """
+        if self.context is not None and len(prompt) > self._most_characters(self.context):
+            raise UserError(f"a prompt of {len(prompt):,} characters does not fit the context of {self.context} tokens")
         first, *rest = prompt.split(PLACEHOLDER)
         if len(rest) != num_images:
             raise UserError(f"the prompt has {len(rest)} {PLACEHOLDER} but {num_images} images are given")

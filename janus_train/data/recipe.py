@@ -69,17 +69,25 @@ def places_of(source: SourceConfig, recipe: Path) -> list[Location]:
     return found
 
 
+def check_names(sources: Sequence[SourceConfig], recipe: Path) -> None:
+    """Raises `UserError` if two sources have one name."""
+    seen: set[str] = set()
+    for source in sources:
+        if source.name in seen:
+            raise UserError(f"{recipe}: two sources are called {source.name!r}")
+        seen.add(source.name)
+
+
 class Recipe:
     """A recipe, opened: every source can be drawn from. Raises `UserError` naming what is wrong in which file."""
 
     def __init__(self, path: str, ratio: RatioConfig, image_size: int):
         self.path = resolve(path)
         self.config = read_recipe(self.path)
+        check_names(self.config.sources, self.path)
         self.shares = self._shares(ratio)
         self.sources: dict[str, tuple[SourceConfig, Source]] = {}
         for source in self.config.sources:
-            if source.name in self.sources:
-                raise UserError(f"{self.path}: two sources are called {source.name!r}")
             get_template(source.template, of=f"{self.path}: source {source.name!r}")
             places = places_of(source, self.path)
             self.sources[source.name] = (source, open_source(source, places, image_size))

@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import ROLES
 from janus_train.data.special_tokens import ASSISTANT
-from janus_train.infer.decoding import Decoder, check_fits, evaluation_mode, left_pad
+from janus_train.infer.decoding import Decoder, StepCallback, check_fits, evaluation_mode, left_pad
 from janus_train.infer.image_inputs import image_features, prompt_embeds
 
 Messages = list[dict[str, str]]
@@ -68,8 +68,11 @@ def stream_answer(
     messages: Messages,
     images: Sequence[Image.Image],
     max_new_tokens: int,
+    on_step: StepCallback | None = None,
 ) -> Iterator[str]:
     """Yields one request's answer in pieces, each as soon as it is known; together they equal the result of `answer`.
+
+    ``on_step`` is called before each token; what it raises ends the answer.
 
     Raises, at the first piece:
         UserError: as in `answer`.
@@ -79,6 +82,8 @@ def stream_answer(
     ids: list[int] = []
     sent_text = ""
     for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens):
+        if on_step is not None:
+            on_step()
         ids.append(int(token))
         # Spaces may be the answer's end, where they are stripped; half a character decodes to the replacement character.
         text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -17,6 +17,9 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from janus_train.errors import UserError
 
+StepCallback = Callable[[], None]
+"""Called before each step of a generation, and before an image is decoded; what it raises ends the generation."""
+
 
 @contextmanager
 def inference(janus: JanusForConditionalGeneration) -> Iterator[None]:

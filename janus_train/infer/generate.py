@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
-from janus_train.infer.decoding import Decoder, check_fits, inference, left_pad
+from janus_train.infer.decoding import Decoder, StepCallback, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
 from janus_train.model.vq import decode_codes
 
@@ -67,6 +67,7 @@ def generate_codes(
     seeds: Sequence[int],
     greedy: bool = False,
     image_features: Sequence[torch.Tensor] = (),
+    on_step: StepCallback | None = None,
 ) -> torch.Tensor:
     """Generates codes (N, P) int64 of one image per prompt, in one batch.
 
@@ -77,6 +78,7 @@ def generate_codes(
         seeds: one per image; the same seed and prompt give the same codes in any batch.
         greedy: take the most likely code each time; seeds and temperature then have no effect.
         image_features: features of the images in each prompt (`image_inputs.image_features`); empty for prompts without images.
+        on_step: called before each code; what it raises ends the loop.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, a wrong number of seeds, temperature not above 0.
@@ -95,6 +97,8 @@ def generate_codes(
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
         hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
         for i in range(num_codes):
+            if on_step is not None:
+                on_step()
             logits = model.generation_head(hidden).float()
             if uses_guidance:
                 logits = apply_guidance(logits, guidance)  # (N, C)
@@ -134,6 +138,7 @@ def generate_images(
     batch_size: int = 64,
     progress: ImageProgress | None = None,
     image_features: Sequence[torch.Tensor] = (),
+    on_step: StepCallback | None = None,
 ) -> list[Image.Image]:
     """Generates images in the prompts' order, ``batch_size`` at a time, prompts of similar length together.
 
@@ -154,9 +159,12 @@ def generate_images(
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
             image_features=[image_features[n] for n in chunk] if image_features else (),
+            on_step=on_step,
         )
         with inference(janus):
             for n, image_codes in zip(chunk, codes, strict=True):
+                if on_step is not None:
+                    on_step()
                 pixels = decode_codes(janus.model.vqmodel, image_codes[None])  # (1, S, S, 3) uint8
                 images[n] = Image.fromarray(pixels[0].cpu().numpy())
         if progress is not None:

@@ -14,6 +14,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
+from janus_train.infer.decoding import StepCallback
 from janus_train.infer.generate import ImageProgress, generate_images, tokens_per_image
 from janus_train.infer.image_inputs import image_features
 from janus_train.interop.hub import hint, is_hub_id, local_folder
@@ -22,6 +23,7 @@ from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import silence_transformers
 from janus_train.model.vq import generation_image_size
+from janus_train.paths import checked_path
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ class LoadedModel:
         images: Sequence[Image.Image] = (),
         batch_size: int = 16,
         progress: ImageProgress | None = None,
+        on_step: StepCallback | None = None,
     ) -> list[Image.Image]:
         """Generates one image per prompt, each with its own seed.
 
         Guidance and temperature (0: the most likely codes) default to the folder's. ``images``, for editing, are put at
-        every prompt's <image_placeholder>s, or before the prompt. Raises `UserError` for more placeholders than images.
+        every prompt's <image_placeholder>s, or before the prompt. ``on_step`` is called before each step; what it raises
+        ends the generation. Raises `UserError` for more placeholders than images, and for a prompt that does not fit the
+        model's context.
         """
         temperature = self.temperature if temperature is None else temperature
         num_images = len(images)
@@ -71,14 +76,23 @@ class LoadedModel:
             greedy=temperature == 0,
             batch_size=batch_size,
             progress=progress,
+            on_step=on_step,
         )
 
-    def chat(self, messages: Messages, images: Sequence[Image.Image] = (), max_new_tokens: int = 256) -> Iterator[str]:
+    def chat(
+        self,
+        messages: Messages,
+        images: Sequence[Image.Image] = (),
+        max_new_tokens: int = 256,
+        *,
+        on_step: StepCallback | None = None,
+    ) -> Iterator[str]:
         """Yields the answer to the last of ``messages`` in pieces; ``"".join(...)`` gives the full text.
 
         Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
+        ``on_step`` is called before each token; what it raises ends the answer.
         """
-        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens)
+        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens, on_step)
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
@@ -88,7 +102,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     rounded. None: bf16 on a GPU that supports it, else fp32.
     """
     if not is_hub_id(str(model)):
-        _check_folder(Path(model).expanduser(), model)
+        _check_folder(checked_path(Path(model).expanduser()), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
     folder = open_folder(local_folder(str(model), ""))
     folder.check_complete()  # transformers would continue with random values
@@ -103,7 +117,14 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
     tokens = tokens_per_image(janus)
-    encoder = Encoder(folder.tokenizer, tokens, image_size, folder.system_prompt, generation_image_size=out_size)
+    encoder = Encoder(
+        folder.tokenizer,
+        tokens,
+        image_size,
+        folder.system_prompt,
+        generation_image_size=out_size,
+        context=janus.config.text_config.max_position_embeddings,
+    )
     return LoadedModel(folder.path, janus, encoder)
 
 

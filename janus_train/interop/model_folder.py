@@ -199,8 +199,9 @@ def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
 
 def layout_of(values: Mapping[str, Any]) -> FolderLayout | None:
     """Returns the layout by config.json's ``model_type``; None if it is not a Janus model."""
-    layouts: dict[Any, FolderLayout] = {"janus": "transformers", "multi_modality": "official"}
-    return layouts.get(values.get("model_type"))
+    layouts: dict[str, FolderLayout] = {"janus": "transformers", "multi_modality": "official"}
+    model_type = values.get("model_type")
+    return layouts.get(model_type) if isinstance(model_type, str) else None
 
 
 def open_folder(path: Path) -> ModelFolder:

@@ -12,6 +12,7 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ModelConfig, Part, PeftConfig
+from janus_train.errors import UserError, one_line
 from janus_train.model.build import transformers_config
 from janus_train.model.lora import target_layers
 from janus_train.model.parts import MODULES, parameters_by_part, part_of
@@ -27,9 +28,12 @@ class _Counts:
 
 @lru_cache
 def _counts(model_json: str) -> _Counts:
-    config = transformers_config(ModelConfig.model_validate_json(model_json), None, None, None, None)
-    with torch.device("meta"):
-        janus = JanusForConditionalGeneration(config)
+    model = ModelConfig.model_validate_json(model_json)
+    try:
+        with torch.device("meta"):
+            janus = JanusForConditionalGeneration(transformers_config(model, None, None, None, None))
+    except Exception as error:  # of any layer that the values of somebody's config.json make impossible
+        raise UserError(f"model {model.name}: no model can be built so ({one_line(error, 200)})") from None
     rounded_parameters: dict[Part, int] = dict.fromkeys(MODULES, 0)
     for name, module in janus.named_modules():
         if isinstance(module, ROUNDED_LAYERS):

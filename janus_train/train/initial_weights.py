@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from janus_train.config import Config, ModelConfig, Part
 from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
-from janus_train.interop.model_folder import ModelFolder, open_folder
+from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder
 from janus_train.model.build import build, init_generation_embeddings, transformers_config
 from janus_train.model.parts import part_of
 from janus_train.paths import resolve
@@ -87,19 +87,12 @@ def load_start(
     special = folder.special
     folder.check_tokenizer(model.text.vocab_size)
     _check_shape(model, folder)
+    _check_fits(model, folder, start)
     torch.manual_seed(config.seed)
     janus = build(model, **vars(special))
     have = dict(janus.state_dict())
     loaded: set[str] = set()
     for name, tensor in folder.tensors():
-        if name not in have:
-            raise UserError(
-                f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have"
-            )
-        if tensor.shape != have[name].shape:
-            raise UserError(
-                f"{start.folder} does not fit model {model.name}: {name} is {tuple(tensor.shape)}, the model takes {tuple(have[name].shape)}"
-            )
         have[name].copy_(tensor)
         loaded.add(name)
     new: list[Part] = []
@@ -114,6 +107,23 @@ def load_start(
     if "generation_embedding" in new:
         init_generation_embeddings(janus)
     return janus, tokenizer, new
+
+
+def _check_fits(model: ModelConfig, folder: ModelFolder, start: Start) -> None:
+    """By the tensors' headers, before any room is made: a folder's own configuration may ask for petabytes."""
+    try:
+        wanted = model_shapes(transformers_config(model, None, None, None, None))
+    except UserError as error:
+        raise UserError(f"{start.folder}: {error}") from None
+    for name, shape in folder.shapes.items():
+        if name not in wanted:
+            raise UserError(
+                f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have"
+            )
+        if shape != wanted[name]:
+            raise UserError(
+                f"{start.folder} does not fit model {model.name}: {name} is {shape}, the model takes {wanted[name]}"
+            )
 
 
 def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:

@@ -12,6 +12,15 @@ SIZE, STRIDE = 16, 4
 """Images of 16 x 16 pixels, 4 x 4 tokens."""
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the app says in the corner of its page."""
+    gradio = pytest.importorskip("gradio", reason="the extra gradio is not installed")
+    said: list[str] = []
+    monkeypatch.setattr(gradio, "Warning", lambda message, **_: said.append(message))
+    return said
+
+
 @pytest.fixture(scope="session")
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     return Encoder(tokenizer, tokens_per_image=(SIZE // STRIDE) ** 2, image_size=SIZE, system_prompt="Look well.")

@@ -50,12 +50,12 @@ def loaded(random_base: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def address(loaded: LoadedModel) -> Iterator[tuple[str, int]]:
-    from janus_train.infer.app import serve
+    from janus_train.infer.app import serving
+    from janus_train.infer.app_limits import AppLimits
 
     port = free_port()
-    page = serve(loaded, "my/model", "127.0.0.1", port, wait=False)
-    yield f"http://127.0.0.1:{port}", port
-    page.close()
+    with serving(loaded, "my/model", "127.0.0.1", port, AppLimits(max_upload_mb=1)):
+        yield f"http://127.0.0.1:{port}", port
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd:
     page.get_by_label("Prompt").fill("<image_placeholder> a dog")
     draw.click()
     page.get_by_text("1 <image_placeholder> but 0 images").wait_for()
-    page.get_by_label("Question").fill("word " * 3000)
+    page.get_by_label("Question").fill("word " * 1900)
     ask.click()
     page.get_by_text("do not fit the context of 1024").wait_for()
     (tmp_path / "broken.png").write_text("no image")
@@ -132,7 +132,26 @@ def test_mistakes_are_told(browser: tuple[Any, set[str]], tmp_path: Path, capfd:
 
 
 def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: LoadedModel) -> None:
-    from janus_train.infer.app import serve
+    from janus_train.infer.app import serving
+    from janus_train.infer.app_limits import AppLimits
 
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ cannot be served \(Address already in use\)"):
-        serve(loaded, "my/model", "127.0.0.1", address[1], wait=False)
+    with (
+        pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ cannot be served \(Address already in use\)"),
+        serving(loaded, "my/model", "127.0.0.1", address[1], AppLimits()),
+    ):
+        pass
+
+
+def test_limits_are_told_on_the_page(browser: tuple[Any, set[str]], tmp_path: Path) -> None:
+    """Before anything is sent, and when it is too much."""
+    page, _ = browser
+    page.get_by_text("At most 16 images of 1 MB and 25 megapixels each").wait_for()
+    (tmp_path / "large.png").write_bytes(bytes(1_500_000))
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
+    page.get_by_text("exceed").first.wait_for()
+    page.get_by_label("Prompt").fill("a dog " * 2_000)
+    page.get_by_role("button", name="Draw").click()
+    page.get_by_text("the text has 12,000 characters, at most 10,000 are taken").wait_for()
+    page.get_by_label("Prompt").fill("a dog " * 200_000)
+    page.get_by_role("button", name="Draw").click()
+    page.get_by_text("the request is too long. At most 16 images").wait_for()

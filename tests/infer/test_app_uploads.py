@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
+from tests.hostile_images import HOSTILE, bomb, hostile_file, nothing_runs
+from tests.infer.fake_page import FakeModel, event_of
 
 gradio = pytest.importorskip("gradio", reason="the extra gradio is not installed")
 
 
-class FakeModel:
-    """Answers with the sizes of the images that it is shown."""
-
-    guidance, temperature = 5.0, 1.0
-
-    def chat(self, messages: Any, images: Sequence[Image.Image], max_new_tokens: int) -> Iterator[str]:
-        yield str([image.size for image in images])
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the page says in its corner."""
-    said: list[str] = []
-    monkeypatch.setattr(gradio, "Warning", lambda message, **_: said.append(message))
-    return said
-
-
-def ask(path: Path) -> list[Any]:
-    """The answers to a question about an upload, by way of gradio's own preparation of its components' values."""
+def ask(*paths: Path) -> list[Any]:
+    """The answers to a question about uploads, by way of gradio's own preparation of its components' values."""
     from gradio.components.gallery import GalleryData, GalleryImage
     from gradio.data_classes import ImageData
 
-    from janus_train.infer.app import build
-
-    page = build(FakeModel(), "my/model")  # type: ignore[arg-type]
-    event = next(function for function in page.fns.values() if function.name == "ask")
-    uploads = event.inputs[0]
-    payload = GalleryData(root=[GalleryImage(image=ImageData(path=str(path), orig_name=path.name))])
-    return list(event.fn(uploads.preprocess(payload), "What is it?", 8))
+    event = event_of(FakeModel(), "ask")
+    payload = GalleryData(root=[GalleryImage(image=ImageData(path=str(path), orig_name=path.name)) for path in paths])
+    return list(event.fn(event.inputs[0].preprocess(payload), "What is it?", 8))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -52,7 +31,7 @@ def test_hostile_uploads_are_told_in_one_line(kind: str, tmp_path: Path, told: l
         ask(path)
     assert len(told) == 1 and "\n" not in told[0]
     assert told[0].startswith("holiday.png cannot be read as an image: it ")
-    assert told[0].endswith("; give a JPEG, PNG or WebP of at most 100 megapixels")
+    assert told[0].endswith("; give a JPEG, PNG or WebP of at most 25 megapixels")
 
 
 def test_an_image_is_asked_about(tmp_path: Path, told: list[str]) -> None:
@@ -63,3 +42,23 @@ def test_an_image_is_asked_about(tmp_path: Path, told: list[str]) -> None:
 def test_an_upload_that_is_gone_is_told(tmp_path: Path, told: list[str]) -> None:
     ask(tmp_path / "gone.png")
     assert told == ["gone.png cannot be read as an image: upload it again"]
+
+
+def test_the_pixel_limit_of_the_app_is_lower_than_that_of_data(tmp_path: Path, told: list[str]) -> None:
+    (tmp_path / "wide.png").write_bytes(bomb(6000, 5000))
+    ask(tmp_path / "wide.png")
+    assert told == [
+        "wide.png cannot be read as an image: it has 6000 x 5000 pixels, at most 25,000,000 are taken; "
+        "give a JPEG, PNG or WebP of at most 25 megapixels"
+    ]
+
+
+def test_images_are_counted_before_they_are_opened(tmp_path: Path, told: list[str]) -> None:
+    ask(*[tmp_path / "gone.png"] * 17)
+    assert told == ["there are 17 images, at most 16 are taken at once"]
+
+
+def test_the_pixels_of_a_question_are_limited_together(tmp_path: Path, told: list[str]) -> None:
+    Image.new("1", (5000, 4900)).save(tmp_path / "big.png")
+    ask(*[tmp_path / "big.png"] * 5)
+    assert told == ["the images have more than 100 megapixels together: give fewer"]

@@ -216,8 +216,8 @@ def write_listing(folder: Path) -> Path | None:
 
 
 def write_heads(folder: Path, heads: dict[str, Head]) -> Path:
-    """Write ``shards.json`` with these shards, by name and a line each."""
-    lines = ",\n".join(json.dumps({"name": name, **asdict(heads[name])}, ensure_ascii=False) for name in sorted(heads))
+    """Write ``shards.json`` with these shards, by name and a line each; in ASCII, for names need not be UTF-8."""
+    lines = ",\n".join(json.dumps({"name": name, **asdict(heads[name])}) for name in sorted(heads))
     write_text(folder / LISTING, f'{{"schema": {SCHEMA}, "shards": [\n{lines}\n]}}\n')
     return folder / LISTING
 

@@ -57,7 +57,7 @@ def scan(tar: Path) -> Scan:
         size, sha256 = tar.stat().st_size, file_sha256(tar)
     except tarfile.ReadError as error:
         raise UserError(f"{tar}: cannot be indexed, it is no readable tar without compression ({error})") from None
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: a number in a header that is none
         raise UserError(f"{tar}: cannot be indexed, it cannot be read ({error})") from None
     samples = _group(tar, members)
     for key, found in samples.items():

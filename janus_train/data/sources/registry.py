@@ -46,7 +46,7 @@ class Source(Protocol):
 class SourceConfig(OptionGroup):
     """One source of a recipe: the options that every type has."""
 
-    name: str
+    name: Annotated[str, Field(max_length=200)]
     kind: Literal["understanding", "text", "generation"]
     type: str
     """A name that `register_source` knows."""

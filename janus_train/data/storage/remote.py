@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from janus_train import paths
 from janus_train.data.storage.disk_cache import BlockCache, block_cache
 from janus_train.errors import UserError, one_line
 from janus_train.files import NotRegularError, open_regular, read_regular
@@ -64,9 +65,9 @@ def locate(text: str, base: Path) -> Location:
     """
     scheme, found, _ = text.partition("://")
     if not found:
-        return base / Path(text).expanduser()
+        return paths.checked_path(base / Path(text).expanduser())
     if scheme == "file":
-        return Path(text.removeprefix("file://"))
+        return paths.checked_path(Path(text.removeprefix("file://")))
     if scheme not in SCHEMES:
         raise UserError(f"{text!r} cannot be read: URLs may begin with {', '.join(f'{s}://' for s in SCHEMES)}")
     parts = urlsplit(text)

@@ -24,7 +24,7 @@ def members(file: IO[bytes] | Slice, where: str, offset: int = 0) -> Iterator[ta
                 tar.members = []  # type: ignore[attr-defined] # else it keeps them all
                 yield member
             end = tar.offset
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: a number in a header that is none
         raise UserError(f"{where} is no readable tar, or a compressed one ({error})") from None
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
