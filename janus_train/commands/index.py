@@ -49,14 +49,16 @@ def index(
     for listing in result.listings:
         more = f"; {listing.unindexed:,} more tars in the folder have no index" if listing.unindexed else ""
         print(f"{listing.path}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
-    if result.ignored:
-        shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored.most_common(10))
+    if result.ignored_counts:
+        shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
         print(
-            f"note: {result.ignored.total():,} members are of no use here and were left alone: {shown}", file=sys.stderr
+            f"note: {result.ignored_counts.total():,} members are of no use here and were left alone: {shown}",
+            file=sys.stderr,
         )
-    if result.left_out:
+    if result.num_left_out:
         print(
-            f"note: {result.left_out:,} keys have neither .json nor .txt: these samples are left out", file=sys.stderr
+            f"note: {result.num_left_out:,} keys have neither .json nor .txt: these samples are left out",
+            file=sys.stderr,
         )
     if len(result.errors) > 1:
         for message in result.errors.values():

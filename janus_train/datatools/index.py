@@ -22,9 +22,9 @@ from janus_train.files import write_bytes
 class IndexedTar:
     """What a tar holds besides the samples in its index."""
 
-    ignored: dict[str, int]
+    ignored_counts: dict[str, int]
     """Members that are of no use, counted by their ending."""
-    left_out: int
+    num_left_out: int
     """Keys with neither .json nor .txt."""
 
 
@@ -43,17 +43,17 @@ class IndexResult:
         return len(self.indexed) + len(self.errors)
 
     @property
-    def ignored(self) -> Counter[str]:
+    def ignored_counts(self) -> Counter[str]:
         """Members that are of no use, over all tars, counted by their ending."""
         total: Counter[str] = Counter()
         for tar in self.indexed.values():
-            total.update(tar.ignored)
+            total.update(tar.ignored_counts)
         return total
 
     @property
-    def left_out(self) -> int:
+    def num_left_out(self) -> int:
         """Keys with neither .json nor .txt, over all tars."""
-        return sum(tar.left_out for tar in self.indexed.values())
+        return sum(tar.num_left_out for tar in self.indexed.values())
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _index(tar: Path) -> IndexedTar:
         write_bytes(index_path(tar), scanned.index.to_bytes())
     except OSError as error:
         raise UserError(f"{index_path(tar)} cannot be written ({error.strerror})") from None
-    return IndexedTar(scanned.ignored, scanned.left_out)
+    return IndexedTar(scanned.ignored_counts, scanned.num_left_out)
 
 
 def _end_on_interrupt() -> None:

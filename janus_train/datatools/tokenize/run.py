@@ -10,7 +10,7 @@ from pathlib import Path
 
 from janus_train.data.data_args import DataArg
 from janus_train.data.shards.index import ShardIndex, own_index, read_head
-from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
+from janus_train.data.shards.replace import Busy, file_lock, finish_swap, relist, replace_shard
 from janus_train.data.storage.remote import Location
 from janus_train.data.templates import get_template
 from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_images, rewrite
@@ -105,7 +105,7 @@ def tokenize(
 def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, progress: ProgressCallbacks) -> None:
     began = time.perf_counter()
     try:
-        with locked(tar.with_name(f".{tar.name}.lock"), wait=False):
+        with file_lock(tar.with_name(f".{tar.name}.lock"), wait=False):
             finish_swap(tar)
             tally = _rewritten(tar, encoder, threads, progress)
     except Busy:

@@ -171,5 +171,5 @@ def _compare(tar: Location) -> str | None:
     head = read_head(tar)
     whole, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
     for offset in range(0, head.size, _CHUNK):
-        whole.update(reader.read(offset, min(_CHUNK, head.size - offset), fresh=True))
+        whole.update(reader.read(offset, min(_CHUNK, head.size - offset), bypass_cache=True))
     return None if whole.hexdigest() == head.sha256 else "its SHA-256 is not the one in its index"

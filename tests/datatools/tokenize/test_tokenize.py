@@ -180,7 +180,7 @@ def test_training_refuses_codes_that_are_not_the_models(
     check_codes(open_recipe(config), mine)  # no codes: nothing to refuse
     run("tokenize", recipe, "--model", random_base)
     check_codes(open_recipe(config), mine)
-    with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar are of another encoder") as error:
+    with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar come from another encoder") as error:
         check_codes(open_recipe(config), load_code_encoder(other_base, torch.device("cpu")).origin)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="another encoder or image size"):
@@ -245,7 +245,7 @@ def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path
         (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 cannot be"),
         (["https://example.org/x.tar", "--model", "BASE"], "copy the shards to a disk"),
         (["text.yaml", "--model", "BASE"], "of kind generation and type shards"),
-        (["broken.yaml", "--model", "BASE"], "no valid YAML"),
+        (["broken.yaml", "--model", "BASE"], "is not valid YAML"),
     ],
 )
 def test_mistakes_are_one_line(
