@@ -47,12 +47,12 @@ def index(
             on_tar=lambda size: bar.advance(task, size),
         )
     for listing in result.listings:
-        more = f"; {listing.unindexed:,} more tars in the folder have no index" if listing.unindexed else ""
-        print(f"{listing.path}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
+        note = f"; {listing.num_unindexed:,} more tars in the folder have no index" if listing.num_unindexed else ""
+        print(f"{listing.path}: {listing.tars:,} tars, {listing.samples:,} samples{note}")
     if result.ignored_counts:
-        shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
+        counts = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
         print(
-            f"note: {result.ignored_counts.total():,} members are of no use here and were left alone: {shown}",
+            f"note: {result.ignored_counts.total():,} members are of no use here and were left alone: {counts}",
             file=sys.stderr,
         )
     if result.num_left_out:
@@ -63,6 +63,6 @@ def index(
     if len(result.errors) > 1:
         for message in result.errors.values():
             print(message, file=sys.stderr)
-        raise UserError(f"{len(result.errors)} of {result.attempted} tars cannot be indexed, see above")
+        raise UserError(f"{len(result.errors)} of {result.num_attempted} tars cannot be indexed, see above")
     if result.errors:
         raise UserError(next(iter(result.errors.values())))

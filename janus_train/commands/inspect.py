@@ -38,20 +38,20 @@ def inspect(
     config = compose_config(overrides or [])
     from janus_train.datatools.inspect.run import inspect_run
 
-    last = from_step + steps - 1
-    if last > config.run.steps:
-        print(f"note: the run stops at step {config.run.steps}, before step {last}", file=sys.stderr)
+    last_step = from_step + steps - 1
+    if last_step > config.run.steps:
+        print(f"note: the run stops at step {config.run.steps}, before step {last_step}", file=sys.stderr)
     lines = JsonLines()
 
     def write_rows(rows: list[dict[str, Any]]) -> bool:
         lines.write(rows)
-        return not lines.closed
+        return not lines.is_closed
 
     result = inspect_run(config, from_step, steps, write_rows, html)
-    if result.quarantined:
+    if result.num_quarantined:
         print(
-            f"note: {result.quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
+            f"note: {result.num_quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
             file=sys.stderr,
         )
     if html is not None:
-        print(f"page: {html}{f' ({result.page_cut})' if result.page_cut else ''}", file=sys.stderr)
+        print(f"page: {html}{f' ({result.page_omissions})' if result.page_omissions else ''}", file=sys.stderr)

@@ -57,19 +57,19 @@ class JsonLines:
     """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a message."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.is_closed = False
 
     def write(self, values: list[dict[str, Any]]) -> None:
         self._try(lambda: sys.stdout.writelines(json.dumps(value) + "\n" for value in values))
         self._try(sys.stdout.flush)
 
     def _try(self, action: Callable[[], object]) -> None:
-        if self.closed:
+        if self.is_closed:
             return
         try:
             action()
         except BrokenPipeError:
-            self.closed = True
+            self.is_closed = True
             # what is still in the buffer would fail again when the interpreter flushes it at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -64,11 +64,15 @@ def tokenize(
             on_message=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
         )
         result = run(tars, encoder, replace=replace, threads=threads or available_cores(), progress=progress)
-    parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.images} images)"]
-    parts += [f"{result.nothing_to_do} had nothing to do"] if result.nothing_to_do else []
-    parts += [f"{result.without} images without codes: janus-train verify lists them"] if result.without else []
-    parts += [f"{len(result.busy)} left to another process"] if result.busy else []
-    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts = [f"{result.num_tokenized} of {len(tars)} tars tokenized ({result.num_images} images)"]
+    parts += [f"{result.num_unchanged} had nothing to do"] if result.num_unchanged else []
+    parts += (
+        [f"{result.num_without_codes} images without codes: janus-train verify lists them"]
+        if result.num_without_codes
+        else []
+    )
+    parts += [f"{len(result.busy_tars)} left to another process"] if result.busy_tars else []
+    parts += [f"{len(result.errors)} failed"] if result.errors else []
     print("; ".join(parts))
-    if result.failed:
+    if result.errors:
         raise typer.Exit(1)

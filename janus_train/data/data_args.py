@@ -51,7 +51,7 @@ def resolve_data_args(words: Sequence[str]) -> list[DataArg]:
                 problem = (
                     "there is nothing"
                     if is_missing
-                    else "it is no .tar, no folder with .tar files and no recipe's .yaml"
+                    else "it is neither a .tar nor a folder with .tar files nor a recipe's .yaml"
                 )
                 raise UserError(f"{word}: {problem}")
             data_args.append(DataArg(word if len(tars) > 1 else name_of(tars[0]), tars))

@@ -1,4 +1,4 @@
-"""Names of classes: from their ids (``n01440764``) or numbers to words."""
+"""Class names: converts ids (``n01440764``) or numbers of classes to words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Classes:
         if self.path is None:
             if _WORDNET.fullmatch(key) or key.isdigit():
                 raise UserError(
-                    f"class {key!r} is an id and no name: give --classes, a JSON file or lines of the form "
+                    f"class {key!r} is an id and not a name: give --classes, a JSON file or lines of the form "
                     "'n01440764 tench, Tinca tinca'"
                 )
             return key.replace("_", " ").strip()
@@ -48,7 +48,7 @@ class Classes:
             raise UserError(f"--classes {path} cannot be read ({error})") from None
         class_names = self._from_json(content) if content.lstrip().startswith(("{", "[")) else self._from_lines(content)
         if not class_names:
-            raise UserError(f"--classes {path} holds no class")
+            raise UserError(f"--classes {path} contains no class")
         empty = next((key for key, name in class_names.items() if not name), None)
         if empty is not None:
             raise UserError(f"--classes {path}: class {empty!r} has no name")
@@ -58,7 +58,7 @@ class Classes:
         try:
             values = json.loads(content)
         except json.JSONDecodeError as error:
-            raise UserError(f"--classes {self.path} is no valid JSON ({error})") from None
+            raise UserError(f"--classes {self.path} is not valid JSON ({error})") from None
         if isinstance(values, list):
             values = {str(number): value for number, value in enumerate(values)}
         class_names: dict[str, str] = {}
@@ -67,7 +67,7 @@ class Classes:
             if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
                 ids, name = [str(key), value[0]], value[1]
             if not isinstance(name, str):
-                raise UserError(f"--classes {self.path}: the name of class {key!r} is no text")
+                raise UserError(f"--classes {self.path}: the name of class {key!r} is not a string")
             class_names |= dict.fromkeys(ids, self.chosen(name))
         return class_names
 

@@ -1,4 +1,4 @@
-"""Headers of tars, read where they lie: nothing is extracted, and no header is kept."""
+"""Reads the headers of tars, also of tars inside tars. Nothing is extracted, and no header is kept in memory."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import IO
 from janus_train.errors import UserError
 
 
-def members(file: IO[bytes] | Slice, where: str, offset: int = 0) -> Iterator[tarfile.TarInfo]:
+def members(file: IO[bytes] | Slice, description: str, offset: int = 0) -> Iterator[tarfile.TarInfo]:
     """The tar's members from the header at ``offset`` on; their offsets count from the start of ``file``.
 
-    Raises `UserError` for a tar that is compressed, damaged or cut off: ``tarfile`` takes a bad header for the end.
+    Raises `UserError` for a compressed, damaged or truncated tar; ``tarfile`` itself takes a bad header for the end.
     """
     file.seek(offset)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined] # else it keeps them all
+                tar.members = []  # type: ignore[attr-defined] # otherwise it keeps them all
                 yield member
             end = tar.offset
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{where} is no readable tar, or a compressed one ({error})") from None
+        raise UserError(f"{description} is not a readable tar, or is compressed ({error})") from None
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
-        raise UserError(f"{where} is damaged or cut off at byte {end}: no tar's header or end is there")
+        raise UserError(
+            f"{description} is damaged or cut off at byte {end}: neither a header nor the tar's end follows"
+        )
 
 
 class Slice(io.RawIOBase):
@@ -50,8 +52,8 @@ class Slice(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
+        num_left = max(0, self._size - self._at)
         self._file.seek(self._start + self._at)
-        data = self._file.read(left if size < 0 else min(size, left))
+        data = self._file.read(num_left if size < 0 else min(size, num_left))
         self._at += len(data)
         return data

@@ -100,7 +100,7 @@ def test_a_folders_listing(tmp_path: Path) -> None:
         ('{"schema": 7, "shards": []}', "has schema 7, this version reads 3"),
         (
             json.dumps({"schema": 3, "shards": [{"name": "../a.tar", "size": 1, "sha256": "", "samples": 1}]}),
-            "names '../a.tar', which is no tar of its folder",
+            "names '../a.tar', which is not a tar in its folder",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_text_file_alone_is_a_caption(tmp_path: Path) -> None:
     )
     source = ShardSource([tar])
     assert [source[i].fields for i in range(2)] == [{"caption": "一只狗"}, {"c": 1}]
-    assert scan(tar).ignored == {"txt beside a .json": 1}
+    assert scan(tar).ignored_counts == {"txt beside a .json": 1}
 
 
 def test_folders_capitals_and_dots_in_names(tmp_path: Path) -> None:

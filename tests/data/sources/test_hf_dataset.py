@@ -122,7 +122,7 @@ def test_parquet_keeps_few_row_groups(data: Dataset, tmp_path: Path, monkeypatch
     assert source.shard_sizes == [4, 2, 4]
     rows = source._rows
     for i in range(10):
-        assert source[i].fields["caption"] == f"row {i}" and len(rows._kept) == 1  # type: ignore[attr-defined]
+        assert source[i].fields["caption"] == f"row {i}" and len(rows._group_cache) == 1  # type: ignore[attr-defined]
 
 
 def test_parquet_of_other_writers(tmp_path: Path) -> None:

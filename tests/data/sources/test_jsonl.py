@@ -94,7 +94,7 @@ def lines_source(tmp_path: Path) -> JsonlSource:
         {"text": "words"},
         {"text": "words", "image": None, "images": []},
     )
-    return JsonlSource([digest_before, jsonl(tmp_path / "more.jsonl", {"text": "z", "image": ["./a.png"]})], "pictures")
+    return JsonlSource([path, jsonl(tmp_path / "more.jsonl", {"text": "z", "image": ["./a.png"]})], "pictures")
 
 
 def test_jsonl_records(lines_source: JsonlSource) -> None:

@@ -142,7 +142,7 @@ def test_a_listing_that_is_older_than_the_index_is_noticed(tar: Path, monkeypatc
     write_listing(tar.parent)
     make_shard(tar, {f"{name}.json": {"text": name} for name in ("a", "b", "c")})
     assert tar.stat().st_size == 10240  # as before
-    with pytest.raises(UserError, match=r"not the one that its folder's shards\.json was made of"):
+    with pytest.raises(UserError, match=r"does not match its folder's shards\.json"):
         ShardSource([tar])[0]
 
 
