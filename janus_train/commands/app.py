@@ -1,4 +1,4 @@
-"""``janus-train app``: a model in the browser."""
+"""``janus-train app``: serves a model to the browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def app(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Chat and draw in a browser.
+    """Chat and generate images in a browser.
 
     Needs the extra gradio. Nothing is shared, and no network is needed.
 
@@ -31,7 +31,7 @@ def app(
     """
     if find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
-    loaded = load(model, device, precision)
+    loaded_model = load(model, device, precision)
     from janus_train.infer.app import serve
 
-    serve(loaded, model, host, port)
+    serve(loaded_model, model, host, port)

@@ -1,4 +1,4 @@
-"""``janus-train index``: makes tars random-access, your own and those that others wrote."""
+"""``janus-train index``: indexes WebDataset tars in place."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def index(
     if result.ignored_counts:
         counts = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
         print(
-            f"note: {result.ignored_counts.total():,} members are of no use here and were left alone: {counts}",
+            f"note: {result.ignored_counts.total():,} members are not used and were ignored: {counts}",
             file=sys.stderr,
         )
     if result.num_left_out:

@@ -1,4 +1,4 @@
-"""``janus-train inspect``: what a run would be trained on."""
+"""``janus-train inspect``: shows what a run would be trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def inspect(
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 1,
     from_step: Annotated[
-        int, typer.Option(min=1, help="First step to show; earlier steps are drawn but not shown.")
+        int, typer.Option(min=1, help="First step to show; earlier steps are sampled but not shown.")
     ] = 1,
     html: Html = None,
 ) -> None:
@@ -50,7 +50,7 @@ def inspect(
     result = inspect_run(config, from_step, steps, write_rows, html)
     if result.num_quarantined:
         print(
-            f"note: {result.num_quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
+            f"note: {result.num_quarantined} samples cannot be used and were replaced by others: janus-train verify lists them",
             file=sys.stderr,
         )
     if html is not None:

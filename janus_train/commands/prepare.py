@@ -1,7 +1,7 @@
-"""``janus-train prepare``: raw data to shards.
+"""``janus-train prepare``: converts raw data to shards.
 
-The options of the conversion are declared in datatools/prepare/options.py alone; the command's parameters are made from
-its fields.
+The options of the conversion are declared only in datatools/prepare/options.py; the command's parameters are made from
+the fields there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _with_fields_of_options(command: Callable[..., None]) -> Callable[..., None]
 def _parameter(name: str, annotated_type: Any, default: Any) -> inspect.Parameter:
     """A field of `PrepareOptions` as typer's argument (without a default) or option."""
     field_type, spec = get_args(annotated_type)
-    if get_origin(field_type) is tuple:  # what typer calls a list
+    if get_origin(field_type) is tuple:  # a list in typer
         field_type, default = list[str], None if default == () else default
     if spec.parse is not None:
         field_type, default = str, spec.default_text
@@ -109,7 +109,7 @@ def prepare(
         f"{result['samples']:,} samples, {result['shards']} shards, {result['bytes'] / 1e6:,.1f} MB: {out}"
         + (f"; {num_skipped:,} skipped" if num_skipped else "")
         + (f"; {num_left_out:,} left out" if num_left_out else "")
-        + (f" ({out / 'skipped.jsonl'} says why)" if num_skipped or num_left_out else "")
+        + (f" ({out / 'skipped.jsonl'} lists the reasons)" if num_skipped or num_left_out else "")
     )
 
 

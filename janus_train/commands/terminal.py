@@ -1,4 +1,4 @@
-"""What commands show: progress bars on a terminal, tables that a file can hold too, JSON lines."""
+"""The output of commands: progress bars on a terminal, tables for terminals and files, JSON lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def bars(*columns: Any) -> Progress:
-    """rich's bars on standard error (use as a context); where that is no terminal nothing is drawn."""
+    """rich's bars on standard error (use as a context); if that is not a terminal, nothing is shown."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -23,21 +23,21 @@ def bars(*columns: Any) -> Progress:
 
 
 def count_bar(unit: str) -> Progress:
-    """`bars` that count: how many of how many ``unit``, time gone and time left."""
+    """`bars` that count ``unit``: finished and total number, elapsed and remaining time."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return bars(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def bytes_bar() -> Progress:
-    """`bars` that count bytes: a description, how many of how many, time left."""
+    """`bars` that count bytes: a description, finished and total bytes, remaining time."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     return bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
 
 class PhaseProgress:
-    """Progress of work in phases: a bar per phase, or without a terminal a line when the phase ends."""
+    """Progress of work in phases: a bar per phase, or, without a terminal, a line at the end of each phase."""
 
     def __init__(self, bars: Progress):
         self._bars = bars
@@ -54,7 +54,7 @@ class PhaseProgress:
 
 
 class JsonLines:
-    """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a message."""
+    """Writes JSON lines to standard output; stops silently if the reader stops (``| head``)."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -70,12 +70,12 @@ class JsonLines:
             action()
         except BrokenPipeError:
             self.is_closed = True
-            # what is still in the buffer would fail again when the interpreter flushes it at its end
+            # the rest of the buffer would fail again when the interpreter flushes it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table_console(width: int) -> Console:
-    """Standard output, ``width`` columns wide where that is no terminal."""
+    """Standard output, ``width`` columns wide if it is not a terminal."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""``janus-train tokenize``: codes cached in shards."""
+"""``janus-train tokenize``: caches VQ codes in shards."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def tokenize(
 ) -> None:
     """Cache the VQ codes of images in their shards, so that training does not have to compute them.
 
-    For a recipe, only the shards of its generation sources are tokenized. Each tar is written anew next to the old one and then
-    replaces it in one step: if the command is killed, training reads either the old shard or the new one, and running the
-    same command again resumes. Several processes, also those of torchrun, can share the tars. The codes record their
+    For a recipe, only the shards of its generation sources are tokenized. Each new tar is written next to the old one and
+    then replaces it in one step: if the command is killed, training reads either the old shard or the new one, and
+    running the same command again resumes. Several processes, also those of torchrun, can share the tars. The codes record their
     encoder and image size; training refuses codes of others. Do not tokenize shards that a run is reading.
 
     \b

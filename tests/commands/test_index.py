@@ -65,7 +65,7 @@ def test_tars_that_others_wrote(run: Run, tmp_path: Path) -> None:
     code, output, notes = run(tmp_path)
     assert code == 0 and output.endswith("shards.json: 1 tars, 3 samples\n")
     assert notes.splitlines() == [
-        "note: 6 members are of no use here and were left alone: 3 cls, 3 pyd",
+        "note: 6 members are not used and were ignored: 3 cls, 3 pyd",
         "note: 1 keys have neither .json nor .txt: these samples are left out",
     ]
     source = ShardSource([tmp_path / "x.tar"])

@@ -161,8 +161,8 @@ class _RowBuilder:
         sample: float,
     ):
         self.packer, self.candidates, self.offsets, self.sample = packer, candidates, offsets, sample
-        self.placed_before = {kind: placed_weights.get(kind, 0.0) for kind in packer.shares}
-        self.placed_in_row: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
+        self.weights_before = {kind: placed_weights.get(kind, 0.0) for kind in packer.shares}
+        self.weights_in_row: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
         self.choices: list[Choice] = []
         self.free_tokens = packer.row_tokens
 
@@ -179,9 +179,12 @@ class _RowBuilder:
 
     def place_next(self) -> bool:
         """Place one more document; False if the row is full or no kind that the ratio allows has one that fits."""
-        total = sum(self.placed_before.values()) + sum(self.placed_in_row.values()) + self.sample
+        total = sum(self.weights_before.values()) + sum(self.weights_in_row.values()) + self.sample
         deficits = {
-            kind: share * total + self.offsets[kind] * self.sample - self.placed_before[kind] - self.placed_in_row[kind]
+            kind: share * total
+            + self.offsets[kind] * self.sample
+            - self.weights_before[kind]
+            - self.weights_in_row[kind]
             for kind, share in self.packer.shares.items()
         }
         for kind in sorted(deficits, key=lambda k: -deficits[k]):
@@ -267,18 +270,18 @@ class _RowBuilder:
     def _may_place(self, kind: Kind, place: int, tokens: int) -> bool:
         """Whether the kind would stay less than one sample ahead of its share."""
         weight = self.packer.weight(self.candidates[kind][place], tokens)
-        total = sum(self.placed_before.values()) + sum(self.placed_in_row.values()) + weight
-        lead = self.placed_before[kind] + self.placed_in_row[kind] + weight - self.packer.shares[kind] * total
+        total = sum(self.weights_before.values()) + sum(self.weights_in_row.values()) + weight
+        lead = self.weights_before[kind] + self.weights_in_row[kind] + weight - self.packer.shares[kind] * total
         return lead < self.sample * (1 + self.offsets[kind])
 
     def _is_within_ratio(self) -> bool:
         """Whether every kind is within one sample of its share, in this row and in the stream up to it."""
-        row = sum(self.placed_in_row.values())
-        stream = row + sum(self.placed_before.values())
+        row = sum(self.weights_in_row.values())
+        stream = row + sum(self.weights_before.values())
         limit = self.sample * (1 + 1e-9)
         return all(
-            abs(self.placed_in_row[kind] - share * row) <= limit
-            and abs(self.placed_before[kind] + self.placed_in_row[kind] - share * stream) <= limit
+            abs(self.weights_in_row[kind] - share * row) <= limit
+            and abs(self.weights_before[kind] + self.weights_in_row[kind] - share * stream) <= limit
             for kind, share in self.packer.shares.items()
         )
 
@@ -297,4 +300,4 @@ class _RowBuilder:
     def _count(self, choice: Choice, sign: int) -> None:
         self.free_tokens -= sign * choice.tokens
         document = self.candidates[choice.kind][choice.place]
-        self.placed_in_row[choice.kind] += sign * self.packer.weight(document, choice.tokens)
+        self.weights_in_row[choice.kind] += sign * self.packer.weight(document, choice.tokens)

@@ -58,8 +58,8 @@ class Lines:
             while chunk := file.read(_CHUNK):
                 hasher.update(chunk)
                 ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-                first = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
-                starts.append(ends[first::LINES_PER_MARK] + (size + 1))
+                first_mark = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
+                starts.append(ends[first_mark::LINES_PER_MARK] + (size + 1))
                 lines += len(ends)
                 size += len(chunk)
         return np.concatenate(starts), lines + 1, size, hasher.hexdigest()

@@ -68,7 +68,7 @@ class Classes:
                 ids, name = [str(key), value[0]], value[1]
             if not isinstance(name, str):
                 raise UserError(f"--classes {self.path}: the name of class {key!r} is not a string")
-            class_names |= dict.fromkeys(ids, self.chosen(name))
+            class_names |= dict.fromkeys(ids, self.clean_name(name))
         return class_names
 
     def _from_lines(self, content: str) -> dict[str, str]:
@@ -77,10 +77,10 @@ class Classes:
             parts = line.strip().split(maxsplit=1)
             if len(parts) < 2:
                 raise UserError(f"--classes {self.path}: line {line.strip()[:40]!r} has no name after the id")
-            class_names[parts[0]] = self.chosen(parts[1])
+            class_names[parts[0]] = self.clean_name(parts[1])
             class_names.setdefault(str(number), class_names[parts[0]])
         return class_names
 
-    def chosen(self, name: str) -> str:
+    def clean_name(self, name: str) -> str:
         name = name.replace("_", " ").strip()
         return name.split(",")[0].strip() if self._names == "first" else name

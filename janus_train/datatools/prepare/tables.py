@@ -73,15 +73,15 @@ class _RowGroupReader:
         row_group = self._file.metadata.row_group(group)
         average = row_group.total_byte_size // max(1, row_group.num_rows)
         self._batch_rows = max(1, min(1024, _BATCH_BYTES // max(1, average)))
-        self._begin()
+        self._rewind()
 
-    def _begin(self) -> None:
+    def _rewind(self) -> None:
         self._batches = self._file.iter_batches(self._batch_rows, row_groups=[self._group], columns=self._columns)
         self._first_row, self._batch = 0, pa.RecordBatch.from_pydict({})
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, Any]]]:
         if start < self._first_row:
-            self._begin()
+            self._rewind()
         while start < stop:
             while start >= self._first_row + self._batch.num_rows:
                 self._first_row += self._batch.num_rows

@@ -32,7 +32,7 @@ class Summary:
     def __init__(self, plan: VerificationPlan, max_bad: float):
         self.max_bad = max_bad
         self.sources = [SourceCounts(name, size) for name, size in zip(plan.names, plan.sizes, strict=True)]
-        self._reported: set[Problem] = set()
+        self._reported_problems: set[Problem] = set()
 
     def add_unopened_sources(self, plan: VerificationPlan) -> list[Problem]:
         """Count the plan's own problems and return them."""
@@ -47,9 +47,9 @@ class Summary:
 
     def _count(self, problem: Problem, counts: SourceCounts) -> bool:
         if problem.index is None:  # a tar that cannot be read fails every piece of it
-            if problem in self._reported:
+            if problem in self._reported_problems:
                 return False
-            self._reported.add(problem)
+            self._reported_problems.add(problem)
         if problem.damaged:
             counts.num_damaged += 1
         else:

@@ -250,7 +250,7 @@ def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path
         (["TAR", "--model", "NOWHERE"], "NOWHERE: there is no such folder"),
         (["TAR", "--model", "FOLDER"], "config.json is missing"),
         (["TAR", "--model", "BASE", "--device", "tpu"], "--device tpu is unknown"),
-        (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 cannot be"),
+        (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 does not exist"),
         (["https://example.org/x.tar", "--model", "BASE"], "copy the shards to a disk"),
         (["text.yaml", "--model", "BASE"], "of kind generation and type shards"),
         (["broken.yaml", "--model", "BASE"], "is not valid YAML"),

@@ -267,7 +267,7 @@ def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: P
         (["NOWHERE"], "NOWHERE: there is nothing"),
         (["FOLDER"], "it is neither a .tar nor a folder with .tar files nor a recipe's .yaml"),
         (["none.yaml"], "there is no file"),
-        (["x.tar", "--model", "BASE"], "--model and --row-tokens go together"),
+        (["x.tar", "--model", "BASE"], "--model and --row-tokens need each other"),
         (["x.tar", "--model", "FOLDER", "--row-tokens", "9"], "config.json is missing"),
         (["x.tar", "--model", "NOWHERE", "--row-tokens", "9"], "there is no such folder"),
         (["x.tar", "--out", "FOLDER"], "FOLDER is a folder"),

@@ -135,7 +135,7 @@ class TableRowReader:
         if self._options.classes is None and names is not None:
             if not isinstance(label, int) or not 0 <= label < len(names):
                 raise SkipRecord("the label has no name", str(label))
-            return self._classes.chosen(names[label])
+            return self._classes.clean_name(names[label])
         return self._classes.name(str(label))
 
     def _image_column(self) -> str | None:
