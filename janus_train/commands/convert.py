@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write a model to share: weights, tokenizer, processor, chat template, generation settings and a model card.
 
-    The card (README.md) says what the run trained, from which weights, and on which data by digest. Weights keep their
+    The card (README.md) lists what the run trained, from which weights, and on which data by digest. Weights keep their
     type.
 
     \b

@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Write what a run would be trained on, one JSON line per row.
 
-    Loads no model, needs no GPU, and writes nothing but the lines and the page. A line holds step, row (the number of its
+    Loads no model, needs no GPU, and writes nothing but the lines and the page. A line contains step, row (the number of its
     stream), digest, and samples with source, kind, key and tokens. Training logs the digest of a step's row digests as
     batch_digest. The page of --html shows the rows with their images and tokens.
 

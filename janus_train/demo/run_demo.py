@@ -30,7 +30,7 @@ def command(*words: str | Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--num-prompts", type=int, default=200, help="held-out scenes to draw")
+    parser.add_argument("--num-prompts", type=int, default=200, help="held-out scenes to generate")
     parser.add_argument("--num-questions", type=int, default=400, help="questions on held-out scenes")
     parser.add_argument("overrides", nargs="*", help="options for every stage, such as run.steps=10")
     options = parser.parse_args()

@@ -61,9 +61,9 @@ def texts(count: int) -> Iterator[str]:
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids (N, M) and targets (N, M) of N documents, with -100 where there is nothing to predict.
+    """Right-padded ids and targets, both (N, width), of N documents, with -100 where there is nothing to predict.
 
-    M: tokens of the longest document. With causal attention no real token sees the padding on its right.
+    width: tokens of the longest document. With causal attention no real token sees the padding on its right.
     """
     rows = [tokenizer.encode(d, add_special_tokens=False)[: LONGEST + 1] for d in documents]
     width = max(map(len, rows)) - 1

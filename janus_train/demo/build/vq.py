@@ -50,7 +50,7 @@ class Codebook:
 
     @staticmethod
     def _kmeans(latents: torch.Tensor, num_codes: int, rounds: int = 12) -> torch.Tensor:
-        """Spherical k-means over latents (n, e)."""
+        """Spherical k-means over latents (N, e)."""
         codes = latents[torch.randperm(len(latents))[:num_codes]].clone()
         for _ in range(rounds):
             nearest = (latents @ codes.T).argmax(1)
@@ -172,7 +172,7 @@ def decode(decoder: JanusVQVAEDecoder, latent: torch.Tensor, all_layers: bool) -
 
 
 def flat_latents(vq: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels in -1..1 -> unit latents (N * P, e)."""
+    """Pixels (N, 3, S, S) in -1..1 -> unit latents (N * P, e); e: size of a code's embedding."""
     return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
 
