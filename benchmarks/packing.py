@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from janus_train.data.packing.best_fit import BestFitPacker, Cut, Item, Unit
+from janus_train.data.packing.best_fit import BestFitPacker, Cut, RatioUnit, WaitingDocument
 from janus_train.data.types import Kind
 
 ROW_TOKENS, LOOKAHEAD, MAX_WAIT = 4096, 16, 64
@@ -47,7 +47,7 @@ def lengths(rng: random.Random) -> dict[Kind, Callable[[], int]]:
     }
 
 
-def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000, seed: int = 0) -> Simulation:
+def simulate(stage: int, cut: Cut, unit: RatioUnit = "samples", num_rows: int = 2000, seed: int = 0) -> Simulation:
     """Packs the rows of one stream."""
     shares, draw = STAGES[stage], lengths(random.Random(seed))
     packer = BestFitPacker(ROW_TOKENS, shares, LOOKAHEAD, cut=cut, unit=unit, max_wait=MAX_WAIT)
@@ -61,7 +61,7 @@ def simulate(stage: int, cut: Cut, unit: Unit = "samples", num_rows: int = 2000,
                 documents.append([tokens, tokens, row])
                 longest = max(longest, min(tokens, ROW_TOKENS))
         items = {
-            k: [Item(remaining, length, k == "text", row - since) for remaining, length, since in w]
+            k: [WaitingDocument(remaining, length, k == "text", row - since) for remaining, length, since in w]
             for k, w in queues.items()
         }
         start = time.perf_counter()

@@ -1,1 +1,1 @@
-"""The commands of ``janus-train``, one module each; heavy imports stand inside the functions."""
+"""The commands of ``janus-train``, one module each; heavy imports are inside the functions, so that --help is fast."""

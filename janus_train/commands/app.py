@@ -1,4 +1,4 @@
-"""``janus-train app``: a model in the browser."""
+"""``janus-train app``: serves a model to the browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def app(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Chat and draw in a browser.
+    """Chat and generate images in a browser.
 
     Needs the extra gradio. Nothing is shared, and no network is needed. One request runs at a time, the others wait in a
     queue. Uploads are kept for an hour at most, and go when the app ends.
@@ -36,8 +36,8 @@ def app(
     """
     if find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
-    loaded = load(model, device, precision)
+    loaded_model = load(model, device, precision)
     from janus_train.infer.app import serve
     from janus_train.infer.app_limits import AppLimits
 
-    serve(loaded, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))
+    serve(loaded_model, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))

@@ -1,4 +1,4 @@
-"""``janus-train assemble``: a model for stage 1 from base models."""
+"""``janus-train assemble``: makes a model for stage 1 from base models."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def assemble(
     """
     from janus_train.interop.assemble import assemble as run
 
-    assembled = run(llm, vision, vq, out, seed)
-    config, tokens = assembled.config, assembled.new_tokens
+    assembled_model = run(llm, vision, vq, out, seed)
+    config, tokens = assembled_model.config, assembled_model.new_tokens
     print(f"language model: {config.text_config.model_type}, {config.text_config.vocab_size} rows of embeddings")
-    print(f"new tokens: {' '.join(tokens) or 'none, the tokenizer had them all'}")
+    print(f"new tokens: {' '.join(tokens) or 'none, the tokenizer has them all'}")
     print(
-        f"images: {config.vision_config.num_image_tokens} tokens; {config.vision_config.image_size} pixels a side to look "
-        f"at, {assembled.generation_image_size} to draw"
+        f"images: {config.vision_config.num_image_tokens} tokens; {config.vision_config.image_size} pixels a side to understand, "
+        f"{assembled_model.generation_image_size} to generate"
     )
     print(out)

@@ -1,4 +1,4 @@
-"""``janus-train chat``: questions about images, or without any."""
+"""``janus-train chat``: answers questions about images, or without any."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def chat(
 ) -> None:
     """Ask a model about images, or talk to it without any.
 
-    Answers appear as they are generated. The images come before the first question, or where it says
-    <image_placeholder>. Without --prompt the conversation goes on until an empty line or the end of the input.
+    Answers appear as they are generated. The images come before the first question, or at its <image_placeholder>s.
+    Without --prompt the conversation continues until an empty line or the end of the input.
 
     \b
     Examples:
@@ -40,24 +40,24 @@ def chat(
     if any(not text.strip() for text in prompt or []):
         raise UserError("--prompt is empty: ask something")
     images = [open_image_option(path) for path in image or []]
-    loaded = load(model, device, precision)
+    loaded_model = load(model, device, precision)
     from janus_train.data.prompt_format import with_places
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):
         question = {"role": "user", "content": text if messages else with_places(text, len(images))}
         try:
-            answer = _print_answer(loaded.chat([*messages, question], images, max_new_tokens))
+            answer = _print_answer(loaded_model.chat([*messages, question], images, max_new_tokens))
         except UserError as error:
             if prompt:
                 raise
-            note(f"error: {error}")  # the person who asks can ask otherwise
+            note(f"error: {error}")  # the user can ask something else
             continue
         messages += [question, {"role": "assistant", "content": answer}]
 
 
 def _print_answer(pieces: Iterable[str]) -> str:
-    """Prints the pieces as they come, and returns them joined."""
+    """Print the pieces as they come, and return them joined."""
     answer = ""
     for piece in pieces:
         answer += piece
@@ -67,7 +67,7 @@ def _print_answer(pieces: Iterable[str]) -> str:
 
 
 def _ask() -> str:
-    """The next turn; empty at the input's end."""
+    """Read the next turn; empty at the end of the input."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:

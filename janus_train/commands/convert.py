@@ -1,4 +1,4 @@
-"""``janus-train import`` and ``janus-train export``: one checkpoint layout to the other."""
+"""``janus-train import`` and ``janus-train export``: convert one checkpoint layout to the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from janus_train.commands.options import NewFolder
 
 
 class CheckpointLayout(StrEnum):
-    """Who can load the files of a checkpoint."""
+    """The code that can load the files of a checkpoint."""
 
     hf = "hf"
     official = "official"
@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write a model to share: weights, tokenizer, processor, chat template, generation settings and a model card.
 
-    The card (README.md) says what the run trained, from which weights, and on which data by digest. Weights keep their
+    The card (README.md) lists what the run trained, from which weights, and on which data by digest. Weights keep their
     type.
 
     \b
@@ -78,10 +78,10 @@ def export(
     """
     from janus_train.interop.convert import export_model
 
-    missing = export_model(source, out, form.value)
-    if missing:
+    missing_parts = export_model(source, out, form.value)
+    if missing_parts:
         print(
-            f"note: the unmodified official code cannot build {' or '.join(missing)}: this folder is for janus-train import",
+            f"note: the unmodified official code cannot build {' or '.join(missing_parts)}: this folder is for janus-train import",
             file=sys.stderr,
         )
     print(out)

@@ -1,4 +1,4 @@
-"""``janus-train evaluate``: what a model has learnt from the embedded images."""
+"""``janus-train evaluate``: measures a model, by default on held-out scenes of the embedded images."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from janus_train.plugins import import_plugins
 from janus_train.targets import check_folder
 
 _WIDTH = 104
-"""Of the table, where the output is no terminal."""
+"""Width of the table if the output is not a terminal."""
 
 
 def evaluate(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for results.json, the images and the answers.")],
-    num_prompts: Annotated[int, typer.Option(min=1, help="Number of held-out scenes to draw.")] = 200,
+    num_prompts: Annotated[int, typer.Option(min=1, help="Number of held-out scenes to generate.")] = 200,
     num_questions: Annotated[int, typer.Option(min=4, help="Number of questions about held-out scenes.")] = 400,
     guidance: Guidance = None,
     temperature: Temperature = None,
@@ -43,7 +43,7 @@ def evaluate(
     ] = "demo",
     plugin: Plugins = None,
 ) -> None:
-    """Measure how well a model draws and answers on held-out scenes of the embedded images.
+    """Measure how well a model generates and answers on held-out scenes of the embedded images.
 
     Prints a table of the results, and writes results.json, the images with a grid of them, and the answers to --out.
 
@@ -57,18 +57,18 @@ def evaluate(
     from janus_train.evaluate.options import EvaluationOptions
     from janus_train.evaluate.registry import get_evaluation
 
-    chosen = get_evaluation(evaluation)
-    loaded = load(model, device, precision)
+    chosen_evaluation = get_evaluation(evaluation)
+    loaded_model = load(model, device, precision)
     options = EvaluationOptions(
         num_prompts=num_prompts,
         num_questions=num_questions,
         seed=seed,
-        guidance=loaded.guidance if guidance is None else guidance,
-        temperature=loaded.temperature if temperature is None else temperature,
+        guidance=loaded_model.guidance if guidance is None else guidance,
+        temperature=loaded_model.temperature if temperature is None else temperature,
         batch_size=batch_size,
     )
     with bars() as phases:
-        results = chosen.run(loaded, out, options, PhaseProgress(phases).report)
-    table_console(_WIDTH).print(chosen.table(results))
+        results = chosen_evaluation.run(loaded_model, out, options, PhaseProgress(phases).report)
+    table_console(_WIDTH).print(chosen_evaluation.table(results))
     grid = out / "grid.png"
     print(f"results: {out / 'results.json'}" + (f", images: {grid}" if grid.is_file() else ""))

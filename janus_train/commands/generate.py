@@ -1,4 +1,4 @@
-"""``janus-train generate``: images from prompts."""
+"""``janus-train generate``: generates images from prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from janus_train.targets import check_new_folder
 
 def generate(
     model: Model,
-    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat the option for several.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to generate; repeat the option for several.")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line, used after those of --prompt.")
     ] = None,
@@ -43,7 +43,7 @@ def generate(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Draw images from prompts, or edit images by prompts.
+    """Generate images from prompts, or edit images by prompts.
 
     Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
     seed, guidance, temperature, model and file. An image depends only on its prompt and its seed, not on the batch size
@@ -60,13 +60,13 @@ def generate(
     check_finite(guidance, temperature)
     check_new_folder(out)
     images = [open_image_option(path) for path in image or []]
-    loaded = load(model, device, precision)
+    loaded_model = load(model, device, precision)
     from janus_train.infer.generate_folder import generate_folder
 
     with count_bar("images") as bar:
         task = bar.add_task("", total=len(prompts) * num_images)
         paths = generate_folder(
-            loaded,
+            loaded_model,
             out,
             prompts,
             model=model,

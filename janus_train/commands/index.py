@@ -1,4 +1,4 @@
-"""``janus-train index``: makes tars random-access, your own and those that others wrote."""
+"""``janus-train index``: indexes WebDataset tars in place."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def index(
             on_tar=lambda size: bar.advance(task, size),
         )
     for listing in result.listings:
-        more = f"; {listing.unindexed:,} more tars in the folder have no index" if listing.unindexed else ""
+        more = f"; {listing.num_unindexed:,} more tars in the folder have no index" if listing.num_unindexed else ""
         print(f"{printable(str(listing.path))}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
-    if result.ignored:
-        shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored.most_common(10))
-        note(f"note: {result.ignored.total():,} members are of no use here and were left alone: {shown}")
-    if result.left_out:
-        note(f"note: {result.left_out:,} keys have neither .json nor .txt: these samples are left out")
+    if result.ignored_counts:
+        counts = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
+        note(f"note: {result.ignored_counts.total():,} members are not used and were ignored: {counts}")
+    if result.num_left_out:
+        note(f"note: {result.num_left_out:,} keys have neither .json nor .txt: these samples are left out")
     if len(result.errors) > 1:
         for message in result.errors.values():
             note(message)
-        raise UserError(f"{len(result.errors)} of {result.attempted} tars cannot be indexed, see above")
+        raise UserError(f"{len(result.errors)} of {result.num_attempted} tars cannot be indexed, see above")
     if result.errors:
         raise UserError(next(iter(result.errors.values())))

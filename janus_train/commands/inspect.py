@@ -1,4 +1,4 @@
-"""``janus-train inspect``: what a run would be trained on."""
+"""``janus-train inspect``: shows what a run would be trained on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def inspect(
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 1,
     from_step: Annotated[
-        int, typer.Option(min=1, help="First step to show; earlier steps are drawn but not shown.")
+        int, typer.Option(min=1, help="First step to show; earlier steps are sampled but not shown.")
     ] = 1,
     html: Html = None,
 ) -> None:
     """Write what a run would be trained on, one JSON line per row.
 
-    Loads no model, needs no GPU, and writes nothing but the lines and the page. A line holds step, row (the number of its
+    Loads no model, needs no GPU, and writes nothing but the lines and the page. A line contains step, row (the number of its
     stream), digest, and samples with source, kind, key and tokens. Training logs the digest of a step's row digests as
     batch_digest. The page of --html shows the rows with their images and tokens.
 
@@ -37,17 +37,19 @@ def inspect(
     config = compose_config(overrides or [])
     from janus_train.datatools.inspect.run import inspect_run
 
-    last = from_step + steps - 1
-    if last > config.run.steps:
-        note(f"note: the run stops at step {config.run.steps}, before step {last}")
+    last_step = from_step + steps - 1
+    if last_step > config.run.steps:
+        note(f"note: the run stops at step {config.run.steps}, before step {last_step}")
     lines = JsonLines()
 
     def write_rows(rows: list[dict[str, Any]]) -> bool:
         lines.write(rows)
-        return not lines.closed
+        return not lines.is_closed
 
     result = inspect_run(config, from_step, steps, write_rows, html)
-    if result.quarantined:
-        note(f"note: {result.quarantined} samples cannot be used and others were drawn: janus-train verify lists them")
+    if result.num_quarantined:
+        note(
+            f"note: {result.num_quarantined} samples cannot be used and were replaced by others: janus-train verify lists them"
+        )
     if html is not None:
-        note(f"page: {html}{f' ({result.page_cut})' if result.page_cut else ''}")
+        note(f"page: {html}{f' ({result.page_omissions})' if result.page_omissions else ''}")

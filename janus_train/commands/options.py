@@ -1,4 +1,4 @@
-"""Options that several commands take, each declared once, and what is made of their values."""
+"""Options that several commands share, each declared once, and functions that convert their values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ MaxBad = Annotated[
 
 
 def load(model: str, device: str, precision: str) -> LoadedModel:
-    """The model on its device. Raises `UserError` for a device or a folder that is not there."""
+    """Load the model on its device. Raises `UserError` for a device or a folder that does not exist."""
     import torch
 
     from janus_train.infer.load import load_model
@@ -91,7 +91,7 @@ def load(model: str, device: str, precision: str) -> LoadedModel:
 
 
 def device_kind(device: str) -> str:
-    """cpu or cuda, for what --device says. Raises `UserError` for anything else, and for a GPU that is not there."""
+    """cpu or cuda, from the value of --device. Raises `UserError` for other values, and for a missing GPU."""
     import torch
 
     if device not in ("auto", "cpu", "cuda"):
@@ -102,14 +102,14 @@ def device_kind(device: str) -> str:
 
 
 def check_finite(guidance: float | None, temperature: float | None) -> None:
-    """nan and inf pass every comparison with a least value."""
+    """Raise `UserError` for nan and inf, which pass the options' comparisons with a minimum."""
     for name, value in (("guidance", guidance), ("temperature", temperature)):
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{name} {value} is not a finite number")
 
 
 def open_image_option(path: Path) -> Image.Image:
-    """The image, read whole. Raises `UserError` if there is none, or the file is not one."""
+    """Open and decode an image. Raises `UserError` if the file does not exist or is not an image."""
     from janus_train.data.image_files import WHAT_TO_GIVE, ImageError, load_image, open_image
 
     try:
@@ -122,5 +122,5 @@ def open_image_option(path: Path) -> Image.Image:
     except ImageError as error:
         raise UserError(f"--image {path} cannot be read as an image: it {error}; {WHAT_TO_GIVE}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        said = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"--image {path} cannot be read as an image: {said}") from None
+        problem = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"--image {path} cannot be read as an image: {problem}") from None

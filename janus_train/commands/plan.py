@@ -1,4 +1,4 @@
-"""``janus-train plan``: what a run needs and how long it takes, before it is paid for."""
+"""``janus-train plan``: computes what a run needs and how long it takes, before it is started."""
 
 from __future__ import annotations
 

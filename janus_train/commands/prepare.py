@@ -1,7 +1,7 @@
-"""``janus-train prepare``: raw data to shards.
+"""``janus-train prepare``: converts raw data to shards.
 
-The options of the conversion are declared in datatools/prepare/options.py alone; the command's parameters are made from
-its fields.
+The options of the conversion are declared only in datatools/prepare/options.py; the command's parameters are made from
+the fields there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 
 from janus_train.commands.options import MaxBad, Workers
 from janus_train.cpu import available_cores
-from janus_train.datatools.prepare.options import PrepareOptions, declared_options, field_types, flag
+from janus_train.datatools.prepare.options import PrepareOptions, field_types, flag, option_specs
 from janus_train.errors import UserError
 from janus_train.text import printable
 
@@ -24,11 +24,11 @@ _MAX_BAD = 0.01
 
 def _with_fields_of_options(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with its parameter ``options`` replaced by one parameter for each field of `PrepareOptions`."""
-    own = inspect.signature(command, eval_str=True).parameters
+    command_parameters = inspect.signature(command, eval_str=True).parameters
     defaults = inspect.signature(PrepareOptions).parameters
     types = field_types()
     parameters: list[inspect.Parameter] = []
-    for parameter in own.values():
+    for parameter in command_parameters.values():
         if parameter.name == "options":
             parameters += [_parameter(name, types[name], defaults[name].default) for name in types]
         else:
@@ -45,24 +45,24 @@ def _with_fields_of_options(command: Callable[..., None]) -> Callable[..., None]
     return with_fields
 
 
-def _parameter(name: str, annotated: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, annotated_type: Any, default: Any) -> inspect.Parameter:
     """A field of `PrepareOptions` as typer's argument (without a default) or option."""
-    field_type, declared = get_args(annotated)
-    if get_origin(field_type) is tuple:  # what typer calls a list
+    field_type, spec = get_args(annotated_type)
+    if get_origin(field_type) is tuple:  # a list in typer
         field_type, default = list[str], None if default == () else default
-    if declared.parse is not None:
-        field_type, default = str, declared.default_text
+    if spec.parse is not None:
+        field_type, default = str, spec.default_text
     if default is inspect.Parameter.empty:
-        info: Any = typer.Argument(help=declared.help, metavar=declared.metavar, show_default=False)
+        info: Any = typer.Argument(help=spec.help, metavar=spec.metavar, show_default=False)
     else:
         field_type = field_type | None if default is None else field_type
-        info = typer.Option(flag(name), help=declared.help, min=declared.minimum)
+        info = typer.Option(flag(name), help=spec.help, min=spec.minimum)
     annotation = Annotated[field_type, info]  # type: ignore[valid-type] # built here, for typer to read
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _field_value(name: str, value: Any) -> Any:
-    parse = declared_options()[name].parse
+    parse = option_specs()[name].parse
     if parse is not None:
         return parse(value)
     return tuple(value) if isinstance(value, list) else value
@@ -105,13 +105,13 @@ def prepare(
 
     with ProgressDisplay() as progress:
         result = run(options, out, workers or available_cores(), max_bad, progress.report)
-    skipped, left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
+    num_skipped, num_left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
     folder = printable(str(out))
     print(
         f"{result['samples']:,} samples, {result['shards']} shards, {result['bytes'] / 1e6:,.1f} MB: {folder}"
-        + (f"; {skipped:,} skipped" if skipped else "")
-        + (f"; {left_out:,} left out" if left_out else "")
-        + (f" ({folder}/skipped.jsonl says why)" if skipped or left_out else "")
+        + (f"; {num_skipped:,} skipped" if num_skipped else "")
+        + (f"; {num_left_out:,} left out" if num_left_out else "")
+        + (f" ({folder}/skipped.jsonl lists the reasons)" if num_skipped or num_left_out else "")
     )
 
 
@@ -119,7 +119,7 @@ def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, 
     if options.format != "webdataset":
         raise UserError(f"--index-only is for webdataset, not for {options.format}")
     if out is not None:
-        raise UserError("--out means nothing with --index-only: the index goes beside each tar")
+        raise UserError("--out has no effect with --index-only: the index goes beside each tar")
     if options != PrepareOptions("webdataset", options.inputs) or workers is not None or max_bad != _MAX_BAD:
         raise UserError("--index-only leaves the tars as they are: leave the other options out")
     from janus_train.datatools.prepare.run import index_only

@@ -1,4 +1,4 @@
-"""``janus-train report``: a run, or a demo, as one page."""
+"""``janus-train report``: writes a run, or a demo, as one page."""
 
 from __future__ import annotations
 

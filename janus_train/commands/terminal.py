@@ -1,4 +1,4 @@
-"""What commands show: progress bars on a terminal, tables that a file can hold too, JSON lines."""
+"""The output of commands: progress bars on a terminal, tables for terminals and files, JSON lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def note(message: str) -> None:
 
 
 def bars(*columns: Any) -> Progress:
-    """rich's bars on standard error (use as a context); where that is no terminal nothing is drawn."""
+    """rich's bars on standard error (use as a context); if that is not a terminal, nothing is shown."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -30,7 +30,7 @@ def bars(*columns: Any) -> Progress:
 
 
 def count_bar(unit: str) -> Progress:
-    """`bars` that count: how many of how many ``unit``, time gone and time left."""
+    """`bars` that count ``unit``: finished and total number, elapsed and remaining time."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return bars(
@@ -39,14 +39,14 @@ def count_bar(unit: str) -> Progress:
 
 
 def bytes_bar() -> Progress:
-    """`bars` that count bytes: a description, how many of how many, time left."""
+    """`bars` that count bytes: a description, finished and total bytes, remaining time."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     return bars(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
 
 class PhaseProgress:
-    """Progress of work in phases: a bar per phase, or without a terminal a line when the phase ends."""
+    """Progress of work in phases: a bar per phase, or, without a terminal, a line at the end of each phase."""
 
     def __init__(self, bars: Progress):
         self._bars = bars
@@ -63,28 +63,28 @@ class PhaseProgress:
 
 
 class JsonLines:
-    """Standard output as JSON lines; a reader that has seen enough (``| head``) ends it without a message."""
+    """Writes JSON lines to standard output; stops silently if the reader stops (``| head``)."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.is_closed = False
 
     def write(self, values: list[dict[str, Any]]) -> None:
         self._try(lambda: sys.stdout.writelines(map(json_line, values)))
         self._try(sys.stdout.flush)
 
     def _try(self, action: Callable[[], object]) -> None:
-        if self.closed:
+        if self.is_closed:
             return
         try:
             action()
         except BrokenPipeError:
-            self.closed = True
-            # what is still in the buffer would fail again when the interpreter flushes it at its end
+            self.is_closed = True
+            # the rest of the buffer would fail again when the interpreter flushes it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table_console(width: int) -> Console:
-    """Standard output, ``width`` columns wide where that is no terminal."""
+    """Standard output, ``width`` columns wide if it is not a terminal."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""``janus-train tokenize``: codes cached in shards."""
+"""``janus-train tokenize``: caches VQ codes in shards."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def tokenize(
 ) -> None:
     """Cache the VQ codes of images in their shards, so that training does not have to compute them.
 
-    For a recipe, only the shards of its generation sources are tokenized. Each tar is written anew next to the old one and then
-    replaces it in one step: if the command is killed, training reads either the old shard or the new one, and running the
-    same command again resumes. Several processes, also those of torchrun, can share the tars. The codes record their
+    For a recipe, only the shards of its generation sources are tokenized. Each new tar is written next to the old one and
+    then replaces it in one step: if the command is killed, training reads either the old shard or the new one, and
+    running the same command again resumes. Several processes, also those of torchrun, can share the tars. The codes record their
     encoder and image size; training refuses codes of others. Do not tokenize shards that a run is reading.
 
     \b
@@ -66,11 +66,15 @@ def tokenize(
             ),
         )
         result = run(tars, encoder, replace=replace, threads=threads or available_cores(), progress=progress)
-    parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.images} images)"]
-    parts += [f"{result.nothing_to_do} had nothing to do"] if result.nothing_to_do else []
-    parts += [f"{result.without} images without codes: janus-train verify lists them"] if result.without else []
-    parts += [f"{len(result.busy)} left to another process"] if result.busy else []
-    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts = [f"{result.num_tokenized} of {len(tars)} tars tokenized ({result.num_images} images)"]
+    parts += [f"{result.num_unchanged} had nothing to do"] if result.num_unchanged else []
+    parts += (
+        [f"{result.num_without_codes} images without codes: janus-train verify lists them"]
+        if result.num_without_codes
+        else []
+    )
+    parts += [f"{len(result.busy_tars)} left to another process"] if result.busy_tars else []
+    parts += [f"{len(result.errors)} failed"] if result.errors else []
     print("; ".join(parts))
-    if result.failed:
+    if result.errors:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``janus-train verify``: is a data set fit for training?"""
+"""``janus-train verify``: checks whether a data set is fit for training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def verify(
       janus-train verify shards/photos --model models/janus-pro-1b --row-tokens 4096 --out quarantine.jsonl
     """
     if (model is None) != (row_tokens is None):
-        raise UserError("--model and --row-tokens go together: the tokenizer, and what is too long")
+        raise UserError("--model and --row-tokens need each other: the tokenizer counts tokens, the row is the limit")
     if out is not None:
         check_file(out, "--out", "quarantine.jsonl")
     from janus_train.datatools.verify.run import verify as run

@@ -1,4 +1,4 @@
-"""Whether the codes that a recipe's shards hold are those that a model's own encoder would make."""
+"""Checks that the cached codes in a recipe's shards come from the model's own VQ encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from janus_train.errors import UserError
 
 
 def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
-    """Raises `UserError` if a source that is drawn from has codes that this model's encoder did not make."""
+    """Raise `UserError` if a source that uses cached codes has codes of another encoder than this model's."""
     for config, source in recipe.sources.values():
         origins: dict[str, Any] = (
             getattr(source, "codes_origins", {}) if get_template(config.template).reads_codes else {}
@@ -19,6 +19,6 @@ def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
         for origin, tar in origins.items():
             if origin not in ("", str(model)):
                 raise UserError(
-                    f"source {config.name!r}: the cached codes in {tar} are of another encoder or image size ({origin}; the "
-                    f"model's: {model}): make them anew with janus-train tokenize {tar} --model FOLDER --replace"
+                    f"source {config.name!r}: the cached codes in {tar} come from another encoder or image size ({origin}; the "
+                    f"model's: {model}): replace them with janus-train tokenize {tar} --model FOLDER --replace"
                 )

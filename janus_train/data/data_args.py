@@ -1,7 +1,7 @@
-"""What a command line names as data: recipes, folders of tars, tars; each becomes sources whose shards are opened one by one.
+"""Data arguments of a command line: recipes, folders of tars and tars become sources with their locations.
 
-For the tools that look at all of the data (verify, tokenize): they go on where one shard is damaged, so nothing is opened
-here.
+The tools that read all of the data (verify, tokenize) use this. Nothing is opened here, because these tools continue
+with the other shards if one is damaged.
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ RECIPE_ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class DataArg:
-    """A source of a recipe, or tars that were named as they are."""
+    """A source of a recipe, or tars that the command line names directly."""
 
     name: str
     places: list[Location] = field(default_factory=list)
-    """Files or folders; tars where ``config`` is None or its type says so."""
+    """Files or folders; tars if ``config`` is None or the source type reads tars."""
     config: SourceConfig | None = None
 
     @property
     def in_tars(self) -> bool:
-        """Whether the places are tars with the source's own samples."""
+        """Whether the places are tars that contain the source's own samples."""
         return self.config is None or source_type(self.config.type).tars == "samples"
 
 
 def resolve_data_args(words: Sequence[str]) -> list[DataArg]:
-    """The sources that recipes and paths stand for. Raises `UserError` for a path where there is nothing."""
-    found: list[DataArg] = []
+    """The sources that recipes and paths name. Raises `UserError` for a path without data."""
+    data_args: list[DataArg] = []
     for word in words:
         if word.endswith(RECIPE_ENDINGS):
             path = resolve(word)
             sources = read_recipe(path).sources
             check_names(sources, path)
-            found += [DataArg(source.name, places_of(source, path), source) for source in sources]
+            data_args += [DataArg(source.name, places_of(source, path), source) for source in sources]
         else:
             place = locate(word, Path.cwd())
             tars = find_tars(place)
             if not tars:
-                missing = isinstance(place, Path) and not place.exists()
-                what = (
-                    "there is nothing" if missing else "it is no .tar, no folder with .tar files and no recipe's .yaml"
+                is_missing = isinstance(place, Path) and not place.exists()
+                problem = (
+                    "there is nothing"
+                    if is_missing
+                    else "it is neither a .tar nor a folder with .tar files nor a recipe's .yaml"
                 )
-                raise UserError(f"{word}: {what}")
-            found.append(DataArg(word if len(tars) > 1 else name_of(tars[0]), tars))
-    return found
+                raise UserError(f"{word}: {problem}")
+            data_args.append(DataArg(word if len(tars) > 1 else name_of(tars[0]), tars))
+    return data_args

@@ -1,9 +1,9 @@
-"""Images to pixels: one way in (`to_rgb`), one recipe for each of the two encoders, one step to floats.
+"""Images to pixels: conversion to RGB, resizing for each of the two encoders, and conversion to floats.
 
-What `image_files.open_image` gives, or any other image of Pillow's, goes in; uint8 arrays (S, S, 3) come out, small enough to travel between processes.
-`to_float` makes what the encoders take. The two recipes differ: the understanding encoder sees the
-whole image on grey, the generation encoder sees the middle of it without a border. Codes made from the padded image would
-teach the model to draw grey borders.
+In: a Pillow image, for example from `image_files.open_image`. Out: uint8 arrays (S, S, 3), which are small enough to
+travel between processes; `to_float` turns them into the encoders' input. The encoders need different pixels: the
+understanding encoder sees the complete image padded with grey, the generation encoder sees the middle without a border.
+Codes of padded images would teach the model to generate grey borders.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ BACKGROUND = 127
 MIN_SIDE = 14
 """The official processor never makes the short side smaller than this."""
 REDUCED_TO = 2
-"""A JPEG decoded at reduced scale keeps at least so many times the pixels that are wanted, along each side."""
+"""A JPEG decoded at reduced scale keeps at least this many times the final number of pixels along each side."""
 MAX_ASPECT = 8
-"""A generation image longer than this is cut before resizing: the ends would be cropped away anyway."""
+"""A generation image of a larger aspect ratio is cut before resizing: its ends would be cropped away anyway."""
 _LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 """The float of each of the 256 levels, in the official order of operations."""
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -37,16 +37,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the image upright. `ImageOps.exif_transpose` would also write the EXIF data anew."""
+"""EXIF orientation -> how to make the image upright. `ImageOps.exif_transpose` would also rewrite the EXIF data."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` as RGB and upright (EXIF); transparency over white, 16 bits scaled to 8, an animation's first frame.
+    """Convert to RGB and turn upright (EXIF); transparency over white, 16 bits scaled to 8, an animation's first frame.
 
     Raises `BadSample` if it cannot be decoded or is too large.
     """
     try:
-        load_image(image)  # here and not when it is resized: what cannot be decoded is a bad sample
+        load_image(image)  # here and not when resizing, because an image that cannot be decoded is a bad sample
         return _to_rgb(image)
     except ImageError as error:
         raise BadSample(f"its image {error}") from None
@@ -72,46 +72,47 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (upright) without one.
+    """The EXIF orientation; 1 (upright) if there is none, or if the EXIF data is damaged or far too long.
 
-    The same where the EXIF data is damaged or far too long, which says nothing of the pixels.
+    Damaged EXIF data does not mean that the pixels are damaged.
     """
     if len(image.info.get("exif") or b"") > MAX_EXIF_BYTES:
         return 1
     if len(image.info.get("Raw profile type exif") or "") > 2 * MAX_EXIF_BYTES:  # hexadecimal
         return 1
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return 1
-    return found if isinstance(found, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _wide_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey images of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
+    """Scale grey images of more than 8 bits. Pillow's own conversion would clip at 255 and leave them white.
 
-    Mode I (32 bits) holds 16-bit files in some Pillow versions and 8-bit values in others, mode F 0..1 or 0..255:
-    the largest value tells.
+    Mode I (32 bits) contains 16-bit values in some Pillow versions and 8-bit values in others, mode F 0..1 or 0..255:
+    the largest value decides.
     """
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    transparent = image.info.get("transparency")  # of a 16-bit PNG: one grey value
-    hidden = values == transparent if isinstance(transparent, int) else None
+    transparent_value = image.info.get("transparency")  # of a 16-bit PNG: one grey value
+    is_transparent = values == transparent_value if isinstance(transparent_value, int) else None
     largest = values.max(initial=0.0)
     if image.mode.startswith("I;16") or (image.mode == "I" and largest > 255):
         values = values / 257.0  # 65535 -> 255
     elif image.mode == "F" and largest <= 1.0:
         values = values * 255.0
-    if hidden is not None:
-        values[hidden] = 255.0  # white, as behind any transparency
+    if is_transparent is not None:
+        values[is_transparent] = 255.0  # white, like all transparency
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
 def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False) -> np.ndarray:
-    """Long side to ``size``, the rest grey: uint8 (S, S, 3), exactly as the official processor does it.
+    """Resize the long side to ``size`` and pad with grey: uint8 (S, S, 3), exactly as the official processor does.
 
-    The short side is truncated, as the official processor does it; transformers' own rounds, and can differ by a row of pixels. ``reduced``: a JPEG of at least four times ``size`` is decoded at
-    a half, a quarter or an eighth, still at least twice too large: several times faster, pixels off by one or two of 255
-    (benchmarks/data.md): ``data.jpeg=reduced``. Images to draw have no such way: their codes are targets.
+    The short side is truncated like there; transformers' own processor rounds, which can differ by a row of pixels.
+    ``reduced`` (``data.jpeg=reduced``): a JPEG of at least four times ``size`` is decoded at a half, a quarter or an
+    eighth, still at least twice too large. That is several times faster and changes pixels by one or two of 255
+    (benchmarks/data.md). It does not exist for images to generate, because their codes are targets.
     """
     box = _reduce(image, REDUCED_TO * size) if reduced else None
     image = to_rgb(image)
@@ -130,23 +131,23 @@ def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False
     return square
 
 
-def _reduce(image: Image.Image, least: int) -> tuple[float, float, float, float] | None:
-    """Ask the JPEG decoder for fewer pixels, ``least`` on the long side or more; the area that the image then covers.
+def _reduce(image: Image.Image, min_side: int) -> tuple[float, float, float, float] | None:
+    """Ask the JPEG decoder for fewer pixels, at least ``min_side`` on the long side; returns the area of the image.
 
-    None if it comes as it is: another format, too small already, or turned by its EXIF data.
+    None if the image is not reduced: it has another format, is too small, or is rotated by its EXIF data.
     """
-    scale = max(image.size) // least
+    scale = max(image.size) // min_side
     if image.format != "JPEG" or scale < 2 or _orientation(image) != 1:
         return None
-    drafted = image.draft(None, (image.width // scale, image.height // scale))
-    return drafted[1] if drafted else None
+    draft = image.draft(None, (image.width // scale, image.height // scale))
+    return draft[1] if draft else None
 
 
 def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
-    """Short side to ``size``, long side cropped to its middle: uint8 (S, S, 3) (Janus, 4.1).
+    """Resize the short side to ``size`` and crop the long side to its middle: uint8 (S, S, 3) (Janus, 4.1).
 
-    The papers give no code for it: the long side is truncated and the crop centred as torchvision's Resize and
-    CenterCrop do.
+    The papers give no code for it: the long side is truncated and the crop is centred like torchvision's Resize and
+    CenterCrop.
     """
     image = _limit_aspect(to_rgb(image))
     shortest = min(image.size)
@@ -157,7 +158,7 @@ def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _limit_aspect(image: Image.Image) -> Image.Image:
-    """The middle of a very long image, so that a 20,000 x 10 banner does not become 768,000 x 384 first."""
+    """Crop a very long image to its middle, so that a 20,000 x 10 banner is not first resized to 768,000 x 384."""
     width, height = image.size
     longest = MAX_ASPECT * min(width, height)
     if max(width, height) <= longest:

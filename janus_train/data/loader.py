@@ -1,10 +1,10 @@
-"""From a run's configuration to its rows: the recipe opened, and for one process the rows of each step.
+"""From a run's configuration to the rows of each step of one process.
 
     config + recipe + tokenizer  -->  RowLoader  -->  rows of a step  -->  micro-batches
 
-The rows are read in this process or by worker processes.
-Rank r of W owns streams ``r*R/W .. (r+1)*R/W - 1``; W is an argument, never read from the environment. Workers own
-contiguous blocks of the rank's streams, so the rows of a step are the same, in the same order, for any number of them.
+Rank r of W owns streams ``r*R/W .. (r+1)*R/W - 1``; W is an argument, never read from the environment. The rows are read in
+this process or by worker processes. Each worker owns a contiguous block of the rank's streams, so the rows of a step are
+the same, in the same order, for any number of workers.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ if TYPE_CHECKING:
 
 
 def open_recipe(config: Config) -> Recipe:
-    """The configured mixture with its sources opened. Raises `UserError` naming what is missing or damaged."""
+    """Open the configured mixture and its sources. Raises `UserError` naming what is missing or damaged."""
     if config.data.recipe is None:
-        raise UserError("data.recipe: no recipe is given: name a mixture's YAML, or data=demo for the embedded images")
+        raise UserError(
+            "data.recipe: no recipe is given: name a mixture's YAML file, or data=demo for the embedded images"
+        )
     return Recipe(config.data.recipe, config.ratio, config.model.image_size)
 
 
 def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
-    """What turns the run's samples into documents."""
+    """Make the encoder that turns the run's samples into documents."""
     model = config.model
     return Encoder(
         tokenizer,
@@ -57,7 +59,7 @@ def make_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> Encoder:
 
 
 def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[DocumentSampler, Packer]:
-    """What `RowLoader` and `streams.Stream` sample documents and pack rows with."""
+    """The sampler and the packer that `RowLoader` and `streams.Stream` need."""
     sampler = DocumentSampler(
         recipe,
         encoder,
@@ -82,22 +84,22 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Docu
 
 
 def split(items: int, parts: int, part: int) -> range:
-    """The ``part``-th of ``parts`` contiguous blocks of ``range(items)``, sizes as equal as can be."""
+    """The ``part``-th of ``parts`` contiguous blocks of ``range(items)``, whose sizes are as equal as possible."""
     return range(items * part // parts, items * (part + 1) // parts)
 
 
 def streams_of(rank: int, world_size: int, rows_per_step: int) -> range:
-    """The streams that ``rank`` owns. Raises `UserError` with the world sizes that would do."""
+    """The streams that ``rank`` owns. Raises `UserError` with the possible world sizes."""
     if rows_per_step % world_size:
-        fitting = ", ".join(str(w) for w in range(1, rows_per_step + 1) if rows_per_step % w == 0)
+        world_sizes = ", ".join(str(size) for size in range(1, rows_per_step + 1) if rows_per_step % size == 0)
         raise UserError(
-            f"batch.rows_per_step {rows_per_step} cannot be shared by {world_size} processes: use {fitting}"
+            f"batch.rows_per_step {rows_per_step} cannot be shared by {world_size} processes: use {world_sizes}"
         )
     return split(rows_per_step, world_size, rank)
 
 
-class _Rows(IterableDataset[list[Row] | UserError]):
-    """Each item is one step's rows of one worker's streams; a user's mistake travels as an item, not as a traceback."""
+class _StepRows(IterableDataset[list[Row] | UserError]):
+    """Yields the rows of one worker's streams, step by step. A `UserError` is yielded too, so that no traceback shows it."""
 
     def __init__(self, sampler: DocumentSampler, packer: Packer, streams: range, states: dict[int, dict[str, Any]]):
         self._sampler, self._packer, self._streams, self._states = sampler, packer, streams, states
@@ -105,9 +107,11 @@ class _Rows(IterableDataset[list[Row] | UserError]):
     def __iter__(self) -> Iterator[list[Row] | UserError]:
         worker = get_worker_info()
         parts, part = (worker.num_workers, worker.id) if worker else (1, 0)
-        mine = [self._streams[i] for i in split(len(self._streams), parts, part)]
+        worker_streams = [self._streams[i] for i in split(len(self._streams), parts, part)]
         try:
-            streams = [Stream(v, self._sampler, self._packer, self._states.get(v)) for v in mine]
+            streams = [
+                Stream(number, self._sampler, self._packer, self._states.get(number)) for number in worker_streams
+            ]
             while True:
                 yield [next(stream) for stream in streams]
         except UserError as error:
@@ -115,10 +119,10 @@ class _Rows(IterableDataset[list[Row] | UserError]):
 
 
 def _ignore_scheduler_signals(trainer: int, signals_its_death: bool, worker: int) -> None:
-    """For worker processes: they end with their trainer (pid ``trainer``), and when it says so.
+    """Initialise a worker process that ends with its trainer (pid ``trainer``) and ignores the scheduler's signals.
 
-    A scheduler signals all processes of a job, and a worker that dies takes its trainer along: SIGTERM ends a worker if it
-    comes from its trainer, as it does at the trainer's end; a handler could not tell.
+    A scheduler signals all processes of a job, and a worker that dies makes its trainer fail. So SIGTERM ends a worker
+    only if its trainer sent it. A signal handler could not find out who did.
     """
     lifetime.end_with(trainer, signals_its_death)
     lifetime.let_go_of_sockets()
@@ -128,8 +132,8 @@ def _ignore_scheduler_signals(trainer: int, signals_its_death: bool, worker: int
 
     def wait_for_the_end() -> None:
         while True:
-            received = signal.sigtimedwait({signal.SIGTERM}, lifetime.LOOK_EVERY_S)
-            if received and received.si_pid == trainer:
+            signal_info = signal.sigtimedwait({signal.SIGTERM}, lifetime.LOOK_EVERY_S)
+            if signal_info and signal_info.si_pid == trainer:
                 os._exit(0)
             lifetime.end_if_orphan(trainer)
 
@@ -167,10 +171,10 @@ _WHY_KILLED = {
 
 
 class RowLoader:
-    """An endless iterator: the rows of each step, in the order of the streams that one process owns.
+    """An endless iterator over the rows of each step, in the order of the streams that one process owns.
 
-    ``states``: where each stream goes on, if not at 0. ``fixed_shapes``: all micro-batches have the shape of full rows, as
-    compiled code wants them. Raises `UserError` for data that cannot be read.
+    ``states``: where each stream resumes, if not at its start. ``fixed_shapes``: all micro-batches have the shape of full
+    rows, as compiled code requires. Raises `UserError` for data that cannot be read.
     """
 
     def __init__(
@@ -187,11 +191,11 @@ class RowLoader:
         self.encoder, self._micro_rows = sampler.encoder, micro_rows
         self._fixed_tokens = packer.row_tokens if fixed_shapes else None
         self._items_per_step = min(num_workers, len(streams)) or 1
-        self._peeked: list[Row] | None = None
-        # batch_size=None hands items on as they are; the loader takes them from its workers in turn
+        self._next_rows: list[Row] | None = None
+        # batch_size=None passes items on unchanged; the loader takes them from its workers in turn
         self._items = iter(
             DataLoader(
-                _Rows(sampler, packer, streams, states or {}),
+                _StepRows(sampler, packer, streams, states or {}),
                 batch_size=None,
                 num_workers=min(num_workers, len(streams)),
                 prefetch_factor=2 if num_workers else None,
@@ -212,7 +216,7 @@ class RowLoader:
         *,
         fixed_shapes: bool = False,
     ) -> RowLoader:
-        """The rows of a run, for ``rank`` of ``world_size`` processes."""
+        """Open the rows of a run for ``rank`` of ``world_size`` processes."""
         sampler, packer = open_mixture(config, recipe, make_encoder(config, tokenizer))
         streams = streams_of(rank, world_size, config.batch.rows_per_step)
         return cls(
@@ -229,7 +233,7 @@ class RowLoader:
         return self
 
     def __next__(self) -> list[Row]:
-        rows, self._peeked = self._peeked, None
+        rows, self._next_rows = self._next_rows, None
         if rows is not None:
             return rows
         rows = []
@@ -241,10 +245,10 @@ class RowLoader:
         return rows
 
     def peek(self) -> list[Row]:
-        """The rows that come next; they still do."""
-        if self._peeked is None:
-            self._peeked = next(self)
-        return self._peeked
+        """The rows of the next step; the iterator still yields them afterwards."""
+        if self._next_rows is None:
+            self._next_rows = next(self)
+        return self._next_rows
 
     def micro_batches(self, rows: list[Row]) -> list[Batch]:
         """A step's rows as micro-batches, in order."""

@@ -2,9 +2,9 @@
 
     <system prompt>\\n\\n<|User|>: <words>\\n\\n<|Assistant|>: <words><EOS><|User|>: ...
 
-This is the official code's ``deepseek`` conversation template to the letter (tests/golden/official_prompts.json). Its
-strings stand here alone: the training templates and the prompts of inference are made of these functions, and
-`chat_template` says the same in Jinja, for models that leave the project.
+This is exactly the official code's ``deepseek`` conversation template (tests/golden/official_prompts.json). Its strings
+are defined only here: training templates and inference prompts are built with these functions, and `chat_template`
+gives the same format in Jinja for exported models.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def system_prefix(system: str) -> str:
-    """The system prompt as a conversation begins with it; nothing if there is none."""
+    """The system prompt at the start of a conversation; empty if there is none."""
     return f"{system}{SEPARATOR}" if system else ""
 
 
 def open_turn(role: str) -> str:
-    """The beginning of a turn, after which the model goes on. ``role``: `USER` or `ASSISTANT`."""
+    """The beginning of a turn, which the model continues. ``role``: `USER` or `ASSISTANT`."""
     return f"{role}:"
 
 
 def full_turn(role: str, content: str) -> str:
-    """A whole turn; ``content`` loses the white space around it. ``role``: `USER` or `ASSISTANT`."""
+    """A complete turn; white space around ``content`` is stripped. ``role``: `USER` or `ASSISTANT`."""
     return f"{open_turn(role)} {content.strip()}{TURN_ENDS[role]}"
 
 
@@ -52,15 +52,15 @@ def generation_prompt(prompt: str) -> str:
 
 
 def with_places(text: str, num_images: int) -> str:
-    """The text with placeholders for images that it gives no place: before it, a line each."""
+    """Put the placeholders that the text lacks in front of it, one per line, so that every image has a place."""
     return f"{PLACEHOLDER}\n" * (num_images - text.count(PLACEHOLDER)) + text
 
 
 def chat_template(system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
-    """The format in Jinja, for transformers' ``apply_chat_template``: chat_template.jinja after the values it needs.
+    """The format in Jinja, for transformers' ``apply_chat_template``: chat_template.jinja with its values set.
 
-    ``system`` goes before a conversation with images, unless that has a system message of its own. ``user`` and
-    ``assistant``: `special_tokens.speakers`.
+    ``system`` precedes a conversation with images, unless the conversation has its own system message. ``user`` and
+    ``assistant``: see `special_tokens.speakers`.
     """
     values = {
         "system_prompt": system,

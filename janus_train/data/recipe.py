@@ -1,12 +1,14 @@
-"""Recipes: one YAML per mixture, with its sources, their kind, template and weight. It is data and names no code.
+"""Recipes: one YAML file per mixture, with its sources, their kinds, templates and weights. It contains no code.
 
     name: demo-stage2
     licence: ...
     sources:
       - {name: photos, kind: generation, type: shards, template: text_to_image, weight: 1, paths: [shards/*.tar]}
-    previews: ["a red apple on a blue background"]     # drawn while training
+    previews: ["a red apple on a blue background"]     # generated while training
 
-Relative paths are relative to the recipe. Types and templates are looked up in registries. Data digests go into a run's manifest and guard its resume.
+In: the file and the sources' data. Out: a `Recipe` with opened sources. Relative paths are relative to the recipe. Types
+and templates are looked up in registries. The data's digests are stored in a run's manifest, so that a run does not
+resume on other data.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class RecipeConfig(OptionGroup):
 
 
 def read_recipe(path: Path) -> RecipeConfig:
-    """The file as it is; no source is opened. Raises `UserError` naming what is wrong in it."""
+    """Parse and validate the file without opening a source. Raises `UserError` naming the mistake in it."""
     try:
         values = read_yaml(path)
     except FileNotFoundError:
@@ -50,23 +52,23 @@ def read_recipe(path: Path) -> RecipeConfig:
     try:
         return RecipeConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        value = "" if isinstance(first["input"], dict) else f", got {shortened(first['input'])}"
-        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}{value}") from None
+        first_error = error.errors()[0]
+        field_path = ".".join(map(str, first_error["loc"]))
+        value = "" if isinstance(first_error["input"], dict) else f", got {shortened(first_error['input'])}"
+        raise UserError(f"{path}: {field_path}: {first_error['msg'].removeprefix('Value error, ')}{value}") from None
 
 
 def places_of(source: SourceConfig, recipe: Path) -> list[Location]:
-    """The files and folders that the source's paths stand for."""
+    """The files and folders that the source's paths and patterns match. Raises `UserError` if one matches nothing."""
     expand = find_tars if source_type(source.type).tars else find
-    found: list[Location] = []
+    locations: list[Location] = []
     for pattern in source.paths:
         place = locate(pattern, recipe.parent.absolute())
         matches = expand(place)
         if not matches:
             raise UserError(f"{recipe}: source {source.name!r}: nothing is at {pattern!r} (looked for {place})")
-        found += matches
-    return found
+        locations += matches
+    return locations
 
 
 def check_names(sources: Sequence[SourceConfig], recipe: Path) -> None:
@@ -79,7 +81,7 @@ def check_names(sources: Sequence[SourceConfig], recipe: Path) -> None:
 
 
 class Recipe:
-    """A recipe, opened: every source can be drawn from. Raises `UserError` naming what is wrong in which file."""
+    """A recipe with its sources opened. Raises `UserError` naming the mistake and its file."""
 
     def __init__(self, path: str, ratio: RatioConfig, image_size: int):
         self.path = resolve(path)
@@ -93,25 +95,25 @@ class Recipe:
             self.sources[source.name] = (source, open_source(source, places, image_size))
 
     def _shares(self, ratio: RatioConfig) -> dict[Kind, float]:
-        """Share of each kind that is drawn at all; every such kind needs a source."""
+        """The share of each kind whose ratio is not 0. Raises `UserError` if such a kind has no source."""
         parts: dict[Kind, int] = {
             "understanding": ratio.understanding,
             "text": ratio.text,
             "generation": ratio.generation,
         }
-        wanted = {kind: part / sum(parts.values()) for kind, part in parts.items() if part}
-        have = {source.kind for source in self.config.sources}
+        shares = {kind: part / sum(parts.values()) for kind, part in parts.items() if part}
+        source_kinds = {source.kind for source in self.config.sources}
         for kind in KINDS:
-            if kind in wanted and kind not in have:
+            if kind in shares and kind not in source_kinds:
                 raise UserError(f"{self.path}: ratio asks for {kind} ({parts[kind]}) but no source is of that kind")
-        return wanted
+        return shares
 
     def digests(self) -> dict[str, str]:
-        """Digest of the recipe and of each source's data: what a resume must find unchanged."""
+        """Digests of the recipe and of each source's data, which must be the same when a run resumes."""
         notes = {"licence": True, "previews": True, "sources": {"__all__": NOTES}}
         values = self.config.model_dump(mode="json", exclude_defaults=True, exclude=notes)  # type: ignore[arg-type]
-        found = {"recipe": digest([json.dumps(values, sort_keys=True)])}
-        return found | {name: source.data_digest() for name, (_, source) in self.sources.items()}
+        digests = {"recipe": digest([json.dumps(values, sort_keys=True)])}
+        return digests | {name: source.data_digest() for name, (_, source) in self.sources.items()}
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -124,6 +126,6 @@ class Recipe:
 
 
 def shard_sizes(source: Source) -> Sequence[int]:
-    """Sizes of the source's shards; a source without shards is one."""
+    """Sizes of the source's shards; a source without shards counts as one shard."""
     sizes: Any = getattr(source, "shard_sizes", None)
     return sizes if sizes is not None else [len(source)]

@@ -1,8 +1,8 @@
-"""The order in which a source's samples are drawn: a new shuffle every epoch, computed position by position.
+"""The order in which a source's samples are read: a new shuffle every epoch, computed position by position.
 
-``order(seed, source, epoch)`` shuffles the shards, then the samples inside windows of a few neighbouring shards, so that
-reading stays local; nothing of the source's length is ever held in memory (only the shards' sizes are). The shuffles are
-small Feistel ciphers: a keyed bijection of ``range(n)`` that can be asked for one position at a time.
+In: seed, source, epoch, position. Out: the index of a sample. The shards are shuffled, then the samples inside windows of
+a few neighbouring shards, so that reading stays local. Memory holds only the shards' sizes, never a list as long as the
+source: the shuffles are small Feistel ciphers, keyed bijections of ``range(n)`` that are computed one position at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 
 
 def stable_hash(*parts: object) -> int:
-    """64 bits that depend on ``parts`` alone: the same in every process, on every machine."""
+    """A 64-bit hash of ``parts`` that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
@@ -27,7 +27,7 @@ def _mix(value: int) -> int:
 
 
 def permute(position: int, n: int, key: int) -> int:
-    """The image of ``position`` under the permutation of ``range(n)`` that ``key`` names."""
+    """Where the permutation of ``range(n)`` with this ``key`` maps ``position``."""
     assert 0 <= position < n
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
@@ -41,7 +41,7 @@ def permute(position: int, n: int, key: int) -> int:
 
 
 class Order:
-    """``order.index(epoch, position)``: which sample of the source stands at ``position`` of the epoch's shuffle."""
+    """The shuffles of a source: ``order.index(epoch, position)`` is the sample at ``position`` in the epoch."""
 
     def __init__(self, seed: int, source: str, shard_sizes: list[int], window: int = 4):
         self.sizes = shard_sizes
@@ -65,9 +65,9 @@ class Order:
     def index(self, epoch: int, position: int) -> int:
         starts, groups, key = self._windows(epoch)
         number = bisect_right(starts, position) - 1
-        inside = permute(position - starts[number], starts[number + 1] - starts[number], _mix(key + number + 1 & _MASK))
+        offset = permute(position - starts[number], starts[number + 1] - starts[number], _mix(key + number + 1 & _MASK))
         for shard in groups[number]:
-            if inside < self.sizes[shard]:
-                return self.starts[shard] + inside
-            inside -= self.sizes[shard]
-        raise AssertionError("unreachable: a window holds what its shards hold")
+            if offset < self.sizes[shard]:
+                return self.starts[shard] + offset
+            offset -= self.sizes[shard]
+        raise AssertionError("unreachable: a window has as many samples as its shards")

@@ -1,4 +1,4 @@
-"""Janus's special tokens: their strings, and the ids that a tokenizer gives them."""
+"""Janus's special tokens: their strings, and their ids in a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIAL_TOKENS = (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, USER
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids looked up by string: they differ between the 1B and the 7B."""
+    """The ids of the special tokens in a tokenizer; they differ between the 1B and the 7B."""
 
     bos: int
     eos: int
@@ -30,15 +30,17 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
         vocabulary = tokenizer.get_vocab()
-        # Janus-1.3B has no tokens for the speakers, but words (`speakers`)
-        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary and token not in (USER, ASSISTANT)]
-        if missing:
+        # Janus-1.3B has words instead of tokens for the speakers (`speakers`)
+        missing_tokens = [
+            token for token in SPECIAL_TOKENS if token not in vocabulary and token not in (USER, ASSISTANT)
+        ]
+        if missing_tokens:
             raise UserError(
-                f"the tokenizer lacks Janus's special tokens {', '.join(missing)}: it is not a Janus tokenizer"
+                f"the tokenizer lacks Janus's special tokens {', '.join(missing_tokens)}: it is not a Janus tokenizer"
             )
         return cls(*(vocabulary[t] for t in (BOS, EOS, PAD, PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE)))
 
 
 def speakers(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
-    """What stands for `USER` and `ASSISTANT` in a model's text: themselves, or Janus-1.3B's words."""
+    """The strings for `USER` and `ASSISTANT` in a model's text: the special tokens, or the words of Janus-1.3B."""
     return (USER, ASSISTANT) if USER in tokenizer.get_vocab() else ("User", "Assistant")

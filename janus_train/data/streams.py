@@ -1,12 +1,12 @@
 """Logical streams: R independent, deterministic sequences of packed rows, the same on any number of processes.
 
-    sources --draw j of stream v--> documents --mixture + packer--> rows (+ the stream's state after each)
+    sources --sample j of stream v--> documents --mixture + packer--> rows (+ the stream's state after each)
 
-Draw j of stream v from source s is sample ``order(seed, s, epoch)[g % n]`` with ``g = j*R + v`` and ``epoch = g // n``:
-over all streams together every sample comes once an epoch. A sample that cannot be used is quarantined and another one
-of its source drawn in its place, by a hash. A row carries its stream's after-state, a few integers and the references of
-pending documents, so that the trainer's state is the state of what it has consumed: prefetching and the number of workers
-cannot change what is trained on.
+Sample j of stream v from source s is ``order(seed, s, epoch)[g % n]`` with ``g = j*R + v`` and ``epoch = g // n``, where n
+is the source's length: over all streams together every sample comes once per epoch. An unusable sample is quarantined,
+and a hash chooses another one of its source in its place. A row carries the state of its stream after it (a few integers
+and the references of pending documents), so that the trainer saves the state of the rows it has consumed: prefetching
+and the number of workers cannot change what is trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.data.encode import Encoder
-from janus_train.data.packing.best_fit import Item, Packer
+from janus_train.data.packing.best_fit import Packer, WaitingDocument
 from janus_train.data.recipe import Recipe, shard_sizes
 from janus_train.data.shuffle import Order, stable_hash
 from janus_train.data.templates import get_template
@@ -26,11 +26,11 @@ from janus_train.data.types import BadSample, Document, Kind, Quarantined, Refer
 from janus_train.errors import UserError
 
 MAX_CONSECUTIVE_BAD = 100
-"""So many unusable samples of a source one after the other end the run."""
+"""A run ends after this many unusable samples of a source in a row."""
 
 
 class DocumentSampler:
-    """Draws documents: knows the sources, their orders and the recipe's randomness; holds no position."""
+    """Samples documents from the sources in their shuffled orders, with the recipe's randomness. It has no state."""
 
     def __init__(
         self,
@@ -51,30 +51,30 @@ class DocumentSampler:
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
         }
 
-    def sample(self, source_name: str, stream: int, draw: int) -> tuple[Document, list[Quarantined]]:
-        """Draw number ``draw`` of ``stream`` from the source, and the unusable samples that were met on the way.
+    def sample(self, source_name: str, stream: int, sample_number: int) -> tuple[Document, list[Quarantined]]:
+        """Sample number ``sample_number`` of ``stream`` from the source, and the unusable samples that it replaces.
 
         Raises `UserError` after `MAX_CONSECUTIVE_BAD` of them.
         """
         source = self.recipe.sources[source_name][1]
-        position = draw * self.num_streams + stream
-        epoch, inside = divmod(position, len(source))
-        first = index = self.orders[source_name].index(epoch, inside)
-        bad: list[Quarantined] = []
+        position = sample_number * self.num_streams + stream
+        epoch, offset = divmod(position, len(source))
+        first_index = index = self.orders[source_name].index(epoch, offset)
+        quarantined: list[Quarantined] = []
         while True:
             try:
-                return self._document(source_name, epoch, index), bad
+                return self._document(source_name, epoch, index), quarantined
             except BadSample as error:
                 key = error.key or f"number {index}"
-                bad.append(Quarantined(source_name, epoch, index, key, str(error), error.damaged))
-            if len(bad) == MAX_CONSECUTIVE_BAD:
+                quarantined.append(Quarantined(source_name, epoch, index, key, str(error), error.damaged))
+            if len(quarantined) == MAX_CONSECUTIVE_BAD:
                 raise UserError(
-                    f"source {source_name!r}: {MAX_CONSECUTIVE_BAD} samples in a row cannot be used, the last is {key!r}: {bad[-1].reason}"
+                    f"source {source_name!r}: {MAX_CONSECUTIVE_BAD} samples in a row cannot be used, the last is {key!r}: {quarantined[-1].reason}"
                 )
-            index = stable_hash("instead", self.seed, source_name, epoch, first, len(bad)) % len(source)
+            index = stable_hash("instead", self.seed, source_name, epoch, first_index, len(quarantined)) % len(source)
 
     def _document(self, source_name: str, epoch: int, index: int) -> Document:
-        """Raises `BadSample` with the sample's key."""
+        """Read and encode a sample. Raises `BadSample` with the sample's key."""
         config, source = self.recipe.sources[source_name]
         record = source[index]
         reference = Reference(source_name, epoch, index, record.key)
@@ -94,39 +94,40 @@ class DocumentSampler:
 
 
 def initial_state() -> dict[str, Any]:
-    """The JSON state of a stream that has drawn nothing."""
+    """The JSON state of a stream that has not sampled anything yet."""
     return {"rows": 0, "longest": 1, "draws": {}, "bad": {}, "placed": {}, "pending": {}}
 
 
 def reassign_streams(states: Iterable[dict[str, Any]], num_streams: int) -> dict[int, dict[str, Any]]:
-    """States for ``num_streams`` streams that draw, from every source, what these have not drawn yet.
+    """States for ``num_streams`` streams that read, from every source, the samples that ``states`` have not read yet.
 
-    For a continuation with another number of streams or another recipe: what was pending is left out until its next epoch.
+    For a continuation with another number of streams or another recipe. Pending documents are skipped until the next
+    epoch.
     """
-    drawn: Counter[str] = Counter()
+    sample_counts: Counter[str] = Counter()
     for state in states:
-        drawn.update(state["draws"])
-    draws = {source: -(-number // num_streams) for source, number in drawn.items()}
-    return {stream: initial_state() | {"draws": dict(draws)} for stream in range(num_streams)}
+        sample_counts.update(state["draws"])
+    counts_per_stream = {source: -(-number // num_streams) for source, number in sample_counts.items()}
+    return {stream: initial_state() | {"draws": dict(counts_per_stream)} for stream in range(num_streams)}
 
 
 @dataclass
-class _Waiting:
-    """A drawn document that is not placed, or not all of it; remembered as four values and drawn again on resume."""
+class _PendingDocument:
+    """A document that is not placed yet, or only in part. Its state is four values; on resume it is sampled again."""
 
     source: str
-    draw: int
+    sample_number: int
     document: Document
-    since: int  # the row before which it was drawn
-    start: int = 0  # tokens that were placed already
+    since: int  # number of the row before which it was sampled
+    start: int = 0  # number of tokens already placed
 
     @property
     def state(self) -> list[Any]:
-        return [self.source, self.draw, self.since, self.start]
+        return [self.source, self.sample_number, self.since, self.start]
 
-    def item(self, row: int) -> Item:
-        whole = len(self.document)
-        return Item(whole - self.start, whole, self.document.can_cut, row - self.since)
+    def to_waiting(self, row: int) -> WaitingDocument:
+        num_tokens = len(self.document)
+        return WaitingDocument(num_tokens - self.start, num_tokens, self.document.can_cut, row - self.since)
 
 
 class Stream:
@@ -138,14 +139,14 @@ class Stream:
         self._by_kind = sampler.recipe.by_kind()
         self._rows: int = state["rows"]
         self._longest: int = state["longest"]
-        self._draws: dict[str, int] = dict(state["draws"])
-        self._bad: dict[str, int] = dict(state["bad"])
-        self._placed: dict[Kind, float] = dict(state["placed"])
-        self._met: list[Quarantined] = []
-        self._pending: dict[Kind, list[_Waiting]] = {
+        self._sample_counts: dict[str, int] = dict(state["draws"])
+        self._bad_counts: dict[str, int] = dict(state["bad"])
+        self._placed_weights: dict[Kind, float] = dict(state["placed"])
+        self._quarantined: list[Quarantined] = []
+        self._pending_documents: dict[Kind, list[_PendingDocument]] = {
             kind: [
-                _Waiting(source, draw, sampler.sample(source, number, draw)[0], since, start)
-                for source, draw, since, start in state["pending"].get(kind, [])
+                _PendingDocument(source, sample_number, sampler.sample(source, number, sample_number)[0], since, start)
+                for source, sample_number, since, start in state["pending"].get(kind, [])
             ]
             for kind in self._by_kind
         }
@@ -154,10 +155,10 @@ class Stream:
         return {
             "rows": self._rows,
             "longest": self._longest,
-            "draws": dict(self._draws),
-            "bad": dict(self._bad),
-            "placed": dict(self._placed),
-            "pending": {kind: [one.state for one in waiting] for kind, waiting in self._pending.items()},
+            "draws": dict(self._sample_counts),
+            "bad": dict(self._bad_counts),
+            "placed": dict(self._placed_weights),
+            "pending": {kind: [entry.state for entry in entries] for kind, entries in self._pending_documents.items()},
         }
 
     def __iter__(self) -> Iterator[Row]:
@@ -166,41 +167,48 @@ class Stream:
     def __next__(self) -> Row:
         for kind in self._by_kind:
             self._refill(kind)
-        items = {kind: [one.item(self._rows) for one in waiting] for kind, waiting in self._pending.items()}
+        candidates = {
+            kind: [entry.to_waiting(self._rows) for entry in entries]
+            for kind, entries in self._pending_documents.items()
+        }
         phase = stable_hash("phase", self._sampler.seed) + self.number
         documents = []
-        for choice in self._packer.choose(items, self._placed, row=self._rows, phase=phase, longest=self._longest):
-            one = self._pending[choice.kind][choice.place]
-            documents.append(one.document.piece(one.start, one.start + choice.tokens))
-            one.start += choice.tokens
-            weight = self._packer.weight(items[choice.kind][choice.place], choice.tokens)
-            self._placed[choice.kind] = self._placed.get(choice.kind, 0) + weight
-        for kind, waiting in self._pending.items():
-            self._pending[kind] = [one for one in waiting if one.start < len(one.document)]
+        for choice in self._packer.choose(
+            candidates, self._placed_weights, row=self._rows, phase=phase, longest=self._longest
+        ):
+            entry = self._pending_documents[choice.kind][choice.place]
+            documents.append(entry.document.piece(entry.start, entry.start + choice.tokens))
+            entry.start += choice.tokens
+            weight = self._packer.weight(candidates[choice.kind][choice.place], choice.tokens)
+            self._placed_weights[choice.kind] = self._placed_weights.get(choice.kind, 0) + weight
+        for kind, entries in self._pending_documents.items():
+            self._pending_documents[kind] = [entry for entry in entries if entry.start < len(entry.document)]
         self._rows += 1
-        met, self._met = self._met, []
-        return Row(self.number, documents, self.state(), met)
+        quarantined, self._quarantined = self._quarantined, []
+        return Row(self.number, documents, self.state(), quarantined)
 
     def _refill(self, kind: Kind) -> None:
-        """Draw until the packer has its look-ahead of this kind's documents and enough tokens to fill a row."""
-        waiting = self._pending[kind]
-        tokens = sum(len(one.document) - one.start for one in waiting)
-        while self._packer.wants_more(len(waiting), tokens):
+        """Sample until the packer has its look-ahead of this kind's documents and enough tokens to fill a row."""
+        entries = self._pending_documents[kind]
+        tokens = sum(len(entry.document) - entry.start for entry in entries)
+        while self._packer.wants_more(len(entries), tokens):
             name = self._next_source(kind)
-            draw = self._draws.get(name, 0)
-            document, bad = self._sampler.sample(name, self.number, draw)
-            if bad:
-                self._bad[name] = self._bad.get(name, 0) + len(bad)
-                self._met += bad
-            waiting.append(_Waiting(name, draw, document, self._rows))
+            sample_number = self._sample_counts.get(name, 0)
+            document, quarantined = self._sampler.sample(name, self.number, sample_number)
+            if quarantined:
+                self._bad_counts[name] = self._bad_counts.get(name, 0) + len(quarantined)
+                self._quarantined += quarantined
+            entries.append(_PendingDocument(name, sample_number, document, self._rows))
             tokens += len(document)
             self._longest = max(self._longest, min(len(document), self._packer.row_tokens))
-            self._draws[name] = draw + 1
+            self._sample_counts[name] = sample_number + 1
 
     def _next_source(self, kind: Kind) -> str:
-        """Smooth weighted round-robin over the kind's sources: the one that is furthest behind its weight."""
+        """The next source by smooth weighted round-robin: the one of this kind that is furthest behind its weight."""
         sources = self._by_kind[kind]
         total = sum(source.weight for source in sources)
-        drawn = sum(self._draws.get(source.name, 0) for source in sources)
-        behind = [source.weight / total * (drawn + 1) - self._draws.get(source.name, 0) for source in sources]
-        return sources[behind.index(max(behind))].name
+        num_samples = sum(self._sample_counts.get(source.name, 0) for source in sources)
+        deficits = [
+            source.weight / total * (num_samples + 1) - self._sample_counts.get(source.name, 0) for source in sources
+        ]
+        return sources[deficits.index(max(deficits))].name

@@ -1,12 +1,12 @@
 """Templates: how a record's fields and images become the segments of a sample.
 
-A recipe names the template of each of its sources. A template is one function, and what may be done to its result:
+A recipe names the template of each of its sources. A template is a function, with options on how its result is used:
 
     @register_template(reads="caption", reads_codes=True)
     def text_to_image(record: Record) -> list[Segment]: ...
 
-Other packages register theirs in the same way, as plug-ins (`janus_train.plugins`). The formats of the stages are
-those of Janus-Pro, section 3.1; stage 3's conversations are in the official code's format (prompt_format.py).
+Other packages register templates in the same way, as plug-ins (`janus_train.plugins`). The formats of the stages follow
+Janus-Pro, section 3.1; stage 3's conversations have the official code's format (prompt_format.py).
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _FIRST_SENTENCE = re.compile(r"^.*?(?:[.!?](?=\s|$|[\"'”’])|[。！？])", r
 
 @dataclass(frozen=True)
 class Template:
-    """What makes segments of a record, and what else may be done to them."""
+    """A function that turns records into segments, and its options."""
 
     name: str
-    """As recipes name it."""
+    """Its name in recipes."""
     build: Build
     """Raises `BadSample` for a record that does not suit."""
     reads: str
-    """The field by which a record is known to be meant for it, where no recipe says so."""
+    """The field by which `template_for` recognises records of this template if no recipe names one."""
     reads_codes: bool = False
-    """It makes ``image_out`` or ``codes_in`` segments, which use the codes that a shard holds."""
+    """It makes ``image_out`` or ``codes_in`` segments, which use the cached codes of a shard."""
     can_cut_text: bool = False
-    """Its sample is text alone, and may be cut anywhere into pieces that go into different rows."""
+    """Its samples are plain text, which may be cut anywhere into pieces for different rows."""
     can_drop_turns: bool = False
-    """Where the sample is longer than a row, it may end at any `EOS` before its last one."""
+    """A sample that is longer than a row may end at any `EOS` before its last one."""
     can_cut_caption: bool = False
-    """Its first segment is a caption of which the first sentence alone makes sense."""
+    """Its first segment is a caption whose first sentence makes sense alone."""
     takes_system_prompt: bool = False
-    """The model's system prompt goes before it, where its source is for understanding."""
+    """The model's system prompt precedes the sample if its source is of kind understanding."""
 
 
 _TEMPLATES: Registry[Template] = Registry("template")
@@ -63,9 +63,9 @@ def register_template(
     can_cut_caption: bool = False,
     takes_system_prompt: bool = False,
 ) -> Callable[[Build], Build]:
-    """Make a function of a module a template of the function's name; for the options see `Template`.
+    """Register a function of a module as the template of its name; for the options see `Template`.
 
-    The function stays what it is, so that it can be sent to worker processes by its name.
+    The function itself is returned unchanged, so that it can be sent to worker processes by its name.
     """
 
     def register(build: Build) -> Build:
@@ -80,17 +80,17 @@ def register_template(
 
 
 def get_template(name: str, of: str = "") -> Template:
-    """The template of this name. Raises `UserError` with the known ones if there is none; ``of`` says what names it."""
+    """The template of this name. Raises `UserError` listing the known ones if there is none; ``of``: who names it."""
     return _TEMPLATES.get(name, of)
 
 
 def template_for(record: Record) -> Template:
-    """A template for a record of which no recipe speaks: the first one whose field is there. Raises `BadSample`."""
+    """The template for a record without a recipe: the first one whose field the record has. Raises `BadSample`."""
     for template in _TEMPLATES:
         if template.reads in record.fields:
             return template
     fields = dict.fromkeys(template.reads for template in _TEMPLATES)
-    raise BadSample(f"none of the fields {', '.join(fields)} is there", key=record.key)
+    raise BadSample(f"it has none of the fields {', '.join(fields)}", key=record.key)
 
 
 # -- the templates: of several that read one field, `template_for` takes the first
@@ -98,13 +98,13 @@ def template_for(record: Record) -> Template:
 
 @register_template(reads="conversations", reads_codes=True, can_drop_turns=True, takes_system_prompt=True)
 def conversation(record: Record) -> list[Segment]:
-    """Stage 3: turns that alternate, with loss on the assistant's words and on the images it draws.
+    """Stage 3: alternating turns, with loss on the assistant's words and on the images it generates.
 
-    A placeholder in a user's turn is an image to look at, one in the assistant's turn an image to draw.
+    A placeholder in a user's turn is an image to understand, one in the assistant's turn an image to generate.
     """
     turns = record.fields.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise BadSample("field 'conversations' is missing, empty or no list")
+        raise BadSample("field 'conversations' is missing, empty or not a list")
     images = iter(zip(record.images, record.codes or [None] * len(record.images), strict=True))
     places = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
     if places != len(record.images):
@@ -118,10 +118,10 @@ def conversation(record: Record) -> list[Segment]:
             )
         content = turn.get("content")
         if not isinstance(content, str) or not content.strip():
-            raise BadSample(f"turn {number} is empty or no text")
+            raise BadSample(f"turn {number} is empty or not a string")
         special = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
         if special:
-            raise BadSample(f"turn {number} holds the special token {special[0]}")
+            raise BadSample(f"turn {number} contains the special token {special[0]}")
         segments += (_user_turn if role == USER else _assistant_turn)(content, images)
     if len(turns) % 2:
         raise BadSample("the last turn is the user's: there is nothing to learn from it")
@@ -132,18 +132,18 @@ _Images = Iterator[tuple[Image.Image, np.ndarray | None]]
 
 
 def _user_turn(content: str, images: _Images) -> list[Segment]:
-    first, *rest = full_turn(USER, content).split(PLACEHOLDER)
-    segments = [Segment("text", first)]
-    for words in rest:
-        segments += [Segment("image_in", image=next(images)[0]), Segment("text", words)]
+    first_text, *later_texts = full_turn(USER, content).split(PLACEHOLDER)
+    segments = [Segment("text", first_text)]
+    for text in later_texts:
+        segments += [Segment("image_in", image=next(images)[0]), Segment("text", text)]
     return segments
 
 
 def _assistant_turn(content: str, images: _Images) -> list[Segment]:
     """Loss on the words and the EOS after them; no space before an image that comes first, no loss on the EOS after one."""
-    begin = open_turn(ASSISTANT)
-    segments = [Segment("text", begin)]
-    for number, words in enumerate(full_turn(ASSISTANT, content).removeprefix(begin).split(PLACEHOLDER)):
+    prefix = open_turn(ASSISTANT)
+    segments = [Segment("text", prefix)]
+    for number, words in enumerate(full_turn(ASSISTANT, content).removeprefix(prefix).split(PLACEHOLDER)):
         if number > 0:
             image, codes = next(images)
             segments.append(Segment("image_out", image=image, codes=codes))
@@ -203,12 +203,12 @@ def text(record: Record) -> list[Segment]:
 
 
 def with_first_sentence(segments: list[Segment]) -> list[Segment]:
-    """The segments, of the caption that comes first only its first sentence."""
+    """The segments with the first one, a caption, reduced to its first sentence."""
     return [Segment("text", first_sentence(segments[0].text)), *segments[1:]]
 
 
 def first_sentence(caption: str) -> str:
-    """The caption up to its first full stop; the whole of it if it has none."""
+    """The caption up to its first full stop, or all of it if it has none."""
     match = _FIRST_SENTENCE.match(caption)
     return match[0] if match else caption
 
@@ -216,12 +216,12 @@ def first_sentence(caption: str) -> str:
 def _text(record: Record, name: str) -> str:
     value = record.fields.get(name)
     if not isinstance(value, str):
-        raise BadSample(f"field {name!r} is missing or no text")
+        raise BadSample(f"field {name!r} is missing or not a string")
     if not value.strip():
         raise BadSample(f"field {name!r} is empty")
     special = _SPECIAL.search(value)
     if special:
-        raise BadSample(f"field {name!r} holds the special token {special[0]}")
+        raise BadSample(f"field {name!r} contains the special token {special[0]}")
     return value
 
 

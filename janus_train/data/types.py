@@ -1,18 +1,29 @@
-"""The shapes that travel the data path, from a source's record to the model's batch.
+"""The types of the data path, from a source's record to the model's batch, and the legend of array shapes.
 
     Record -> (template) -> segments -> (encoder) -> Document -> (packer) -> Row -> (collate) -> Batch
 
 Shape legend, used in every module of the project:
 
-    R  rows of a step (``rows_per_step``), each of a stream of its own        W  data-parallel processes
-    B  rows of a micro-batch            T  tokens a row can hold (``row_tokens``)
-    L  tokens of a micro-batch, all its rows one after the other, without padding
-    D  hidden size of the language model        V  vocabulary        C  size of the codebook
-    P  tokens of an image (576 in Janus-Pro)   S  side of an image in pixels (384 in Janus-Pro);
-                                               that of images to draw differs if the encoders' patches do
-    Nu understanding images     Ng generation images     No generation images with loss (No <= Ng)
-    Nv generation images whose codes are not cached (Nv <= Ng)
-    Nt positions with a text loss
+    R   rows per step (``rows_per_step``), one per stream
+    W   data-parallel processes
+    B   rows of a micro-batch
+    T   tokens that fit into a row (``row_tokens``)
+    L   tokens of a micro-batch: all its rows one after the other, without padding
+    M   tokens of the longest prompt
+    D   hidden size of the language model
+    H   attention heads
+    Hkv key-value heads
+    d   size of an attention head
+    V   size of the vocabulary
+    C   size of the codebook
+    P   tokens per image (576 in Janus-Pro)
+    S   side of an image in pixels (384 in Janus-Pro); images to generate have another S if the encoders' patches differ
+    N   however many the docstring names (images, scenes, samples, ...)
+    Nu  understanding images
+    Ng  generation images
+    No  generation images with loss (No <= Ng)
+    Nv  generation images whose codes are not cached (Nv <= Ng)
+    Nt  positions with a text loss
 """
 
 from __future__ import annotations
@@ -35,9 +46,10 @@ IGNORE = -100
 
 
 class BadSample(ValueError):
-    """A sample that cannot be trained on; its message says why. It is quarantined and another one drawn in its place.
+    """A sample that cannot be trained on, with the reason as its message. It is quarantined and another one replaces it.
 
-    ``damaged``: its bytes are not those that were indexed; counted apart, because the disk or the copy is at fault.
+    ``damaged``: its bytes differ from those that were indexed. It is counted separately, because the disk or the copy
+    is at fault.
     """
 
     def __init__(self, reason: str, *, key: str | None = None, damaged: bool = False):
@@ -47,7 +59,7 @@ class BadSample(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a source yields: the fields of its JSON, its images, and their cached codes if there are any."""
+    """What a source yields: the fields of the JSON, the images, and their cached codes if there are any."""
 
     key: str
     fields: dict[str, Any]
@@ -64,8 +76,8 @@ class Segment:
 
     ``text``         text, with a loss on its tokens if ``loss``
     ``image_in``     an image that goes through the understanding encoder
-    ``image_out``    an image that the model learns to draw: codes, with loss
-    ``codes_in``     an image given as codes, without loss
+    ``image_out``    an image that the model learns to generate: codes, with loss
+    ``codes_in``     an image in the input as codes, without loss
     """
 
     role: Role
@@ -77,22 +89,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a sample comes from: enough to draw it again, and what a batch's digest is made of."""
+    """Where a sample comes from. This is enough to read it again, and batch digests are computed from it."""
 
     source: str
     epoch: int
     index: int
     key: str
-    piece: tuple[int, int] | None = None  # the tokens from .. to, if the text was cut
+    piece: tuple[int, int] | None = None  # (start, stop) in tokens, if the text was cut
 
     def text(self) -> str:
-        whole = f"{self.source}:{self.epoch}:{self.index}:{self.key}"
-        return whole if self.piece is None else f"{whole}[{self.piece[0]}:{self.piece[1]}]"
+        text = f"{self.source}:{self.epoch}:{self.index}:{self.key}"
+        return text if self.piece is None else f"{text}[{self.piece[0]}:{self.piece[1]}]"
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A sample that was met and cannot be trained on: one line of a run's quarantine.jsonl."""
+    """A sample that cannot be trained on: one line of a run's quarantine.jsonl."""
 
     source: str
     epoch: int
@@ -103,16 +115,16 @@ class Quarantined:
 
 
 TEXT, IMAGE_FEATURE, IMAGE_CODE = 0, 1, 2
-"""The modality of a position, which says what is put in there: a text embedding, an understanding feature, the embedding of a code."""
+"""The modality of a position: its input is a text embedding, an understanding feature or the embedding of a code."""
 
 
 @dataclass
 class Document:
-    """One encoded sample: the unit that attention never leaves. All arrays have one entry a token.
+    """One encoded sample: attention never crosses its borders. All arrays have one entry per token.
 
-    ``labels[i]`` is the token that the hidden state *at* i predicts: the shift by one is done here, once, and nowhere
-    else. Likewise ``image_targets[i]`` says that the hidden state at i predicts the next code: it is
-    true at ``<begin_of_image>`` and at codes 0..P-2 of an ``image_out``.
+    ``labels[i]`` is the token that the hidden state *at* i predicts: labels are shifted by one here and nowhere else.
+    Likewise ``image_targets[i]`` means that the hidden state at i predicts the next code: it is true at
+    ``<begin_of_image>`` and at codes 0..P-2 of an ``image_out``.
     """
 
     reference: Reference
@@ -124,8 +136,8 @@ class Document:
     understanding_pixels: list[np.ndarray]  # uint8 (S, S, 3), in order of appearance
     generation_pixels: list[np.ndarray | None]  # uint8 (S, S, 3), in order; None where `codes` has them
     codes: list[np.ndarray | None]  # int (P,) cached codes
-    codes_have_loss: list[bool]  # one a generation image: image_out or codes_in
-    share: float = 1.0  # of a whole sample
+    codes_have_loss: list[bool]  # one per generation image: true for image_out, false for codes_in
+    share: float = 1.0  # 1 for a complete sample, less for a piece of one
     can_cut: bool = False  # plain text may be cut anywhere
 
     def __len__(self) -> int:
@@ -133,14 +145,14 @@ class Document:
 
     @property
     def num_loss_tokens(self) -> int:
-        """Text and image targets: its share of the step's one denominator."""
+        """Number of text and image targets: the document's part of the step's one denominator."""
         return int(np.count_nonzero(self.labels != IGNORE) + np.count_nonzero(self.image_targets))
 
     def piece(self, start: int, stop: int) -> Document:
-        """Tokens ``start .. stop`` as a document of their own. Each label stays with its token: none is lost or doubled."""
+        """Tokens ``start .. stop`` as a document of their own. Labels stay with their tokens: none is lost or doubled."""
         if (start, stop) == (0, len(self)):
             return self
-        assert self.can_cut and not self.modality.any()  # an image's tokens never are
+        assert self.can_cut and not self.modality.any()  # an image's tokens are never cut
         return replace(
             self,
             reference=replace(self.reference, piece=(start, stop)),
@@ -154,9 +166,9 @@ class Document:
 
 @dataclass
 class Row:
-    """Documents that share a row of T tokens, and the state their stream has after them.
+    """Documents that share a row of T tokens, and the state of their stream after them.
 
-    ``quarantined``: samples that could not be used, met since the stream's row before.
+    ``quarantined``: unusable samples that the stream came across since its previous row.
     """
 
     stream: int

@@ -1,4 +1,7 @@
-"""Indices beside tars: which tars to index, indexing them in processes, and each folder's shards.json."""
+"""Indexes tars. In: paths of tars and folders. Out: an index beside each tar, and each folder's shards.json.
+
+Tars are indexed in several processes, because reading all bytes of a tar takes a while.
+"""
 
 from __future__ import annotations
 
@@ -20,73 +23,73 @@ from janus_train.files import write_bytes
 
 @dataclass(frozen=True)
 class IndexedTar:
-    """What a tar holds besides the samples in its index."""
+    """The contents of a tar that are not in its index."""
 
-    ignored: dict[str, int]
-    """Members that are of no use, counted by their ending."""
-    left_out: int
-    """Keys with neither .json nor .txt."""
+    ignored_counts: dict[str, int]
+    """Unusable members, counted by their ending."""
+    num_left_out: int
+    """Number of keys with neither .json nor .txt."""
 
 
 @dataclass
 class IndexResult:
-    """What became of the tars."""
+    """The outcome for all tars."""
 
-    indexed: dict[Path, IndexedTar] = field(default_factory=dict)
+    indexed_tars: dict[Path, IndexedTar] = field(default_factory=dict)
     errors: dict[Path, str] = field(default_factory=dict)
-    """Tars that cannot be indexed, with a line each."""
+    """Tars that cannot be indexed, each with its error message."""
     listings: list[ListingSummary] = field(default_factory=list)
-    """The shards.json that were written: one per folder in which no tar failed."""
+    """The shards.json files that were written: one per folder without a failed tar."""
 
     @property
-    def attempted(self) -> int:
-        return len(self.indexed) + len(self.errors)
+    def num_attempted(self) -> int:
+        return len(self.indexed_tars) + len(self.errors)
 
     @property
-    def ignored(self) -> Counter[str]:
-        """Members that are of no use, over all tars, counted by their ending."""
+    def ignored_counts(self) -> Counter[str]:
+        """Unusable members of all tars, counted by their ending."""
         total: Counter[str] = Counter()
-        for tar in self.indexed.values():
-            total.update(tar.ignored)
+        for tar in self.indexed_tars.values():
+            total.update(tar.ignored_counts)
         return total
 
     @property
-    def left_out(self) -> int:
-        """Keys with neither .json nor .txt, over all tars."""
-        return sum(tar.left_out for tar in self.indexed.values())
+    def num_left_out(self) -> int:
+        """Number of keys with neither .json nor .txt in all tars."""
+        return sum(tar.num_left_out for tar in self.indexed_tars.values())
 
 
 @dataclass(frozen=True)
 class ListingSummary:
-    """What a folder's shards.json lists."""
+    """A summary of a folder's shards.json."""
 
     path: Path
     tars: int
     samples: int
-    unindexed: int
-    """Further tars in the folder, without an index."""
+    num_unindexed: int
+    """Number of further tars in the folder, without an index."""
 
 
 def tars_to_index(paths: list[Path]) -> list[Path]:
-    """The tars that are named, and those in the folders that are named. Raises `UserError` for what is neither."""
+    """The tars among ``paths``, and those in the folders among them. Raises `UserError` for any other path."""
     tars: dict[Path, None] = {}
     for path in paths:
         if re.match(r"[a-z0-9]+:/", str(path)):
             raise UserError(
                 f"{path}: index tars where they are made, then copy them with their indices and shards.json"
             )
-        inside = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-        if not inside:
+        folder_tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if not folder_tars:
             raise UserError(f"{path}: there is no .tar in this folder")
-        if not inside[0].exists():
+        if not folder_tars[0].exists():
             raise UserError(f"{path}: there is no such file")
-        special = [tar for tar in inside if not tar.is_file()]
-        if special:
-            raise UserError(f"{special[0]}: is no regular file")
-        wrong = [tar for tar in inside if tar.suffix != ".tar"]
-        if wrong:
-            raise UserError(f"{wrong[0]}: a shard's name ends in .tar")
-        tars |= dict.fromkeys(inside)
+        special_files = [tar for tar in folder_tars if not tar.is_file()]
+        if special_files:
+            raise UserError(f"{special_files[0]}: is not a regular file")
+        other_files = [tar for tar in folder_tars if tar.suffix != ".tar"]
+        if other_files:
+            raise UserError(f"{other_files[0]}: a shard's name ends in .tar")
+        tars |= dict.fromkeys(folder_tars)
     return list(tars)
 
 
@@ -108,16 +111,16 @@ def index_tars(
 ) -> IndexResult:
     """Write an index beside each of ``tars``, and shards.json in their folders where no tar failed.
 
-    ``workers``: tars that are read at a time. ``only_missing``: leave alone those that `is_indexed`. ``on_start`` gets the
-    number of tars to index and their bytes, ``on_tar`` the bytes of each tar that is done. Raises `UserError` if a worker
+    ``workers``: number of tars to read at a time. ``only_missing``: skip tars that `is_indexed`. ``on_start`` gets the
+    number of tars to index and their bytes, ``on_tar`` the bytes of each finished tar. Raises `UserError` if a worker
     process dies or a file cannot be written; a tar that cannot be indexed is among the result's errors.
     """
-    pending = [tar for tar in tars if not (only_missing and is_indexed(tar))]
+    tars_to_read = [tar for tar in tars if not (only_missing and is_indexed(tar))]
     result = IndexResult()
-    on_start(len(pending), sum(tar.stat().st_size for tar in pending))
-    for tar, job in _jobs(pending, min(workers, len(pending))):
+    on_start(len(tars_to_read), sum(tar.stat().st_size for tar in tars_to_read))
+    for tar, job in _jobs(tars_to_read, min(workers, len(tars_to_read))):
         try:
-            result.indexed[tar] = job.result()
+            result.indexed_tars[tar] = job.result()
         except UserError as error:
             result.errors[tar] = str(error)
         except BrokenProcessPool:
@@ -131,10 +134,10 @@ def index_tars(
 
 
 def _jobs(tars: list[Path], workers: int) -> Iterator[tuple[Path, Future[IndexedTar]]]:
-    """The tars as they are done: in this process, or in ``workers`` of their own."""
+    """Yield the tars as they are finished, by this process or by ``workers`` processes."""
     if workers <= 1:
         for tar in tars:
-            yield tar, _run_here(tar)
+            yield tar, _run_in_process(tar)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_on_interrupt) as pool:
         try:
@@ -145,7 +148,7 @@ def _jobs(tars: list[Path], workers: int) -> Iterator[tuple[Path, Future[Indexed
             yield jobs[job], job
 
 
-def _run_here(tar: Path) -> Future[IndexedTar]:
+def _run_in_process(tar: Path) -> Future[IndexedTar]:
     job: Future[IndexedTar] = Future()
     try:
         job.set_result(_index(tar))
@@ -155,16 +158,16 @@ def _run_here(tar: Path) -> Future[IndexedTar]:
 
 
 def _index(tar: Path) -> IndexedTar:
-    scanned = scan(tar)
+    result = scan(tar)
     try:
-        write_bytes(index_path(tar), scanned.index.to_bytes())
+        write_bytes(index_path(tar), result.index.to_bytes())
     except OSError as error:
         raise UserError(f"{index_path(tar)} cannot be written ({error.strerror})") from None
-    return IndexedTar(scanned.ignored, scanned.left_out)
+    return IndexedTar(result.ignored_counts, result.num_left_out)
 
 
 def _end_on_interrupt() -> None:
-    """A worker goes at once with the command, and silently: what it has not renamed does not count."""
+    """Make Ctrl-C end a worker at once and silently. Files that it has not renamed yet do not count."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -179,5 +182,5 @@ def _list(folder: Path) -> ListingSummary:
             f"{folder}: its tars changed while they were indexed: index them again when nothing writes to them"
         )
     heads = read_listing(folder).values()
-    unindexed = len(list(folder.glob("*.tar"))) - len(heads)
-    return ListingSummary(path, len(heads), sum(head.samples for head in heads), unindexed)
+    num_unindexed = len(list(folder.glob("*.tar"))) - len(heads)
+    return ListingSummary(path, len(heads), sum(head.samples for head in heads), num_unindexed)

@@ -1,1 +1,1 @@
-"""The demonstration: scenes composed of embedded images, and how well a model draws and understands them. The core does not import it."""
+"""The demo: scenes composed of embedded images, and an evaluation on them. The core does not import this package."""

@@ -1,4 +1,4 @@
-"""Evaluation of a model's folder on held-out scenes of the embedded images.
+"""Evaluates a model on held-out scenes of the embedded images.
 
 held-out scenes -> prompts   -> images -> detector  -> shares right, beside true images and VQ round trips
                 -> questions -> answers  -> comparison -> shares right
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from janus_train.demo.generation import evaluate_drawing
-from janus_train.demo.measures import NEAR
+from janus_train.demo.generation import evaluate_generation
+from janus_train.demo.measures import NUM_NEAR
 from janus_train.demo.objects import SHARDS_FOLDER, embedded_shards
 from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
@@ -23,36 +23,36 @@ from janus_train.infer.load import LoadedModel
 
 
 def evaluate(
-    loaded: LoadedModel,
+    model: LoadedModel,
     out_dir: str | Path,
     options: EvaluationOptions,
     progress: Progress | None = None,
     num_dialogues: int = 100,
 ) -> dict[str, Any]:
-    """Draws, answers, judges, and writes everything into ``out_dir``; returns what results.json holds."""
-    report = progress or (lambda what, done, total: None)
+    """Generate images, answer questions, judge, and write all into ``out_dir``; returns the content of results.json."""
+    report = progress or (lambda phase, completed, total: None)
     start = time.monotonic()
     shards = embedded_shards()
     if not shards:
         raise UserError(f"the embedded images are missing: there is no .tar in {SHARDS_FOLDER}")
-    out = _emptied(Path(out_dir).expanduser())
-    measures, num_objects = evaluate_drawing(loaded, shards, out, options, report)
-    measures += evaluate_answers(loaded, shards, out, options, report)
+    out = _prepare_folder(Path(out_dir).expanduser())
+    measures, num_objects = evaluate_generation(model, shards, out, options, report)
+    measures += evaluate_answers(model, shards, out, options, report)
     results = {
-        "model": str(loaded.folder),
+        "model": str(model.folder),
         "num_objects": num_objects,
-        "near": NEAR,
+        "near": NUM_NEAR,
         **{key: getattr(options, key) for key in ("num_prompts", "num_questions", "seed", "guidance", "temperature")},
         "measures": measures,
-        "text": evaluate_dialogues(loaded, shards, options, report, num_dialogues),
+        "text": evaluate_dialogues(model, shards, options, report, num_dialogues),
         "seconds": round(time.monotonic() - start, 1),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return results
 
 
-def _emptied(out: Path) -> Path:
-    """The folder without what an earlier evaluation wrote; results.json, written last, says that one is whole."""
+def _prepare_folder(out: Path) -> Path:
+    """Remove the files of an earlier evaluation; results.json is written last, so it marks a complete evaluation."""
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     (out / "results.json").unlink(missing_ok=True)
     for pattern in ("[0-9][0-9][0-9][0-9]*.png", "asked-[0-9]*.png"):

@@ -1,4 +1,7 @@
-"""Generation: images drawn from held-out scenes' prompts, judged beside the true images and their VQ round trips."""
+"""Evaluates generation. In: prompts of held-out scenes. Out: the images, and measures of them.
+
+The true images and their VQ round trips are judged in the same way, for comparison.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from PIL import Image
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.demo.detector import detector_of
 from janus_train.demo.grid import image_grid
-from janus_train.demo.measures import NEAR, commonest, judge, measure, share
+from janus_train.demo.measures import NUM_NEAR, commonest, judge, measure, share
 from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
 from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
 from janus_train.evaluate.options import EvaluationOptions, Progress, counter
@@ -26,30 +29,30 @@ GRID_IMAGES = 24
 
 
 def prompt_of(scene: Scene, number: int) -> str:
-    """The scene in one sentence, in the phrasings of training by turns."""
+    """The scene in one sentence, in one of the phrasings of training."""
     return sentence(first_sentence(scene, number % NUM_CAPTIONS))
 
 
-def evaluate_drawing(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
+def evaluate_generation(
+    model: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
-    """The generation measures and the number of objects; writes pictures/, pictures.jsonl and grid.png."""
+    """Measure generation; returns the measures and the number of objects. Writes pictures/, pictures.jsonl and grid.png."""
     library, scenes = load_library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
     prompts = [prompt_of(scene, number) for number, scene in enumerate(scenes)]
-    truth = [render(scene, library, loaded.encoder.image_size) for scene in scenes]
-    trips = round_trips(loaded, truth)
-    drawn = _draw(loaded, prompts, options, report)
+    true_images = [render(scene, library, model.encoder.image_size) for scene in scenes]
+    round_trip_images = round_trips(model, true_images)
+    generated_images = _generate(model, prompts, options, report)
     detector = detector_of(library)
     lines: list[dict[str, Any]] = []
-    judged: dict[str, list[dict[str, list[bool]]]] = {"drawn": [], "true_pictures": [], "round_trips": []}
+    judgements: dict[str, list[dict[str, list[bool]]]] = {"drawn": [], "true_pictures": [], "round_trips": []}
     for number, scene in enumerate(scenes):
-        detection = detector.detect(drawn[number])
-        judged["drawn"].append(judge(scene, detection))
-        judged["true_pictures"].append(judge(scene, detector.detect(truth[number])))
-        judged["round_trips"].append(judge(scene, detector.detect(trips[number])))
+        detection = detector.detect(generated_images[number])
+        judgements["drawn"].append(judge(scene, detection))
+        judgements["true_pictures"].append(judge(scene, detector.detect(true_images[number])))
+        judgements["round_trips"].append(judge(scene, detector.detect(round_trip_images[number])))
         name = f"pictures/{number:04d}"
-        drawn[number].save(out / f"{name}.png")
-        truth[number].save(out / f"{name}-true.png")
+        generated_images[number].save(out / f"{name}.png")
+        true_images[number].save(out / f"{name}-true.png")
         lines.append(
             {
                 "prompt": prompts[number],
@@ -58,22 +61,22 @@ def evaluate_drawing(
                 "picture": f"{name}.png",
                 "true_picture": f"{name}-true.png",
                 "found": {"background": detection.background, "places": detection.places},
-                "right": _right(judged["drawn"][-1]),
+                "right": _measures_right(judgements["drawn"][-1]),
             }
         )
         report("judge", number + 1, len(scenes))
     write_json_lines(out / "pictures.jsonl", lines)
-    image_grid(list(zip(prompts, drawn, truth, strict=True))[:GRID_IMAGES]).save(out / "grid.png")
-    return _generation_measures(scenes, judged, library), detector.num_objects
+    image_grid(list(zip(prompts, generated_images, true_images, strict=True))[:GRID_IMAGES]).save(out / "grid.png")
+    return _generation_measures(scenes, judgements, library), detector.num_objects
 
 
-def _draw(
-    loaded: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: Progress
+def _generate(
+    model: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: Progress
 ) -> list[Image.Image]:
     return generate_images(
-        loaded.janus,
-        [loaded.encoder.generation_prompt_ids(prompt) for prompt in prompts],
-        pad_id=loaded.encoder.special.pad,
+        model.janus,
+        [model.encoder.generation_prompt_ids(prompt) for prompt in prompts],
+        pad_id=model.encoder.special.pad,
         guidance=options.guidance,
         temperature=options.temperature,
         seeds=[options.seed + number for number in range(len(prompts))],
@@ -83,37 +86,40 @@ def _draw(
     )
 
 
-def round_trips(loaded: LoadedModel, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """The images through the model's own VQ tokenizer and back: no drawing can be clearer than these."""
-    size, device = loaded.encoder.image_size, loaded.janus.lm_head.weight.device
+def round_trips(model: LoadedModel, images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Encode and decode the images with the model's VQ tokenizer: no generated image can be clearer than these."""
+    size, device = model.encoder.image_size, model.janus.lm_head.weight.device
     pixels = torch.stack([torch.from_numpy(to_float(generation_pixels(p, size))) for p in images])  # (N, 3, S, S)
-    vqmodel = loaded.janus.model.vqmodel
-    with inference(loaded.janus):
-        decoded = decode_codes(vqmodel, encode_images(vqmodel, pixels.to(device)))  # (N, S, S, 3)
-    return [Image.fromarray(p) for p in decoded.cpu().numpy()]
+    vqmodel = model.janus.model.vqmodel
+    with inference(model.janus):
+        decoded_pixels = decode_codes(vqmodel, encode_images(vqmodel, pixels.to(device)))  # (N, S, S, 3)
+    return [Image.fromarray(p) for p in decoded_pixels.cpu().numpy()]
 
 
-def _right(judged: dict[str, list[bool]]) -> dict[str, bool]:
-    """What the report shows for an image: all judgements of a measure at once, without the measures that do not apply."""
-    return {name: all(judged[name]) for name in ("background", "count", "side", "object") if judged[name]}
+def _measures_right(judgements: dict[str, list[bool]]) -> dict[str, bool]:
+    """Whether all judgements of each measure are right, for the report; measures that do not apply are left out."""
+    return {name: all(judgements[name]) for name in ("background", "count", "side", "object") if judgements[name]}
 
 
 def _generation_measures(
-    scenes: Sequence[Scene], judged: dict[str, list[dict[str, list[bool]]]], library: Library
+    scenes: Sequence[Scene], judgements: dict[str, list[dict[str, list[bool]]]], library: Library
 ) -> list[dict[str, Any]]:
-    # All objects are candidates, but a model that draws well any of those it has seen in scenes, whichever is asked for,
-    # is right once in as many as there are: that is chance, not one in all.
-    luck = 100 / len(library.scene_objects)
+    # All objects are candidates. But a model that draws some object of the training scenes well, whatever the prompt, is
+    # right once in the number of those objects: so this is chance, and not one in all objects.
+    object_chance = 100 / len(library.scene_objects)
     chances = {
         "background": commonest(scene.background for scene in scenes),
         "count": commonest(len(scene.objects) for scene in scenes),
         **dict.fromkeys(("side", "side_one", "side_two"), 50.0),
-        "object": luck,
-        "object_near": luck + 100 * NEAR / len(library.objects),
+        "object": object_chance,
+        "object_near": object_chance + 100 * NUM_NEAR / len(library.objects),
     }
     measures = []
     for name, chance in chances.items():
-        pooled = {kind: [right for one in all_of for right in one[name]] for kind, all_of in judged.items()}
-        found = measure(name, "generation", pooled["drawn"], chance)
-        measures.append(found | {kind: share(pooled[kind]) for kind in ("true_pictures", "round_trips")})
+        pooled_judgements = {
+            kind: [judgement for image_judgements in judgements_of_kind for judgement in image_judgements[name]]
+            for kind, judgements_of_kind in judgements.items()
+        }
+        result = measure(name, "generation", pooled_judgements["drawn"], chance)
+        measures.append(result | {kind: share(pooled_judgements[kind]) for kind in ("true_pictures", "round_trips")})
     return measures

@@ -1,4 +1,4 @@
-"""From judgements (right or wrong) to shares with their intervals, and what each is to be compared with."""
+"""Turns judgements (right or wrong) into measures: shares with their intervals, chance levels and targets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from janus_train.demo.objects import UNIT, Scene
 Z95 = 1.959964
 """Two-sided 95 % point of the normal distribution."""
 
-NEAR = 10
-"""``object_near``: the named object is among so many nearest ones."""
+NUM_NEAR = 10
+"""``object_near``: the named object is among this many nearest ones."""
 
 LABELS = {
     "background": "Background colour",
@@ -23,29 +23,29 @@ LABELS = {
     "side_one": "- of one object",
     "side_two": "- of two objects",
     "object": "Named object, top 1",
-    "object_near": f"Named object, top {NEAR}",
+    "object_near": f"Named object, top {NUM_NEAR}",
     "answer_colour": "Background colour",
     "answer_count": "Number of objects",
     "answer_place": "Where an object is",
     "answer_object": "Which object it is",
 }
-"""Every measure in the order in which it is shown."""
+"""The measures and their labels, in the order of the results."""
 
-ASKED: dict[str, dict[str, float]] = {
+TARGETS: dict[str, dict[str, float]] = {
     "background": {"percent": 90.0},
     "object": {"times_chance": 10.0},
     "side": {"percent": 80.0},
     "answer_colour": {"percent": 80.0},
     "answer_count": {"percent": 80.0},
 }
-"""What the demo sets out to reach."""
+"""The targets of the demo."""
 
 
-def interval(right: int, n: int) -> tuple[float, float]:
+def interval(num_right: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, in percent: honest for small n and for shares near 0 and 1."""
     if n == 0:
         return 0.0, 100.0
-    share, z2 = right / n, Z95 * Z95
+    share, z2 = num_right / n, Z95 * Z95
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low, high = 100 * (middle - half), 100 * (middle + half)
@@ -53,35 +53,41 @@ def interval(right: int, n: int) -> tuple[float, float]:
 
 
 def share(judgements: Sequence[bool]) -> dict[str, Any]:
-    """n, right, percent and the interval's ends."""
-    n, right = len(judgements), sum(judgements)
-    low, high = interval(right, n)
-    return {"n": n, "right": right, "percent": 100 * right / n if n else 0.0, "low": low, "high": high}
+    """The share as n, right, percent and the ends of its interval."""
+    n, num_right = len(judgements), sum(judgements)
+    low, high = interval(num_right, n)
+    return {"n": n, "right": num_right, "percent": 100 * num_right / n if n else 0.0, "low": low, "high": high}
 
 
 def commonest(values: Iterable[Hashable]) -> float:
-    """Percent that always giving the commonest value would get right."""
+    """The percentage that always giving the commonest value would get right."""
     counts = Counter(values)
     return 100 * max(counts.values()) / sum(counts.values()) if counts else 0.0
 
 
 def measure(name: str, group: str, judgements: Sequence[bool], chance: float) -> dict[str, Any]:
     """One line of the results; ``chance`` in percent."""
-    found: dict[str, Any] = {"name": name, "group": group, "label": LABELS[name], **share(judgements), "chance": chance}
+    result: dict[str, Any] = {
+        "name": name,
+        "group": group,
+        "label": LABELS[name],
+        **share(judgements),
+        "chance": chance,
+    }
     if group == "generation" and name.startswith("object") and chance:
-        found["times_chance"] = found["percent"] / chance
-    asked = ASKED.get(name)
-    if asked:
-        key, value = next(iter(asked.items()))
-        found |= {"asked": asked, "reached": bool(judgements) and found[key] >= value}
-    return found
+        result["times_chance"] = result["percent"] / chance
+    target = TARGETS.get(name)
+    if target:
+        key, value = next(iter(target.items()))
+        result |= {"asked": target, "reached": bool(judgements) and result[key] >= value}
+    return result
 
 
 def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
-    """What is right about an image of ``scene``: measure -> judgements (one a named object; none where it does not apply)."""
+    """Judge an image of ``scene``: measure -> judgements, one per named object; none if the measure does not apply."""
     ranks = [
-        found.rank(placed.object.number) if found else None
-        for placed, found in zip(scene.objects, _pairs(scene, detection), strict=True)
+        detected_object.rank(placed_object.object.number) if detected_object else None
+        for placed_object, detected_object in zip(scene.objects, _pairs(scene, detection), strict=True)
     ]
     side = _side(scene, detection)
     return {
@@ -91,36 +97,42 @@ def judge(scene: Scene, detection: Detection) -> dict[str, list[bool]]:
         "side_one": side if len(scene.objects) == 1 else [],
         "side_two": side if len(scene.objects) == 2 else [],
         "object": [rank == 0 for rank in ranks],
-        "object_near": [rank is not None and rank < NEAR for rank in ranks],
+        "object_near": [rank is not None and rank < NUM_NEAR for rank in ranks],
     }
 
 
 def _pairs(scene: Scene, detection: Detection) -> list[DetectedObject | None]:
-    """For each named object the one object in the image that it is compared with: what is at its place, else one left over.
+    """For each named object the object in the image to compare it with: the one at its place, else an unmatched one.
 
-    Exactly one each, so that chance is one in all objects, and so that a right object at a wrong place still counts.
+    There is exactly one each, so that chance is one in all objects, and a right object at a wrong place still counts.
     """
-    at_place = [detection.at(placed.place) for placed in scene.objects]
-    rest = [found for found in detection.objects if not any(found is used for used in at_place)]
-    return [found or (rest.pop(0) if rest else None) for found in at_place]
+    at_place = [detection.at(placed_object.place) for placed_object in scene.objects]
+    unmatched_objects = [
+        detected_object
+        for detected_object in detection.objects
+        if not any(detected_object is match for match in at_place)
+    ]
+    return [
+        detected_object or (unmatched_objects.pop(0) if unmatched_objects else None) for detected_object in at_place
+    ]
 
 
 def _side(scene: Scene, detection: Detection) -> list[bool]:
-    """Left and right, for scenes that have them: one object beside the middle, or two objects side by side.
+    """Judge left and right, for scenes that have them: one object beside the middle, or two objects side by side.
 
-    Of two objects each has to be nearer to its own image than the two exchanged.
+    Two objects have to be nearer to their own images than to the exchanged ones.
     """
-    places = tuple(placed.place for placed in scene.objects)
+    places = tuple(placed_object.place for placed_object in scene.objects)
     if places in (("left",), ("right",)):
         if not detection.objects:
             return [False]
-        x = sum(found.slot.x for found in detection.objects) / len(detection.objects)
+        x = sum(detected_object.slot.x for detected_object in detection.objects) / len(detection.objects)
         return [x < UNIT / 2 if places == ("left",) else x > UNIT / 2]
     if places == ("left", "right"):
         left, right = detection.at("left"), detection.at("right")
         if len(detection.objects) != 2 or left is None or right is None:
             return [False]
-        a, b = (placed.object.number for placed in scene.objects)
-        as_asked, swapped = left.distances[a] + right.distances[b], left.distances[b] + right.distances[a]
-        return [bool(as_asked < swapped)]
+        a, b = (placed_object.object.number for placed_object in scene.objects)
+        distance, swapped_distance = left.distances[a] + right.distances[b], left.distances[b] + right.distances[a]
+        return [bool(distance < swapped_distance)]
     return []

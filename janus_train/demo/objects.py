@@ -1,8 +1,8 @@
-"""What composed scenes are made of: the objects of the shards, the backgrounds, and what a scene is.
+"""The building blocks of scenes: objects, backgrounds, places, and the description of a scene.
 
 In: shards of single objects on transparent ground (``class_name``, ``class_name_zh``, ``tags``, ``tags_zh``, ``group``,
-``subgroup``). Out: `SceneObject`s and the images of them at any size, decoded once and kept; `Scene`, the description
-that images and texts are both made from.
+``subgroup``). Out: `SceneObject`s and their images at any size, decoded once and cached; `Scene`, the description from
+which both images and texts are made.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 """The flat background colours, RGB."""
 
 NEUTRAL = (204, 204, 204)
-"""The ground of a single object's class image: none of the backgrounds, so a class image is no combination."""
+"""The ground of a class image: it is none of the backgrounds, so a class image shows no combination."""
 
 HELD_OUT_IN = 10
-"""One label in so many is held out."""
+"""One in this many labels is held out."""
 
 NUM_SCENE_OBJECTS = 40
-"""Scenes are composed of so many of the objects, taken by a hash of their names: in the minutes that a demo has, a model
-of a million weights can learn the looks of these and not of all. Class images and texts show all of them."""
+"""Scenes are composed of this many objects, chosen by a hash of their names: in the few minutes of the demo, a model of a
+million weights can learn the looks of these but not of all objects. Class images and texts use all objects."""
 
 UNIT = 64
-"""Places and sizes of a scene are in units of 1/64 of the image's side."""
+"""Positions and sizes in a scene are in units of 1/64 of the image's side."""
 
 SIDES = {"small": 28, "large": 44}
 """Sizes of objects. Several objects in one scene are small."""
 MARGIN = 2
-"""Room around an object. With it `SIDES` are multiples of 8, and so are all distances between objects' centers: their pixels fall
-into the patches of both encoders (8 pixels a side in the tiny model) in the same way wherever they stand."""
+"""Margin around an object. With it all sides and all distances between objects' centers are multiples of 8, so that
+objects have the same position relative to the encoders' patches (8 x 8 pixels in the tiny model) at every place."""
 PLACES = ("left", "right", "middle", "top", "bottom")
 PLACES_OF_COUNT: dict[int, tuple[tuple[str, ...], ...]] = {
     1: tuple((place,) for place in PLACES),
     2: (("left", "right"), ("top", "bottom")),
     3: (("top", "left", "right"),),
 }
-"""Number of objects -> the arrangements that scenes have."""
+"""Number of objects -> the possible arrangements."""
 
 
 def embedded_shards() -> list[Path]:
@@ -66,7 +66,7 @@ def embedded_shards() -> list[Path]:
 
 
 def center_of(place: str, side: int, number: int = 1) -> tuple[int, int]:
-    """The center (x, y) of an object at a place, in units; left and right are at the bottom if there are three."""
+    """The center (x, y) of an object at a place, in units; left and right are at the bottom if there are three objects."""
     low, middle, high = side // 2 + MARGIN, UNIT // 2, UNIT - side // 2 - MARGIN
     x = {"left": low, "right": high}.get(place, middle)
     y = {"top": low, "bottom": high}.get(place, high if number == 3 and place in ("left", "right") else middle)
@@ -74,7 +74,7 @@ def center_of(place: str, side: int, number: int = 1) -> tuple[int, int]:
 
 
 def is_held_out(label: str) -> bool:
-    """Whether the combination is kept for evaluation: decided by the label alone, before anything is composed."""
+    """Whether the combination is reserved for evaluation; this depends only on its label."""
     return int(hashlib.sha256(label.encode()).hexdigest()[:8], 16) % HELD_OUT_IN == 0
 
 
@@ -112,7 +112,7 @@ class Scene:
 
     @property
     def label(self) -> str:
-        """The combination: what is in the image, without where and how large."""
+        """The combination of objects and background, without places and sizes."""
         return "+".join(sorted(p.object.name for p in self.objects)) + "@" + self.background
 
     @property
@@ -121,11 +121,11 @@ class Scene:
 
 
 class Library:
-    """All objects of some shards, with their images. Raises `UserError` for a sample that is no object."""
+    """All objects of some shards, with their images. Raises `UserError` for a sample that is not an object."""
 
     def __init__(self, shards: tuple[Path, ...]):
         self._source = ShardSource(list(shards))
-        self._sized: dict[tuple[int, int], Image.Image] = {}
+        self._image_cache: dict[tuple[int, int], Image.Image] = {}
 
     @cached_property
     def objects(self) -> list[SceneObject]:
@@ -139,27 +139,29 @@ class Library:
 
     def _read(self, number: int) -> SceneObject:
         record = self._source[number]
-        f = record.fields
+        fields = record.fields
         try:
             if len(record.images) != 1:
                 raise KeyError("picture")
-            texts = [f[name] for name in ("class_name", "class_name_zh", "group", "subgroup")]
-            return SceneObject(number, texts[0], texts[1], tuple(f["tags"]), tuple(f["tags_zh"]), texts[2], texts[3])
-        except KeyError as missing:
-            raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {missing.args[0]}") from None
+            texts = [fields[name] for name in ("class_name", "class_name_zh", "group", "subgroup")]
+            return SceneObject(
+                number, texts[0], texts[1], tuple(fields["tags"]), tuple(fields["tags_zh"]), texts[2], texts[3]
+            )
+        except KeyError as error:
+            raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {error.args[0]}") from None
 
     def image(self, number: int, side: int) -> Image.Image:
-        """The object's image, RGBA, ``side`` pixels a side; scaled once and kept (do not change it)."""
-        found = self._sized.get((number, side))
-        if found is None:
-            whole = self._source[number].images[0].convert("RGBA")
+        """The object's image, RGBA, ``side`` x ``side`` pixels; it is cached, so do not modify it."""
+        image = self._image_cache.get((number, side))
+        if image is None:
+            original = self._source[number].images[0].convert("RGBA")
             # Premultiplied while scaling: transparent pixels have no colour to give.
-            found = whole.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
-            self._sized[number, side] = found
-        return found
+            image = original.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
+            self._image_cache[number, side] = image
+        return image
 
 
 @lru_cache(maxsize=8)
 def load_library(shards: tuple[Path, ...]) -> Library:
-    """The library of these shards; one in a process, whoever asks."""
+    """The library of these shards, loaded once per process."""
     return Library(shards)

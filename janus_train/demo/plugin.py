@@ -1,4 +1,4 @@
-"""What the demonstration registers: the source type ``scenes`` and the evaluation ``demo``."""
+"""Registers the demo's source type ``scenes`` and its evaluation ``demo``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ScenesConfig(SourceConfig):
     """A source of composed scenes."""
 
     view: str
-    """What is made of a scene (`scenes.VIEWS`)."""
+    """The kind of sample to make from a scene (`scenes.VIEWS`)."""
     num_scenes: Annotated[int, Field(gt=0)]
-    """The length of the source, one epoch."""
+    """The length of the source, which is one epoch."""
 
 
 @register_source("scenes", ScenesConfig, tars="material")
@@ -33,7 +33,7 @@ def open_scenes(config: ScenesConfig, places: list[Path], image_size: int) -> Sc
 
 
 class DemoEvaluation:
-    """How well a model generates, answers and writes about held-out scenes. What it needs is imported when it runs."""
+    """Measures how well a model generates, answers and writes about held-out scenes; imports its modules when it runs."""
 
     def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
         from janus_train.demo.evaluation import evaluate

@@ -1,8 +1,8 @@
-"""The three stages end to end on the embedded pictures: train, evaluate, report.  ``make demo`` runs this.
+"""Runs the three stages end to end on the embedded images: train, evaluate, report.  ``make demo`` runs this.
 
     OUT/stage1  OUT/stage2  OUT/stage3   runs' folders     OUT/evaluation   OUT/report.html
 
-Each step is the command that a user would type. Started again it goes on where it was stopped.
+Each step is the command that a user would type. Started again, it resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 
 
 def command(*words: str | Path) -> None:
-    """Run a command of the project, shown as it is; end with its exit code if it fails."""
+    """Print and run a command of the project; exit with its exit code if it fails."""
     line = [str(word) for word in words]
     print(f"\n$ {Path(line[0]).name} {' '.join(line[1:])}", flush=True)
     code = subprocess.run(line, cwd=ROOT, check=False).returncode
@@ -30,24 +30,26 @@ def command(*words: str | Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--num-prompts", type=int, default=200, help="held-out scenes to draw")
+    parser.add_argument("--num-prompts", type=int, default=200, help="held-out scenes to generate")
     parser.add_argument("--num-questions", type=int, default=400, help="questions on held-out scenes")
     parser.add_argument("overrides", nargs="*", help="options for every stage, such as run.steps=10")
     options = parser.parse_args()
     out = options.out if options.out.is_absolute() else ROOT / options.out
 
-    began = time.monotonic()
+    start_time = time.monotonic()
     for stage in (1, 2, 3):
         words = (f"+stage={stage}", f"output_dir={out / f'stage{stage}'}", *options.overrides)
         command(
             BIN / "accelerate", "launch", "--quiet", "--config_file", "launch/accelerate/cpu.yaml", "train.py", *words
         )
-    trained = time.monotonic()
+    training_end = time.monotonic()
     numbers = ("--num-prompts", str(options.num_prompts), "--num-questions", str(options.num_questions))
     command(BIN / "janus-train", "evaluate", out / "stage3" / "final", "--out", out / "evaluation", *numbers)
     command(BIN / "janus-train", "report", out)
-    ended = time.monotonic()
-    print(f"\ntraining took {(trained - began) / 60:.1f} min, evaluation and report {(ended - trained) / 60:.1f} min")
+    end_time = time.monotonic()
+    print(
+        f"\ntraining took {(training_end - start_time) / 60:.1f} min, evaluation and report {(end_time - training_end) / 60:.1f} min"
+    )
     print(f"report: {out / 'report.html'}")
 
 

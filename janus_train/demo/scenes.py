@@ -1,10 +1,10 @@
-"""Scenes composed on the fly from single objects: images, captions, questions, texts, always the same for an index.
+"""Composes scenes on the fly from single objects: images, captions, questions, texts, always the same for an index.
 
     shards of objects -> Library -> Scene (view, split, index) -> image and words -> Record
 
-A tenth of the combinations (which objects on which background) is held out by a hash of its label: the ``train`` split
-never shows one, the ``held_out`` split shows nothing else. Nothing depends on Python's own hash, on time or on who
-asks: the generator of a sample is seeded by (view, split, index) alone.
+A tenth of the combinations (which objects on which background) is held out, by a hash of their labels: the ``train`` split
+never contains one, the ``held_out`` split contains nothing else. The random generator of a sample is seeded only with
+(view, split, index), so every process makes the same samples.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ __all__ = [
     "SceneSource",
     "caption",
     "class_scene",
-    "draw_scene",
     "held_out_scenes",
     "is_held_out",
     "load_library",
     "questions",
     "render",
+    "sample_scene",
 ]
 
 VIEWS = {"class": 1, "scene": 2, "text": 3, "conversation": 4, "draw": 5, "dialogue": 6}
-"""What a source makes of scenes and objects -> its number in the seed (never change one)."""
+"""Kinds of samples that a source makes from scenes and objects -> their numbers in the seed (never change one)."""
 SPLITS = {"train": 1, "held_out": 2}
 EVALUATION = 100  # the seed number of `held_out_scenes`
 
@@ -81,33 +81,33 @@ def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[Plac
     )
 
 
-def draw_scene(library: Library, rng: np.random.Generator, split: str) -> Scene:
-    """A random scene of the split; combinations of the other split are drawn again."""
+def sample_scene(library: Library, rng: np.random.Generator, split: str) -> Scene:
+    """Sample a scene of the split; combinations of the other split are rejected."""
     objects, colours = library.scene_objects, list(BACKGROUNDS)
-    most = min(3, len(objects))
-    shares = np.array(SHARE_OF_COUNT[:most]) / sum(SHARE_OF_COUNT[:most])
+    max_objects = min(3, len(objects))
+    shares = np.array(SHARE_OF_COUNT[:max_objects]) / sum(SHARE_OF_COUNT[:max_objects])
     while True:
-        number = int(rng.choice(most, p=shares)) + 1
-        chosen = [objects[i] for i in rng.choice(len(objects), number, replace=False)]
+        number = int(rng.choice(max_objects, p=shares)) + 1
+        scene_objects = [objects[i] for i in rng.choice(len(objects), number, replace=False)]
         background = colours[rng.integers(len(colours))]
-        label = "+".join(sorted(t.name for t in chosen)) + "@" + background
+        label = "+".join(sorted(t.name for t in scene_objects)) + "@" + background
         if is_held_out(label) == (split == "held_out"):
-            return Scene(_compose(chosen, rng), background)
+            return Scene(_compose(scene_objects, rng), background)
 
 
-def _paste(ground: Image.Image, library: Library, placed: PlacedObject) -> None:
+def _paste(ground: Image.Image, library: Library, placed_object: PlacedObject) -> None:
     scale = ground.width / UNIT
-    side = round(placed.side * scale)
-    image = library.image(placed.object.number, side)
-    corner = (round(placed.x * scale - side / 2), round(placed.y * scale - side / 2))
+    side = round(placed_object.side * scale)
+    image = library.image(placed_object.object.number, side)
+    corner = (round(placed_object.x * scale - side / 2), round(placed_object.y * scale - side / 2))
     ground.paste(image, corner, image)
 
 
 def render(scene: Scene, library: Library, size: int = UNIT) -> Image.Image:
-    """The scene as an RGB image, ``size`` pixels a side."""
+    """The scene as an RGB image of ``size`` x ``size`` pixels."""
     ground = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
-    for placed in scene.objects:
-        _paste(ground, library, placed)
+    for placed_object in scene.objects:
+        _paste(ground, library, placed_object)
     return ground
 
 
@@ -127,7 +127,7 @@ class SceneSource:
     """A random-access sequence of records about scenes or objects: see `VIEWS`.
 
     ``class`` {class_name, caption} + image; ``scene`` {caption} + image; ``text`` {text};
-    ``conversation`` {conversations} + image to look at; ``draw`` {conversations} + image to draw;
+    ``conversation`` {conversations} + image to understand; ``draw`` {conversations} + image to generate;
     ``dialogue`` {conversations} without image.
     """
 
@@ -151,7 +151,7 @@ class SceneSource:
         return self._length
 
     def data_digest(self) -> str:
-        """Of the shards: everything else about scenes is in the recipe and the code."""
+        """The digest of the shards; everything else about scenes is in the recipe and the code."""
         return ShardSource(list(self._shards)).data_digest()
 
     def __getitem__(self, index: int) -> Record:
@@ -162,13 +162,13 @@ class SceneSource:
 
     def scene(self, index: int) -> Scene:
         """The scene behind a record of the views scene, conversation and draw."""
-        return draw_scene(self.library, self._rng(index), self.split)
+        return sample_scene(self.library, self._rng(index), self.split)
 
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], index)))
 
     def _object(self, index: int) -> SceneObject:
-        """Every object once in as many indices as there are objects, in another order each time."""
+        """The object of an index: every object once per len(objects) indices, in another order each time."""
         objects = self.library.objects
         turn, place = divmod(index, len(objects))
         order = np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], 0, turn)))
@@ -180,33 +180,33 @@ class SceneSource:
         return {"class_name": scene_object.name, "caption": class_caption(scene_object)}, [image]
 
     def _scene(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.library, rng, self.split)
+        scene = sample_scene(self.library, rng, self.split)
         return {"caption": caption(scene, rng)}, [render(scene, self.library, self.size)]
 
     def _text(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         if rng.random() < 0.25:
-            return {"text": caption(draw_scene(self.library, rng, self.split), rng)}, []
+            return {"text": caption(sample_scene(self.library, rng, self.split), rng)}, []
         return {"text": definition(self._object(index), rng)}, []
 
     def _conversation(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.library, rng, self.split)
-        asked = questions(scene, int(rng.random() < 0.3))
+        scene = sample_scene(self.library, rng, self.split)
+        all_questions = questions(scene, int(rng.random() < 0.3))
         kinds = list(rng.permutation(["colour", "count", "place", "object"])[: rng.integers(1, 4)])
         pairs = []
         for kind in kinds:
-            candidates = [(q, a) for k, q, a in asked if k == kind]
+            candidates = [(q, a) for k, q, a in all_questions if k == kind]
             pairs.append(candidates[rng.integers(len(candidates))])
         pairs[0] = (f"{PLACEHOLDER}\n{pairs[0][0]}", pairs[0][1])
         return {"conversations": _turns(pairs)}, [render(scene, self.library, self.size)]
 
     def _draw(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene = draw_scene(self.library, rng, self.split)
+        scene = sample_scene(self.library, rng, self.split)
         if rng.random() < 0.5:
-            asked = caption(scene, rng)
+            request = caption(scene, rng)
         else:
             order = ("draw", "please draw")[rng.integers(2)]
-            asked = sentence(f"{order} {first_sentence(scene, int(rng.integers(NUM_CAPTIONS - 1)))}")
-        return {"conversations": _turns([(asked, PLACEHOLDER)])}, [render(scene, self.library, self.size)]
+            request = sentence(f"{order} {first_sentence(scene, int(rng.integers(NUM_CAPTIONS - 1)))}")
+        return {"conversations": _turns([(request, PLACEHOLDER)])}, [render(scene, self.library, self.size)]
 
     def _dialogue(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         pairs = object_questions(self._object(index), rng)[: rng.integers(1, 4)]
@@ -214,11 +214,11 @@ class SceneSource:
 
 
 def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
-    """The first ``number`` scenes for evaluation, all of held-out combinations and no two the same."""
+    """The first ``number`` scenes for evaluation, all different and of held-out combinations."""
     library, index = load_library(tuple(shards)), 0
-    found: dict[Scene, None] = {}
-    while len(found) < number:
+    scenes: dict[Scene, None] = {}
+    while len(scenes) < number:
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
-        found.setdefault(draw_scene(library, rng, "held_out"))
+        scenes.setdefault(sample_scene(library, rng, "held_out"))
         index += 1
-    return list(found)
+    return list(scenes)

@@ -1,4 +1,4 @@
-"""The results as a table for the terminal: eighty columns are enough."""
+"""Formats the results as a table for the terminal, eighty columns wide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """One line a measure: what was reached, beside what was asked and what the detector says of true images."""
+    """One line per measure: the result, beside the target, chance, and the detector's results on true images."""
     table = Table(
         title=f"Held-out scenes: {results['num_prompts']} prompts, {results['num_questions']} questions",
         title_justify="left",
@@ -33,7 +33,7 @@ def results_table(results: dict[str, Any]) -> Table:
             f"{m['right']}/{m['n']}",
             f"[bold]{m['percent']:.1f}[/bold]",
             interval,
-            _asked(m),
+            _target(m),
             _chance(m),
             *ceilings,
         )
@@ -42,7 +42,7 @@ def results_table(results: dict[str, Any]) -> Table:
 
 def _caption(results: dict[str, Any]) -> str:
     return (
-        f"Dialogues: perplexity {results['text']['perplexity']:.2f} a token. true, VQ: the detector's own accuracy on the true "
+        f"Dialogues: perplexity {results['text']['perplexity']:.2f} per token. true, VQ: the detector's own accuracy on the true "
         f"images, and on them through the VQ tokenizer and back. {results['seconds']:.0f} s."
     )
 
@@ -52,10 +52,10 @@ def _chance(m: dict[str, Any]) -> str:
     return f"{m['chance']:.2g}{times}"
 
 
-def _asked(m: dict[str, Any]) -> str:
-    """The figure, and whether it is reached."""
+def _target(m: dict[str, Any]) -> str:
+    """The target, and whether it is reached."""
     if "asked" not in m:
         return ""
-    asked = m["asked"]
-    figure = f"{asked['percent']:g}" if "percent" in asked else f"{asked['times_chance']:g}x"
+    target = m["asked"]
+    figure = f"{target['percent']:g}" if "percent" in target else f"{target['times_chance']:g}x"
     return f"{figure} [green]yes[/green]" if m["reached"] else f"{figure} [red]no[/red]"

@@ -1,4 +1,7 @@
-"""Understanding: questions on held-out scenes, answers compared as strings. Text: perplexity of dialogues' answers."""
+"""Evaluates understanding by questions about held-out scenes, and text by the perplexity of answers in dialogues.
+
+In: a model. Out: measures; answers are compared as strings.
+"""
 
 from __future__ import annotations
 
@@ -28,34 +31,43 @@ MAX_ANSWER_TOKENS = 24
 
 
 def evaluate_answers(
-    loaded: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
+    model: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> list[dict[str, Any]]:
-    """One measure a sort of question; writes answers.jsonl and the images asked about."""
+    """One measure per sort of question; writes answers.jsonl and the images of the questions."""
     library = load_library(tuple(shards))
     scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
-    images = [render(scene, library, loaded.encoder.image_size) for scene in scenes]
-    asked = [(number, *one) for number, scene in enumerate(scenes) for one in ask(scene, options.seed + number)]
-    asked = asked[: options.num_questions]
+    images = [render(scene, library, model.encoder.image_size) for scene in scenes]
+    numbered_questions = [
+        (number, *question) for number, scene in enumerate(scenes) for question in ask(scene, options.seed + number)
+    ]
+    numbered_questions = numbered_questions[: options.num_questions]
     requests = [
         ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [images[number]])
-        for number, _, question, _ in asked
+        for number, _, question, _ in numbered_questions
     ]
     answers = answer(
-        loaded.janus,
-        loaded.encoder,
+        model.janus,
+        model.encoder,
         requests,
         MAX_ANSWER_TOKENS,
         batch_size=options.batch_size,
         progress=counter(report, "answer", len(requests)),
     )
     lines: list[dict[str, Any]] = []
-    for (number, sort, question, expected), given in zip(asked, answers, strict=True):
+    for (number, sort, question, expected_reply), reply in zip(numbered_questions, answers, strict=True):
         path = f"pictures/asked-{number:04d}.png"
         if not (out / path).is_file():
             images[number].save(out / path)
-        right = normalised(given) == normalised(expected)
+        is_right = normalise(reply) == normalise(expected_reply)
         lines.append(
-            {"sort": sort, "question": question, "answer": given, "expected": expected, "right": right, "picture": path}
+            {
+                "sort": sort,
+                "question": question,
+                "answer": reply,
+                "expected": expected_reply,
+                "right": is_right,
+                "picture": path,
+            }
         )
     write_json_lines(out / "answers.jsonl", lines)
     measures = []
@@ -67,27 +79,27 @@ def evaluate_answers(
 
 
 def ask(scene: Scene, seed: int) -> list[tuple[str, str, str]]:
-    """(sort, question, answer): one of each sort, about an object of the scene taken by the seed."""
+    """Sample one (sort, question, answer) of each sort about the scene."""
     rng = np.random.default_rng(seed)
-    found = questions(scene, seed % 2)
-    chosen = []
+    all_questions = questions(scene, seed % 2)
+    sampled_questions = []
     for sort in SORTS:
-        of_sort = [one for one in found if one[0] == sort]
-        chosen.append(of_sort[int(rng.integers(len(of_sort)))])
-    return chosen
+        of_sort = [entry for entry in all_questions if entry[0] == sort]
+        sampled_questions.append(of_sort[int(rng.integers(len(of_sort)))])
+    return sampled_questions
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """An answer without case, surrounding space and final stop."""
     return " ".join(text.lower().split()).rstrip(".")
 
 
 def evaluate_dialogues(
-    loaded: LoadedModel, shards: list[Path], options: EvaluationOptions, report: Progress, num_dialogues: int
+    model: LoadedModel, shards: list[Path], options: EvaluationOptions, report: Progress, num_dialogues: int
 ) -> dict[str, Any]:
-    """Perplexity of the answers in dialogues drawn by another seed than training's; the objects are the same."""
+    """Perplexity of the answers in dialogues with another seed than in training; the objects are the same."""
     source = SceneSource(shards, "dialogue", "held_out", num_dialogues)
-    encoder, janus = loaded.encoder, loaded.janus
+    encoder, janus = model.encoder, model.janus
     documents = []
     for index in range(num_dialogues):
         record = source[index]

@@ -1,8 +1,8 @@
-"""The words about scenes and objects: captions, questions with answers, definitions, dialogues.
+"""Texts about scenes and objects: captions, questions with answers, definitions, dialogues.
 
-All of it is made by rule from a `Scene` or a `SceneObject`, with a generator that picks among phrasings. The first sentence of
-a caption alone names every object, its place and the background (data.first_sentence cuts captions to it). Answers
-have one fixed form each, so that they can be compared as strings.
+In: a `Scene` or a `SceneObject`, and a random generator that picks among phrasings. Out: strings. The first sentence of a
+caption alone names every object, its place and the background (data.first_sentence cuts captions to it). Each answer has
+one fixed form, so that answers can be compared as strings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLACES = {
 }
 
 DEFINITE = frozenset({"Statue of Liberty", "kaaba", "milky way", "sun"})
-"""Names that take "the"."""
+"""Names with the article "the"."""
 
 _BARE = """
     mount fuji, Tokyo tower, bread, flatbread, stuffed flatbread, bacon, butter, salt, garlic, broccoli, popcorn,
@@ -32,13 +32,13 @@ _BARE = """
     high voltage
 """
 BARE = frozenset(" ".join(_BARE.split()).split(", "))
-"""Names of stuff, activities and places that take no article."""
+"""Names of stuff, activities and places without an article."""
 
 SINGULAR_S = ("ss", "us", "is", "ros")
-"""Endings in s of names that are no plural: compass, cactus, tennis, rhinoceros."""
+"""Endings in s of singular names: compass, cactus, tennis, rhinoceros."""
 
 JOINTS = ("with", "without", "of", "on", "in", "over", "behind", "showing", "not")
-"""What follows one of these does not decide whether a name is a plural: bowl with spoon, sunrise over mountains."""
+"""Words after one of these do not decide whether a name is a plural: bowl with spoon, sunrise over mountains."""
 
 AN_NOT_A = ("hour", "x-ray", "e-mail")
 A_NOT_AN = ("one-", "uni", "eur", "ewe")
@@ -63,7 +63,7 @@ def article(phrase: str) -> str:
 
 
 def noun(name: str, size_word: str = "") -> str:
-    """The name as it stands in a sentence: "a red apple", "grapes", "the sun", "a large red apple"."""
+    """The name with its article, as in a sentence: "a red apple", "grapes", "the sun", "a large red apple"."""
     phrase = f"{size_word} {name}".strip()
     if name in DEFINITE:
         return f"the {phrase}"
@@ -77,21 +77,21 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def listed(parts: list[str]) -> str:
-    """a / a and b / a, b and c"""
+def join_words(parts: list[str]) -> str:
+    """Join words as in a sentence: a / a and b / a, b and c."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def placed_phrase(placed: PlacedObject) -> str:
-    return f"{noun(placed.object.name, placed.size_word)} {PLACES[placed.place]}"
+def placed_phrase(placed_object: PlacedObject) -> str:
+    return f"{noun(placed_object.object.name, placed_object.size_word)} {PLACES[placed_object.place]}"
 
 
 NUM_CAPTIONS = 4
 
 
 def first_sentence(scene: Scene, phrasing: int) -> str:
-    """The whole scene in one sentence, without its capital and full stop; ``phrasing`` 0..NUM_CAPTIONS-1."""
-    phrases = listed([placed_phrase(p) for p in scene.objects])
+    """The complete scene in one sentence, without capital and full stop; ``phrasing``: 0..NUM_CAPTIONS-1."""
+    phrases = join_words([placed_phrase(p) for p in scene.objects])
     ground = f"{article(scene.background)} background"
     return (
         f"{phrases}, on {ground}",
@@ -109,7 +109,7 @@ def count_sentence(scene: Scene, phrasing: int) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A dense caption: one sentence with everything, and in two of five cases a second one with the count."""
+    """A dense caption: one sentence with everything, and with probability 0.4 a second one with the count."""
     text = sentence(first_sentence(scene, int(rng.integers(NUM_CAPTIONS))))
     if rng.random() < 0.4:
         text += " " + sentence(count_sentence(scene, int(rng.integers(2))))
@@ -130,42 +130,42 @@ QUESTIONS = {
 
 
 def questions(scene: Scene, phrasing: int = 0) -> list[tuple[str, str, str]]:
-    """Every (type, question, answer) that can be asked about the scene; type is a key of `QUESTIONS`."""
+    """All questions about the scene as (type, question, answer); type is a key of `QUESTIONS`."""
     ask = {kind: forms[phrasing] for kind, forms in QUESTIONS.items()}
-    found = [
+    entries = [
         ("colour", ask["colour"], sentence(scene.background)),
         ("count", ask["count"], f"{COUNTS[len(scene.objects)]}."),
     ]
-    for placed in scene.objects:
-        name, where = placed.object.name, PLACES[placed.place]
+    for placed_object in scene.objects:
+        name, place = placed_object.object.name, PLACES[placed_object.place]
         verb = "are" if is_plural(name) else "is"
-        found.append(("place", ask["place"].format(verb=verb, name=name), sentence(where)))
-        found.append(("object", ask["object"].format(place=where), sentence(noun(name))))
-    return found
+        entries.append(("place", ask["place"].format(verb=verb, name=name), sentence(place)))
+        entries.append(("object", ask["object"].format(place=place), sentence(noun(name))))
+    return entries
 
 
 def kind_of(scene_object: SceneObject) -> str:
     return f"{scene_object.group} ({scene_object.subgroup})"
 
 
-def some(tags: tuple[str, ...], rng: np.random.Generator, most: int = 5) -> list[str]:
-    """Up to ``most`` of the tags, in their order."""
-    if len(tags) <= most:
+def sample_tags(tags: tuple[str, ...], rng: np.random.Generator, max_tags: int = 5) -> list[str]:
+    """Sample up to ``max_tags`` of the tags and keep their order."""
+    if len(tags) <= max_tags:
         return list(tags)
-    return [tags[i] for i in sorted(rng.choice(len(tags), most, replace=False))]
+    return [tags[i] for i in sorted(rng.choice(len(tags), max_tags, replace=False))]
 
 
 def definition(scene_object: SceneObject, rng: np.random.Generator) -> str:
-    """What the object is, its tags, and the same in Chinese: two or three of these, in several phrasings."""
+    """Two or three sentences, in several phrasings: what the object is, its tags, and its Chinese name."""
     name = noun(scene_object.name)
     be = "are" if is_plural(scene_object.name) else "is"
-    tags, tags_zh = some(scene_object.tags, rng), some(scene_object.tags_zh, rng)
-    what = (
+    tags, tags_zh = sample_tags(scene_object.tags, rng), sample_tags(scene_object.tags_zh, rng)
+    statement = (
         f"{name} {be} a kind of {kind_of(scene_object)}",
         f"{name} {be} one of {scene_object.group}, more exactly {scene_object.subgroup}",
         f"{scene_object.name}: {kind_of(scene_object)}",
     )[rng.integers(3)]
-    sentences = [sentence(what)]
+    sentences = [sentence(statement)]
     if tags:
         start = ("Tags", "Words that go with it", f"When you think of {name}, you think of")[rng.integers(3)]
         sentences.append(f"{start}: {', '.join(tags)}.")
@@ -184,12 +184,14 @@ def object_questions(scene_object: SceneObject, rng: np.random.Generator) -> lis
     """(question, answer) about an object, in a random order."""
     name = noun(scene_object.name)
     be = "are" if is_plural(scene_object.name) else "is"
-    found = [
+    pairs = [
         (f"What kind of thing {be} {name}?", sentence(kind_of(scene_object))),
         (f"What {be} {name} in Chinese?", f"{scene_object.name_zh}。"),
         (f"What is {scene_object.name_zh} in English?", sentence(name)),
         (f"{scene_object.name_zh}用英语怎么说？", sentence(name)),
     ]
     if scene_object.tags:
-        found.append((f"Give me words that go with {name}.", sentence(", ".join(some(scene_object.tags, rng, 4)))))
-    return [found[i] for i in rng.permutation(len(found))]
+        pairs.append(
+            (f"Give me words that go with {name}.", sentence(", ".join(sample_tags(scene_object.tags, rng, 4))))
+        )
+    return [pairs[i] for i in rng.permutation(len(pairs))]

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from janus_train import cli
-from janus_train.datatools.prepare.options import FORMATS, PrepareOptions, declared_options, flag
+from janus_train.datatools.prepare.options import FORMATS, PrepareOptions, flag, option_specs
 from tests.helpers import Run
 
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -16,9 +16,9 @@ COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_has_an_example_and_explains_every_parameter(run: Run, command: str) -> None:
-    code, printed, _ = run(command, "--help")
+    code, output, _ = run(command, "--help")
     assert code == 0
-    assert "\n  Example" in printed and f"    janus-train {command} " in printed
+    assert "\n  Example" in output and f"    janus-train {command} " in output
     parameters = typer.main.get_command(cli.app).commands[command].params  # type: ignore[attr-defined]
     assert all(len(parameter.help.split()) > 2 for parameter in parameters)
 
@@ -33,5 +33,5 @@ def test_every_field_of_the_options_is_a_parameter_of_prepare() -> None:
 
 
 def test_options_are_for_formats_that_exist() -> None:
-    for declared in declared_options().values():
-        assert declared.formats and set(declared.formats) <= set(FORMATS)
+    for spec in option_specs().values():
+        assert spec.formats and set(spec.formats) <= set(FORMATS)

@@ -16,7 +16,9 @@ def test_hostile_files_are_one_line(command: str, kind: str, run: Run, tmp_path:
     path = hostile_file(kind, tmp_path)
     out = ("--out", tmp_path / "out") if command == "generate" else ()
     with nothing_runs(tmp_path):
-        code, printed, told = run(command, tmp_path, "--image", path, "--prompt", "x", *out)
-    assert code == 2 and not printed
-    assert told.count("\n") == 1 and told.startswith(f"error: --image {path} cannot be read as an image: it ")
-    assert told.endswith("; give a JPEG, PNG or WebP of at most 100 megapixels\n")
+        code, output, error_output = run(command, tmp_path, "--image", path, "--prompt", "x", *out)
+    assert code == 2 and not output
+    assert error_output.count("\n") == 1 and error_output.startswith(
+        f"error: --image {path} cannot be read as an image: it "
+    )
+    assert error_output.endswith("; give a JPEG, PNG or WebP of at most 100 megapixels\n")

@@ -25,9 +25,9 @@ def shard(path: Path, number: int = 2) -> Path:
 
 def test_a_tar_becomes_readable(run: Run, tmp_path: Path) -> None:
     tar = shard(tmp_path / "x.tar")
-    code, said, noted = run(tar)
-    assert (code, noted) == (0, "")
-    assert said == f"{tmp_path / 'shards.json'}: 1 tars, 2 samples\n"
+    code, output, notes = run(tar)
+    assert (code, notes) == (0, "")
+    assert output == f"{tmp_path / 'shards.json'}: 1 tars, 2 samples\n"
     assert ShardSource([tar])[1].fields == {"text": "x"}
 
 
@@ -35,8 +35,8 @@ def test_folders_and_tars_in_processes(run: Run, tmp_path: Path) -> None:
     for name in ("a/1.tar", "a/2.tar", "b/3.tar", "b/4.tar"):
         shard(tmp_path / name)
     (tmp_path / "a/notes.txt").write_text("no tar")
-    code, said, _ = run(tmp_path / "a", tmp_path / "b/3.tar", tmp_path / "b/3.tar", "--workers", 2)
-    assert code == 0 and said.splitlines() == [
+    code, output, _ = run(tmp_path / "a", tmp_path / "b/3.tar", tmp_path / "b/3.tar", "--workers", 2)
+    assert code == 0 and output.splitlines() == [
         f"{tmp_path / 'a/shards.json'}: 2 tars, 4 samples",
         f"{tmp_path / 'b/shards.json'}: 1 tars, 2 samples; 1 more tars in the folder have no index",
     ]
@@ -62,10 +62,10 @@ def test_tars_that_others_wrote(run: Run, tmp_path: Path) -> None:
                 {"__key__": f"s{i}", "jpg": encoded(plain_image(), "JPEG"), "txt": f"dog {i}", "cls": i, "pyd": [i]}
             )
         writer.write({"__key__": "alone", "jpg": encoded(plain_image(), "JPEG")})
-    code, said, noted = run(tmp_path)
-    assert code == 0 and said.endswith("shards.json: 1 tars, 3 samples\n")
-    assert noted.splitlines() == [
-        "note: 6 members are of no use here and were left alone: 3 cls, 3 pyd",
+    code, output, notes = run(tmp_path)
+    assert code == 0 and output.endswith("shards.json: 1 tars, 3 samples\n")
+    assert notes.splitlines() == [
+        "note: 6 members are not used and were ignored: 3 cls, 3 pyd",
         "note: 1 keys have neither .json nor .txt: these samples are left out",
     ]
     source = ShardSource([tmp_path / "x.tar"])
@@ -74,9 +74,9 @@ def test_tars_that_others_wrote(run: Run, tmp_path: Path) -> None:
 
 def test_one_damaged_tar_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "y.tar").write_bytes(b"no tar")
-    code, said, noted = run(tmp_path / "y.tar")
-    assert (code, said) == (2, "") and noted.count("\n") == 1
-    assert noted.startswith("error: ") and "y.tar" in noted and "no readable tar" in noted
+    code, output, notes = run(tmp_path / "y.tar")
+    assert (code, output) == (2, "") and notes.count("\n") == 1
+    assert notes.startswith("error: ") and "y.tar" in notes and "not a readable tar" in notes
     assert not index_path(tmp_path / "y.tar").exists() and not (tmp_path / "shards.json").exists()
 
 
@@ -86,10 +86,10 @@ def test_damaged_tars_and_duplicate_keys_are_all_named(run: Run, tmp_path: Path,
         shard(tmp_path / name)
     (tmp_path / "bad/a.tar").write_bytes((tmp_path / "bad/a.tar").read_bytes()[:700])
     make_shard(tmp_path / "bad/b.tar", {"k.json": {}, "k.JSON": {}}, index=False)
-    code, said, noted = run(tmp_path / "good", tmp_path / "bad", "--workers", workers)
-    assert code == 2 and said == f"{tmp_path / 'good/shards.json'}: 1 tars, 2 samples\n"
-    lines = noted.splitlines()
-    assert "bad/a.tar: cannot be indexed, it is no readable tar" in lines[0]
+    code, output, notes = run(tmp_path / "good", tmp_path / "bad", "--workers", workers)
+    assert code == 2 and output == f"{tmp_path / 'good/shards.json'}: 1 tars, 2 samples\n"
+    lines = notes.splitlines()
+    assert "bad/a.tar: cannot be indexed, it is not a readable tar" in lines[0]
     assert "bad/b.tar: cannot be indexed, keys must be unique" in lines[1] and lines[1].endswith("'k'")
     assert lines[2:] == ["error: 2 of 4 tars cannot be indexed, see above"]
     assert index_path(tmp_path / "bad/c.tar").exists() and not (tmp_path / "bad/shards.json").exists()
@@ -110,13 +110,13 @@ def test_mistakes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wor
     shard(tmp_path / "x.tar")
     (tmp_path / "x.zip").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
-    code, said, noted = run(*words)
-    assert (code, said) == (2, "") and message in noted and noted.count("\n") == 1
+    code, output, notes = run(*words)
+    assert (code, output) == (2, "") and message in notes and notes.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     """A folder in the index's place: also root cannot write there."""
     tar = shard(tmp_path / "x.tar")
     index_path(tar).mkdir()
-    code, _, noted = run(tar)
-    assert code == 2 and "cannot be written" in noted and noted.count("\n") == 1
+    code, _, notes = run(tar)
+    assert code == 2 and "cannot be written" in notes and notes.count("\n") == 1

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.test_report import Page as ParsedPage
 
 from tests.helpers import Run
-from tests.report.test_report import Page as Parsed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -38,7 +38,7 @@ def test_it_says_what_it_takes(run: Run, tmp_path: Path) -> None:
         "accelerate launch --config_file launch/accelerate/zero3.yaml train.py +stage=2 model=janus_pro_7b "
         "batch.micro_rows=2 memory.activation_checkpointing=selective"
     )
-    page = Parsed(html.read_text(encoding="utf-8"))
+    page = ParsedPage(html.read_text(encoding="utf-8"))
     assert command in page.text and "24 % of peak" in page.text and "128 of the 256 GPUs" in page.text
     assert sum(tag == "span" and a.get("class") == "stack" for tag, a in page.tags) == 15 + 1 + 8
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe")]
@@ -82,12 +82,12 @@ def test_in_chromium_the_page_fits_a_phone(run: Run, tmp_path: Path) -> None:
     text = html.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>")
     html.write_text(text.replace("http-equiv", "name"), encoding="utf-8")  # the page forbids scripts
     words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    shown = subprocess.run(
+    dom = subprocess.run(
         [str(CHROMIUM), *words, "--window-size=390,1600", "--dump-dom", html.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     ).stdout
-    found = re.search(r"<title>(\d+) (\d+)</title>", shown)
-    assert found and int(found[2]) <= int(found[1]), f"wider than the screen: {found and found[0]}"
+    title = re.search(r"<title>(\d+) (\d+)</title>", dom)
+    assert title and int(title[2]) <= int(title[1]), f"wider than the screen: {title and title[0]}"

@@ -39,29 +39,29 @@ def rows_of(numbers: list[list[int]]) -> list[Row]:
 @given(lengths)
 def test_a_batch_of_fixed_shape_is_the_batch_and_some_filler(numbers: list[list[int]]) -> None:
     rows = rows_of(numbers)
-    plain, fixed = collate(rows, 4, 32), collate(rows, 4, 32, fixed_tokens=T)
-    n, documents = plain.input_ids.shape[1], len(plain.cu_seqlens)
-    assert fixed.input_ids.shape == fixed.position_ids.shape == (1, 2 * T) and fixed.max_seqlen == T
-    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1 and fixed.cu_seqlens[-1] == 2 * T
-    assert torch.equal(fixed.cu_seqlens[:documents], plain.cu_seqlens)
-    sizes = fixed.cu_seqlens.diff()
+    plain_batch, fixed_batch = collate(rows, 4, 32), collate(rows, 4, 32, fixed_tokens=T)
+    n, documents = plain_batch.input_ids.shape[1], len(plain_batch.cu_seqlens)
+    assert fixed_batch.input_ids.shape == fixed_batch.position_ids.shape == (1, 2 * T) and fixed_batch.max_seqlen == T
+    assert len(fixed_batch.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1 and fixed_batch.cu_seqlens[-1] == 2 * T
+    assert torch.equal(fixed_batch.cu_seqlens[:documents], plain_batch.cu_seqlens)
+    sizes = fixed_batch.cu_seqlens.diff()
     assert (sizes >= 0).all() and sizes.max() <= T
     for name in ("input_ids", "position_ids"):
-        assert torch.equal(getattr(fixed, name)[:, :n], getattr(plain, name))
-    starts = fixed.cu_seqlens[:-1][sizes > 0]
-    assert (fixed.position_ids[0, starts] == 0).all() and fixed.position_ids.max() < T
-    for name, value in vars(plain).items():
+        assert torch.equal(getattr(fixed_batch, name)[:, :n], getattr(plain_batch, name))
+    starts = fixed_batch.cu_seqlens[:-1][sizes > 0]
+    assert (fixed_batch.position_ids[0, starts] == 0).all() and fixed_batch.position_ids.max() < T
+    for name, value in vars(plain_batch).items():
         if name not in ("input_ids", "position_ids", "cu_seqlens", "max_seqlen"):
-            other = getattr(fixed, name)
+            other = getattr(fixed_batch, name)
             assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value, name
 
 
 def test_full_rows_need_no_filler() -> None:
     rows = rows_of([[T], [T - 1, 1]])
-    fixed = collate(rows, 4, 32, fixed_tokens=T)
-    assert torch.equal(fixed.input_ids, collate(rows, 4, 32).input_ids)
+    fixed_batch = collate(rows, 4, 32, fixed_tokens=T)
+    assert torch.equal(fixed_batch.input_ids, collate(rows, 4, 32).input_ids)
 
 
 def test_where_more_documents_come_there_is_twice_the_room() -> None:
-    fixed = collate(rows_of([[1] * (BOUNDARIES_PER_ROW + 1)]), 4, 32, fixed_tokens=T)
-    assert len(fixed.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1
+    fixed_batch = collate(rows_of([[1] * (BOUNDARIES_PER_ROW + 1)]), 4, 32, fixed_tokens=T)
+    assert len(fixed_batch.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1

@@ -58,7 +58,7 @@ def test_generation_prompt_is_the_official_one(encoder: Encoder) -> None:
 def words_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     """As Janus-1.3B's: its tokenizer has no tokens for the speakers."""
     values = json.loads(tokenizer.backend_tokenizer.to_str())
-    values["added_tokens"] = [one for one in values["added_tokens"] if one["content"] not in (USER, ASSISTANT)]
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in (USER, ASSISTANT)]
     for token in (USER, ASSISTANT):  # the places stay taken
         values["model"]["vocab"][f"unused {token}"] = values["model"]["vocab"].pop(token)
     core = Tokenizer.from_str(json.dumps(values))
@@ -289,7 +289,7 @@ def test_first_sentence(caption: str, first: str) -> None:
     ("template", "fields", "images", "message"),
     [
         ("text", {"text": "  "}, 0, "empty"),
-        ("text", {"text": 3}, 0, "no text"),
+        ("text", {"text": 3}, 0, "not a string"),
         ("text", {}, 0, "missing"),
         ("text", {"text": f"a {USER} b"}, 0, "special token"),
         ("image_caption", {"caption": "x"}, 0, "0 images"),
@@ -315,9 +315,7 @@ def long_conversation(number: int, words: int) -> dict[str, Any]:
     return conversation(*(f"{turn} {'A red apple. ' * words}" for turn in range(2 * number)))
 
 
-def dropping_turns_one_by_one(
-    encoder: Encoder, record: Record, kind: Kind, row_tokens: int, dropout: float
-) -> Document:
+def encode_by_dropping_turns(encoder: Encoder, record: Record, kind: Kind, row_tokens: int, dropout: float) -> Document:
     """What `encode` has to give: the whole record encoded again for each question and answer that goes."""
     turns = record.fields["conversations"]
     for end in range(len(turns), 0, -2):
@@ -354,7 +352,7 @@ def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(
     images = sum(content.count(PLACEHOLDER) for content in contents)
     record = Record("k", conversation(*contents), [plain_image((i, 0, 0)) for i in range(images)], [None] * images)
     try:
-        expected = dropping_turns_one_by_one(encoder, record, kind, row_tokens, dropout)
+        expected = encode_by_dropping_turns(encoder, record, kind, row_tokens, dropout)
     except BadSample:
         with pytest.raises(BadSample, match="do not fit a row"):
             document_of(encoder, record, "conversation", kind, row_tokens=row_tokens, dropout=dropout)
@@ -376,15 +374,17 @@ class CountingEncoder(Encoder):
 
 
 @pytest.fixture
-def counting(tokenizer: PreTrainedTokenizerFast) -> CountingEncoder:
+def counting_encoder(tokenizer: PreTrainedTokenizerFast) -> CountingEncoder:
     return CountingEncoder(tokenizer, P, 8, "")
 
 
-def test_an_over_long_conversation_is_tokenized_once_and_no_further_than_a_row_goes(counting: CountingEncoder) -> None:
+def test_an_over_long_conversation_is_tokenized_once_and_no_further_than_a_row_goes(
+    counting_encoder: CountingEncoder,
+) -> None:
     record = Record("k", long_conversation(2000, words=3))
-    document = document_of(counting, record, "conversation", "text", row_tokens=512)
-    assert 400 < len(document) <= 512 and document.input_ids[-1] == counting.special.eos
-    assert counting.characters < 512 * max(map(len, counting.tokenizer.get_vocab()))
+    document = document_of(counting_encoder, record, "conversation", "text", row_tokens=512)
+    assert 400 < len(document) <= 512 and document.input_ids[-1] == counting_encoder.special.eos
+    assert counting_encoder.characters < 512 * max(map(len, counting_encoder.tokenizer.get_vocab()))
 
 
 @pytest.mark.parametrize(
@@ -397,12 +397,12 @@ def test_an_over_long_conversation_is_tokenized_once_and_no_further_than_a_row_g
     ],
 )
 def test_a_text_that_is_far_too_long_is_refused_before_it_is_tokenized(
-    counting: CountingEncoder, template: str, fields: dict[str, Any], images: int, message: str
+    counting_encoder: CountingEncoder, template: str, fields: dict[str, Any], images: int, message: str
 ) -> None:
     record = Record("k", fields, [plain_image()] * images, [None] * images)
     with pytest.raises(BadSample, match=message):
-        document_of(counting, record, template, "understanding", row_tokens=256)
-    assert counting.characters < 100
+        document_of(counting_encoder, record, template, "understanding", row_tokens=256)
+    assert counting_encoder.characters < 100
 
 
 def test_a_text_of_several_rows_is_taken_whole_and_may_be_cut(encoder: Encoder) -> None:
@@ -410,12 +410,14 @@ def test_a_text_of_several_rows_is_taken_whole_and_may_be_cut(encoder: Encoder) 
     assert len(document) > 4 * 256 and document.can_cut
 
 
-def test_no_text_that_fits_a_row_has_too_many_characters(counting: CountingEncoder) -> None:
+def test_no_text_that_fits_a_row_has_too_many_characters(counting_encoder: CountingEncoder) -> None:
     """The tightest case: the longest token of the vocabulary, as often as a row holds it."""
-    longest = max((token for token in counting.tokenizer.get_vocab() if token.isascii() and token.isalpha()), key=len)
-    counting._longest_token = len(longest)
+    longest = max(
+        (token for token in counting_encoder.tokenizer.get_vocab() if token.isascii() and token.isalpha()), key=len
+    )
+    counting_encoder._longest_token = len(longest)
     record = Record("k", {"class_name": longest * 400}, [plain_image()], [None])
     length = 1 + 400 + P + 2
-    assert len(document_of(counting, record, "class_to_image", "generation", row_tokens=length)) == length
+    assert len(document_of(counting_encoder, record, "class_to_image", "generation", row_tokens=length)) == length
     with pytest.raises(BadSample, match=f"{length} tokens do not fit a row of {length - 1}"):
-        document_of(counting, record, "class_to_image", "generation", row_tokens=length - 1)
+        document_of(counting_encoder, record, "class_to_image", "generation", row_tokens=length - 1)

@@ -30,7 +30,7 @@ SAYS = {
 }
 
 
-def opened_whole(source: bytes | Path) -> None:
+def open_and_load(source: bytes | Path) -> None:
     load_image(open_image(source))
 
 
@@ -53,7 +53,7 @@ def tiff(entries: list[tuple[int, int, int, int]], blob: bytes) -> bytes:
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused(kind: str, tmp_path: Path) -> None:
     with nothing_runs(tmp_path), pytest.raises(ImageError, match=SAYS[kind]) as caught:
-        opened_whole(hostile_file(kind, tmp_path))
+        open_and_load(hostile_file(kind, tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -153,11 +153,11 @@ def test_a_jpeg_of_too_many_scans_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_decoding_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time between opening and decoding does not count, and decoding's does."""
-    image, again = (open_image(encoded(RED, "JPEG")) for _ in range(2))
+    image, second_image = (open_image(encoded(RED, "JPEG")) for _ in range(2))
     load_image(image)
     monkeypatch.setattr(image_files, "MAX_DECODE_S", -1.0)
     with pytest.raises(ImageError, match="takes more than"):
-        load_image(again)
+        load_image(second_image)
 
 
 def test_tags_that_share_their_bytes_are_not_multiplied() -> None:
@@ -175,11 +175,11 @@ def test_exif_data_too_long_to_be_true_is_not_read(monkeypatch: pytest.MonkeyPat
     Image.new("RGB", (16, 8)).save(file, "PNG", exif=exif.tobytes() + b"\0" * image_files.MAX_EXIF_BYTES)
     image = open_image(file.getvalue())
 
-    def read(self: Image.Image) -> Image.Exif:
+    def fail(self: Image.Image) -> Image.Exif:
         raise AssertionError("EXIF data was read")
 
-    monkeypatch.setattr(Image.Image, "getexif", read)
-    monkeypatch.setattr(type(image), "getexif", read)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    monkeypatch.setattr(type(image), "getexif", fail)
     assert to_rgb(image).size == (16, 8)
 
 
@@ -205,5 +205,5 @@ def test_the_linter_forbids_any_other_open(code: str) -> None:
     if ruff is None:
         pytest.skip("no ruff")
     words = [ruff, "check", "--no-cache", "--output-format", "json", "--stdin-filename", "janus_train/any.py", "-"]
-    found = subprocess.run(words, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert "TID251" in {one["code"] for one in json.loads(found.stdout)}
+    result = subprocess.run(words, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "TID251" in {problem["code"] for problem in json.loads(result.stdout)}

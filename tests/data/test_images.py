@@ -19,7 +19,7 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(a.astype(np.uint8))
 
 
-def reopened(image: Image.Image, form: str, **options: object) -> Image.Image:
+def reopen(image: Image.Image, form: str, **options: object) -> Image.Image:
     file = io.BytesIO()
     image.save(file, form, **options)
     return Image.open(io.BytesIO(file.getvalue()))
@@ -32,15 +32,15 @@ def reopened(image: Image.Image, form: str, **options: object) -> Image.Image:
     "mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "LA", "I", "F", "I;16"]
 )
 def test_any_mode_comes_out_as_rgb(mode: str) -> None:
-    got = to_rgb(Image.new(mode, (5, 3)))
-    assert got.mode == "RGB" and got.size == (5, 3)
+    pixels = to_rgb(Image.new(mode, (5, 3)))
+    assert pixels.mode == "RGB" and pixels.size == (5, 3)
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
 def test_rarer_modes_too(mode: str) -> None:
     source = {"La": "LA", "RGBa": "RGBA", "PA": "P"}[mode]
-    got = to_rgb(Image.new(source, (5, 3), 0).convert(mode))
-    assert got.mode == "RGB" and got.size == (5, 3)
+    pixels = to_rgb(Image.new(source, (5, 3), 0).convert(mode))
+    assert pixels.mode == "RGB" and pixels.size == (5, 3)
 
 
 def test_rgb_is_left_as_it_is() -> None:
@@ -52,9 +52,9 @@ def test_transparency_lies_over_white() -> None:
     image = Image.new("RGBA", (3, 1), (*RED, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     image.putpixel((2, 0), (0, 0, 0, 128))
-    got = to_rgb(image)
-    assert got.getpixel((0, 0)) == RED and got.getpixel((1, 0)) == WHITE
-    assert got.getpixel((2, 0)) == (127, 127, 127)
+    pixels = to_rgb(image)
+    assert pixels.getpixel((0, 0)) == RED and pixels.getpixel((1, 0)) == WHITE
+    assert pixels.getpixel((2, 0)) == (127, 127, 127)
     assert to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0)) == WHITE
 
 
@@ -64,10 +64,10 @@ def test_a_transparent_colour_lies_over_white(mode: str) -> None:
     image = Image.new("RGB", (2, 1), RED)
     image.putpixel((1, 0), BLUE)
     image = image.convert(mode)
-    file = reopened(image, "PNG", transparency=image.getpixel((1, 0)))
+    file = reopen(image, "PNG", transparency=image.getpixel((1, 0)))
     assert file.mode == mode and "transparency" in file.info
-    got = to_rgb(file)
-    assert got.getpixel((1, 0)) == WHITE and got.getpixel((0, 0)) == image.convert("RGB").getpixel((0, 0))
+    pixels = to_rgb(file)
+    assert pixels.getpixel((1, 0)) == WHITE and pixels.getpixel((0, 0)) == image.convert("RGB").getpixel((0, 0))
 
 
 def test_exif_orientation_is_applied() -> None:
@@ -75,9 +75,9 @@ def test_exif_orientation_is_applied() -> None:
     image.paste(BLUE, (0, 0, 8, 8))  # the left half
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    got = to_rgb(reopened(image, "PNG", exif=exif))
-    assert got.size == (8, 16) and got.getpixel((4, 2)) == BLUE and got.getpixel((4, 13)) == RED
-    assert understanding_pixels(reopened(image, "PNG", exif=exif), 32)[:, 3].tolist() == [list(GREY)] * 32
+    pixels = to_rgb(reopen(image, "PNG", exif=exif))
+    assert pixels.size == (8, 16) and pixels.getpixel((4, 2)) == BLUE and pixels.getpixel((4, 13)) == RED
+    assert understanding_pixels(reopen(image, "PNG", exif=exif), 32)[:, 3].tolist() == [list(GREY)] * 32
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -85,8 +85,8 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     want = [0, 1, 128, 255]
     for image in (
         Image.fromarray(values),
-        reopened(Image.fromarray(values), "PNG"),
-        reopened(Image.fromarray(values), "TIFF"),
+        reopen(Image.fromarray(values), "PNG"),
+        reopen(Image.fromarray(values), "TIFF"),
     ):
         assert np.asarray(to_rgb(image))[0, :, 1].tolist() == want, image.mode
     assert np.asarray(to_rgb(Image.fromarray(values.astype(np.int32))))[0, :, 0].tolist() == want
@@ -100,14 +100,14 @@ def test_floats_are_read_by_their_range() -> None:
 
 
 def test_cmyk_keeps_its_colour() -> None:
-    got = to_rgb(reopened(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=95))
-    assert np.abs(np.asarray(got).astype(int) - RED).max() < 10
+    pixels = to_rgb(reopen(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(np.asarray(pixels).astype(int) - RED).max() < 10
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 def test_an_animation_gives_its_first_frame(form: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (GREEN, RED)]
-    file = reopened(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+    file = reopen(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
     file.seek(1)
     assert np.abs(np.asarray(to_rgb(file)).astype(int) - GREEN).max() < 10
 
@@ -120,26 +120,26 @@ def test_an_animation_gives_its_first_frame(form: str) -> None:
 )
 def test_trap_6_the_short_side_is_truncated(size: tuple[int, int], resized: tuple[int, int]) -> None:
     """33 / 100 * 64 = 21.12; 1000 x 10 would be 0.64 high and gets the official 14."""
-    got = understanding_pixels(Image.new("RGB", size, RED), 64)
-    assert got.shape == (64, 64, 3) and got.dtype == np.uint8
-    is_red = (got == RED).all(axis=-1)
+    pixels = understanding_pixels(Image.new("RGB", size, RED), 64)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    is_red = (pixels == RED).all(axis=-1)
     left, top = (64 - resized[0]) // 2, (64 - resized[1]) // 2
     want = np.zeros((64, 64), bool)
     want[top : top + resized[1], left : left + resized[0]] = True
     assert np.array_equal(is_red, want)
-    assert (got[~want] == GREY).all()
+    assert (pixels[~want] == GREY).all()
 
 
 def test_trap_6_shows_where_rounding_would_differ() -> None:
     """77 / 1023 * 384 = 28.9: 28 rows, not 29."""
-    got = understanding_pixels(Image.new("RGB", (1023, 77), RED), 384)
-    assert (got == RED).all(axis=-1).any(axis=1).sum() == 28
+    pixels = understanding_pixels(Image.new("RGB", (1023, 77), RED), 384)
+    assert (pixels == RED).all(axis=-1).any(axis=1).sum() == 28
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 33), (33, 100), (65, 64), (10, 640), (1, 1), (3, 2000)])
 def test_trap_3_the_generation_image_has_no_border(size: tuple[int, int]) -> None:
-    got = generation_pixels(Image.new("RGB", size, RED), 64)
-    assert got.shape == (64, 64, 3) and got.dtype == np.uint8 and (got == RED).all()
+    pixels = generation_pixels(Image.new("RGB", size, RED), 64)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8 and (pixels == RED).all()
 
 
 def test_the_generation_image_is_the_middle() -> None:
@@ -153,10 +153,10 @@ def test_the_generation_image_is_the_middle() -> None:
 def test_the_generation_image_is_resized_then_cropped() -> None:
     image = gradient(300, 201)
     want = np.asarray(image.resize((int(64 * 300 / 201), 64), Image.Resampling.BICUBIC).crop((15, 0, 79, 64)))
-    got = generation_pixels(image, 64)
+    pixels = generation_pixels(image, 64)
     assert int(64 * 300 / 201) == 95 and round((95 - 64) / 2) == 16
-    assert np.array_equal(got, np.asarray(image.resize((95, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))))
-    assert not np.array_equal(got, want)
+    assert np.array_equal(pixels, np.asarray(image.resize((95, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))))
+    assert not np.array_equal(pixels, want)
 
 
 def test_a_banner_is_not_blown_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +164,11 @@ def test_a_banner_is_not_blown_up_first(monkeypatch: pytest.MonkeyPatch) -> None
     largest: list[int] = []
     resize = Image.Image.resize
 
-    def watched(self: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+    def record_size(self: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
         largest.append(max(size))
         return resize(self, size, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Image.Image, "resize", watched)
+    monkeypatch.setattr(Image.Image, "resize", record_size)
     assert generation_pixels(gradient(20_000, 10), 64).shape == (64, 64, 3)
     assert largest and max(largest) <= 512
 
@@ -195,21 +195,21 @@ def photograph(width: int, height: int) -> bytes:
 def test_reduced_jpegs_stay_within_their_bound(size: tuple[int, int]) -> None:
     data = photograph(*size)
     exact = understanding_pixels(Image.open(io.BytesIO(data)), 96).astype(int)
-    opened = Image.open(io.BytesIO(data))
-    reduced = understanding_pixels(opened, 96, reduced=True)
-    assert max(opened.size) <= max(size) // 2 + 1, "decoded at a half or less"
+    source = Image.open(io.BytesIO(data))
+    reduced = understanding_pixels(source, 96, reduced=True)
+    assert max(source.size) <= max(size) // 2 + 1, "decoded at a half or less"
     off = np.abs(exact - reduced)
     assert 0 < off.max() <= 3 and off.mean() < 0.5
 
 
 def test_what_cannot_be_reduced_is_exact() -> None:
     small = photograph(380, 200)  # less than four times 96
-    turned = io.BytesIO()
+    buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(io.BytesIO(photograph(800, 600))).save(turned, "JPEG", exif=exif)
-    png = reopened(Image.open(io.BytesIO(photograph(800, 600))), "PNG")
-    for image in (Image.open(io.BytesIO(small)), Image.open(turned), png):
+    Image.open(io.BytesIO(photograph(800, 600))).save(buffer, "JPEG", exif=exif)
+    png = reopen(Image.open(io.BytesIO(photograph(800, 600))), "PNG")
+    for image in (Image.open(io.BytesIO(small)), Image.open(buffer), png):
         exact, reduced = understanding_pixels(image.copy(), 96), understanding_pixels(image, 96, reduced=True)
         np.testing.assert_array_equal(exact, reduced)
 
@@ -217,10 +217,10 @@ def test_what_cannot_be_reduced_is_exact() -> None:
 def test_to_float_goes_from_minus_one_to_one() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     levels[..., 2] = 0
-    got = to_float(levels)
-    assert got.shape == (3, 16, 16) and got.dtype == np.float32
-    np.testing.assert_allclose(got[0].ravel(), np.arange(256) / 127.5 - 1, atol=1e-7)
-    assert got[0, 0, 0] == -1 and got[0, 15, 15] == 1 and (got[2] == -1).all()
+    pixels = to_float(levels)
+    assert pixels.shape == (3, 16, 16) and pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels[0].ravel(), np.arange(256) / 127.5 - 1, atol=1e-7)
+    assert pixels[0, 0, 0] == -1 and pixels[0, 15, 15] == 1 and (pixels[2] == -1).all()
 
 
 @pytest.mark.parametrize(

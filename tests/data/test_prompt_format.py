@@ -37,19 +37,21 @@ def test_a_generation_prompt_is_a_request_and_an_open_answer() -> None:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_chat_template_is_the_official_one_to_the_letter(environment: str) -> None:
     template = ENVIRONMENTS[environment].from_string(chat_template(SYSTEM_PROMPT))
-    older = ENVIRONMENTS[environment].from_string(chat_template(SYSTEM_PROMPT, "User", "Assistant"))  # Janus-1.3B
-    compared = 0
+    template_1_3b = ENVIRONMENTS[environment].from_string(
+        chat_template(SYSTEM_PROMPT, "User", "Assistant")
+    )  # Janus-1.3B
+    num_compared = 0
     for case in PROMPTS:
         has_image = any(PLACEHOLDER in message["content"] for message in case["messages"])
         if bool(case["system"]) != has_image:
             continue  # the official code lets its caller choose; the template has it with images
         assert template.render(messages=case["messages"]) == case["prompt"], case["name"]
         words = case["prompt"].replace(USER, "User").replace(ASSISTANT, "Assistant")
-        assert older.render(messages=case["messages"]) == words, case["name"]
+        assert template_1_3b.render(messages=case["messages"]) == words, case["name"]
         untidy = [{**message, "content": f"\n {message['content']} \n"} for message in case["messages"]]
         assert template.render(messages=untidy) == case["prompt"], "contents come without white space around"
-        compared += 1
-    assert compared >= 2
+        num_compared += 1
+    assert num_compared >= 2
 
 
 contents = st.lists(
@@ -74,20 +76,20 @@ def test_the_chat_template_and_the_format_give_the_same_prompt(turns: list[str],
 def test_lists_of_texts_and_images_are_strings_with_placeholders() -> None:
     template = ENVIRONMENTS["plain"].from_string(chat_template("Look well."))
     items = [{"type": "image"}, {"type": "text", "text": "or"}, {"type": "image"}, {"type": "image"}]
-    listed = template.render(messages=[{"role": "user", "content": items}])
+    prompt_of_items = template.render(messages=[{"role": "user", "content": items}])
     words = "\n".join([PLACEHOLDER, "or", PLACEHOLDER, PLACEHOLDER])
-    assert listed == chat_prompt([{"role": "user", "content": words}], "Look well.")
-    own = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": words}]
-    assert template.render(messages=own) == chat_prompt(own[1:], "Be kind.")
+    assert prompt_of_items == chat_prompt([{"role": "user", "content": words}], "Look well.")
+    own_system = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": words}]
+    assert template.render(messages=own_system) == chat_prompt(own_system[1:], "Be kind.")
 
 
 words = st.text(st.characters(blacklist_characters="<｜|"), min_size=1, max_size=8).filter(str.strip)
-asked = st.lists(st.one_of(st.just(PLACEHOLDER), words), min_size=1, max_size=4).map("".join)
+question_texts = st.lists(st.one_of(st.just(PLACEHOLDER), words), min_size=1, max_size=4).map("".join)
 answers = st.one_of(st.just(PLACEHOLDER), words, words.map(lambda text: text + PLACEHOLDER))
 
 
 @settings(deadline=None, max_examples=100)
-@given(turns=st.lists(st.tuples(asked, answers), min_size=1, max_size=3))
+@given(turns=st.lists(st.tuples(question_texts, answers), min_size=1, max_size=3))
 def test_training_reads_the_format_that_inference_writes(turns: list[tuple[str, str]]) -> None:
     messages = [
         {"role": role, "content": content}
@@ -96,9 +98,11 @@ def test_training_reads_the_format_that_inference_writes(turns: list[tuple[str, 
     ]
     images = sum(message["content"].count(PLACEHOLDER) for message in messages)
     segments = get_template("conversation").build(Record("k", {"conversations": messages}, [plain_image()] * images))
-    trained = "".join(segment.text if segment.role == "text" else PLACEHOLDER for segment in segments)
+    training_text = "".join(segment.text if segment.role == "text" else PLACEHOLDER for segment in segments)
     # an answer that begins with an image has no space before it: as in the official generation prompt
-    assert trained == chat_prompt(messages, "").replace(f"{ASSISTANT}: {PLACEHOLDER}", f"{ASSISTANT}:{PLACEHOLDER}")
+    assert training_text == chat_prompt(messages, "").replace(
+        f"{ASSISTANT}: {PLACEHOLDER}", f"{ASSISTANT}:{PLACEHOLDER}"
+    )
     learnt = [segment.text for segment in segments if segment.loss]
     assert learnt == [
         f" {answer.strip().removesuffix(PLACEHOLDER)}" + ("" if answer.endswith(PLACEHOLDER) else EOS)

@@ -35,11 +35,11 @@ def test_a_recipe_opens_its_sources(tmp_path: Path) -> None:
 
 
 def test_digests_follow_recipe_and_data(tmp_path: Path) -> None:
-    first = Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests()
-    assert Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests() == first
-    assert Recipe(str(recipe_with(tmp_path, weight=2)), TEXT, 64).digests()["recipe"] != first["recipe"]
+    digests_before = Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests()
+    assert Recipe(str(recipe_with(tmp_path)), TEXT, 64).digests() == digests_before
+    assert Recipe(str(recipe_with(tmp_path, weight=2)), TEXT, 64).digests()["recipe"] != digests_before["recipe"]
     make_shard(tmp_path / "a.tar", {"a.json": {"text": "b"}})
-    assert Recipe(str(tmp_path / "r.yaml"), TEXT, 64).digests()["a"] != first["a"]
+    assert Recipe(str(tmp_path / "r.yaml"), TEXT, 64).digests()["a"] != digests_before["a"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_mistakes_name_file_and_place(tmp_path: Path, changes: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "empty"), ("sources: []", "empty"), ("a: [", "no valid YAML"), ("- 1", "empty")]
+    ("content", "message"), [("", "empty"), ("sources: []", "empty"), ("a: [", "is not valid YAML"), ("- 1", "empty")]
 )
 def test_empty_and_broken_recipes(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(content)

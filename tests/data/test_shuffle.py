@@ -23,13 +23,13 @@ def test_every_sample_comes_once_an_epoch(sizes: list[int], window: int, epoch: 
 
 
 def test_epochs_seeds_and_sources_have_their_own_order() -> None:
-    def first(seed: int, source: str, epoch: int) -> list[int]:
+    def first_order(seed: int, source: str, epoch: int) -> list[int]:
         order = Order(seed, source, [50, 50, 50])
         return [order.index(epoch, i) for i in range(20)]
 
-    orders = [first(0, "a", 0), first(0, "a", 1), first(1, "a", 0), first(0, "b", 0)]
+    orders = [first_order(0, "a", 0), first_order(0, "a", 1), first_order(1, "a", 0), first_order(0, "b", 0)]
     assert len({tuple(o) for o in orders}) == 4
-    assert first(0, "a", 0) == orders[0]
+    assert first_order(0, "a", 0) == orders[0]
 
 
 def test_reading_stays_within_a_window_of_shards() -> None:

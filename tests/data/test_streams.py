@@ -55,7 +55,7 @@ def sampler(recipe: Recipe, encoder: Encoder, seed: int = 0, row_tokens: int = 2
     )
 
 
-def read(
+def read_rows(
     recipe: Recipe,
     encoder: Encoder,
     number: int,
@@ -76,29 +76,29 @@ def digests(steps_of_rows: list[list[Row]]) -> list[list[str]]:
 
 
 def test_rows_do_not_depend_on_processes_or_workers(recipe: Recipe, encoder: Encoder) -> None:
-    truth = digests(read(recipe, encoder, 12))
+    truth = digests(read_rows(recipe, encoder, 12))
     assert len({d for rows in truth for d in rows}) > 40  # they differ among each other
-    assert digests(read(recipe, encoder, 12, world=2)) == truth
-    assert digests(read(recipe, encoder, 12, world=4)) == truth
-    assert digests(read(recipe, encoder, 12, workers=1)) == truth
-    assert digests(read(recipe, encoder, 12, workers=3)) == truth
-    assert digests(read(recipe, encoder, 12, world=2, workers=2)) == truth
-    assert digests(read(recipe, encoder, 12, seed=1)) != truth
+    assert digests(read_rows(recipe, encoder, 12, world=2)) == truth
+    assert digests(read_rows(recipe, encoder, 12, world=4)) == truth
+    assert digests(read_rows(recipe, encoder, 12, workers=1)) == truth
+    assert digests(read_rows(recipe, encoder, 12, workers=3)) == truth
+    assert digests(read_rows(recipe, encoder, 12, world=2, workers=2)) == truth
+    assert digests(read_rows(recipe, encoder, 12, seed=1)) != truth
 
 
 def test_tokens_are_the_same_too(recipe: Recipe, encoder: Encoder) -> None:
-    one, other = read(recipe, encoder, 6), read(recipe, encoder, 6, world=2, workers=1)
-    for row, same in zip([r for rows in one for r in rows], [r for rows in other for r in rows], strict=True):
+    rows_at_1, rows_at_2 = read_rows(recipe, encoder, 6), read_rows(recipe, encoder, 6, world=2, workers=1)
+    for row, same in zip([r for rows in rows_at_1 for r in rows], [r for rows in rows_at_2 for r in rows], strict=True):
         for a, b in zip(row.documents, same.documents, strict=True):
             assert (a.input_ids == b.input_ids).all() and (a.labels == b.labels).all()
 
 
 @pytest.mark.parametrize("consumed", [1, 5, 9])
 def test_going_on_from_any_state_at_another_world_size(recipe: Recipe, encoder: Encoder, consumed: int) -> None:
-    truth = read(recipe, encoder, 12)
+    truth = read_rows(recipe, encoder, 12)
     states = {row.stream: json.loads(json.dumps(row.state)) for row in truth[consumed - 1]}  # a state is JSON
-    rest = read(recipe, encoder, 12 - consumed, world=2, workers=1, states=states)
-    assert digests(rest) == digests(truth[consumed:])
+    remaining_rows = read_rows(recipe, encoder, 12 - consumed, world=2, workers=1, states=states)
+    assert digests(remaining_rows) == digests(truth[consumed:])
 
 
 def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encoder: Encoder) -> None:
@@ -112,7 +112,7 @@ def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encod
 
 
 def test_ratio_and_weights_hold(recipe: Recipe, encoder: Encoder) -> None:
-    rows = [row for step in read(recipe, encoder, 40) for row in step]
+    rows = [row for step in read_rows(recipe, encoder, 40) for row in step]
     for step in range(40):
         documents = [d for row in rows[step * R : (step + 1) * R] for d in row.documents]
         for kind, share in {"understanding": 0.2, "text": 0.3, "generation": 0.5}.items():

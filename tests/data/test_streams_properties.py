@@ -24,7 +24,7 @@ SHARES: dict[Kind, float] = {"understanding": 0.2, "text": 0.3, "generation": 0.
 TEMPLATES = {"understanding": "conversation", "text": "text", "generation": "text_to_image"}
 
 
-class MadeUp:
+class SyntheticSource:
     """A source of one kind; every ``bad_every``-th sample cannot be used, and texts are up to ``longest`` words."""
 
     def __init__(self, kind: Kind, number: int, bad_every: int, longest: int):
@@ -53,13 +53,13 @@ class MadeUp:
         return Record(key, {"conversations": turns}, [plain_image((0, index % 256, 0))])
 
 
-class MadeUpRecipe:
+class SyntheticRecipe:
     """As much of a `Recipe` as streams need."""
 
     def __init__(self, sizes: dict[str, int], bad_every: int, longest: int):
         self.shares = SHARES
         self.sources = {
-            name: (self._config(name, kind), MadeUp(kind, sizes[name], bad_every, longest))
+            name: (self._config(name, kind), SyntheticSource(kind, sizes[name], bad_every, longest))
             for name, kind in (("look", "understanding"), ("read", "text"), ("more", "text"), ("draw", "generation"))
         }
 
@@ -82,13 +82,13 @@ class MadeUpRecipe:
 sizes = st.fixed_dictionaries(
     {"look": st.integers(3, 40), "read": st.integers(3, 40), "more": st.integers(3, 9), "draw": st.integers(3, 40)}
 )
-recipes = st.builds(MadeUpRecipe, sizes, st.sampled_from([0, 2, 5, 100]), st.integers(1, 200))
+recipes = st.builds(SyntheticRecipe, sizes, st.sampled_from([0, 2, 5, 100]), st.integers(1, 200))
 cuts = st.sampled_from(["long", "fit"])
 units = st.sampled_from(["samples", "tokens", "one a row"])
 """What the ratio counts; or one document a row, where it counts samples."""
 
 
-def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[DocumentSampler, Packer]:
+def parts(recipe: SyntheticRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any) -> tuple[DocumentSampler, Packer]:
     sampler = DocumentSampler(
         recipe,  # type: ignore[arg-type]
         encoder,
@@ -103,16 +103,16 @@ def parts(recipe: MadeUpRecipe, encoder: Encoder, seed: int, cut: Any, unit: Any
     return sampler, BestFitPacker(T, SHARES, 3, cut=cut, unit=unit, max_wait=8)
 
 
-def read(
+def read_rows(
     sampler: DocumentSampler, packer: Packer, number: int, world: int, workers: int, states: Any = None
 ) -> list[list[Row]]:
     ranks = [RowLoader(sampler, packer, streams_of(rank, world, R), states or {}, workers) for rank in range(world)]
     return [[row for rank in ranks for row in next(rank)] for _ in range(number)]
 
 
-def seen(found: list[list[Row]]) -> list[list[Any]]:
+def observable(rows_by_step: list[list[Row]]) -> list[list[Any]]:
     """All that may not depend on who reads: the rows, what was quarantined, and the streams' states."""
-    return [[(row.stream, row.digest, row.quarantined, row.state) for row in rows] for rows in found]
+    return [[(row.stream, row.digest, row.quarantined, row.state) for row in rows] for rows in rows_by_step]
 
 
 def states_after(rows: list[Row]) -> dict[int, Any]:
@@ -122,26 +122,28 @@ def states_after(rows: list[Row]) -> dict[int, Any]:
 @settings(max_examples=6, deadline=None)
 @given(recipe=recipes, seed=st.integers(0, 99), cut=cuts, unit=units, stop=st.integers(1, 5))
 def test_the_same_rows_for_any_world_and_after_a_stop_at_any_step(
-    encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any, stop: int
+    encoder: Encoder, recipe: SyntheticRecipe, seed: int, cut: Any, unit: Any, stop: int
 ) -> None:
     sampler, packer = parts(recipe, encoder, seed, cut, unit)
-    truth = read(sampler, packer, 6, world=1, workers=0)
+    truth = read_rows(sampler, packer, 6, world=1, workers=0)
     for world in (2, 8):
-        assert seen(read(sampler, packer, 6, world, 0)) == seen(truth)
+        assert observable(read_rows(sampler, packer, 6, world, 0)) == observable(truth)
     for world in (1, 4):
-        rest = read(sampler, packer, 6 - stop, world, 0, states_after(truth[stop - 1]))
-        assert seen(rest) == seen(truth[stop:])
+        remaining_rows = read_rows(sampler, packer, 6 - stop, world, 0, states_after(truth[stop - 1]))
+        assert observable(remaining_rows) == observable(truth[stop:])
 
 
 @settings(max_examples=2, deadline=None)
 @given(recipe=recipes, seed=st.integers(0, 99), stop=st.integers(1, 3))
-def test_the_same_rows_for_any_number_of_workers(encoder: Encoder, recipe: MadeUpRecipe, seed: int, stop: int) -> None:
+def test_the_same_rows_for_any_number_of_workers(
+    encoder: Encoder, recipe: SyntheticRecipe, seed: int, stop: int
+) -> None:
     sampler, packer = parts(recipe, encoder, seed, "fit", "samples")
-    truth = seen(read(sampler, packer, 4, world=1, workers=0))
+    truth = observable(read_rows(sampler, packer, 4, world=1, workers=0))
     for world, workers in ((1, 1), (2, 3)):
-        assert seen(read(sampler, packer, 4, world, workers)) == truth
-    half = read(sampler, packer, stop, world=2, workers=1)
-    assert seen(read(sampler, packer, 4 - stop, 1, 3, states_after(half[-1]))) == truth[stop:]
+        assert observable(read_rows(sampler, packer, 4, world, workers)) == truth
+    half = read_rows(sampler, packer, stop, world=2, workers=1)
+    assert observable(read_rows(sampler, packer, 4 - stop, 1, 3, states_after(half[-1]))) == truth[stop:]
 
 
 @settings(max_examples=8, deadline=None)
@@ -150,70 +152,75 @@ def test_every_token_of_a_sample_is_trained_once_an_epoch(
     encoder: Encoder, numbers: dict[str, int], longest: int, seed: int, cut: Any, unit: Any
 ) -> None:
     """Pieces of a text follow each other without a gap; what was drawn was placed whole, or still waits."""
-    recipe = MadeUpRecipe(numbers, 0, longest)
+    recipe = SyntheticRecipe(numbers, 0, longest)
     sampler, packer = parts(recipe, encoder, seed, cut, unit)
-    rows = read(sampler, packer, 10, world=1, workers=0)
-    placed: dict[tuple[str, int, int], list[Document]] = {}
+    rows = read_rows(sampler, packer, 10, world=1, workers=0)
+    pieces_of_sample: dict[tuple[str, int, int], list[Document]] = {}
     for row in (row for step in rows for row in step):
         assert row.num_tokens <= T and row.documents
         for document in row.documents:
-            where = document.reference
-            placed.setdefault((where.source, where.epoch, where.index), []).append(document)
-    whole: Counter[str] = Counter()
-    for (source, epoch, index), pieces in placed.items():
-        expected, at = sampler._document(source, epoch, index), 0
+            reference = document.reference
+            pieces_of_sample.setdefault((reference.source, reference.epoch, reference.index), []).append(document)
+    num_complete: Counter[str] = Counter()
+    for (source, epoch, index), pieces in pieces_of_sample.items():
+        full_document, at = sampler._document(source, epoch, index), 0
         for document in pieces:
-            start, stop = document.reference.piece or (0, len(expected))
+            start, stop = document.reference.piece or (0, len(full_document))
             assert start == at
-            assert np.array_equal(document.labels, expected.labels[start:stop])
-            assert np.array_equal(document.input_ids, expected.input_ids[start:stop])
-            assert document.share == (stop - start) / len(expected)
+            assert np.array_equal(document.labels, full_document.labels[start:stop])
+            assert np.array_equal(document.input_ids, full_document.input_ids[start:stop])
+            assert document.share == (stop - start) / len(full_document)
             at = stop
-        whole[source] += at == len(expected)
+        num_complete[source] += at == len(full_document)
     for name in recipe.sources:
-        drawn = sum(row.state["draws"].get(name, 0) for row in rows[-1])
-        waiting = sum(one[0] == name for row in rows[-1] for kind in row.state["pending"].values() for one in kind)
-        assert whole[name] == drawn - waiting
+        num_samples = sum(row.state["draws"].get(name, 0) for row in rows[-1])
+        num_pending = sum(
+            entry[0] == name for row in rows[-1] for kind in row.state["pending"].values() for entry in kind
+        )
+        assert num_complete[name] == num_samples - num_pending
 
 
 @settings(max_examples=6, deadline=None)
 @given(recipe=recipes, seed=st.integers(0, 99), cut=cuts, unit=units)
 def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
-    encoder: Encoder, recipe: MadeUpRecipe, seed: int, cut: Any, unit: Any
+    encoder: Encoder, recipe: SyntheticRecipe, seed: int, cut: Any, unit: Any
 ) -> None:
     sampler, packer = parts(recipe, encoder, seed, cut, unit)
-    for step in read(sampler, packer, 10, world=1, workers=0):
+    for step in read_rows(sampler, packer, 10, world=1, workers=0):
         weights: Counter[str] = Counter()
         for document in (document for row in step for document in row.documents):
-            counted = {"tokens": len(document), "samples": document.share, "one a row": 1}
-            weights[document.kind] += counted[unit]  # type: ignore[assignment]
+            weight_of_unit = {"tokens": len(document), "samples": document.share, "one a row": 1}
+            weights[document.kind] += weight_of_unit[unit]  # type: ignore[assignment]
         sample = max(row.state["longest"] for row in step) if unit == "tokens" else 1
         for kind, share in SHARES.items():
-            most = 1 if unit == "one a row" else R * sample
-            assert abs(weights[kind] - share * sum(weights.values())) <= most * (1 + 1e-6)
+            limit = 1 if unit == "one a row" else R * sample
+            assert abs(weights[kind] - share * sum(weights.values())) <= limit * (1 + 1e-6)
 
 
 def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encoder: Encoder) -> None:
-    recipe = MadeUpRecipe({"look": 40, "read": 40, "more": 9, "draw": 40}, bad_every=5, longest=9)
+    recipe = SyntheticRecipe({"look": 40, "read": 40, "more": 9, "draw": 40}, bad_every=5, longest=9)
     sampler, packer = parts(recipe, encoder, 0, "long", "samples")
-    rows = [row for step in read(sampler, packer, 10, world=1, workers=0) for row in step]
-    met = [one for row in rows for one in row.quarantined]
-    assert met and all(
-        one.index % 5 == 1 and one.reason == "made bad" and one.key.endswith(f"-{one.index}") for one in met
+    rows = [row for step in read_rows(sampler, packer, 10, world=1, workers=0) for row in step]
+    quarantined = [sample for row in rows for sample in row.quarantined]
+    assert quarantined and all(
+        sample.index % 5 == 1 and sample.reason == "made bad" and sample.key.endswith(f"-{sample.index}")
+        for sample in quarantined
     )
-    assert {one.damaged for one in met} == {True, False}
+    assert {sample.damaged for sample in quarantined} == {True, False}
     assert not any(document.reference.index % 5 == 1 for row in rows for document in row.documents)
-    counted = Counter(one.source for one in met)
+    num_by_source = Counter(sample.source for sample in quarantined)
     for name in recipe.sources:
-        assert sum(row.state["bad"].get(name, 0) for row in rows[-R:]) == counted[name]
-    after = states_after(rows[-R:])
-    again = [one for step in read(sampler, packer, 3, 1, 0, after) for row in step for one in row.quarantined]
-    go_on = [one for step in read(sampler, packer, 13, 1, 0)[10:] for row in step for one in row.quarantined]
-    assert again == go_on
+        assert sum(row.state["bad"].get(name, 0) for row in rows[-R:]) == num_by_source[name]
+    states = states_after(rows[-R:])
+    quarantined_later = [
+        sample for step in read_rows(sampler, packer, 3, 1, 0, states) for row in step for sample in row.quarantined
+    ]
+    go_on = [sample for step in read_rows(sampler, packer, 13, 1, 0)[10:] for row in step for sample in row.quarantined]
+    assert quarantined_later == go_on
 
 
 def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(encoder: Encoder) -> None:
-    recipe = MadeUpRecipe({"look": 40, "read": 3, "more": 3, "draw": 3}, bad_every=0, longest=9)
+    recipe = SyntheticRecipe({"look": 40, "read": 3, "more": 3, "draw": 3}, bad_every=0, longest=9)
     sampler, _ = parts(recipe, encoder, 0, "long", "samples")
     whole = sampler._document("look", 0, 3)
     sampler.row_tokens = len(whole) - 1

@@ -59,7 +59,7 @@ def test_a_record_of_which_no_recipe_speaks_is_known_by_its_field() -> None:
     fields = {"conversations": [], "question": "", "caption": "", "class_name": "", "text": "", "limerick": ""}
     names = [template_for(Record("k", dict(list(fields.items())[place:]))).name for place in range(len(fields))]
     assert names == ["conversation", "question_answer", "image_caption", "class_to_image", "text", "limerick"]
-    with pytest.raises(BadSample, match=r"none of the fields conversations, question, caption, .*limerick is there"):
+    with pytest.raises(BadSample, match=r"it has none of the fields conversations, question, caption, .*limerick"):
         template_for(Record("k", {"poem": "x"}))
 
 
@@ -74,5 +74,5 @@ def test_two_packages_cannot_have_one_name() -> None:
 
 
 def test_the_templates_that_draw_read_codes() -> None:
-    drawing = {template.name for template in templates._TEMPLATES if template.reads_codes}
-    assert drawing == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
+    names_with_codes = {template.name for template in templates._TEMPLATES if template.reads_codes}
+    assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image"}

@@ -16,7 +16,7 @@ from janus_train.demo.grid import image_grid
 from janus_train.demo.objects import NUM_SCENE_OBJECTS
 from janus_train.demo.scenes import held_out_scenes, load_library, render
 from janus_train.demo.table import results_table
-from janus_train.demo.understanding import SORTS, ask, normalised
+from janus_train.demo.understanding import SORTS, ask, normalise
 from janus_train.evaluate.options import EvaluationOptions
 from janus_train.infer.load import load_model
 
@@ -24,15 +24,19 @@ OPTIONS = EvaluationOptions(num_prompts=10, num_questions=12, seed=3, guidance=2
 
 
 @pytest.fixture(scope="module")
-def loaded(random_base):
+def loaded_model(random_base):
     return load_model(random_base)
 
 
 @pytest.fixture(scope="module")
-def results(loaded, tmp_path_factory):
+def results(loaded_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
-    seen = []
-    return evaluate(loaded, out, OPTIONS, lambda *told: seen.append(told), num_dialogues=9), out, seen
+    progress_calls = []
+    return (
+        evaluate(loaded_model, out, OPTIONS, lambda *calls: progress_calls.append(calls), num_dialogues=9),
+        out,
+        progress_calls,
+    )
 
 
 def lines(path):
@@ -40,8 +44,8 @@ def lines(path):
 
 
 def test_files(results):
-    found, out, _ = results
-    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == found
+    scores, out, _ = results
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == scores
     images, answers = lines(out / "pictures.jsonl"), lines(out / "answers.jsonl")
     assert len(images) == 10 and len(answers) == 12
     for line in images:
@@ -52,12 +56,12 @@ def test_files(results):
 
 
 def test_measures(results):
-    found, _, _ = results
-    by_name = {m["name"]: m for m in found["measures"]}
+    scores, _, _ = results
+    by_name = {m["name"]: m for m in scores["measures"]}
     drawing_measures = ("background", "count", "side", "side_one", "side_two", "object", "object_near")
     assert set(by_name) == {*drawing_measures, *(f"answer_{s}" for s in SORTS)}
     assert by_name["side"]["n"] == by_name["side_one"]["n"] + by_name["side_two"]["n"]
-    for m in found["measures"]:
+    for m in scores["measures"]:
         assert m["low"] <= m["percent"] <= m["high"] and m["right"] <= m["n"]
     for name, least in (("background", 90), ("count", 90), ("object", 75)):  # ten pictures: two of 20 objects may fail
         assert by_name[name]["true_pictures"]["percent"] >= least
@@ -66,41 +70,41 @@ def test_measures(results):
     assert by_name["object"]["right"] == 0, "a random model draws no object"
     assert by_name["answer_colour"]["asked"] == {"percent": 80.0} and by_name["answer_colour"]["reached"] is False
     vocabulary = 400
-    assert 0.3 * vocabulary < found["text"]["perplexity"] < 30 * vocabulary, "a random model knows nothing"
+    assert 0.3 * vocabulary < scores["text"]["perplexity"] < 30 * vocabulary, "a random model knows nothing"
 
 
 def test_progress_is_told_to_the_end(results):
-    _, _, seen = results
+    _, _, progress_calls = results
     for what, total in (("draw", 10), ("judge", 10), ("answer", 12), ("read", 9)):
-        told = [(done, of) for name, done, of in seen if name == what]
-        assert told[-1] == (total, total) and told == sorted(told)
+        calls = [(done, of) for name, done, of in progress_calls if name == what]
+        assert calls[-1] == (total, total) and calls == sorted(calls)
 
 
-def test_same_seed_same_images(loaded, results, tmp_path):
+def test_same_seed_same_images(loaded_model, results, tmp_path):
     _, out, _ = results
     options = EvaluationOptions(num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, batch_size=2)
-    evaluate(loaded, tmp_path, options, num_dialogues=2)
+    evaluate(loaded_model, tmp_path, options, num_dialogues=2)
     for n in range(3):
         one, other = (np.asarray(Image.open(folder / f"pictures/{n:04d}.png"), int) for folder in (tmp_path, out))
         assert abs(one - other).max() <= 1  # the VQ decoder rounds otherwise in another batch
 
 
-def test_a_perfect_model_scores_like_the_truth(loaded, object_shards, tmp_path, monkeypatch):
+def test_a_perfect_model_scores_like_the_truth(loaded_model, object_shards, tmp_path, monkeypatch):
     scenes, library = held_out_scenes(object_shards, 10), load_library(tuple(object_shards))
     answers = iter([a for n, scene in enumerate(scenes[:3]) for _, _, a in ask(scene, 3 + n)])
     monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, library) for scene in scenes])
     monkeypatch.setattr(
         understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )
-    found = evaluate(loaded, tmp_path, OPTIONS, num_dialogues=2)
-    for m in found["measures"]:
+    scores = evaluate(loaded_model, tmp_path, OPTIONS, num_dialogues=2)
+    for m in scores["measures"]:
         assert m["percent"] == (m["true_pictures"]["percent"] if m["group"] == "generation" else 100.0)
         assert m.get("reached", True)
 
 
-def test_round_trips_are_images_of_the_models_size(loaded, object_shards):
+def test_round_trips_are_images_of_the_models_size(loaded_model, object_shards):
     scene, library = held_out_scenes(object_shards, 1)[0], load_library(tuple(object_shards))
-    assert [p.size for p in round_trips(loaded, [render(scene, library)] * 2)] == [(64, 64)] * 2
+    assert [p.size for p in round_trips(loaded_model, [render(scene, library)] * 2)] == [(64, 64)] * 2
 
 
 def test_prompts_are_the_training_sentences(object_shards):
@@ -109,13 +113,13 @@ def test_prompts_are_the_training_sentences(object_shards):
     assert len(set(prompts)) == 4 and prompts[0] == prompts[4]
     for prompt in prompts:
         assert prompt[0].isupper() and prompt.endswith(".") and scene.background in prompt
-        assert all(placed.object.name in prompt for placed in scene.objects)
+        assert all(placed_object.object.name in prompt for placed_object in scene.objects)
 
 
 def test_answers_are_compared_without_case_space_and_stop():
-    assert normalised(" On the  left.\n") == normalised("on the left")
-    assert normalised("A red apple.") != normalised("An apple.")
-    assert normalised("") == ""
+    assert normalise(" On the  left.\n") == normalise("on the left")
+    assert normalise("A red apple.") != normalise("An apple.")
+    assert normalise("") == ""
 
 
 def test_grid_takes_any_number():
@@ -126,10 +130,10 @@ def test_grid_takes_any_number():
 
 
 def test_table_shows_every_measure(results):
-    found, _, _ = results
+    scores, _, _ = results
     console = Console(width=104, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(results_table(found))
+    console.print(results_table(scores))
     text = console.export_text()
-    for m in found["measures"]:
+    for m in scores["measures"]:
         assert m["label"] in text and f"{m['right']}/{m['n']}" in text
     assert "10x no" in text and "perplexity" in text

@@ -28,7 +28,7 @@ def test_commonest_answer():
 def test_reached_by_percent_and_by_times_chance():
     assert measure("background", "generation", [True] * 9 + [False], 12.5)["reached"] is True
     assert measure("background", "generation", [True] * 8 + [False] * 2, 12.5)["reached"] is False
-    found = measure("object", "generation", [True] + [False] * 49, 0.125)
-    assert found["percent"] == 2.0 and found["times_chance"] == 16.0 and found["reached"] is True
+    result = measure("object", "generation", [True] + [False] * 49, 0.125)
+    assert result["percent"] == 2.0 and result["times_chance"] == 16.0 and result["reached"] is True
     assert measure("object", "generation", [True] + [False] * 99, 0.125)["reached"] is False
     assert "reached" not in measure("count", "generation", [True], 40.0)

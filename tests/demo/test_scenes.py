@@ -16,12 +16,12 @@ from janus_train.demo.scenes import (
     SPLITS,
     VIEWS,
     SceneSource,
-    draw_scene,
     held_out_scenes,
     is_held_out,
     load_library,
     questions,
     render,
+    sample_scene,
 )
 from janus_train.demo.words import COUNTS, PLACES, caption, is_plural, noun
 from janus_train.errors import UserError
@@ -31,9 +31,9 @@ SHARDS = sorted((ROOT / "data_recipes/demo/shards").glob("*.tar"))
 LIBRARY = load_library(tuple(SHARDS))
 
 
-def drawn(split: str, number: int, seed: int = 0):
+def sampled_scenes(split: str, number: int, seed: int = 0):
     rng = np.random.default_rng(seed)
-    return [draw_scene(LIBRARY, rng, split) for _ in range(number)]
+    return [sample_scene(LIBRARY, rng, split) for _ in range(number)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -61,8 +61,8 @@ PINNED_CAPTION = "A crocodile at the top and a balloon at the bottom, on an oran
 
 
 def test_no_combination_is_in_both_splits() -> None:
-    train = {s.label for s in drawn("train", 3000)}
-    held_out = {s.label for s in drawn("held_out", 1000, seed=1)}
+    train = {s.label for s in sampled_scenes("train", 3000)}
+    held_out = {s.label for s in sampled_scenes("held_out", 1000, seed=1)}
     assert not train & held_out
     assert not any(is_held_out(label) for label in train)
     assert all(is_held_out(label) for label in held_out)
@@ -89,9 +89,9 @@ def test_a_tenth_is_held_out() -> None:
 
 
 def test_label_does_not_depend_on_order() -> None:
-    scene = next(s for s in drawn("train", 50) if len(s.objects) > 1)
-    turned = type(scene)(scene.objects[::-1], scene.background)
-    assert scene.label == turned.label
+    scene = next(s for s in sampled_scenes("train", 50) if len(s.objects) > 1)
+    reversed_scene = type(scene)(scene.objects[::-1], scene.background)
+    assert scene.label == reversed_scene.label
     names, background = scene.label.split("@")
     assert names.split("+") == sorted(p.object.name for p in scene.objects)
     assert background == scene.background
@@ -99,18 +99,18 @@ def test_label_does_not_depend_on_order() -> None:
 
 def test_first_sentence_names_everything() -> None:
     rng = np.random.default_rng(3)
-    for scene in drawn("train", 300):
-        first = re.split(r"(?<=[.])\s", caption(scene, rng))[0].lower()
-        assert re.search(rf"\b{scene.background}\b", first)
-        for placed in scene.objects:
-            assert f"{placed.object.name.lower()} {PLACES[placed.place]}" in first
-            assert placed.size_word in first
+    for scene in sampled_scenes("train", 300):
+        first_words = re.split(r"(?<=[.])\s", caption(scene, rng))[0].lower()
+        assert re.search(rf"\b{scene.background}\b", first_words)
+        for placed_object in scene.objects:
+            assert f"{placed_object.object.name.lower()} {PLACES[placed_object.place]}" in first_words
+            assert placed_object.size_word in first_words
 
 
 def test_second_sentence_counts() -> None:
     rng = np.random.default_rng(4)
     with_count = 0
-    for scene in drawn("train", 300):
+    for scene in sampled_scenes("train", 300):
         sentences = re.split(r"(?<=[.])\s", caption(scene, rng))
         if len(sentences) == 2:
             with_count += 1
@@ -120,32 +120,35 @@ def test_second_sentence_counts() -> None:
 
 def test_objects_stand_where_the_scene_says() -> None:
     """The picture differs from its background in each named place, and nowhere outside the objects' boxes."""
-    for scene in drawn("train", 200):
+    for scene in sampled_scenes("train", 200):
         pixels = np.asarray(render(scene, LIBRARY)).astype(int)
-        painted = np.abs(pixels - np.array(BACKGROUNDS[scene.background])).max(-1) > 0
-        boxes = np.zeros_like(painted)
-        for placed in scene.objects:
-            left, top = placed.x - placed.side / 2, placed.y - placed.side / 2
-            assert min(left, top) >= 0 and max(left, top) + placed.side <= 64
-            rows, columns = slice(int(top), int(top + placed.side) + 1), slice(int(left), int(left + placed.side) + 1)
+        is_object = np.abs(pixels - np.array(BACKGROUNDS[scene.background])).max(-1) > 0
+        boxes = np.zeros_like(is_object)
+        for placed_object in scene.objects:
+            left, top = placed_object.x - placed_object.side / 2, placed_object.y - placed_object.side / 2
+            assert min(left, top) >= 0 and max(left, top) + placed_object.side <= 64
+            rows, columns = (
+                slice(int(top), int(top + placed_object.side) + 1),
+                slice(int(left), int(left + placed_object.side) + 1),
+            )
             boxes[rows, columns] = True
-            if placed.place in ("left", "right"):
-                assert (placed.x < 32) == (placed.place == "left")
-            if placed.place in ("top", "bottom"):
-                assert (placed.y < 32) == (placed.place == "top")
-        assert not (painted & ~boxes).any()
+            if placed_object.place in ("left", "right"):
+                assert (placed_object.x < 32) == (placed_object.place == "left")
+            if placed_object.place in ("top", "bottom"):
+                assert (placed_object.y < 32) == (placed_object.place == "top")
+        assert not (is_object & ~boxes).any()
 
 
 def test_a_thing_covers_the_same_patches_wherever_it_stands() -> None:
     """Both encoders of the tiny model see patches of 8 pixels: all middles of one size are whole patches apart."""
-    for side in {placed.side for scene in drawn("train", 300) for placed in scene.objects}:
-        middles = {(p.x, p.y) for scene in drawn("train", 300) for p in scene.objects if p.side == side}
+    for side in {placed_object.side for scene in sampled_scenes("train", 300) for placed_object in scene.objects}:
+        middles = {(p.x, p.y) for scene in sampled_scenes("train", 300) for p in scene.objects if p.side == side}
         assert len(middles) >= 5
         assert len({(x % 8, y % 8) for x, y in middles}) == 1
 
 
 def test_images_scale() -> None:
-    scene = drawn("train", 1)[0]
+    scene = sampled_scenes("train", 1)[0]
     assert render(scene, LIBRARY, 128).size == (128, 128)
     assert SceneSource(SHARDS, "class", num_scenes=3, size=32)[0].images[0].size == (32, 32)
 
@@ -159,15 +162,15 @@ def test_class_images_are_no_combination() -> None:
 
 def test_questions_agree_with_the_scene() -> None:
     for scene in held_out_scenes(SHARDS, 100):
-        asked = questions(scene)
-        answers = {(kind, question): answer for kind, question, answer in asked}
+        answers = questions(scene)
+        answers = {(kind, question): answer for kind, question, answer in answers}
         assert answers["colour", "What colour is the background?"] == scene.background.capitalize() + "."
         assert answers["count", "How many objects are there?"] == ("One.", "Two.", "Three.")[len(scene.objects) - 1]
-        for placed in scene.objects:
-            verb = "are" if is_plural(placed.object.name) else "is"
-            where = PLACES[placed.place]
-            assert answers["place", f"Where {verb} the {placed.object.name}?"].lower() == where + "."
-            assert answers["object", f"What is {where}?"].lower() == noun(placed.object.name).lower() + "."
+        for placed_object in scene.objects:
+            verb = "are" if is_plural(placed_object.object.name) else "is"
+            place = PLACES[placed_object.place]
+            assert answers["place", f"Where {verb} the {placed_object.object.name}?"].lower() == place + "."
+            assert answers["object", f"What is {place}?"].lower() == noun(placed_object.object.name).lower() + "."
 
 
 def test_evaluation_scenes_are_held_out_and_distinct() -> None:
@@ -204,9 +207,9 @@ def test_conversations_alternate_and_hold_their_images(view: str) -> None:
         if view == "draw":
             assert turns[1]["content"] == "<image_placeholder>"
         if view == "conversation":
-            asked = {(q, a) for phrasing in (0, 1) for _, q, a in questions(source.scene(index), phrasing)}
+            answers = {(q, a) for phrasing in (0, 1) for _, q, a in questions(source.scene(index), phrasing)}
             pairs = zip(turns[::2], turns[1::2], strict=True)
-            assert all((u["content"].removeprefix("<image_placeholder>\n"), a["content"]) in asked for u, a in pairs)
+            assert all((u["content"].removeprefix("<image_placeholder>\n"), a["content"]) in answers for u, a in pairs)
 
 
 def test_texts_hold_no_special_token_and_both_languages() -> None:

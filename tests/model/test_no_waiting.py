@@ -12,7 +12,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
-from janus_train.datatools.inspect.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_run_data
 from janus_train.model import attention
 from janus_train.model.janus import PackedJanus
 from tests.helpers import config_of
@@ -81,7 +81,7 @@ def test_waiting_would_be_seen() -> None:
 
 def test_a_batch_carries_what_it_would_have_to_ask_for(random_base) -> None:  # type: ignore[no-untyped-def]
     config = config_of("+stage=2", f"init_from={random_base}", *SMALL, "batch.row_tokens=512")
-    rows: list[Row] = next(open_drawn(config).steps(1, 1))[1]
+    rows: list[Row] = next(open_run_data(config).steps(1, 1))[1]
     batch = collate(rows, 64, 64)
     assert batch.num_understanding_targets == int(batch.text_target_is_understanding.sum()) > 0
     missing = (batch.cached_codes < 0).any(dim=1).nonzero().flatten()

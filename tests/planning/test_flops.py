@@ -17,7 +17,7 @@ from transformers.models.janus import JanusVQVAE
 from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
-from janus_train.datatools.inspect.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_run_data
 from janus_train.model import chunked_cross_entropy
 from janus_train.model.attention import Documents as Layout
 from janus_train.model.build import build, transformers_config
@@ -190,7 +190,7 @@ def test_content_of_documents_is_content_of_their_batch(small_rows: list[Row]) -
 @pytest.fixture
 def small_rows(random_base: Path) -> list[Row]:
     config = config_of("+stage=2", f"init_from={random_base}", *SMALL)
-    return next(open_drawn(config).steps(1, 1))[1]
+    return next(open_run_data(config).steps(1, 1))[1]
 
 
 def test_an_image_costs_what_the_official_sizes_cost() -> None:

@@ -1,14 +1,14 @@
-"""Which documents share a row: mixes the kinds by the stage's ratio and fills T tokens.
+"""Chooses which documents share a row: mixes the kinds by the stage's ratio and fills T tokens.
 
-The ratio is held where it counts, in the rows: a document is placed only if its kind stays on its line. A row is made in
-four steps:
+In: the waiting documents of each kind. Out: `Choice`s. The ratio is kept in every row: a document is placed only if its
+kind stays within a sample of its share. A row is filled in four steps:
 
-1. a document that has waited `max_wait` rows goes first, as soon as its kind may come;
-2. the kind that is furthest behind places its oldest document if it fits, else the largest that does, and so on until
-   nothing fits;
+1. a document that has waited `max_wait` rows goes first, as soon as the ratio allows its kind;
+2. the kind that is furthest behind places its oldest document if it fits, else its largest document that fits, and so on
+   until nothing fits;
 3. documents are exchanged for larger ones of their kind while that fills the row better;
-4. text may be cut: always if it is longer than a row, and with ``cut="fit"`` wherever a row has room left. An image's
-   tokens never are.
+4. text may be cut: always if it is longer than a row, and with ``cut="fit"`` wherever a row has room left. The tokens of
+   an image are never cut.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Literal, Protocol
 
 from janus_train.data.types import Kind
 
-Unit = Literal["samples", "tokens"]
+RatioUnit = Literal["samples", "tokens"]
 Cut = Literal["long", "fit"]
 
 SMALLEST_PIECE = 64
-"""A row is at least so many pieces of text long, so none is shorter than 64 tokens at 4096."""
+"""The smallest piece of a text is this fraction of a row: 64 tokens at 4096."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """A waiting document, or what is left of it."""
+class WaitingDocument:
+    """The size of a waiting document, or of the part of it that is not placed yet."""
 
     tokens: int
-    whole: int  # tokens of the whole document
+    total_tokens: int  # of the complete document
     can_cut: bool
-    waited: int  # rows
+    rows_waited: int
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``tokens`` of the waiting document number ``place`` of a kind: all that is left of it, or a piece from its front."""
+    """``tokens`` of waiting document number ``place`` of a kind: all of its remaining tokens, or a piece from its front."""
 
     kind: Kind
     place: int
@@ -46,39 +46,39 @@ class Choice:
 
 
 class Packer(Protocol):
-    """What a stream asks of a packer: `BestFitPacker` fills rows, `single.OnePerRowPacker` gives each document its own."""
+    """The interface between streams and packers: `BestFitPacker` fills rows, `OnePerRowPacker` puts one document in each."""
 
     row_tokens: int
 
     def wants_more(self, documents: int, tokens: int) -> bool:
-        """Whether a kind of which ``documents`` with ``tokens`` wait needs another one before a row is chosen."""
+        """Whether a kind with ``documents`` waiting, of ``tokens`` together, needs another one before a row is chosen."""
         ...
 
     def choose(
         self,
-        waiting: Mapping[Kind, Sequence[Item]],
-        placed: Mapping[Kind, float],
+        candidates: Mapping[Kind, Sequence[WaitingDocument]],
+        placed_weights: Mapping[Kind, float],
         *,
         row: int,
         phase: int,
         longest: int,
     ) -> list[Choice]: ...
 
-    def weight(self, item: Item, tokens: int) -> float:
-        """What ``tokens`` of a document count for in the ratio."""
+    def weight(self, document: WaitingDocument, tokens: int) -> float:
+        """How much ``tokens`` of a document count in the ratio."""
         ...
 
 
-def front_of(item: Item, left: int, row_tokens: int) -> int:
-    """How much of a document is placed where ``left`` tokens are free: all, or a piece of a text that is longer than a row.
+def front_of(document: WaitingDocument, free_tokens: int, row_tokens: int) -> int:
+    """Number of tokens to place where ``free_tokens`` are free: all, or a piece of a text that is longer than a row.
 
-    0 if it does not fit. What stays is never shorter than a row's smallest piece.
+    0 if the document does not fit. The remaining piece is never shorter than a row's smallest piece.
     """
-    if item.tokens <= left:
-        return item.tokens
-    least = smallest_piece(row_tokens)
-    fits = item.can_cut and item.tokens > row_tokens and left >= least
-    return min(left, item.tokens - least) if fits else 0
+    if document.tokens <= free_tokens:
+        return document.tokens
+    min_tokens = smallest_piece(row_tokens)
+    can_cut_here = document.can_cut and document.tokens > row_tokens and free_tokens >= min_tokens
+    return min(free_tokens, document.tokens - min_tokens) if can_cut_here else 0
 
 
 def smallest_piece(row_tokens: int) -> int:
@@ -86,11 +86,11 @@ def smallest_piece(row_tokens: int) -> int:
 
 
 class BestFitPacker:
-    """Chooses the documents of a row; keeps no state of its own.
+    """Chooses the documents of a row; it has no state of its own.
 
-    row_tokens: T. shares: each kind's share of the ``unit``. lookahead: documents of a kind to choose from, at least.
-    max_wait: rows after which a document goes before all others. A document of
-    a kind with share s then waits for at most the older ones of its kind, each at most 1/s + 1 rows.
+    row_tokens: T. shares: each kind's share of the ``unit``. lookahead: minimum number of documents of a kind to choose
+    from. max_wait: rows after which a document goes before all others. A document of a kind with share s then waits only
+    for the older ones of its kind, each at most 1/s + 1 rows.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BestFitPacker:
         shares: Mapping[Kind, float],
         lookahead: int,
         *,
-        unit: Unit = "samples",
+        unit: RatioUnit = "samples",
         cut: Cut = "long",
         max_wait: int = 64,
     ):
@@ -112,8 +112,8 @@ class BestFitPacker:
 
     def choose(
         self,
-        waiting: Mapping[Kind, Sequence[Item]],
-        placed: Mapping[Kind, float],
+        candidates: Mapping[Kind, Sequence[WaitingDocument]],
+        placed_weights: Mapping[Kind, float],
         *,
         row: int = 0,
         phase: int = 0,
@@ -121,169 +121,183 @@ class BestFitPacker:
     ) -> list[Choice]:
         """The row's documents in their order in the row.
 
-        waiting: oldest first. placed: what the stream has placed so far, by kind, in the ratio's unit. phase: spreads the
-        streams over the mixture's period, so that they do not all begin with the same kind. longest: tokens of the
-        longest document that the stream has seen: one sample, if the unit is tokens. row: its number in the stream, of no use here.
+        candidates: oldest first. placed_weights: how much the stream has placed so far, by kind, in the ratio's unit.
+        phase: spreads the streams over the mixture's period, so that they do not all begin with the same kind. longest:
+        tokens of the longest document that the stream has seen, which count as one sample if the unit is tokens. row: its
+        number in the stream, not used here.
         """
-        made = _Row(self, waiting, placed, self._offsets(phase), 1.0 if self.unit == "samples" else longest)
-        made.place_overdue()
-        while made.place_next():
+        builder = _RowBuilder(
+            self, candidates, placed_weights, self._offsets(phase), 1.0 if self.unit == "samples" else longest
+        )
+        builder.place_overdue()
+        while builder.place_next():
             pass
-        made.back_to_line()
-        made.exchange()
+        builder.restore_ratio()
+        builder.exchange()
         if self.cut == "fit":
-            made.fill_with_piece()
-        return made.chosen
+            builder.fill_with_piece()
+        return builder.choices
 
-    def weight(self, item: Item, tokens: int) -> float:
-        """What ``tokens`` of a document count for in the ratio."""
-        return tokens if self.unit == "tokens" else tokens / item.whole
+    def weight(self, document: WaitingDocument, tokens: int) -> float:
+        """How much ``tokens`` of a document count in the ratio."""
+        return tokens if self.unit == "tokens" else tokens / document.total_tokens
 
     def _offsets(self, phase: int) -> dict[Kind, float]:
         """A head start of up to a quarter of a sample, summing to zero over the kinds."""
-        raw = [((phase * (2 * i + 1) * 0.6180339887) % 1.0 - 0.5) / 2 for i in range(len(self.shares))]
-        mean = sum(raw) / len(raw)
-        return {kind: value - mean for kind, value in zip(self.shares, raw, strict=True)}
+        values = [((phase * (2 * i + 1) * 0.6180339887) % 1.0 - 0.5) / 2 for i in range(len(self.shares))]
+        mean = sum(values) / len(values)
+        return {kind: value - mean for kind, value in zip(self.shares, values, strict=True)}
 
 
-class _Row:
-    """A row in the making."""
+class _RowBuilder:
+    """The choices for one row while it is being filled."""
 
     def __init__(
         self,
         packer: BestFitPacker,
-        waiting: Mapping[Kind, Sequence[Item]],
-        placed: Mapping[Kind, float],
+        candidates: Mapping[Kind, Sequence[WaitingDocument]],
+        placed_weights: Mapping[Kind, float],
         offsets: Mapping[Kind, float],
         sample: float,
     ):
-        self.packer, self.waiting, self.offsets, self.sample = packer, waiting, offsets, sample
-        self.before = {kind: placed.get(kind, 0.0) for kind in packer.shares}
-        self.inside: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
-        self.chosen: list[Choice] = []
-        self.left = packer.row_tokens
+        self.packer, self.candidates, self.offsets, self.sample = packer, candidates, offsets, sample
+        self.weights_before = {kind: placed_weights.get(kind, 0.0) for kind in packer.shares}
+        self.weights_in_row: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
+        self.choices: list[Choice] = []
+        self.free_tokens = packer.row_tokens
 
     def place_overdue(self) -> None:
-        """The document that has waited longest, if that is too long and its kind may come now."""
-        for kind in sorted(self.waiting, key=lambda k: -self._waited(k)):
-            if self._waited(kind) >= self.packer.max_wait:
-                tokens = front_of(self.waiting[kind][0], self.left, self.packer.row_tokens)
-                if tokens and self._may_come(kind, 0, tokens):
+        """Place the document that has waited longest, if it has waited too long and the ratio allows its kind now."""
+        for kind in sorted(self.candidates, key=lambda k: -self._rows_waited(k)):
+            if self._rows_waited(kind) >= self.packer.max_wait:
+                tokens = front_of(self.candidates[kind][0], self.free_tokens, self.packer.row_tokens)
+                if tokens and self._may_place(kind, 0, tokens):
                     self._add(Choice(kind, 0, tokens))
-                    if self._on_line():  # not if it would let another kind fall behind
+                    if self._is_within_ratio():  # not if it would let another kind fall behind
                         return
                     self._remove(0)
 
     def place_next(self) -> bool:
-        """One more document; False if the row is full or no kind that may come next has one that fits."""
-        total = sum(self.before.values()) + sum(self.inside.values()) + self.sample
-        behind = {
-            kind: share * total + self.offsets[kind] * self.sample - self.before[kind] - self.inside[kind]
+        """Place one more document; False if the row is full or no kind that the ratio allows has one that fits."""
+        total = sum(self.weights_before.values()) + sum(self.weights_in_row.values()) + self.sample
+        deficits = {
+            kind: share * total
+            + self.offsets[kind] * self.sample
+            - self.weights_before[kind]
+            - self.weights_in_row[kind]
             for kind, share in self.packer.shares.items()
         }
-        for kind in sorted(behind, key=lambda k: -behind[k]):
-            choice = self._fitting(kind)
-            if choice and self._may_come(kind, choice.place, choice.tokens):
+        for kind in sorted(deficits, key=lambda k: -deficits[k]):
+            choice = self._fitting_choice(kind)
+            if choice and self._may_place(kind, choice.place, choice.tokens):
                 self._add(choice)
                 return True
         return False
 
-    def back_to_line(self) -> None:
-        """Takes back what came last while a kind is more than a sample off its share, in this row or in the stream."""
-        while len(self.chosen) > 1 and not self._on_line():
-            self._remove(len(self.chosen) - 1)
+    def restore_ratio(self) -> None:
+        """Remove the last choices while a kind is more than a sample off its share, in this row or in the stream."""
+        while len(self.choices) > 1 and not self._is_within_ratio():
+            self._remove(len(self.choices) - 1)
 
     def exchange(self) -> None:
-        """Puts larger documents in the place of chosen ones of the same kind, the best fit first."""
-        while self.left:
+        """Replace chosen documents by larger ones of the same kind, the best fit first."""
+        while self.free_tokens:
             gains = [
-                (self.waiting[choice.kind][place].tokens - choice.tokens, -number, -place)
-                for number, choice in enumerate(self.chosen)
-                if not self._keeps(choice)
-                for place in self._free(choice.kind)
-                if 0 < self.waiting[choice.kind][place].tokens - choice.tokens <= self.left
+                (self.candidates[choice.kind][place].tokens - choice.tokens, -number, -place)
+                for number, choice in enumerate(self.choices)
+                if not self._must_stay(choice)
+                for place in self._unchosen_places(choice.kind)
+                if 0 < self.candidates[choice.kind][place].tokens - choice.tokens <= self.free_tokens
             ]
             if not gains:
                 return
             number, place = -max(gains)[1], -max(gains)[2]
-            old = self.chosen[number]
-            self._replace(number, Choice(old.kind, place, self.waiting[old.kind][place].tokens))
-            if not self._on_line():  # only if the ratio counts tokens
-                self._replace(number, old)
+            old_choice = self.choices[number]
+            self._replace(number, Choice(old_choice.kind, place, self.candidates[old_choice.kind][place].tokens))
+            if not self._is_within_ratio():  # only if the ratio counts tokens
+                self._replace(number, old_choice)
                 return
 
     def fill_with_piece(self) -> None:
-        """Fills the rest of the row with the front of a text."""
-        least = self.packer.smallest_piece
-        if self.left < least:
+        """Fill the rest of the row with the front of a text."""
+        min_tokens = self.packer.smallest_piece
+        if self.free_tokens < min_tokens:
             return
         for kind in self.packer.shares:
-            for place in self._free(kind):
-                item = self.waiting[kind][place]
-                if item.can_cut and item.tokens - self.left >= least and self._may_come(kind, place, self.left):
-                    self._add(Choice(kind, place, self.left))
-                    if self._on_line():
+            for place in self._unchosen_places(kind):
+                document = self.candidates[kind][place]
+                if (
+                    document.can_cut
+                    and document.tokens - self.free_tokens >= min_tokens
+                    and self._may_place(kind, place, self.free_tokens)
+                ):
+                    self._add(Choice(kind, place, self.free_tokens))
+                    if self._is_within_ratio():
                         return
-                    self._remove(len(self.chosen) - 1)
+                    self._remove(len(self.choices) - 1)
 
-    def _fitting(self, kind: Kind) -> Choice | None:
-        """The oldest document if it fits, else, unless it is overdue, the largest that does (the older of equals)."""
-        free = self._free(kind)
-        if not free:
+    def _fitting_choice(self, kind: Kind) -> Choice | None:
+        """The oldest document if it fits, else, unless it is overdue, the largest that fits (the older of equals)."""
+        places = self._unchosen_places(kind)
+        if not places:
             return None
-        items = self.waiting[kind]
-        tokens = front_of(items[free[0]], self.left, self.packer.row_tokens)
+        documents = self.candidates[kind]
+        tokens = front_of(documents[places[0]], self.free_tokens, self.packer.row_tokens)
         if tokens:
-            return Choice(kind, free[0], tokens)
-        if items[free[0]].waited >= self.packer.max_wait:
+            return Choice(kind, places[0], tokens)
+        if documents[places[0]].rows_waited >= self.packer.max_wait:
             return None
-        fitting = [place for place in free if items[place].tokens <= self.left]
-        best = max(fitting, key=lambda place: (items[place].tokens, -place), default=None)
-        return None if best is None else Choice(kind, best, items[best].tokens)
+        fitting_places = [place for place in places if documents[place].tokens <= self.free_tokens]
+        best_place = max(fitting_places, key=lambda place: (documents[place].tokens, -place), default=None)
+        return None if best_place is None else Choice(kind, best_place, documents[best_place].tokens)
 
-    def _keeps(self, choice: Choice) -> bool:
-        """Whether it stays: it is overdue, or a piece (what is left of a text comes in order)."""
-        item = self.waiting[choice.kind][choice.place]
-        return item.waited >= self.packer.max_wait or item.tokens != item.whole or choice.tokens != item.tokens
+    def _must_stay(self, choice: Choice) -> bool:
+        """Whether the choice may not be exchanged: it is overdue, or a piece of a text, whose pieces stay in order."""
+        document = self.candidates[choice.kind][choice.place]
+        return (
+            document.rows_waited >= self.packer.max_wait
+            or document.tokens != document.total_tokens
+            or choice.tokens != document.tokens
+        )
 
-    def _free(self, kind: Kind) -> list[int]:
-        taken = {choice.place for choice in self.chosen if choice.kind == kind}
-        return [place for place in range(len(self.waiting[kind])) if place not in taken]
+    def _unchosen_places(self, kind: Kind) -> list[int]:
+        chosen_places = {choice.place for choice in self.choices if choice.kind == kind}
+        return [place for place in range(len(self.candidates[kind])) if place not in chosen_places]
 
-    def _waited(self, kind: Kind) -> int:
-        return self.waiting[kind][0].waited if self.waiting[kind] else -1
+    def _rows_waited(self, kind: Kind) -> int:
+        return self.candidates[kind][0].rows_waited if self.candidates[kind] else -1
 
-    def _may_come(self, kind: Kind, place: int, tokens: int) -> bool:
+    def _may_place(self, kind: Kind, place: int, tokens: int) -> bool:
         """Whether the kind would stay less than one sample ahead of its share."""
-        weight = self.packer.weight(self.waiting[kind][place], tokens)
-        total = sum(self.before.values()) + sum(self.inside.values()) + weight
-        ahead = self.before[kind] + self.inside[kind] + weight - self.packer.shares[kind] * total
-        return ahead < self.sample * (1 + self.offsets[kind])
+        weight = self.packer.weight(self.candidates[kind][place], tokens)
+        total = sum(self.weights_before.values()) + sum(self.weights_in_row.values()) + weight
+        lead = self.weights_before[kind] + self.weights_in_row[kind] + weight - self.packer.shares[kind] * total
+        return lead < self.sample * (1 + self.offsets[kind])
 
-    def _on_line(self) -> bool:
-        """Is every kind within one sample of its share, in this row and in the stream up to it?"""
-        row = sum(self.inside.values())
-        stream = row + sum(self.before.values())
+    def _is_within_ratio(self) -> bool:
+        """Whether every kind is within one sample of its share, in this row and in the stream up to it."""
+        row = sum(self.weights_in_row.values())
+        stream = row + sum(self.weights_before.values())
         limit = self.sample * (1 + 1e-9)
         return all(
-            abs(self.inside[kind] - share * row) <= limit
-            and abs(self.before[kind] + self.inside[kind] - share * stream) <= limit
+            abs(self.weights_in_row[kind] - share * row) <= limit
+            and abs(self.weights_before[kind] + self.weights_in_row[kind] - share * stream) <= limit
             for kind, share in self.packer.shares.items()
         )
 
     def _add(self, choice: Choice) -> None:
-        self.chosen.append(choice)
+        self.choices.append(choice)
         self._count(choice, +1)
 
     def _remove(self, number: int) -> None:
-        self._count(self.chosen.pop(number), -1)
+        self._count(self.choices.pop(number), -1)
 
     def _replace(self, number: int, choice: Choice) -> None:
-        self._count(self.chosen[number], -1)
-        self.chosen[number] = choice
+        self._count(self.choices[number], -1)
+        self.choices[number] = choice
         self._count(choice, +1)
 
     def _count(self, choice: Choice, sign: int) -> None:
-        self.left -= sign * choice.tokens
-        item = self.waiting[choice.kind][choice.place]
-        self.inside[choice.kind] += sign * self.packer.weight(item, choice.tokens)
+        self.free_tokens -= sign * choice.tokens
+        document = self.candidates[choice.kind][choice.place]
+        self.weights_in_row[choice.kind] += sign * self.packer.weight(document, choice.tokens)

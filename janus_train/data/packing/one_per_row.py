@@ -1,9 +1,9 @@
-"""One document a row: the global batch counted in samples (``batch.unit: samples``), the papers' other reading.
+"""One document per row: the global batch counted in samples (``batch.unit: samples``), the other reading of the papers.
 
-Nothing is packed and nothing padded: micro-batches are flat, so a row costs what its document has. A step's rows take
-neighbouring places on a wheel of kinds, so that every step holds the ratio: the papers' within a sample, any other within one
-and a half. From step to step the wheel turns so that every stream comes to each place equally often, and no stream's share
-of a source is left behind.
+Nothing is packed and nothing is padded: micro-batches are flat, so a row costs only the tokens of its document. The kinds
+form a cyclic schedule. A step's rows take neighbouring places in it, so that every step keeps the ratio: the papers' ratios
+to within one sample, any other to within one and a half. From step to step the places advance so that every stream
+comes to each place equally often, and all streams use up their shares of a source equally fast.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import gcd
 
-from janus_train.data.packing.best_fit import Choice, Item, front_of
+from janus_train.data.packing.best_fit import Choice, WaitingDocument, front_of
 from janus_train.data.types import Kind
 
 
 class OnePerRowPacker:
-    """Chooses each row's one document; keeps no state of its own.
+    """Chooses the one document of each row; it has no state of its own.
 
-    row_tokens: T, what a document may have at most: longer text comes in pieces, each a row of its own in the turn of
-    its kind. ratio: whole numbers by kind, those of 0 left out. num_streams: R.
+    row_tokens: T, the limit for a document: longer text comes in pieces, each in a row of its own when its kind's turn
+    comes. ratio: integers by kind, without zeros. num_streams: R.
     """
 
     def __init__(self, row_tokens: int, ratio: Mapping[Kind, int], num_streams: int):
@@ -33,31 +33,32 @@ class OnePerRowPacker:
 
     def choose(
         self,
-        waiting: Mapping[Kind, Sequence[Item]],
-        placed: Mapping[Kind, float],
+        candidates: Mapping[Kind, Sequence[WaitingDocument]],
+        placed_weights: Mapping[Kind, float],
         *,
         row: int,
         phase: int,
         longest: int,
     ) -> list[Choice]:
-        """The oldest document of the kind whose turn it is. row: its number in the stream. phase: the stream's number, or
-        that and a constant.
+        """The oldest document of the kind whose turn it is.
+
+        row: its number in the stream. phase: the stream's number, or that plus a constant.
         """
         kind = self.schedule[(row * self._turn + phase) % len(self.schedule)]
-        return [Choice(kind, 0, front_of(waiting[kind][0], self.row_tokens, self.row_tokens))]
+        return [Choice(kind, 0, front_of(candidates[kind][0], self.row_tokens, self.row_tokens))]
 
-    def weight(self, item: Item, tokens: int) -> float:
+    def weight(self, document: WaitingDocument, tokens: int) -> float:
         return 1.0
 
 
 def kind_schedule(ratio: Mapping[Kind, int]) -> list[Kind]:
-    """The kinds in turn, each as often as the ratio says and as evenly spread as can be."""
+    """The order of the kinds: each as often as in the ratio and spread as evenly as possible."""
     total = sum(ratio.values())
-    common = gcd(*ratio.values())
+    divisor = gcd(*ratio.values())
     turns: list[Kind] = []
-    came = dict.fromkeys(ratio, 0)
-    for number in range(1, total // common + 1):
-        behind = max(ratio, key=lambda kind: ratio[kind] * number - came[kind] * total)
-        came[behind] += 1
-        turns.append(behind)
+    counts = dict.fromkeys(ratio, 0)
+    for number in range(1, total // divisor + 1):
+        next_kind = max(ratio, key=lambda kind: ratio[kind] * number - counts[kind] * total)
+        counts[next_kind] += 1
+        turns.append(next_kind)
     return turns

@@ -1,16 +1,16 @@
-"""Replacing an indexed tar by another one so that a kill at any point leaves the old pair or the new pair in place.
+"""Replaces an indexed tar by another one so that a kill at any point leaves the old pair or the new pair in place.
 
-A shard is three things: the tar, its index beside it, and its line in the folder's ``shards.json``. No rename changes
-all three, so the order does it:
+A shard is three things: the tar, its index beside it, and its line in the folder's ``shards.json``. No single rename
+changes all three, so they change in this order:
 
-1. its line leaves ``shards.json``: a shard without a line is opened by its own index
+1. the shard's line is removed from ``shards.json``: a shard without a line is opened by its own index
 2. the new index is written beside the old one, as ``NAME.tar.index.safetensors.next``
-3. the new tar takes the old one's name: from here on the shard is the new one, and ``own_index`` takes the index that
+3. the new tar takes the old one's name: from here on the shard is the new one, and ``own_index`` finds the index that
    belongs to the tar
 4. the new index takes the old one's name
-5. its new line enters ``shards.json``
+5. the shard's new line is added to ``shards.json``
 
-Processes that work in one folder take turns by a lock, which a killed process does not keep.
+Processes that work in the same folder take turns with a lock, which the operating system releases if a process dies.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ _LOCK = ".shards.lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
-def replace_shard(tar: Path, new: Path, index: ShardIndex) -> None:
+def replace_shard(tar: Path, new_tar: Path, index: ShardIndex) -> None:
     """Put ``new`` in the place of ``tar``; ``index`` is the index of ``new``, which is complete and on the disk."""
-    with locked(tar.parent / _LOCK):
-        listed = _leave_listing(tar)
+    with file_lock(tar.parent / _LOCK):
+        has_listing = _leave_listing(tar)
         write_bytes(next_index_path(tar), index.to_bytes())
-        os.replace(new, tar)
+        os.replace(new_tar, tar)
         sync(tar.parent)
         os.replace(next_index_path(tar), index_path(tar))
         sync(tar.parent)
-        if listed:
+        if has_listing:
             write_heads(tar.parent, read_listing(tar.parent) | {tar.name: index.head})
 
 
 def finish_swap(tar: Path) -> None:
-    """Clear up after a replacement of ``tar`` that was cut short; nothing to do if there was none."""
-    with locked(tar.parent / _LOCK):
-        waiting = next_index_path(tar)
-        if not waiting.is_file():
+    """Finish or undo an interrupted replacement of ``tar``, if there was one."""
+    with file_lock(tar.parent / _LOCK):
+        next_path = next_index_path(tar)
+        if not next_path.is_file():
             return
-        if own_index(tar) == waiting:
-            os.replace(waiting, index_path(tar))
+        if own_index(tar) == next_path:
+            os.replace(next_path, index_path(tar))
         else:
-            waiting.unlink()
+            next_path.unlink()
         sync(tar.parent)
 
 
 def relist(folder: Path) -> None:
-    """Write the folder's ``shards.json`` anew, if it has one: lines that were taken out come back."""
-    with locked(folder / _LOCK):
+    """Rewrite the folder's ``shards.json``, if there is one, so that removed lines come back."""
+    with file_lock(folder / _LOCK):
         if (folder / LISTING).is_file():
             write_listing(folder)
 
 
 def _leave_listing(tar: Path) -> bool:
-    """Take the shard's line out of ``shards.json``; was there a listing?"""
+    """Remove the shard's line from ``shards.json``; returns whether there is a ``shards.json``."""
     if not (tar.parent / LISTING).is_file():
         return False
     heads: dict[str, Head] = read_listing(tar.parent)
@@ -88,10 +88,10 @@ class Busy(Exception):
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file ``path``, which goes when it is given back. Raises `Busy` at once if ``wait`` is false.
+def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on the file ``path``, which is removed afterwards. With ``wait`` false, raises `Busy` if it is taken.
 
-    On file systems without locks there is none: several processes must then be given folders of their own.
+    On file systems without locks nothing is locked: each process then needs its own folder.
     """
     while True:
         descriptor = _open(path)
@@ -103,9 +103,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        if _still_there(path, descriptor):
+        if _is_lock_file(path, descriptor):
             break
-        os.close(descriptor)  # its holder removed it while we waited: take the new one
+        os.close(descriptor)  # its holder removed the file while we waited: lock the new one
     try:
         yield
     finally:
@@ -122,7 +122,7 @@ def _open(path: Path) -> int:
         raise UserError(f"{path.parent} cannot be written ({error.strerror})") from None
 
 
-def _still_there(path: Path, descriptor: int) -> bool:
+def _is_lock_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""A tar, read once, to its index: which members are samples' parts, where they lie, and whether the tar is whole.
+"""Reads a tar once to make its index: which members belong to samples, their offsets, and whether the tar is complete.
 
 In: members ``KEY.json`` (or ``KEY.txt``, a caption) plus ``KEY.jpg|png|webp`` (or ``KEY.0.jpg``, ``KEY.1.jpg``, ...),
-optionally ``KEY.codes.npy`` (``KEY.0.codes.npy``), in any order. Other members are counted and left alone. Out: a `Scan`.
+optionally ``KEY.codes.npy`` (``KEY.0.codes.npy``), in any order. Other members are counted and ignored. Out: a `Scan`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _LONGEST_RECORD = 4096
 
 @dataclass(frozen=True)
 class Scan:
-    """What indexing a tar found."""
+    """The result of scanning a tar."""
 
     index: ShardIndex
-    ignored: dict[str, int]
+    ignored_counts: dict[str, int]
     """Members that are not read, counted by ending."""
-    left_out: int
+    num_left_out: int
     """Samples with images but neither .json nor .txt."""
 
 
@@ -51,32 +51,44 @@ def write_index(tar: Path) -> Path:
 
 
 def scan(tar: Path) -> Scan:
-    """Read all of ``tar``. Raises `UserError` if it is damaged, has duplicate members, or holds no sample."""
+    """Read all of ``tar``. Raises `UserError` if it is damaged, has duplicate members, or contains no sample."""
     try:
-        members, ignored, origin = _scan_members(tar)
+        members, ignored_counts, origin = _scan_members(tar)
         size, sha256 = tar.stat().st_size, file_sha256(tar)
     except tarfile.ReadError as error:
-        raise UserError(f"{tar}: cannot be indexed, it is no readable tar without compression ({error})") from None
-    except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: a number in a header that is none
+        raise UserError(f"{tar}: cannot be indexed, it is not a readable tar without compression ({error})") from None
+    except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: a header's number that is not one
         raise UserError(f"{tar}: cannot be indexed, it cannot be read ({error})") from None
     samples = _group(tar, members)
-    for key, found in samples.items():
-        if "json" in found and "txt" in found:
-            del found["txt"]
-            ignored["txt beside a .json"] += 1
-        samples[key] = found
-    whole = {key: list(found.values()) for key, found in samples.items() if found.keys() & set(FIELD_ENDINGS)}
-    if not whole:
+    for key, sample_members in samples.items():
+        if "json" in sample_members and "txt" in sample_members:
+            del sample_members["txt"]
+            ignored_counts["txt beside a .json"] += 1
+        samples[key] = sample_members
+    complete_samples = {
+        key: list(sample_members.values())
+        for key, sample_members in samples.items()
+        if sample_members.keys() & set(FIELD_ENDINGS)
+    }
+    if not complete_samples:
         raise UserError(f"{tar}: cannot be indexed, none of its {len(samples)} samples has a .json or a .txt")
-    if not origin and any(member.ending.endswith(CODES_ENDING) for found in whole.values() for member in found):
+    if not origin and any(
+        member.ending.endswith(CODES_ENDING)
+        for sample_members in complete_samples.values()
+        for member in sample_members
+    ):
         origin = UNKNOWN
-    return Scan(ShardIndex.of(size, sha256, whole, origin), dict(ignored), len(samples) - len(whole))
+    return Scan(
+        ShardIndex.of(size, sha256, complete_samples, origin),
+        dict(ignored_counts),
+        len(samples) - len(complete_samples),
+    )
 
 
 def _scan_members(tar: Path) -> tuple[list[tuple[str, Member]], Counter[str], str]:
-    """(path without its ending, place) of every member that is read, how many others there are, and the codes' origin."""
+    """(path without its ending, member) of every usable member, the counts of the others, and the codes' origin."""
     members: list[tuple[str, Member]] = []
-    ignored: Counter[str] = Counter()
+    ignored_counts: Counter[str] = Counter()
     origins: set[str] = set()
     size = tar.stat().st_size
     with tar.open("rb") as raw, tarfile.open(fileobj=Slice(raw, 0, size), mode="r:") as file:
@@ -92,7 +104,7 @@ def _scan_members(tar: Path) -> tuple[list[tuple[str, Member]], Counter[str], st
                 continue
             if not info.isfile() or info.issparse() or match is None or base.startswith("."):
                 if not info.isdir():
-                    ignored[_what_is_ignored(info, base)] += 1
+                    ignored_counts[_reason_to_ignore(info, base)] += 1
                 continue
             data = file.extractfile(info)
             assert data is not None
@@ -100,10 +112,10 @@ def _scan_members(tar: Path) -> tuple[list[tuple[str, Member]], Counter[str], st
             members.append((match["stem"], Member(match["ending"].lower(), info.offset_data, info.size, digest)))
         end = file.offset
     _check_end(tar, end)
-    return members, ignored, origins.pop() if len(origins) == 1 else UNKNOWN if origins else ""
+    return members, ignored_counts, origins.pop() if len(origins) == 1 else UNKNOWN if origins else ""
 
 
-def _what_is_ignored(info: tarfile.TarInfo, base: str) -> str:
+def _reason_to_ignore(info: tarfile.TarInfo, base: str) -> str:
     if base.startswith("."):
         return "hidden file"
     if not info.isfile() or info.issparse():
@@ -112,39 +124,39 @@ def _what_is_ignored(info: tarfile.TarInfo, base: str) -> str:
 
 
 def _check_end(tar: Path, end: int) -> None:
-    """tarfile takes a damaged header for the archive's end: there must be zeros from there on, and at least a block."""
+    """Raise `ReadError` unless at least one block of zeros ends the tar: tarfile takes a damaged header for the end."""
     with tar.open("rb") as file:
         file.seek(end)
-        found = 0
+        num_zeros = 0
         while data := file.read(1 << 20):
             if data.count(0) != len(data):
                 raise tarfile.ReadError(f"no header where one should be, at byte {end}")
-            found += len(data)
-    if found < tarfile.BLOCKSIZE:
+            num_zeros += len(data)
+    if num_zeros < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"it stops at byte {end} without an end mark: truncated")
 
 
 def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, Member]]:
-    """Key -> ending -> member. Raises `UserError` listing keys that have two of a kind.
+    """Key -> ending -> member. Raises `UserError` listing keys that have two members of one ending.
 
     ``a.0.jpg`` is image 0 of ``a``, or the one image of ``a.0`` if there is an ``a.0.json``.
     """
-    described = {stem for stem, member in members if member.ending in FIELD_ENDINGS}
+    described_stems = {stem for stem, member in members if member.ending in FIELD_ENDINGS}
     samples: dict[str, dict[str, Member]] = {}
     places: set[tuple[str, str]] = set()
-    twice: dict[str, None] = {}
+    duplicate_keys: dict[str, None] = {}
     for stem, member in members:
         key, number = stem, ""
-        numbered = _NUMBERED.fullmatch(stem)
-        if numbered and stem not in described and member.ending not in FIELD_ENDINGS:
-            key, number = numbered["key"], f"{int(numbered['number'])}."
+        number_match = _NUMBERED.fullmatch(stem)
+        if number_match and stem not in described_stems and member.ending not in FIELD_ENDINGS:
+            key, number = number_match["key"], f"{int(number_match['number'])}."
         place = f"{number}image" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
         if (key, place) in places:
-            twice[key] = None
+            duplicate_keys[key] = None
         places.add((key, place))
         samples.setdefault(key, {})[number + member.ending] = member._replace(ending=number + member.ending)
-    if twice:
+    if duplicate_keys:
         raise UserError(
-            f"{tar}: cannot be indexed, keys must be unique, two members of a kind have {some_of(list(twice))}"
+            f"{tar}: cannot be indexed, keys must be unique, two members of a kind have {some_of(list(duplicate_keys))}"
         )
     return samples

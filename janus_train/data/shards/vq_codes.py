@@ -1,7 +1,7 @@
-"""Whose codes a shard holds: codes are only of use to a model with the very encoder, and the image size, that made them.
+"""Provenance of the cached VQ codes: they only fit a model with the same encoder and image size that made them.
 
-``janus-train tokenize`` adds ``KEY.codes.npy`` members to a tar, and before them one hidden member, `RECORD`, that says
-where they come from. A shard's index repeats it in its head (``codes``), so that training knows it when it opens the shard.
+``janus-train tokenize`` adds ``KEY.codes.npy`` members to a tar, and before them one hidden member, `RECORD`, with their
+origin. A shard's index repeats the origin in its head (``codes``), so that training knows it when it opens the shard.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 RECORD = ".codes.json"
-"""The tar's member; a hidden file, so that no reader takes it for a sample."""
+"""The member with the origin; a hidden file, so that no reader takes it for a sample."""
 UNKNOWN = "unknown"
 """The origin of codes without a record."""
 VERSION = 1
-"""Version of the way from an image to codes: its pixels (`data.images.generation_pixels`) and the rule (`model.vq`)."""
+"""Version of the conversion from images to codes: the pixels (`data.images.generation_pixels`) and the rule (`model.vq`)."""
 
 
 @dataclass(frozen=True)
 class CodesOrigin:
-    """What codes depend on besides the image."""
+    """Everything that codes depend on besides the image."""
 
     encoder: str
     """SHA-256 of the encoder's weights (model/vq.py)."""
@@ -28,7 +28,7 @@ class CodesOrigin:
     version: int = VERSION
 
     def __str__(self) -> str:
-        """As it stands in an index; 64 bits of the digest tell encoders apart."""
+        """The origin as an index stores it; 64 bits of the digest distinguish encoders."""
         return f"vq {self.encoder[:16]}, images of {self.image_size}, rule {self.version}"
 
     def record(self) -> bytes:
@@ -38,11 +38,11 @@ class CodesOrigin:
 
 
 def origin_in(record: bytes) -> str:
-    """The origin that a tar's `RECORD` names, as a text; `UNKNOWN` if it cannot be read."""
+    """The origin in a tar's `RECORD`, as a string; `UNKNOWN` if it cannot be read."""
     try:
         values: Any = json.loads(record)
         encoder, size, version = values["encoder"], values["image_size"], values["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return UNKNOWN
-    fits = isinstance(encoder, str) and type(size) is int and type(version) is int
-    return str(CodesOrigin(encoder, size, version)) if fits else UNKNOWN
+    is_valid = isinstance(encoder, str) and type(size) is int and type(version) is int
+    return str(CodesOrigin(encoder, size, version)) if is_valid else UNKNOWN

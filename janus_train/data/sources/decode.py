@@ -1,7 +1,7 @@
-"""Bytes to the parts of a record: fields, images, cached codes. What is wrong with them is a `BadSample`.
+"""Bytes to the parts of a record: fields, images, cached codes. Bytes that cannot be used raise `BadSample`.
 
 Images are opened from memory, with an explicit list of formats, and decoded when they are first used; their size is
-known from the header. No pickle is opened and nothing that a record names is fetched.
+known from the header. No pickle is opened and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from janus_train.data.image_files import ImageError, open_image
 from janus_train.data.types import BadSample
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
-"""What a shard's images may be (Pillow's names)."""
+"""The formats of images in shards (Pillow's names)."""
 FOLDER_FORMATS = (*SHARD_FORMATS, "GIF", "BMP", "TIFF")
-"""What may be read where images stand as files of their own, or in a data set's column."""
+"""The formats of images in files of their own, or in a data set's column."""
 
 
 def fields_of(data: bytes, key: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def fields_of(data: bytes, key: str) -> dict[str, Any]:
     try:
         fields = json.loads(data.decode("utf-8-sig"))
         if b"\\u" in data:
-            json.dumps(fields, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is no text
+            json.dumps(fields, ensure_ascii=False).encode()  # fails for an escaped half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise BadSample(f"its JSON cannot be read ({error})", key=key) from None
     if not isinstance(fields, dict):
@@ -58,5 +58,5 @@ def codes_of(data: bytes, key: str) -> np.ndarray:
     except Exception as error:  # numpy's header is Python text: its parser's errors are many
         raise BadSample(f"its cached codes cannot be read ({error})", key=key) from None
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise BadSample("its cached codes are no list of whole numbers", key=key)
+        raise BadSample("its cached codes are not a list of integers", key=key)
     return codes.astype(np.int64)

@@ -1,11 +1,11 @@
-"""A data set of Hugging Face's ``datasets`` on disk as a source: what ``save_to_disk`` wrote, or Arrow or Parquet files.
+"""A data set of Hugging Face's ``datasets`` on disk as a source: a ``save_to_disk`` folder, or Arrow or Parquet files.
 
 In: columns. Out: records whose fields are columns under other names, and whose images are columns of type Image, of
-lists of Image, or of bytes. Images stay undecoded bytes until they are used; one that is stored as a path or URL instead
-of bytes is refused, nothing is fetched, and no code that comes with a data set is run.
+lists of Image, or of bytes. Images stay undecoded bytes until they are used. An image that is stored as a path or URL
+instead of bytes is refused; nothing is downloaded, and no code that comes with a data set is run.
 
-Arrow files are mapped into memory: any row at once, and no memory of their own. Parquet has no random access inside a row
-group: each reading process decodes whole groups and keeps the last ones, `GROUPS_BYTES` at most. That is well for a few
+Arrow files are mapped into memory: every row is accessible at once, without a copy. Parquet has no random access inside a
+row group: each reading process decodes whole groups and keeps the last ones, up to `GROUPS_BYTES`. That is fine for a few
 processes; for many, write the data with ``save_to_disk`` or prepare shards.
 """
 
@@ -24,7 +24,7 @@ from pydantic import Field
 
 from janus_train.data.sources.decode import FOLDER_FORMATS, image_of
 from janus_train.data.sources.registry import SourceConfig, register_source
-from janus_train.data.storage.remote import retried
+from janus_train.data.storage.remote import with_retries
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError, one_line
 
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 GROUPS_BYTES = 1 << 30
-"""Row groups that a process keeps of a Parquet source. The order reads four at a time, eight where epochs meet (`data.shuffle`)."""
+"""Bytes of row groups that a process keeps of a Parquet source. The order needs four at a time, eight at the end of an
+epoch (`data.shuffle`)."""
 CONTENT_DIGEST_LIMIT = 64 << 20
-"""Data sets up to this many bytes are digested by content, larger ones by names, sizes and what describes them."""
+"""Data sets up to this many bytes are digested by content, larger ones by file names, sizes and metadata."""
 
 
-class _Rows(Protocol):
-    """Rows by number, with the columns' values as Python has them."""
+class _TableRows(Protocol):
+    """Rows by number, with the columns' values as Python objects."""
 
     shard_sizes: list[int]
     labels: dict[str, list[str]]
@@ -51,7 +52,7 @@ class HfDatasetSource:
     """Rows of a data set as records; a row's key is its number.
 
     ``fields``: record field -> column. ``pictures``: columns, in the order of their images. Raises `UserError` for paths
-    that are no data set and for columns that it does not have.
+    that are not a data set and for missing columns.
     """
 
     def __init__(self, paths: Sequence[Path], fields: Mapping[str, str], images: Sequence[str] = ()):
@@ -59,7 +60,7 @@ class HfDatasetSource:
         columns = list(dict.fromkeys([*self._fields.values(), *self._images]))
         endings = {path.suffix for path in self._paths}
         if endings == {".parquet"}:
-            self._rows: _Rows = _ParquetRows(self._paths, columns)
+            self._rows: _TableRows = _ParquetRows(self._paths, columns)
         elif endings == {".arrow"} or (len(self._paths) == 1 and self._paths[0].is_dir()):
             self._rows = _ArrowRows(self._paths, columns)
         else:
@@ -75,15 +76,15 @@ class HfDatasetSource:
         return self._length
 
     def data_digest(self) -> str:
-        """Over the files' names and sizes, and over the contents of the small ones (`CONTENT_DIGEST_LIMIT`)."""
+        """A digest of the files' names and sizes, and of the contents up to `CONTENT_DIGEST_LIMIT`."""
         files = [file for path in self._paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
         sizes = {file: file.stat().st_size for file in files if file.is_file() and not file.name.startswith("cache-")}
-        small = sum(sizes.values()) <= CONTENT_DIGEST_LIMIT
+        is_small = sum(sizes.values()) <= CONTENT_DIGEST_LIMIT
         parts = [f"{file.name} {size}" for file, size in sizes.items()]
         for file in sizes:
-            if small or file.suffix == ".json":
-                with file.open("rb") as opened:
-                    parts.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            if is_small or file.suffix == ".json":
+                with file.open("rb") as stream:
+                    parts.append(hashlib.file_digest(stream, "sha256").hexdigest())
         return digest(parts)
 
     def __getitem__(self, index: int) -> Record:
@@ -98,7 +99,7 @@ class HfDatasetSource:
         return Record(key, fields, images, [None] * len(images))
 
     def _value(self, value: Any, column: str, key: str) -> Any:
-        """The value as it is; a class's name for its number."""
+        """The value unchanged, or a class's name for its number."""
         names = self._rows.labels.get(column)
         if names is None:
             return value
@@ -108,26 +109,26 @@ class HfDatasetSource:
 
 
 def _bytes(value: Any, column: str, key: str) -> list[bytes]:
-    """The files of the images in a column's value: an Image, bytes, or a list of those."""
+    """The encoded images in a column's value, which is an Image, bytes, or a list of those."""
     if isinstance(value, list):
-        return [data for one in value for data in _bytes(one, column, key)]
+        return [data for element in value for data in _bytes(element, column, key)]
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes):
         return [data]
     if isinstance(value, dict) and value.get("path"):
-        raise BadSample(f"column {column!r} holds a path where the image's bytes should be", key=key)
-    raise BadSample(f"column {column!r} holds no image", key=key)
+        raise BadSample(f"column {column!r} has a path where the image's bytes should be", key=key)
+    raise BadSample(f"column {column!r} has no image", key=key)
 
 
 def _labels(features: Any, columns: list[str]) -> dict[str, list[str]]:
-    """The names of the classes for the columns that hold numbers of classes."""
+    """The names of the classes for the columns that contain class numbers."""
     return {name: list(features[name].names) for name in columns if hasattr(features.get(name), "names")}
 
 
-def _check_columns(where: Path, there: Sequence[str], columns: list[str]) -> None:
-    missing = [column for column in columns if column not in there]
-    if missing:
-        raise UserError(f"hf_dataset {where} has no column {missing[0]!r}; it has {', '.join(there)}")
+def _check_columns(path: Path, names: Sequence[str], columns: list[str]) -> None:
+    missing_columns = [column for column in columns if column not in names]
+    if missing_columns:
+        raise UserError(f"hf_dataset {path} has no column {missing_columns[0]!r}; it has {', '.join(names)}")
 
 
 class _ArrowRows:
@@ -139,26 +140,26 @@ class _ArrowRows:
 
         try:
             if paths[0].is_dir():
-                found = load_from_disk(str(paths[0]))
+                dataset = load_from_disk(str(paths[0]))
             else:
-                found = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+                dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
         except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
             raise UserError(f"hf_dataset {paths[0]} cannot be opened ({one_line(error)})") from None
-        if not isinstance(found, Dataset):
+        if not isinstance(dataset, Dataset):
             raise UserError(
-                f"hf_dataset {paths[0]} holds the splits {', '.join(found)}: give the folder of one of them"
+                f"hf_dataset {paths[0]} has the splits {', '.join(dataset)}: give the folder of one of them"
             )
-        _check_columns(paths[0], found.column_names, columns)
-        self.labels = _labels(found.features, columns)
-        self.shard_sizes = [len(found)]
-        self._table = found.select_columns(columns).with_format("arrow")  # gives what is stored: nothing is decoded
+        _check_columns(paths[0], dataset.column_names, columns)
+        self.labels = _labels(dataset.features, columns)
+        self.shard_sizes = [len(dataset)]
+        self._table = dataset.select_columns(columns).with_format("arrow")  # gives the stored values without decoding
 
     def row(self, index: int) -> dict[str, Any]:
         return self._table[index].to_pylist()[0]
 
 
 class _ParquetRows:
-    """Rows of Parquet files, read by row groups; each group counts as a shard, so that reading stays in a few of them."""
+    """Rows of Parquet files, read by row groups. Each group counts as a shard, so that only a few are needed at a time."""
 
     def __init__(self, paths: list[Path], columns: list[str]):
         self._columns = columns
@@ -172,7 +173,7 @@ class _ParquetRows:
             self._groups += [(path, number) for number in range(metadata.num_row_groups)]
             self.shard_sizes += [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *self.shard_sizes]).tolist()
-        self._kept: OrderedDict[int, pyarrow.Table] = OrderedDict()
+        self._group_cache: OrderedDict[int, pyarrow.Table] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_kept": OrderedDict()}
@@ -193,33 +194,35 @@ class _ParquetRows:
         return self._group(group).slice(index - self._starts[group], 1).to_pylist()[0]
 
     def _group(self, number: int) -> pyarrow.Table:
-        found = self._kept.get(number)
-        if found is None:
-            found = self._kept[number] = self._read(*self._groups[number])
-            while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > GROUPS_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(number)
-        return found
+        table = self._group_cache.get(number)
+        if table is None:
+            table = self._group_cache[number] = self._read(*self._groups[number])
+            while (
+                len(self._group_cache) > 1 and sum(group.nbytes for group in self._group_cache.values()) > GROUPS_BYTES
+            ):
+                self._group_cache.popitem(last=False)
+        self._group_cache.move_to_end(number)
+        return table
 
     def _read(self, path: Path, number: int) -> pyarrow.Table:
         import pyarrow
         import pyarrow.parquet
 
         try:
-            return retried(path, lambda: pyarrow.parquet.ParquetFile(path).read_row_group(number, self._columns))
+            return with_retries(path, lambda: pyarrow.parquet.ParquetFile(path).read_row_group(number, self._columns))
         except (FileNotFoundError, pyarrow.ArrowException) as error:
             raise UserError(f"hf_dataset {path}, row group {number} cannot be read ({error})") from None
 
 
 def _parquet_labels(schema: Any, columns: list[str]) -> dict[str, list[str]]:
-    """Classes' names from what ``datasets`` writes into a file's schema, if it wrote the file."""
+    """The classes' names from the metadata that ``datasets`` writes into a file's schema; empty for other writers."""
     from datasets import Features
 
-    written = (schema.metadata or {}).get(b"huggingface")
-    if written is None:
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
         return {}
     try:
-        return _labels(Features.from_dict(json.loads(written)["info"]["features"]), columns)
+        return _labels(Features.from_dict(json.loads(metadata)["info"]["features"]), columns)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 

@@ -1,8 +1,8 @@
 """Sources that need no conversion: JSON Lines with a folder of images, and folders of images by class.
 
-Both are random-access: the first by the places of the lines, found in one pass when it opens, the second by the names of
-its files. Both are made for data on a disk of this machine or one mounted there; for thousands of processes or an object
-store, shards (`data.sources.shards`) are the form to read.
+In: files and folders on a local or mounted disk. Out: records, by index: the first source finds the offsets of its lines in
+one pass when it opens, the second lists its files. For thousands of processes or an object store use shards
+(`data.sources.shards`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from janus_train.data.image_files import ImageError, read_image_file
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
 from janus_train.data.sources.registry import SourceConfig, register_source
-from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
+from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_retries
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 from janus_train.files import open_regular, read_json_object
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LINES_PER_MARK = 16
-"""The start of every 16th line is remembered: half a byte a line, and the lines between are found by looking."""
+"""The offset of every 16th line is kept, which takes half a byte per line; the lines between are found by reading."""
 _CHUNK = 8 << 20
 _LONGEST_PATH = 1024
 
@@ -37,13 +37,13 @@ _LONGEST_PATH = 1024
 class Lines:
     """The lines of a text file by their number, from 0. Empty lines at the end do not count.
 
-    Raises `UserError` if the file is missing, empty, or changes its size while it is in use.
+    Raises `UserError` if the file is missing or empty, or if its size changes while it is in use.
     """
 
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._starts, self._count, self.size, self.sha256 = retried(path, self._scan)
+            self._starts, self._count, self.size, self.sha256 = with_retries(path, self._scan)
         except MISSING:
             raise UserError(f"{path}: there is no such file") from None
         self._forget()
@@ -53,17 +53,17 @@ class Lines:
             raise UserError(f"{path}: the file is empty")
 
     def _scan(self) -> tuple[np.ndarray, int, int, str]:
-        whole = hashlib.sha256()
+        hasher = hashlib.sha256()
         starts, lines, size = [np.zeros(1, np.int64)], 0, 0
         with open_regular(self.path) as file:
             while chunk := file.read(_CHUNK):
-                whole.update(chunk)
+                hasher.update(chunk)
                 ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-                first = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
-                starts.append(ends[first::LINES_PER_MARK] + (size + 1))
+                first_mark = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
+                starts.append(ends[first_mark::LINES_PER_MARK] + (size + 1))
                 lines += len(ends)
                 size += len(chunk)
-        return np.concatenate(starts), lines + 1, size, whole.hexdigest()
+        return np.concatenate(starts), lines + 1, size, hasher.hexdigest()
 
     def _forget(self) -> None:
         self._reader = lru_cache(1)(self._open)
@@ -84,18 +84,18 @@ class Lines:
         return self._count
 
     def __getitem__(self, number: int) -> bytes:
-        place, inside = divmod(number, LINES_PER_MARK)
+        place, line_in_block = divmod(number, LINES_PER_MARK)
         start = int(self._starts[place])
         stop = int(self._starts[place + 1]) if place + 1 < len(self._starts) else self.size
         lines = self._reader().read(start, stop - start).split(b"\n")
-        return lines[inside] if inside < len(lines) else b""
+        return lines[line_in_block] if line_in_block < len(lines) else b""
 
 
 class JsonlSource:
-    """One record a line: its fields, and in ``image`` or ``images`` the paths of its images in ``folder``.
+    """One record per line: its fields, and in ``image`` or ``images`` the paths of its images in ``folder``.
 
-    ``folder``: relative to the file, None: the file's own. A path in a record may not leave it. Keys are NAME:LINE, with
-    lines counted from 1. Raises `UserError` if a file or the folder is missing.
+    ``folder``: relative to the file; None: the file's own folder. A path in a record may not leave it. Keys are NAME:LINE,
+    with lines counted from 1. Raises `UserError` if a file or the folder is missing.
     """
 
     def __init__(self, files: Sequence[Path], folder: str | None = None):
@@ -110,7 +110,7 @@ class JsonlSource:
         return int(self._starts[-1])
 
     def data_digest(self) -> str:
-        """Changes with any line of the files; not with the images, which may be too many to read."""
+        """Changes with any line of the files, but not with the images, which may be too many to read."""
         return digest([lines.sha256 for lines in self._files])
 
     def __getitem__(self, index: int) -> Record:
@@ -126,26 +126,26 @@ class JsonlSource:
 
 
 def _image_names(fields: dict[str, Any], key: str) -> list[str]:
-    """Takes ``image`` and ``images`` out of the fields."""
-    given = [value for name in ("image", "images") if (value := fields.pop(name, None)) is not None]
-    if len(given) > 1:
+    """Remove ``image`` and ``images`` from the fields and return their paths. Raises `BadSample`."""
+    values = [value for name in ("image", "images") if (value := fields.pop(name, None)) is not None]
+    if len(values) > 1:
         raise BadSample("it has both 'image' and 'images'", key=key)
-    names = given[0] if given else []
+    names = values[0] if values else []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadSample("'image' or 'images' is no path and no list of paths", key=key)
+        raise BadSample("'image' or 'images' is neither a path nor a list of paths", key=key)
     return names
 
 
 def read_image(folder: Path, name: str, key: str) -> Any:
-    """The image at the relative path ``name``, not yet decoded. Raises `BadSample` if it is missing or lies outside."""
+    """Open the image at the relative path ``name``. Raises `BadSample` if it is missing or outside ``folder``."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "://" in name or "\0" in name:
-        raise BadSample(f"image {name[:80]!r} is no path inside the source's folder", key=key)
+        raise BadSample(f"image {name[:80]!r} is not a path inside the source's folder", key=key)
     if len(name) > _LONGEST_PATH or max(len(os.fsencode(part)) for part in path.parts) > 255:
         raise BadSample(f"image {name[:80]!r}... is longer than a path can be", key=key)
     try:
-        data = retried(folder / path, lambda: read_image_file(folder / path))
+        data = with_retries(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
         raise BadSample(f"image {name!r} is missing", key=key) from None
     except ImageError as error:
@@ -154,7 +154,7 @@ def read_image(folder: Path, name: str, key: str) -> Any:
 
 
 class ImageFolderSource:
-    """``ROOT/CLASS/.../NAME.jpg``: each image with ``class_name``, the folder's name or what a mapping makes of it.
+    """``ROOT/CLASS/.../NAME.jpg``: each image with ``class_name``, the folder's name or its name in a mapping.
 
     ``class_names``: a JSON file ``{"FOLDER": "class name", ...}``, its path relative to ROOT. Keys are the paths of the
     images in ROOT. Raises `UserError` for a missing folder, one without images, and a class that is not in the mapping.
@@ -167,15 +167,15 @@ class ImageFolderSource:
         self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
         if not self.classes:
             raise UserError(f"imagefolder {root} has no folder in it: images must stand in ROOT/CLASS/")
-        self.class_names = _mapping(root / class_names, self.classes) if class_names else self.classes
+        self.class_names = _read_class_names(root / class_names, self.classes) if class_names else self.classes
         self._files, self._starts = self._list()
 
     def _list(self) -> tuple[StringArray, list[int]]:
-        """The images' paths in their class's folder, and where each class starts."""
+        """The images' paths in their class's folder, and the index of the first image of each class."""
         data, lengths, starts = bytearray(), [], [0]
         for name in self.classes:
             folder = self.root / name
-            for path in retried(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
+            for path in with_retries(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
                 data += path
                 lengths.append(len(path))
             if len(lengths) == starts[-1]:
@@ -183,18 +183,18 @@ class ImageFolderSource:
                     f"imagefolder {self.root}: the class {name!r} has no image ({', '.join(IMAGE_ENDINGS)})"
                 )
             starts.append(len(lengths))
-        return StringArray.joined(data, lengths), starts
+        return StringArray.from_lengths(data, lengths), starts
 
     def __len__(self) -> int:
         return len(self._files)
 
     def data_digest(self) -> str:
-        """Changes with the classes and with any file's name or size: a look at each file, some seconds for a million."""
-        whole = hashlib.sha256(json.dumps([self.classes, self.class_names]).encode())
+        """Changes with the classes and with any file's name or size. Takes some seconds for a million files."""
+        hasher = hashlib.sha256(json.dumps([self.classes, self.class_names]).encode())
         for number in range(len(self)):
             name = self._path(number)
-            whole.update(os.fsencode(f"{name}\n{(self.root / name).stat().st_size}\n"))
-        return whole.hexdigest()[:16]
+            hasher.update(os.fsencode(f"{name}\n{(self.root / name).stat().st_size}\n"))
+        return hasher.hexdigest()[:16]
 
     def _path(self, number: int) -> str:
         return f"{self.classes[bisect_right(self._starts, number) - 1]}/{self._files[number]}"
@@ -221,7 +221,7 @@ def _images_under(folder: Path) -> Iterator[bytes]:
                 yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
 
 
-def _mapping(path: Path, classes: list[str]) -> list[str]:
+def _read_class_names(path: Path, classes: list[str]) -> list[str]:
     try:
         names = read_json_object(path)
     except FileNotFoundError:
@@ -230,9 +230,11 @@ def _mapping(path: Path, classes: list[str]) -> list[str]:
         raise UserError(f"class_names: {error}") from None
     if not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f'class_names: {path} must be an object {{"FOLDER": "class name", ...}}')
-    missing = [name for name in classes if name not in names]
-    if missing:
-        raise UserError(f"class_names: {path} has no name for {len(missing)} folders, the first is {missing[0]!r}")
+    unnamed_folders = [name for name in classes if name not in names]
+    if unnamed_folders:
+        raise UserError(
+            f"class_names: {path} has no name for {len(unnamed_folders)} folders, the first is {unnamed_folders[0]!r}"
+        )
     return [names[name] for name in classes]
 
 
@@ -240,7 +242,7 @@ class JsonlConfig(SourceConfig):
     """JSON Lines files."""
 
     folder: str | None = None
-    """Where the images' paths start, relative to the file; left out: the file's own folder."""
+    """The folder of the images' paths, relative to the file. Default: the file's own folder."""
 
 
 @register_source("jsonl", JsonlConfig)

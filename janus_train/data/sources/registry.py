@@ -1,4 +1,4 @@
-"""Source types: what a recipe's ``type`` stands for, and which options a source of it takes.
+"""Source types: the registry of what a recipe's ``type`` can be, and the options of a source of each type.
 
     class MyConfig(SourceConfig):
         separator: str = ","
@@ -6,7 +6,7 @@
     @register_source("my_type", MyConfig)
     def open_my_source(config: MyConfig, places: list[Path], image_size: int) -> MySource: ...
 
-The options are fields of the type's `SourceConfig`. A recipe writes them beside the common ones.
+The options are fields of the type's `SourceConfig`. In a recipe they are written beside the common ones.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from janus_train.errors import UserError
 from janus_train.plugins import Registry
 
 NOTES = {"licence", "expected", "prepare", "home"}
-"""What a source says for people; it changes nothing of what is trained on."""
+"""Options of a source that are notes for people and do not change the training data."""
 
 
 class Source(Protocol):
     """A random-access sequence of records.
 
-    ``source[i]`` is the same record in every process. A source that is made of shards has ``shard_sizes`` too, so that
-    samples are read in an order that stays in a few of them (`data.shuffle`).
+    ``source[i]`` is the same record in every process. A source that consists of shards also has ``shard_sizes``, so that
+    samples are read from a few shards at a time (`data.shuffle`).
     """
 
     def __len__(self) -> int: ...
@@ -40,7 +40,7 @@ class Source(Protocol):
         """Raises `BadSample` for a sample that cannot be used."""
 
     def data_digest(self) -> str:
-        """Changes whenever the data does: a run does not resume on other data."""
+        """Changes whenever the data changes, so that a run does not resume on other data."""
 
 
 class SourceConfig(OptionGroup):
@@ -53,12 +53,12 @@ class SourceConfig(OptionGroup):
     template: str
     weight: Annotated[float, Field(gt=0)]
     paths: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Paths or patterns of files and folders, relative to the recipe; of some types also URLs (`data.storage.remote`)."""
+    """Paths or patterns of files and folders, relative to the recipe; some types also take URLs (`data.storage.remote`)."""
     licence: str | None = None
     expected: Annotated[int, Field(gt=0)] | None = None
     """The number of samples that its publishers state."""
     prepare: str | None = None
-    """The command that makes the shards, as it is typed in the project's folder."""
+    """The command that makes the shards, to be run in the project's folder."""
     home: str | None = None
     """Where it comes from."""
 
@@ -68,7 +68,7 @@ Open = Callable[[Any, list[Any], int], Source]
 
 @dataclass(frozen=True)
 class SourceType:
-    """A way of storing data. For the fields see `register_source`."""
+    """A format of stored data. For the fields see `register_source`."""
 
     name: str
     config: type[SourceConfig]
@@ -87,13 +87,13 @@ def register_source(
     tars: Literal["samples", "material"] | None = None,
     urls: bool = False,
 ) -> Callable[[Open], Open]:
-    """Make a function what opens the sources of type ``name``.
+    """Register the function that opens the sources of type ``name``.
 
-    The function gets the source's options as a ``config``, the files and folders that its paths stand for, and the
-    side of the model's images in pixels. It raises `UserError` for a source that cannot be opened.
+    The function gets the source's options as a ``config``, the files and folders that its paths match, and the side of
+    the model's images in pixels. It raises `UserError` for a source that cannot be opened.
 
-    tars: what the paths are if they are indexed tars or folders of them: ``samples``, where each of the tars' samples is
-        one of the source's, or ``material`` that it makes samples from.
+    tars: set if the paths are indexed tars or folders of them. ``samples``: each sample of the tars is one of the
+        source's; ``material``: the source makes its samples from them.
     urls: the paths may be URLs, which the function then gets as strings.
     """
 
@@ -105,25 +105,25 @@ def register_source(
 
 
 def source_type(name: str) -> SourceType:
-    """The source type of this name. Raises `UserError` with the known ones if there is none."""
+    """The source type of this name. Raises `UserError` listing the known ones if there is none."""
     return _TYPES.get(name)
 
 
 def open_source(config: SourceConfig, places: list[Location], image_size: int) -> Source:
-    """The source that ``config`` describes, at ``places``. Raises `UserError` if it cannot be opened."""
+    """Open the source that ``config`` describes, at ``places``. Raises `UserError` if it cannot be opened."""
     type_ = source_type(config.type)
     if not type_.urls and any(isinstance(place, str) for place in places):
-        able = ", ".join(known.name for known in _TYPES if known.urls)
+        url_types = ", ".join(type_with_urls.name for type_with_urls in _TYPES if type_with_urls.urls)
         raise UserError(
-            f"source {config.name!r}: type {config.type} reads local files, URLs are for sources of type {able}"
+            f"source {config.name!r}: type {config.type} reads local files, URLs are for sources of type {url_types}"
         )
     return type_.open(config, places, image_size)
 
 
 def own_config(values: Any) -> Any:
-    """A recipe's entry as the `SourceConfig` of its type; for pydantic, which explains what is wrong with it.
+    """Validate a recipe's entry as the `SourceConfig` of its type; pydantic reports the errors.
 
-    Raises `ValueError` for a type that is unknown and for an option of another type.
+    Raises `ValueError` for an unknown type and for an option of another type.
     """
     if not isinstance(values, dict) or not isinstance(values.get("type"), str):
         return values
@@ -132,9 +132,9 @@ def own_config(values: Any) -> Any:
     except UserError as error:
         raise ValueError(str(error)) from None
     for option in values:
-        others = [known.name for known in _TYPES if option in known.config.model_fields]
-        if others and option not in type_.config.model_fields:
+        other_types = [other_type.name for other_type in _TYPES if option in other_type.config.model_fields]
+        if other_types and option not in type_.config.model_fields:
             raise ValueError(
-                f"{option} is an option of type {' and '.join(others)}, the source {values.get('name')!r} is of type {type_.name}"
+                f"{option} is an option of type {' and '.join(other_types)}, the source {values.get('name')!r} is of type {type_.name}"
             )
     return type_.config.model_validate(values)

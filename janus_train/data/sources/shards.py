@@ -2,9 +2,9 @@
 
     shards.json (or each index's head) -> sizes        a shard's index, on first use -> places        ranges -> records
 
-Opening reads one small file a folder and compares each tar's size; indices (`data.shards.index`) are read when a sample of
-theirs is asked for, and a few are kept: memory does not grow with the data. Members are read as raw bytes, checked against
-their digests and never extracted.
+Opening reads one small file per folder and compares each tar's size. An index (`data.shards.index`) is read when one of its
+samples is needed, and only a few are kept, so memory does not grow with the data. Members are read as raw bytes, checked
+against their digests and never extracted.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 
 WHOLE_DIGEST_LIMIT = 64 << 20
-"""Sources up to this many bytes are digested whole when they are opened (below a second); larger ones by their sizes."""
+"""Sources up to this many bytes are checked by their SHA-256 when they are opened (below a second); larger ones by size."""
 OPEN_SHARDS = 8
-"""Indices and files kept open: two windows of the reading order (`data.shuffle`), which meet at an epoch's end."""
+"""Number of indices and files to keep open: two windows of the reading order (`data.shuffle`), as an epoch's end needs."""
 GAP = 64 << 10
-"""Members of a sample that lie this near to each other are read in one piece."""
+"""Members of a sample that are at most this many bytes apart are read in one piece."""
 _CHUNK = 8 << 20
 
 
 def find_tars(pattern: Location) -> list[Location]:
-    """The tars that a recipe's path stands for: a tar, a pattern, or a folder.
+    """The tars that a recipe's path matches: a tar, a pattern, or a folder.
 
-    The web cannot be listed: there a pattern or a folder stands for what the folder's ``shards.json`` names.
+    HTTP servers cannot list folders: there a pattern or a folder matches the tars in the folder's ``shards.json``.
     """
     if isinstance(pattern, str) and pattern.startswith("http"):
-        folder, wanted = folder_of(pattern), name_of(pattern)
-        if not wanted.endswith(".tar") and not has_magic(wanted):
-            folder, wanted = pattern, "*.tar"
-        if not has_magic(wanted):
+        folder, name_pattern = folder_of(pattern), name_of(pattern)
+        if not name_pattern.endswith(".tar") and not has_magic(name_pattern):
+            folder, name_pattern = pattern, "*.tar"
+        if not has_magic(name_pattern):
             return [pattern]
-        return [join(folder, name) for name in sorted(read_listing(folder)) if fnmatchcase(name, wanted)]
-    found = find(pattern)
-    tars = [one for one in found if name_of(one).endswith(".tar")]
-    return tars or [tar for folder in found for tar in _tars_in(folder)]
+        return [join(folder, name) for name in sorted(read_listing(folder)) if fnmatchcase(name, name_pattern)]
+    locations = find(pattern)
+    tars = [location for location in locations if name_of(location).endswith(".tar")]
+    return tars or [tar for folder in locations for tar in _tars_in(folder)]
 
 
 def _tars_in(folder: Location) -> list[Location]:
@@ -82,7 +82,7 @@ def _tars_in(folder: Location) -> list[Location]:
 class ShardSource:
     """Tars, with an index beside each, as one sequence of records.
 
-    Raises `UserError` naming the shard if one is missing, has no index or is not what its index says.
+    Raises `UserError` naming the shard if one is missing, has no index or does not match its index.
     """
 
     def __init__(self, tars: Sequence[Location]):
@@ -96,7 +96,7 @@ class ShardSource:
         for samples in self.shard_sizes:
             self._starts.append(self._starts[-1] + samples)
         if not len(self):
-            raise UserError(f"shard {self.tars[0]} and its {len(self.tars) - 1} neighbours hold no sample")
+            raise UserError(f"shard {self.tars[0]} and its {len(self.tars) - 1} neighbours contain no sample")
         self._open_caches()
 
     def _open_caches(self) -> None:
@@ -104,7 +104,7 @@ class ShardSource:
         self._reader = lru_cache(OPEN_SHARDS)(self._open_reader)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A source travels to worker processes without its open files and indices."""
+        """A source is sent to worker processes without its open files and indices."""
         return {name: value for name, value in vars(self).items() if name not in ("_index", "_reader")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class ShardSource:
         return digest([head.sha256 for head in self._heads])
 
     def __getitem__(self, index: int) -> Record:
-        """Raises `BadSample` for what cannot be read of it, `UserError` for a shard that cannot be read at all."""
+        """Read a sample. Raises `BadSample` if it is unusable, `UserError` if its shard cannot be read at all."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = bisect_right(self._starts, index) - 1
@@ -131,19 +131,19 @@ class ShardSource:
         images, codes = [], []
         for prefix, ending in _images(parts):
             images.append(image_of(parts[prefix + ending], SHARD_FORMATS, key))
-            cached = parts.get(prefix + CODES_ENDING)
-            codes.append(None if cached is None else codes_of(cached, key))
+            code_bytes = parts.get(prefix + CODES_ENDING)
+            codes.append(None if code_bytes is None else codes_of(code_bytes, key))
         return Record(key, fields, images, codes)
 
     @property
     def codes_origins(self) -> dict[str, Location]:
-        """Where the shards' cached codes come from (`data.shards.vq_codes`), and the first tar of each origin."""
+        """The origins of the shards' cached codes (`data.shards.vq_codes`), and the first tar of each origin."""
         return {head.codes: tar for tar, head in zip(self.tars[::-1], self._heads[::-1], strict=True) if head.codes}
 
     # -- opening
 
     def _check(self) -> None:
-        """Every tar is there with the size that its index says; all bytes too, if there are few."""
+        """Raise `UserError` unless every tar has the size in its index, and the SHA-256 too if the source is small."""
         for tar, head, size in zip(self.tars, self._heads, file_sizes(self.tars), strict=True):
             if size is None:
                 raise UserError(f"shard {tar} does not exist (its index says {head.size} bytes)")
@@ -154,27 +154,27 @@ class ShardSource:
         if sum(head.size for head in self._heads) > WHOLE_DIGEST_LIMIT:
             return
         for tar, head in zip(self.tars, self._heads, strict=True):
-            whole, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
+            hasher, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
             for offset in range(0, head.size, _CHUNK):
-                whole.update(reader.read(offset, min(_CHUNK, head.size - offset)))
-            if whole.hexdigest() != head.sha256:
+                hasher.update(reader.read(offset, min(_CHUNK, head.size - offset)))
+            if hasher.hexdigest() != head.sha256:
                 raise UserError(f"shard {tar} is damaged: its SHA-256 is not the one in its index")
 
     # -- reading
 
     def _read_index(self, shard: int) -> ShardIndex:
         tar, head = self.tars[shard], self._heads[shard]
-        where = index_location(tar)
+        location = index_location(tar)
         try:
             try:
-                index = ShardIndex.from_bytes(read_copy(where, head.sha256), where)
+                index = ShardIndex.from_bytes(read_copy(location, head.sha256), location)
             except UserError:
-                index = ShardIndex.from_bytes(read_copy(where, head.sha256, fresh=True), where)
+                index = ShardIndex.from_bytes(read_copy(location, head.sha256, bypass_cache=True), location)
         except MISSING:
-            raise UserError(f"shard {tar} has no index {name_of(where)}: run janus-train index {tar}") from None
+            raise UserError(f"shard {tar} has no index {name_of(location)}: run janus-train index {tar}") from None
         if index.head != head:
             raise UserError(
-                f"index {where} is not the one that its folder's shards.json was made of: run janus-train index {folder_of(tar)}"
+                f"index {location} does not match its folder's shards.json: run janus-train index {folder_of(tar)}"
             )
         return index
 
@@ -186,33 +186,35 @@ class ShardSource:
             raise UserError(f"shard {self.tars[shard]} has gone") from None
 
     def _members(self, shard: int, key: str, members: list[Member]) -> dict[str, bytes]:
-        """Ending -> bytes, each checked against its digest."""
+        """Read members: ending -> bytes, each checked against its digest."""
         start = min(member.offset for member in members)
         end = max(member.offset + member.size for member in members)
         if end - start > sum(member.size for member in members) + GAP * len(members):
-            return {member.ending: self._checked(shard, key, member) for member in members}
-        near = self._read(shard, start, end - start)
-        found = {}
+            return {member.ending: self._read_checked(shard, key, member) for member in members}
+        block = self._read(shard, start, end - start)
+        data_of_ending = {}
         for member in members:
-            data = near[member.offset - start : member.offset - start + member.size]
-            whole = member_digest(data) == member.digest
-            found[member.ending] = data if whole else self._checked(shard, key, member, fresh=True)
-        return found
+            data = block[member.offset - start : member.offset - start + member.size]
+            is_intact = member_digest(data) == member.digest
+            data_of_ending[member.ending] = (
+                data if is_intact else self._read_checked(shard, key, member, bypass_cache=True)
+            )
+        return data_of_ending
 
-    def _checked(self, shard: int, key: str, member: Member, fresh: bool = False) -> bytes:
-        """A wrong digest is looked at twice, the second time past the cache."""
-        data = self._read(shard, member.offset, member.size, fresh)
+    def _read_checked(self, shard: int, key: str, member: Member, bypass_cache: bool = False) -> bytes:
+        """Read a member and check its digest; if it is wrong, read once more without the cache."""
+        data = self._read(shard, member.offset, member.size, bypass_cache)
         if member_digest(data) == member.digest:
             return data
-        if not fresh:
-            return self._checked(shard, key, member, fresh=True)
+        if not bypass_cache:
+            return self._read_checked(shard, key, member, bypass_cache=True)
         raise BadSample(
             f"shard {self.tars[shard]}: the bytes of its .{member.ending} are not those indexed", key=key, damaged=True
         )
 
-    def _read(self, shard: int, offset: int, size: int, fresh: bool = False) -> bytes:
+    def _read(self, shard: int, offset: int, size: int, bypass_cache: bool = False) -> bytes:
         try:
-            data = self._reader(shard).read(offset, size, fresh)
+            data = self._reader(shard).read(offset, size, bypass_cache)
         except MISSING:
             raise UserError(f"shard {self.tars[shard]} has gone") from None
         if len(data) < size:
@@ -223,26 +225,26 @@ class ShardSource:
 
 
 def _heads(tars: list[Location]) -> list[Head]:
-    """Size, digest and count of each tar: from its folder's ``shards.json``, else from its own index."""
+    """Read size, digest and count of each tar from its folder's ``shards.json``, else from its own index."""
     listings = {folder: read_listing(folder) for folder in dict.fromkeys(map(folder_of, tars))}
-    listed = [listings[folder_of(tar)].get(name_of(tar)) for tar in tars]
-    missing = [tar for tar, head in zip(tars, listed, strict=True) if head is None]
-    if any(map(is_remote, missing)):
+    listed_heads = [listings[folder_of(tar)].get(name_of(tar)) for tar in tars]
+    unlisted_tars = [tar for tar, head in zip(tars, listed_heads, strict=True) if head is None]
+    if any(map(is_remote, unlisted_tars)):
         with ThreadPoolExecutor(THREADS) as pool:
-            own = iter(list(pool.map(read_head, missing)))
+            own_heads = iter(list(pool.map(read_head, unlisted_tars)))
     else:
-        own = map(read_head, missing)
-    return [head or next(own) for head in listed]
+        own_heads = map(read_head, unlisted_tars)
+    return [head or next(own_heads) for head in listed_heads]
 
 
 def _images(parts: dict[str, bytes]) -> list[tuple[str, str]]:
     """(prefix, ending) of the sample's images in order: ``('', 'jpg')`` or ``('0.', 'jpg'), ('1.', 'jpg')``."""
-    found = []
+    images = []
     for name in parts:
         prefix, _, ending = name.rpartition(".")
         if ending in IMAGE_ENDINGS:
-            found.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", ending))
-    return [(prefix, ending) for _, prefix, ending in sorted(found)]
+            images.append((int(prefix) if prefix else -1, f"{prefix}." if prefix else "", ending))
+    return [(prefix, ending) for _, prefix, ending in sorted(images)]
 
 
 @register_source("shards", tars="samples", urls=True)

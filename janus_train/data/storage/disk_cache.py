@@ -1,13 +1,13 @@
 """Pieces of remote files on the local disk, bounded in bytes, shared by all processes of a machine.
 
-``JANUS_CACHE_DIR``  its folder, on a local disk (default: ``janus_train`` in the user's cache folder)
-``JANUS_CACHE_GIB``  its size (default 10); 0: nothing is kept, each read is a request of its own
+``JANUS_CACHE_DIR``  the cache's folder, on a local disk (default: ``janus_train`` in the user's cache folder)
+``JANUS_CACHE_GIB``  its size (default 10); 0: nothing is cached, each read is a request of its own
 
-Good sizes hold the shards of two windows of the reading order (8 shards a source), so that a piece is fetched once an
-epoch. A piece is one file, named by a hash, written beside and renamed; the longest unused go first. A lock file guards
-the sum of the sizes, so several processes together stay within the bound, but for the piece that each one is writing.
-What is on the disk is no truth: who finds a wrong digest drops the piece and asks the store (`BlockCache.drop`). A cache
-that cannot be written costs a warning and speed, never the run.
+A good size is that of the shards in two windows of the reading order (8 shards per source), so that a piece is fetched once
+per epoch. A piece is one file, named by a hash, written under another name and renamed; the least recently used pieces
+are removed first. A lock file guards the sum of the sizes, so several processes together stay within the limit, except
+for the piece that each one is writing. The cache is not trusted: a reader that finds a wrong digest drops the piece and
+reads from the store (`BlockCache.drop`). A cache that cannot be written costs a warning and speed, never the run.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pathlib import Path
 from janus_train.errors import UserError
 
 BLOCK_BYTES = 4 << 20
-"""A request's latency of some 30 ms is small beside the time for 4 MiB; some 50 samples lie in one."""
+"""A request's latency of some 30 ms is small beside the time for 4 MiB; a block contains some 50 samples."""
 DEFAULT_GIB = 10.0
 SMALLEST_GIB = 0.1
 KEEP_FREE_BYTES = 1 << 30
-"""So much of the disk is left to others."""
+"""The cache leaves this much of the disk free."""
 LEFT_AFTER_EVICTION = 0.9
-"""Evicting lists the whole folder: it makes more room than it needs at the moment."""
+"""Evicting lists the whole folder, so it frees more than is needed at the moment."""
 STALE_S = 3600.0
-"""An unfinished file that old has lost its writer."""
+"""The writer of an unfinished file of this age has died."""
 USE_PRECISION_S = 60.0
-"""A piece's time of last use is not written down more often."""
+"""A piece's time of last use is updated at most this often."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,29 +46,29 @@ class BlockCache:
 
     def __init__(self, folder: Path, limit: int, block_bytes: int = BLOCK_BYTES):
         self.folder, self.limit, self.block_bytes = folder, limit, block_bytes
-        self._warned = False
+        self._has_warned = False
 
     def read(self, name: str, offset: int, size: int | None, length: int | None, fetch: Callable[[], bytes]) -> bytes:
-        """``size`` bytes (None: all) from ``offset`` of the piece ``name``, which ``fetch`` gives if it is not here.
+        """Read ``size`` bytes (None: all) from ``offset`` of the piece ``name``; ``fetch`` gets it if it is not cached.
 
-        ``length``: the whole piece's size if it is known; a file of another size is no whole piece.
+        ``length``: the piece's size if it is known; a cached file of another size is incomplete and not used.
         """
         path = self._path(name)
-        found = self._read(path, offset, size, length)
-        if found is not None:
-            return found
+        cached_data = self._read(path, offset, size, length)
+        if cached_data is not None:
+            return cached_data
         data = fetch()
         self._store(path, data)
         return data[offset : None if size is None else offset + size]
 
     def drop(self, name: str) -> None:
-        """Forget a piece."""
+        """Remove a piece from the cache."""
         with suppress(OSError):
             self._path(name).unlink()
 
     def _path(self, name: str) -> Path:
-        hashed = hashlib.sha256(name.encode()).hexdigest()[:40]
-        return self.folder / hashed[:2] / hashed
+        name_digest = hashlib.sha256(name.encode()).hexdigest()[:40]
+        return self.folder / name_digest[:2] / name_digest
 
     def _read(self, path: Path, offset: int, size: int | None, length: int | None) -> bytes | None:
         try:
@@ -76,13 +76,13 @@ class BlockCache:
         except OSError:
             return None
         try:
-            there = os.fstat(file)
-            if length is not None and there.st_size != length:
+            status = os.fstat(file)
+            if length is not None and status.st_size != length:
                 return None
-            size = there.st_size - offset if size is None else size
+            size = status.st_size - offset if size is None else size
             data = os.pread(file, size, offset)
-            if time.time() - there.st_mtime > USE_PRECISION_S:
-                with suppress(OSError):  # another user's file: it only looks older than it is
+            if time.time() - status.st_mtime > USE_PRECISION_S:
+                with suppress(OSError):  # fails for another user's file, which then only looks older than it is
                     os.utime(file)
         except OSError:
             return None
@@ -101,26 +101,26 @@ class BlockCache:
             if shutil.disk_usage(self.folder).free < KEEP_FREE_BYTES + len(data):
                 raise OSError(f"less than {KEEP_FREE_BYTES >> 30} GiB would be free on its disk")
             staging.write_bytes(data)
-            with self._locked():
+            with self._lock():
                 self._make_room(len(data))
                 os.replace(staging, path)
         except OSError as error:
             with suppress(OSError):
                 staging.unlink()
-            if not self._warned:
-                _log.warning("cache %s cannot be written, reading goes on without it: %s", self.folder, error)
-                self._warned = True
+            if not self._has_warned:
+                _log.warning("cache %s cannot be written, reading continues without it: %s", self.folder, error)
+                self._has_warned = True
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # goes with the file, also when the process is killed
+            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, even if the process is killed
             yield
 
     def _make_room(self, size: int) -> None:
-        """Count ``size`` bytes, and remove the longest unused pieces if they do not fit. Holds the lock.
+        """Count ``size`` bytes, and remove the least recently used pieces if they do not fit. The caller holds the lock.
 
-        The count may only be too high, after two processes wrote the same piece or one was killed: evicting counts anew.
+        The count can only be too high, if two processes wrote the same piece or one was killed; evicting corrects it.
         """
         counter = self.folder / "bytes"
         try:
@@ -132,15 +132,15 @@ class BlockCache:
         counter.write_text(str(total + size))
 
     def _evict(self, target: int) -> int:
-        """Remove pieces until ``target`` bytes are left at most; returns what is left."""
+        """Remove pieces until at most ``target`` bytes are left; returns the bytes that are left."""
         pieces, total = [], 0
         for entry in (file for part in os.scandir(self.folder) if part.is_dir() for file in os.scandir(part)):
             with suppress(OSError):
-                found = entry.stat()
+                status = entry.stat()
                 if not entry.name.endswith(".part"):
-                    pieces.append((found.st_mtime_ns, found.st_size, entry.path))
-                    total += found.st_size
-                elif time.time() - found.st_mtime > STALE_S:
+                    pieces.append((status.st_mtime_ns, status.st_size, entry.path))
+                    total += status.st_size
+                elif time.time() - status.st_mtime > STALE_S:
                     os.unlink(entry.path)  # noqa: PTH108 - an entry's path is text
         for _, size, path in sorted(pieces):
             if total <= target:
@@ -152,7 +152,7 @@ class BlockCache:
 
 
 def block_cache() -> BlockCache | None:
-    """The cache that the environment asks for; None if it asks for none. Raises `UserError` for a wrong size."""
+    """The cache that the environment configures; None if it turns the cache off. Raises `UserError` for an invalid size."""
     return _block_cache(os.environ.get("JANUS_CACHE_DIR", ""), os.environ.get("JANUS_CACHE_GIB", ""))
 
 

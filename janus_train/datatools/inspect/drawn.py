@@ -1,4 +1,7 @@
-"""The rows that a run's steps would be trained on, drawn as training draws them, but on one process and without a model."""
+"""Reads the rows that a run's steps would be trained on. In: a configuration. Out: the rows of each step.
+
+The rows are sampled exactly as in training, but in one process and without a model.
+"""
 
 from __future__ import annotations
 
@@ -20,44 +23,44 @@ from janus_train.train.run_dir import RunDir, State
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A run's data, opened."""
+class RunData:
+    """The opened data of a run."""
 
     config: Config
     recipe: Recipe
     encoder: Encoder
     start: Path
-    """The folder that the run would start from: its tokenizer is the one in use."""
+    """The folder that the run would start from, whose tokenizer is used."""
 
-    def steps(self, first: int, number: int) -> Iterator[tuple[int, list[Row]]]:
-        """(step, its rows in the order of the streams) for ``number`` steps from step ``first``, which counts from 1.
+    def steps(self, first_step: int, num_steps: int) -> Iterator[tuple[int, list[Row]]]:
+        """(step, its rows in the order of the streams) for ``num_steps`` steps from ``first_step``, which counts from 1.
 
-        Steps before ``first`` are drawn too: a stream knows where it stands only by what it has drawn.
+        Earlier steps are sampled too, because the state of a stream depends on all its earlier rows.
         """
         sampler, packer = open_mixture(self.config, self.recipe, self.encoder)
         streams = streams_of(0, 1, self.config.batch.rows_per_step)
         workers = min(self.config.data.num_workers, len(os.sched_getaffinity(0)))
-        numbered = enumerate(RowLoader(sampler, packer, streams, num_workers=workers), 1)
-        return islice(numbered, first - 1, first - 1 + number)
+        numbered_steps = enumerate(RowLoader(sampler, packer, streams, num_workers=workers), 1)
+        return islice(numbered_steps, first_step - 1, first_step - 1 + num_steps)
 
 
-def open_drawn(config: Config) -> Drawn:
-    """Open what ``config``'s run would read. Raises `UserError` naming what is missing or damaged; writes nothing."""
+def open_run_data(config: Config) -> RunData:
+    """Open the data that a run would read. Writes nothing. Raises `UserError` naming what is missing or damaged."""
     recipe = open_recipe(config)
     start = start_folder(config)
-    return Drawn(config, recipe, make_encoder(config, load_tokenizer(start)), start)
+    return RunData(config, recipe, make_encoder(config, load_tokenizer(start)), start)
 
 
 def start_folder(config: Config) -> Path:
-    """Where the run would take its weights and tokenizer from, by the trainer's own rule."""
+    """The folder from which the run would load weights and tokenizer, by the trainer's own rule."""
     folder = RunDir(config, {})
-    there = folder.manifest().get("stage")
+    stage = folder.manifest().get("stage")
     states: dict[Any, State] = {config.stage: "resume", config.stage - 1: "next_stage"}
-    return find_start(config, folder, states.get(there, "new")).folder
+    return find_start(config, folder, states.get(stage, "new")).folder
 
 
 def line(step: int, row: Row) -> dict[str, Any]:
-    """A row as the JSON line that scripts read."""
+    """A row as the values of a JSON line for scripts."""
     samples = [
         {"source": d.reference.source, "kind": d.kind, "key": d.reference.key, "tokens": len(d)} for d in row.documents
     ]

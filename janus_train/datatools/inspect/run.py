@@ -1,4 +1,4 @@
-"""The rows of some steps of a run: handed on as JSON values, and written as a page."""
+"""Inspects a run. In: a configuration and a range of steps. Out: their rows as JSON values, and a page if wanted."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from janus_train.config import Config
 from janus_train.data.loader import worker_deaths_as_user_errors
-from janus_train.datatools.inspect.drawn import line, open_drawn
+from janus_train.datatools.inspect.drawn import line, open_run_data
 from janus_train.datatools.inspect.page import Page
 from janus_train.files import write_text
 
 
 @dataclass(frozen=True)
 class InspectResult:
-    """What was noticed on the way."""
+    """Facts to report to the user."""
 
-    quarantined: int
-    """Samples that cannot be used; others were drawn in their place."""
-    page_cut: str
-    """What the page leaves out, in words; empty if nothing."""
+    num_quarantined: int
+    """Number of unusable samples, which others replaced."""
+    page_omissions: str
+    """A note on what the page leaves out; empty if it leaves out nothing."""
 
 
 def inspect_run(
@@ -31,22 +31,22 @@ def inspect_run(
     write_rows: Callable[[list[dict[str, Any]]], bool],
     html: Path | None = None,
 ) -> InspectResult:
-    """Draw the rows of ``num_steps`` steps from ``first_step`` on, without a model.
+    """Read the rows of ``num_steps`` steps from ``first_step`` on, without a model.
 
-    ``write_rows`` gets the rows of each step as JSON values and says whether more are wanted; with ``html`` the page is
-    made whole all the same. Raises `UserError` naming what is missing or damaged.
+    ``write_rows`` gets the rows of each step as JSON values and returns whether it wants more; with ``html`` the page is
+    completed in any case. Raises `UserError` naming what is missing or damaged.
     """
-    drawn = open_drawn(config)
-    page = Page(drawn) if html is not None else None
-    quarantined = 0
+    data = open_run_data(config)
+    page = Page(data) if html is not None else None
+    num_quarantined = 0
     with worker_deaths_as_user_errors():
-        for step, rows in drawn.steps(first_step, num_steps):
-            wanted = write_rows([line(step, row) for row in rows])
-            quarantined += sum(len(row.quarantined) for row in rows)
+        for step, rows in data.steps(first_step, num_steps):
+            wants_more = write_rows([line(step, row) for row in rows])
+            num_quarantined += sum(len(row.quarantined) for row in rows)
             if page is not None:
                 page.add(step, rows)
-            elif not wanted:
+            elif not wants_more:
                 break
     if html is not None and page is not None:
         write_text(html, page.html())
-    return InspectResult(quarantined, page.cut if page is not None else "")
+    return InspectResult(num_quarantined, page.omissions if page is not None else "")

@@ -1,6 +1,6 @@
-"""A sample of a row, opened: its images as its encoders see them, and its text token by token.
+"""Details of a sample: its images as the encoders see them, and its text token by token.
 
-Values for the template ``inspect_row.html.j2``.
+In: a document. Out: a `Sample`, the values for the template ``inspect_row.html.j2``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 from janus_train.data.images import generation_pixels
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import BadSample, Document
-from janus_train.datatools.inspect.tokens import Image, Reader, Text
+from janus_train.datatools.inspect.tokens import ImagePiece, PieceReader, TextPiece
 from janus_train.pages.images import pixels_uri
 
 _BREAKS = re.compile("([^\\n]*)(\\n*)")
 ROLES = {
-    "in": "understanding encoder: the whole image on grey",
+    "in": "understanding encoder: the complete image on grey",
     "out": "generation encoder: the middle, to be generated",
-    "codes_in": "generation encoder: the middle, given as codes",
+    "codes_in": "generation encoder: the middle, in the input as codes",
 }
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token as it is shown. ``parts``: (text, number of line breaks after it, what ends the line on the page)."""
+    """A token as the page shows it. ``parts``: (text, number of line breaks after it, line end on the page)."""
 
     learnt: bool
     css: str
@@ -46,7 +46,7 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class ImageSegment:
-    """An image; ``uri`` is None if it is not to be had, ``side`` in pixels."""
+    """An image; ``uri`` is None if the image is not available, ``side`` is in pixels."""
 
     uri: str | None
     side: int
@@ -67,33 +67,33 @@ class Sample:
     segments: list[TextSegment | ImageSegment]
 
 
-def sample(document: Document, reader: Reader, recipe: Recipe, size: int) -> Sample:
-    """``size``: the side of an image, in pixels."""
+def sample(document: Document, reader: PieceReader, recipe: Recipe, size: int) -> Sample:
+    """The details of a document. ``size``: the side of an image, in pixels."""
     reference = document.reference
     facts = [f"{len(document):,} tokens", f"sample {reference.index} of its source, epoch {reference.epoch}"]
     if reference.piece:
         facts.append(f"tokens {reference.piece[0]} to {reference.piece[1]} of a cut text")
     segments: list[TextSegment | ImageSegment] = []
-    for is_text, pieces in groupby(reader.pieces(document), lambda piece: isinstance(piece, Text)):
+    for is_text, pieces in groupby(reader.pieces(document), lambda piece: isinstance(piece, TextPiece)):
         if is_text:
-            segments.append(TextSegment(_tokens([piece for piece in pieces if isinstance(piece, Text)])))
+            segments.append(TextSegment(_tokens([piece for piece in pieces if isinstance(piece, TextPiece)])))
         else:
-            segments += [_image(piece, document, recipe, size) for piece in pieces if isinstance(piece, Image)]
+            segments += [_image(piece, document, recipe, size) for piece in pieces if isinstance(piece, ImagePiece)]
     return Sample(document.kind, reference.source, reference.key, facts, segments)
 
 
-def _tokens(pieces: list[Text]) -> list[Token]:
-    following: list[Text | None] = [*pieces[1:], None]
+def _tokens(pieces: list[TextPiece]) -> list[Token]:
+    next_pieces: list[TextPiece | None] = [*pieces[1:], None]
     return [
-        _token(piece, bool(after and after.text.startswith("\n")))
-        for piece, after in zip(pieces, following, strict=True)
+        _token(piece, bool(next_piece and next_piece.text.startswith("\n")))
+        for piece, next_piece in zip(pieces, next_pieces, strict=True)
     ]
 
 
-def _token(piece: Text, line_goes_on: bool) -> Token:
-    """Every line break is marked, and of several that follow each other only the last one breaks the line."""
+def _token(piece: TextPiece, line_continues: bool) -> Token:
+    """Mark every line break; of several consecutive ones only the last one breaks the line."""
     parts = [(match[1], len(match[2]), "\n" if match[2] else "") for match in _BREAKS.finditer(piece.text) if match[0]]
-    if parts and line_goes_on:
+    if parts and line_continues:
         text, num_breaks, _ = parts[-1]
         parts[-1] = (text, num_breaks, "")
     css = " ".join(name for name, on in (("x", piece.special), ("g", piece.image_loss), ("y", piece.beyond)) if on)
@@ -101,17 +101,17 @@ def _token(piece: Text, line_goes_on: bool) -> Token:
     return Token(piece.learnt, css, _title(piece), parts or [("∅", 0, "")], repeats)
 
 
-def _title(piece: Text) -> str:
+def _title(piece: TextPiece) -> str:
     notes = ["special token"] if piece.special else []
     notes += ["predicts the first code: image loss"] if piece.image_loss else []
     notes += ["only the target of the row's last position: the text continues in another row"] if piece.beyond else []
     return "; ".join(notes)
 
 
-def _image(piece: Image, document: Document, recipe: Recipe, size: int) -> ImageSegment:
+def _image(piece: ImagePiece, document: Document, recipe: Recipe, size: int) -> ImageSegment:
     pixels, note = piece.pixels, ""
     if pixels is None:
-        pixels, note = _cached(document, piece.number, recipe, size), "codes from the cache"
+        pixels, note = _image_of_cached_codes(document, piece.number, recipe, size), "codes from the cache"
     facts = [ROLES[piece.role], f"{piece.tokens} positions", note]
     return ImageSegment(
         uri=pixels_uri(pixels) if pixels is not None else None,
@@ -122,8 +122,8 @@ def _image(piece: Image, document: Document, recipe: Recipe, size: int) -> Image
     )
 
 
-def _cached(document: Document, number: int, recipe: Recipe, size: int) -> np.ndarray | None:
-    """The image behind cached codes, made again for the page; None if the source does not give it."""
+def _image_of_cached_codes(document: Document, number: int, recipe: Recipe, size: int) -> np.ndarray | None:
+    """Read the image of cached codes from its source; None if the source cannot provide it."""
     _, source = recipe.sources[document.reference.source]
     try:
         return generation_pixels(source[document.reference.index].images[number], size)

@@ -1,6 +1,6 @@
 """Packed rows as strips: a box per sample in its kind's colour, its images strong, its text pale, its losses underlined.
 
-Values for the macros in ``inspect_macros.html.j2``; places and widths are in percent.
+In: rows. Out: values for the macros in ``inspect_macros.html.j2``; positions and widths are in percent.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from janus_train.data.types import KINDS, Document, Kind, Row
 from janus_train.datatools.inspect.tokens import image_runs, loss_runs
 
 MAX_RUNS = 40
-"""Runs of losses that are drawn in a sample; the rest, of a very long dialogue, are too narrow to see."""
+"""Limit for the runs of losses shown in a sample; further runs of a very long dialogue are too narrow to see."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Positions of a sample, in percent of its box."""
+class Span:
+    """A range of positions of a sample, in percent of its box."""
 
     left: float
     width: float
 
 
 @dataclass(frozen=True)
-class Box:
-    """A sample; ``width`` in percent of the row."""
+class SampleBox:
+    """A sample's box; ``width`` is in percent of the row."""
 
     kind: str
     width: float
     title: str
-    images: list[Run]
-    losses: list[Run]
+    images: list[Span]
+    losses: list[Span]
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A whole row; what stays free at its end is hatched."""
+    """A row; free space at its end is hatched."""
 
     stream: int
     digest: str
     fill: str
     description: str
-    boxes: list[Box]
+    boxes: list[SampleBox]
 
 
 def strip(row: Row, row_tokens: int) -> Strip:
@@ -55,20 +55,20 @@ def strip(row: Row, row_tokens: int) -> Strip:
     return Strip(row.stream, row.digest, fill, description, [_box(d, row_tokens) for d in row.documents])
 
 
-def _box(document: Document, row_tokens: int) -> Box:
+def _box(document: Document, row_tokens: int) -> SampleBox:
     num_tokens = len(document)
-    return Box(
+    return SampleBox(
         kind=document.kind,
         width=100 * num_tokens / row_tokens,
         title=f"{document.reference.source} · {document.reference.key} · {num_tokens} tokens",
-        images=[_run(run, num_tokens) for run in image_runs(document)],
-        losses=[_run(run, num_tokens) for run in loss_runs(document)[:MAX_RUNS]],
+        images=[_span(run, num_tokens) for run in image_runs(document)],
+        losses=[_span(run, num_tokens) for run in loss_runs(document)[:MAX_RUNS]],
     )
 
 
-def _run(run: tuple[int, int], num_tokens: int) -> Run:
+def _span(run: tuple[int, int], num_tokens: int) -> Span:
     start, end = run
-    return Run(100 * start / num_tokens, 100 * (end - start) / num_tokens)
+    return Span(100 * start / num_tokens, 100 * (end - start) / num_tokens)
 
 
 EXAMPLE = Strip(
@@ -77,9 +77,9 @@ EXAMPLE = Strip(
     "92.0",
     "example",
     [
-        Box("understanding", 44, "understanding", [Run(4, 60)], [Run(64, 36)]),
-        Box("text", 18, "text", [], [Run(0, 100)]),
-        Box("generation", 30, "generation", [Run(35, 62)], [Run(33, 62)]),
+        SampleBox("understanding", 44, "understanding", [Span(4, 60)], [Span(64, 36)]),
+        SampleBox("text", 18, "text", [], [Span(0, 100)]),
+        SampleBox("generation", 30, "generation", [Span(35, 62)], [Span(33, 62)]),
     ],
 )
 """The strip of the legend."""
@@ -87,7 +87,7 @@ EXAMPLE = Strip(
 
 @dataclass(frozen=True)
 class KindAmount:
-    """How much of a kind there is. Percents of the line; ``requested`` is None where the ratio counts something else."""
+    """The amount of a kind, in percent of the line; ``requested`` is None if the ratio counts another unit."""
 
     name: str
     count: str
@@ -97,14 +97,14 @@ class KindAmount:
 
 @dataclass(frozen=True)
 class MixtureLine:
-    """The kinds in samples, or in tokens."""
+    """The amounts of the kinds in one unit, samples or tokens."""
 
     unit: str
     kinds: list[KindAmount]
 
 
-class Mixture:
-    """How much of each kind there is, in samples (a cut text counts by its pieces) and in tokens."""
+class MixtureCounts:
+    """Counts each kind in samples (a piece of a text counts as its share) and in tokens."""
 
     def __init__(self) -> None:
         self.samples: Counter[Kind] = Counter()
@@ -116,7 +116,7 @@ class Mixture:
             self.tokens[document.kind] += len(document)
 
     def lines(self, shares: Mapping[Kind, float], unit: str) -> list[MixtureLine]:
-        """Samples, then tokens; ``shares`` are the requested ones of the ``unit`` that the ratio counts."""
+        """A line for samples and one for tokens; ``shares`` are the requested shares, in the ratio's ``unit``."""
         return [
             MixtureLine(name, _amounts(counts, shares if name == unit else {}))
             for name, counts in (("samples", self.samples), ("tokens", self.tokens))
@@ -124,7 +124,7 @@ class Mixture:
 
 
 def _amounts(counts: Mapping[Kind, float], shares: Mapping[Kind, float]) -> list[KindAmount]:
-    """The kinds that are requested or there."""
+    """The amounts of the kinds that are requested or present."""
     total = sum(counts.values())
     amounts = []
     for kind in KINDS:

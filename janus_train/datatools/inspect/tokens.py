@@ -1,7 +1,7 @@
-"""A document as a person reads it: its tokens in pieces, with what is learnt from each.
+"""A document in readable pieces. In: a `Document`. Out: text and image pieces, marked if the model learns them.
 
-``Document.labels[i]`` is what the hidden state at i has to predict. Here a token is marked if it is what its
-predecessor has to predict: the words that the model learns to write are the marked ones.
+``Document.labels[i]`` is the token that the hidden state at i has to predict. Here a token is marked if its predecessor has
+to predict it, so the marked words are those that the model learns to write.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from janus_train.data.special_tokens import SPECIAL_TOKENS
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document
 
 MAX_GROUP = 12
-"""Tokens that are shown as one where a character's bytes are spread over several (4 would do for one character)."""
+"""Limit for tokens that are shown as one because they share a character's bytes (one character needs at most 4)."""
 MIN_REPEAT = 4
-"""So many equal special tokens in a row are shown once, with their number."""
+"""From this number on, equal special tokens in a row are shown once, with their number."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """One token; several, if only together they make whole characters, or if the same special token repeats."""
+class TextPiece:
+    """One token, or several that only together make complete characters, or a repeated special token."""
 
     text: str
     ids: tuple[int, ...]
     learnt: bool
-    """The model learns to write it (at the position before it)."""
+    """Whether the model learns to write it (at the position before it)."""
     special: bool = False
     image_loss: bool = False
-    """The hidden state here predicts an image's first code."""
+    """Whether the hidden state here predicts an image's first code."""
     beyond: bool = False
-    """It is not in the row: only the target of the last position, where a text is cut."""
+    """Whether it is not in the row, but the target of the last position of a cut text."""
 
 
 @dataclass(frozen=True)
-class Image:
+class ImagePiece:
     """The place of an image."""
 
     role: Literal["in", "out", "codes_in"]
@@ -46,63 +46,67 @@ class Image:
     """Counts the document's images in order of appearance."""
     tokens: int
     losses: int
-    """How many of its codes are predicted with a loss."""
+    """Number of its codes that are predicted with a loss."""
     pixels: np.ndarray | None
     """uint8 (S, S, 3) as its encoder sees it; None where the codes come from the cache."""
 
 
-class Reader:
-    """Turns documents into pieces; remembers how tokens are written."""
+class PieceReader:
+    """Turns documents into pieces; it caches the text of tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._core = tokenizer.backend_tokenizer
         self._special = {id for id, token in self._core.get_added_tokens_decoder().items() if token.special}
         self._special |= {self._core.token_to_id(token) for token in SPECIAL_TOKENS}
-        self._written: dict[tuple[int, ...], str] = {}
+        self._text_of_ids: dict[tuple[int, ...], str] = {}
 
-    def pieces(self, document: Document) -> Iterator[Text | Image]:
+    def pieces(self, document: Document) -> Iterator[TextPiece | ImagePiece]:
         """All of the document's tokens, in order."""
         ids = document.input_ids.tolist()
         learnt = np.zeros(len(ids), bool)
         learnt[1:] = document.labels[:-1] != IGNORE
-        place = number = understood = drawn = 0
+        place = number = num_understanding = num_generation = 0
         while place < len(ids):
             end = _run(document.modality, place)
             if document.modality[place] == TEXT:
                 yield from self._text(ids[place:end], learnt[place:end], document.image_targets[place:end])
             elif document.modality[place] == IMAGE_FEATURE:
-                yield Image("in", number, end - place, 0, document.understanding_pixels[understood])
-                understood += 1
+                yield ImagePiece("in", number, end - place, 0, document.understanding_pixels[num_understanding])
+                num_understanding += 1
                 number += 1
             else:
                 # the state at <begin_of_image> predicts code 0: the run of losses starts one position earlier
                 losses = int(document.image_targets[place - 1 : end - 1].sum())
-                role: Literal["out", "codes_in"] = "out" if document.codes_have_loss[drawn] else "codes_in"
-                yield Image(role, number, end - place, losses, document.generation_pixels[drawn])
-                drawn += 1
+                role: Literal["out", "codes_in"] = "out" if document.codes_have_loss[num_generation] else "codes_in"
+                yield ImagePiece(role, number, end - place, losses, document.generation_pixels[num_generation])
+                num_generation += 1
                 number += 1
             place = end
         if document.labels[-1] != IGNORE:
-            last = int(document.labels[-1])
-            yield Text(self._write((last,)), (last,), True, last in self._special, beyond=True)
+            last_id = int(document.labels[-1])
+            yield TextPiece(self._write((last_id,)), (last_id,), True, last_id in self._special, beyond=True)
 
-    def _text(self, ids: list[int], learnt: np.ndarray, image: np.ndarray) -> Iterator[Text]:
+    def _text(self, ids: list[int], learnt: np.ndarray, image_targets: np.ndarray) -> Iterator[TextPiece]:
         place = 0
         while place < len(ids):
-            first, is_learnt = ids[place], bool(learnt[place])
-            if first in self._special:
+            token_id, is_learnt = ids[place], bool(learnt[place])
+            if token_id in self._special:
                 end = place + 1
-                while end < len(ids) and ids[end] == first and learnt[end] == is_learnt and not image[end - 1]:
+                while (
+                    end < len(ids) and ids[end] == token_id and learnt[end] == is_learnt and not image_targets[end - 1]
+                ):
                     end += 1
                 end = end if end - place >= MIN_REPEAT else place + 1
-                yield Text(self._write((first,)), tuple(ids[place:end]), is_learnt, True, bool(image[end - 1]))
+                yield TextPiece(
+                    self._write((token_id,)), tuple(ids[place:end]), is_learnt, True, bool(image_targets[end - 1])
+                )
             else:
-                end = self._whole(ids, learnt, place)
-                yield Text(self._write(tuple(ids[place:end])), tuple(ids[place:end]), is_learnt)
+                end = self._characters_end(ids, learnt, place)
+                yield TextPiece(self._write(tuple(ids[place:end])), tuple(ids[place:end]), is_learnt)
             place = end
 
-    def _whole(self, ids: list[int], learnt: np.ndarray, place: int) -> int:
-        """The end of the shortest group from ``place`` that is whole characters; one token if there is none."""
+    def _characters_end(self, ids: list[int], learnt: np.ndarray, place: int) -> int:
+        """The end of the shortest group from ``place`` that makes complete characters; one token if there is none."""
         for end in range(place + 1, min(place + MAX_GROUP, len(ids)) + 1):
             if ids[end - 1] in self._special or learnt[end - 1] != learnt[place]:
                 break
@@ -111,26 +115,26 @@ class Reader:
         return place + 1
 
     def _write(self, ids: tuple[int, ...]) -> str:
-        if ids not in self._written:
-            self._written[ids] = self._core.decode(list(ids), skip_special_tokens=False)
-        return self._written[ids]
+        if ids not in self._text_of_ids:
+            self._text_of_ids[ids] = self._core.decode(list(ids), skip_special_tokens=False)
+        return self._text_of_ids[ids]
 
 
 def _run(modality: np.ndarray, place: int) -> int:
     """The end of the run of equal modality that starts at ``place``. Between two images there is always a text token."""
-    other = np.flatnonzero(modality[place:] != modality[place])
-    return place + int(other[0]) if len(other) else len(modality)
+    other_places = np.flatnonzero(modality[place:] != modality[place])
+    return place + int(other_places[0]) if len(other_places) else len(modality)
 
 
 def image_runs(document: Document) -> list[tuple[int, int]]:
     """(start, end) of each image's positions."""
-    found, place = [], 0
+    runs, place = [], 0
     while place < len(document):
         end = _run(document.modality, place)
         if document.modality[place] in (IMAGE_FEATURE, IMAGE_CODE):
-            found.append((place, end))
+            runs.append((place, end))
         place = end
-    return found
+    return runs
 
 
 def loss_runs(document: Document) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Names of classes: from their ids (``n01440764``) or numbers to words."""
+"""Class names: converts ids (``n01440764``) or numbers of classes to words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Classes:
         if self.path is None:
             if _WORDNET.fullmatch(key) or key.isdigit():
                 raise UserError(
-                    f"class {key!r} is an id and no name: give --classes, a JSON file or lines of the form "
+                    f"class {key!r} is an id and not a name: give --classes, a JSON file or lines of the form "
                     "'n01440764 tench, Tinca tinca'"
                 )
             return key.replace("_", " ").strip()
@@ -51,7 +51,7 @@ class Classes:
             raise UserError(f"--classes {error}") from None
         class_names = self._from_json(content) if content.lstrip().startswith(("{", "[")) else self._from_lines(content)
         if not class_names:
-            raise UserError(f"--classes {path} holds no class")
+            raise UserError(f"--classes {path} contains no class")
         empty = next((key for key, name in class_names.items() if not name), None)
         if empty is not None:
             raise UserError(f"--classes {path}: class {empty!r} has no name")
@@ -61,7 +61,7 @@ class Classes:
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"--classes {self.path} is no valid JSON ({one_line(error, 200)})") from None
+            raise UserError(f"--classes {self.path} is not valid JSON ({one_line(error, 200)})") from None
         if isinstance(values, list):
             values = {str(number): value for number, value in enumerate(values)}
         class_names: dict[str, str] = {}
@@ -70,8 +70,8 @@ class Classes:
             if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
                 ids, name = [str(key), value[0]], value[1]
             if not isinstance(name, str):
-                raise UserError(f"--classes {self.path}: the name of class {key!r} is no text")
-            class_names |= dict.fromkeys(ids, self.chosen(name))
+                raise UserError(f"--classes {self.path}: the name of class {key!r} is not a string")
+            class_names |= dict.fromkeys(ids, self.clean_name(name))
         return class_names
 
     def _from_lines(self, content: str) -> dict[str, str]:
@@ -80,10 +80,10 @@ class Classes:
             parts = line.split(maxsplit=1)
             if len(parts) < 2:
                 raise UserError(f"--classes {self.path}: line {line[:40]!r} has no name after the id")
-            class_names[parts[0]] = self.chosen(parts[1])
+            class_names[parts[0]] = self.clean_name(parts[1])
             class_names.setdefault(str(number), class_names[parts[0]])
         return class_names
 
-    def chosen(self, name: str) -> str:
+    def clean_name(self, name: str) -> str:
         name = name.replace("_", " ").strip()
         return name.split(",")[0].strip() if self._names == "first" else name

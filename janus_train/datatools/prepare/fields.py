@@ -1,6 +1,6 @@
-"""A record's values: picked by a path of names, made into the fields that training reads.
+"""Turns a record's values, which are picked by paths of names, into the fields that training reads.
 
-record --captions / text / sides--> words --plain, draw or ask--> {"caption": ...} or {"conversations": ...}
+record --captions / text--> words --plain, draw or ask--> {"caption": ...} or {"conversations": ...}
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PART = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<key>[^=\[\]]+)=(?P<value>[^\[\]]
 def pick(record: Any, path: str) -> Any:
     """The value at a path of names: ``Task2.Caption``, or ``features[language=en].title`` for an element of a list.
 
-    A list of records and a record of lists (as Parquet keeps them) are read alike. None if there is nothing.
+    A list of records and a record of lists (as Parquet stores them) are read alike. None if there is no value.
     """
     if isinstance(record, dict) and path in record:
         return record[path]
@@ -46,42 +46,45 @@ def pick(record: Any, path: str) -> Any:
     for step in path.split("."):
         match = _PART.fullmatch(step)
         if match is None:
-            raise UserError(f"{path!r} is no path of field names: write name.name or name[key=value].name")
-        value = _named(value, match["name"])
+            raise UserError(f"{path!r} is not a path of field names: write name.name or name[key=value].name")
+        value = _field_value(value, match["name"])
         if match["key"] is not None:
             value = _element(value, match["key"], match["value"])
     return value
 
 
-def _named(value: Any, name: str) -> Any:
+def _field_value(value: Any, name: str) -> Any:
     if isinstance(value, list):
         value = next((element for element in value if isinstance(element, dict) and element.get(name)), None)
     return value.get(name) if isinstance(value, dict) else None
 
 
-def _element(value: Any, key: str, wanted: str) -> Any:
-    """Of a list of records the first whose ``key`` is ``wanted``; of a record of lists the same."""
+def _element(value: Any, key: str, expected_value: str) -> Any:
+    """The first record in a list of records, or in a record of lists, whose ``key`` has the expected value."""
     if isinstance(value, dict) and isinstance(value.get(key), list):
-        places = [number for number, element in enumerate(value[key]) if str(element) == wanted]
+        places = [number for number, element in enumerate(value[key]) if str(element) == expected_value]
         if not places:
             return None
         return {
-            name: many[places[0]] for name, many in value.items() if isinstance(many, list) and len(many) > places[0]
+            name: values[places[0]]
+            for name, values in value.items()
+            if isinstance(values, list) and len(values) > places[0]
         }
     if isinstance(value, list):
         return next(
-            (element for element in value if isinstance(element, dict) and str(element.get(key)) == wanted), None
+            (element for element in value if isinstance(element, dict) and str(element.get(key)) == expected_value),
+            None,
         )
     return None
 
 
 def top_names(paths: tuple[str, ...]) -> list[str]:
-    """The first name of each path: the columns of a table that it needs."""
+    """The first name of each path, which is the column of a table."""
     return [re.split(r"[.\[]", path)[0] for path in paths]
 
 
 def name_of(record: dict[str, Any]) -> str:
-    """What a record calls itself; empty if it has no name."""
+    """The record's own name or id; empty if it has none."""
     for field in ID_FIELDS:
         value = record.get(field)
         if isinstance(value, (str, int)) and str(value).strip():
@@ -95,7 +98,7 @@ def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
     words = [text for text in (_clean(value, options) for value in values) if text]
     if not words:
         if values and not all(value is None or isinstance(value, str) for value in values):
-            raise SkipRecord("the caption is no text")
+            raise SkipRecord("the caption is not a string")
         raise SkipRecord("the caption is empty" if values else "there is no caption", left_out=options.drop_empty)
     if options.captions == "each":
         return words
@@ -116,7 +119,7 @@ def _caption_values(record: dict[str, Any], options: PrepareOptions) -> list[Any
 
 
 def _first_answer(record: dict[str, Any]) -> str | None:
-    """A caption that is kept as a conversation (ShareGPT4V): what the assistant says first."""
+    """The assistant's first answer, for captions that are stored as conversations (ShareGPT4V)."""
     turns: list[Any] = next((record[name] for name in TALK_FIELDS if isinstance(record.get(name), list)), [])
     for turn in turns:
         if isinstance(turn, dict) and role_of(turn) == ASSISTANT:
@@ -126,14 +129,18 @@ def _first_answer(record: dict[str, Any]) -> str | None:
 
 
 def text(record: dict[str, Any], options: PrepareOptions) -> str:
-    """The record's text: the named fields, one after the other. Raises `SkipRecord` if there is none."""
+    """The record's text: its text fields, one after the other. Raises `SkipRecord` if there is none."""
     values = [pick(record, path) for path in options.text_field or ("text",)]
     if any(value is not None and not isinstance(value, str) for value in values):
-        raise SkipRecord("the text is no text", f"it is a {type(values[0]).__name__}")
-    words = [cleaned for cleaned in (_clean(value, options, strip=False) for value in values) if cleaned.strip()]
-    if not words:
+        raise SkipRecord("the text is not a string", f"it is a {type(values[0]).__name__}")
+    texts = [
+        words_of_field
+        for words_of_field in (_clean(value, options, strip=False) for value in values)
+        if words_of_field.strip()
+    ]
+    if not texts:
         raise SkipRecord("the text is missing or empty", left_out=options.drop_empty)
-    return "\n\n".join(words)
+    return "\n\n".join(texts)
 
 
 def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
@@ -143,8 +150,8 @@ def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
     return value.strip() if strip else value
 
 
-def captioned(record: dict[str, Any], options: PrepareOptions, num_images: int) -> list[dict[str, Any]]:
-    """The fields of a captioned image's samples, in the form that the options ask for."""
+def captioned_samples(record: dict[str, Any], options: PrepareOptions, num_images: int) -> list[dict[str, Any]]:
+    """The fields of the samples of an image with captions, in the form of the options."""
     if num_images != 1 and options.form != "ask":
         raise SkipRecord("a caption takes one image", f"{num_images}")
     return [_in_form(caption, options, num_images) for caption in captions(record, options)]
@@ -159,12 +166,12 @@ def _in_form(caption: str, options: PrepareOptions, num_images: int) -> dict[str
 
 
 def talk(question: str, answer: str) -> dict[str, Any]:
-    """A conversation of one question."""
+    """A conversation of one question and its answer."""
     return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
 
 
 def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
-    """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with what does not fit."""
+    """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with the problem."""
     turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
     if not isinstance(turns, list) or not turns:
         raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
@@ -172,7 +179,7 @@ def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
 
 
 def check_number(num_images: int, options: PrepareOptions) -> None:
-    """Raises `SkipRecord` for a record with fewer or more images than the options ask for."""
-    most = options.max_pictures
-    if num_images < options.min_pictures or (most is not None and num_images > most):
+    """Raise `SkipRecord` for a record with fewer or more images than the options allow."""
+    max_images = options.max_pictures
+    if num_images < options.min_pictures or (max_images is not None and num_images > max_images):
         raise SkipRecord("more or fewer images than asked for", f"{num_images}", left_out=True)

@@ -1,4 +1,4 @@
-"""An image's bytes: kept if training can read them, else written anew without loss."""
+"""Prepares an image's bytes for a shard: kept if training can read them, otherwise converted without loss."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from janus_train.data.images import to_rgb
 from janus_train.data.types import BadSample
 from janus_train.datatools.prepare.items import SkipRecord
 
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Pillow's format -> ending, for what is kept as it is. An MPO is a JPEG with further ones behind it."""
+KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Pillow's format -> ending, for formats whose bytes are kept. An MPO is a JPEG followed by further ones."""
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _QUALITY = 95
 
 
 def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
-    """(ending, bytes) to write for an image. Raises `SkipRecord` if it does not open, wholly, or is too large.
+    """(ending, bytes) of an image in a shard. Raises `SkipRecord` if it cannot be decoded completely or is too large.
 
-    With ``max_side`` an image with a longer side is scaled down to it and written as JPEG.
+    With ``max_side`` an image with a longer side is scaled down to it and encoded as JPEG.
     """
     if not data:
         raise SkipRecord("the image is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like: what matters raises
+            warnings.simplefilter("ignore")  # about sizes, damaged EXIF and the like; real errors raise
             return _keep(data, max_side)
     except ImageTooLarge as error:
         raise SkipRecord(f"the image has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
@@ -46,7 +46,7 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
         struct.error,
         zlib.error,
     ) as error:
-        # what a damaged file makes of later steps
+        # errors of later steps on a damaged file
         raise SkipRecord("the image does not open", f"{type(error).__name__}: {error}") from None
 
 
@@ -55,7 +55,7 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
     width, height = image.size
     if max_side is not None and max(width, height) > max_side:
         return "jpg", _smaller(image, max_side)
-    ending = KEPT.get(image.format or "")
+    ending = KEPT_FORMATS.get(image.format or "")
     if ending is None:
         return "png", _png(image)
     if ending == "jpg":
@@ -65,7 +65,7 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
 
 
 def _png(image: Image.Image) -> bytes:
-    """The first image of the file, upright, with all its levels if PNG has them."""
+    """Encode the file's first image as PNG: upright, and with all its levels if PNG has them."""
     load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
     if image.mode not in _AS_PNG:
         image = _rgb(image)
@@ -84,7 +84,7 @@ def _smaller(image: Image.Image, max_side: int) -> bytes:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """As training sees it: upright, on white, 8 bits."""
+    """The image as training sees it: upright, on white, 8 bits."""
     try:
         return to_rgb(image)
     except BadSample as error:

@@ -1,4 +1,4 @@
-"""What passes between a format and the rest: units, entries, items, and reasons for leaving one out."""
+"""The interface between formats and the rest of prepare: units, entries, items, and reasons to skip a record."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ UNIT_RECORDS = 512
 
 
 class SkipRecord(Exception):
-    """A record that gives no sample.
+    """A record gives no sample.
 
-    ``reason`` is the same for all records with the same fault, ``detail`` is this one's. ``left_out``: the options ask
-    for it, it is no fault of the data.
+    ``reason`` is the same for all records with the same fault, ``detail`` belongs to this record. ``left_out``: the
+    options exclude the record, so its data is not at fault.
     """
 
     def __init__(self, reason: str, detail: str = "", *, left_out: bool = False):
@@ -28,41 +28,41 @@ class SkipRecord(Exception):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that is converted at once: ``count`` records, the first of them number ``first`` of all.
+    """A piece of the input that is converted at once: ``count`` records from number ``first_record`` on.
 
-    ``what`` is JSON: where the format finds it. ``size`` is about how many bytes it holds.
+    ``place`` is JSON with which the format finds the records. ``size`` is about their number of bytes.
     """
 
     count: int
     size: int
-    what: Any
-    first: int = 0
+    place: Any
+    first_record: int = 0
 
     def line(self) -> bytes:
-        """What the digest of a plan is made of."""
-        return json.dumps([self.count, self.size, self.what]).encode()
+        """The unit's line in the digest of a plan."""
+        return json.dumps([self.count, self.size, self.place]).encode()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A record as the format reads it; ``where`` is for people: a file and a line."""
+    """A record as the format reads it; ``location`` names its file and line in messages."""
 
-    where: str
+    location: str
     value: Any
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a record gives: one or more samples that share its images (bytes as they were found)."""
+    """A converted record: one or more samples that share its images (unchanged bytes)."""
 
     samples: list[dict[str, Any]]
     images: list[bytes] = field(default_factory=list)
     name: str = ""
-    """What the source calls it; goes into the key to be recognised."""
+    """The record's name in the source, which becomes part of the key."""
 
 
 class InputFormat(ABC):
-    """A layout of raw data. Opened in every process; it must find the same things each time.
+    """A layout of raw data. Every process opens it and must find the same records.
 
     ``several``: a record may give several samples, so keys get a second number.
     """
@@ -74,11 +74,11 @@ class InputFormat(ABC):
 
     @abstractmethod
     def jobs(self) -> list[Any]:
-        """What can be planned separately: files, as a rule."""
+        """The parts of the input that can be planned separately, usually files."""
 
     @abstractmethod
     def plan(self, job: Any) -> Iterator[Unit]:
-        """The units of a job, in order. Raises `UserError` for what no conversion should start with."""
+        """The units of a job, in order. Raises `UserError` for errors that should prevent the conversion."""
 
     @abstractmethod
     def entries(self, unit: Unit) -> Iterator[Entry]:
@@ -92,15 +92,15 @@ class InputFormat(ABC):
 T = TypeVar("T")
 
 
-def cut(records: Iterable[tuple[T, int]], what: Callable[[list[T]], Any]) -> Iterator[Unit]:
-    """Units over a sequence of (record, its bytes); ``what`` gives a unit's place from its records."""
+def split_into_units(records: Iterable[tuple[T, int]], place_of: Callable[[list[T]], Any]) -> Iterator[Unit]:
+    """Group a sequence of (record, its bytes) into units; ``place_of`` makes a unit's place from its records."""
     batch: list[T] = []
     size = 0
     for record, weight in records:
         if batch and (len(batch) == UNIT_RECORDS or size + weight > UNIT_BYTES):
-            yield Unit(len(batch), size, what(batch))
+            yield Unit(len(batch), size, place_of(batch))
             batch, size = [], 0
         batch.append(record)
         size += weight
     if batch:
-        yield Unit(len(batch), size, what(batch))
+        yield Unit(len(batch), size, place_of(batch))

@@ -1,4 +1,4 @@
-"""Every option of a conversion, declared once: its type, its default, its help and the formats that use it.
+"""The options of a conversion, each declared once: its type, its default, its help and the formats that use it.
 
 The command line of ``janus-train prepare`` is made from the fields of `PrepareOptions`.
 """
@@ -27,13 +27,13 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 2
 
 
 def byte_count(text: str) -> int:
-    """``256MB``, ``1.5 GiB`` or ``1000000`` in bytes. Raises `UserError`."""
+    """Parse a size such as ``256MB``, ``1.5 GiB`` or ``1000000`` into bytes. Raises `UserError`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text, re.IGNORECASE)
     if match is None:
-        raise UserError(f"--shard-size {text!r} is no size: write 256MB, 1GB or a number of bytes")
+        raise UserError(f"--shard-size {text!r} is not a size: write 256MB, 1GB or a number of bytes")
     size = int(float(match[1]) * _UNITS[(match[2] or "").lower()])
     if size < 1:
-        raise UserError(f"--shard-size {text!r} is no size: it must be at least one byte")
+        raise UserError(f"--shard-size {text!r} is not a size: it must be at least one byte")
     return size
 
 
@@ -42,27 +42,27 @@ def _column_names(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Declared:
-    """How the command line offers a field."""
+class OptionSpec:
+    """How a field becomes an option of the command line."""
 
     help: str
     formats: tuple[FormatName, ...] = FORMATS
-    """The formats that use it; given for another one it is refused."""
+    """The formats that use it; with another format it is refused."""
     minimum: int | None = None
     metavar: str | None = None
     parse: Callable[[str], Any] | None = None
-    """Makes the field's value from a text, where the command line cannot do it by the field's type."""
+    """Converts a string to the field's value, if the command line cannot do it by the field's type."""
     default_text: str | None = None
-    """The field's default as a text for ``parse``."""
+    """The field's default as a string for ``parse``."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Everything that the bytes of the shards depend on. It is recorded in the prepared folder."""
+    """All options that the bytes of the shards depend on. They are recorded in the prepared folder."""
 
     format: Annotated[
         FormatName,
-        Declared(
+        OptionSpec(
             "Layout of the input. imagefolder: one folder or tar of images per class, also ILSVRC-2012's train tar. "
             "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths. conversations: JSON or JSON lines of "
             "LLaVA, ShareGPT, OpenAI or Janus. parquet: Parquet files that contain the images. hf: folders written by "
@@ -70,16 +70,16 @@ class PrepareOptions:
             metavar="FORMAT",
         ),
     ]
-    inputs: Annotated[tuple[str, ...], Declared("Files, patterns or folders to read.", metavar="INPUT")]
+    inputs: Annotated[tuple[str, ...], OptionSpec("Files, patterns or folders to read.", metavar="INPUT")]
     images: Annotated[
         str | None,
-        Declared(
+        OptionSpec(
             "Folder that image paths are relative to. Default: the folder of the file with the records.", _RECORDS
         ),
     ] = None
     classes: Annotated[
         str | None,
-        Declared(
+        OptionSpec(
             "File with the names of the classes: JSON (id or number to names), or lines such as "
             "'n01440764 tench, Tinca tinca'.",
             _CLASSES,
@@ -87,18 +87,18 @@ class PrepareOptions:
     ] = None
     class_names: Annotated[
         Literal["first", "all"],
-        Declared("Use the first name of 'tench, Tinca tinca', or all of them.", _CLASSES),
+        OptionSpec("Use the first name of 'tench, Tinca tinca', or all of them.", _CLASSES),
     ] = "first"
     image_field: Annotated[
         str | None,
-        Declared(
+        OptionSpec(
             "Field or column with the image or its path; a pattern such as '{photoid}.jpg' is filled in from the record.",
             (*_RECORDS, *_TABLES),
         ),
     ] = None
     text_field: Annotated[
         tuple[str, ...],
-        Declared(
+        OptionSpec(
             "Field or column with the caption or text, for example Task2.Caption or features[language=en].title; repeat "
             "the option to join several.",
             _TEXTS,
@@ -106,7 +106,7 @@ class PrepareOptions:
     ] = ()
     columns: Annotated[
         tuple[str, ...],
-        Declared(
+        OptionSpec(
             "Comma-separated names of the columns of a CSV or TSV whose first line has none.",
             ("captions", "text"),
             parse=_column_names,
@@ -114,68 +114,68 @@ class PrepareOptions:
     ] = ()
     captions: Annotated[
         Literal["first", "each", "longest"],
-        Declared("Which caption of an image to use; each: one sample per caption.", _CAPTIONS),
+        OptionSpec("Which caption of an image to use; each: one sample per caption.", _CAPTIONS),
     ] = "first"
     form: Annotated[
         Literal["plain", "draw", "ask"],
-        Declared(
+        OptionSpec(
             "plain: a caption. draw: a conversation in which the user gives the caption and the assistant draws the "
             "image. ask: one in which the user shows the image and asks --question, and the assistant answers with the "
             "caption.",
             _CAPTIONS,
         ),
     ] = "plain"
-    question: Annotated[str | None, Declared("The question for --form ask.", _CAPTIONS)] = None
+    question: Annotated[str | None, OptionSpec("The question for --form ask.", _CAPTIONS)] = None
     samples: Annotated[
         Literal["pairs", "conversation"],
-        Declared(
+        OptionSpec(
             "Turn a row with several questions and answers into one sample each, or into one conversation.", _TABLES
         ),
     ] = "pairs"
-    split: Annotated[str | None, Declared("Split to read from a folder that has several.", ("hf",))] = None
-    url_encoded: Annotated[bool, Declared("Decode URL-encoded texts, as in YFCC100M.", _TEXTS)] = False
+    split: Annotated[str | None, OptionSpec("Split to read from a folder that has several.", ("hf",))] = None
+    url_encoded: Annotated[bool, OptionSpec("Decode URL-encoded texts, as in YFCC100M.", _TEXTS)] = False
     drop_empty: Annotated[
-        bool, Declared("Leave out records without text and do not count them as unusable.", _TEXTS)
+        bool, OptionSpec("Leave out records without text and do not count them as unusable.", _TEXTS)
     ] = False
-    min_pictures: Annotated[int, Declared("Leave out records with fewer images.", _IMAGES, minimum=0)] = 0
-    max_pictures: Annotated[int | None, Declared("Leave out records with more images.", _IMAGES, minimum=0)] = None
+    min_pictures: Annotated[int, OptionSpec("Leave out records with fewer images.", _IMAGES, minimum=0)] = 0
+    max_pictures: Annotated[int | None, OptionSpec("Leave out records with more images.", _IMAGES, minimum=0)] = None
     max_side: Annotated[
         int | None,
-        Declared(
+        OptionSpec(
             "Scale images with a longer side down to this many pixels and write them as JPEG.",
             ("imagefolder", *_IMAGES),
             minimum=16,
         ),
     ] = None
     shard_size: Annotated[
-        int, Declared("Largest size of a shard, for example 256MB or 1GB.", parse=byte_count, default_text="256MiB")
+        int, OptionSpec("Largest size of a shard, for example 256MB or 1GB.", parse=byte_count, default_text="256MiB")
     ] = 256 << 20
-    shard_samples: Annotated[int | None, Declared("Largest number of samples in a shard.", minimum=1)] = None
+    shard_samples: Annotated[int | None, OptionSpec("Largest number of samples in a shard.", minimum=1)] = None
 
     def identity(self) -> dict[str, Any]:
-        """JSON of all options."""
+        """All options as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check(self) -> None:
-        """Raises `UserError` for an option that means nothing here or contradicts another."""
+        """Raise `UserError` for an option that the format does not use or that contradicts another."""
         for field in fields(self):
-            formats = declared_options()[field.name].formats
+            formats = option_specs()[field.name].formats
             if self.format not in formats and getattr(self, field.name) != field.default:
                 raise UserError(
-                    f"{flag(field.name)} means nothing for {self.format}: it is for {', '.join(formats)}; leave it out"
+                    f"{flag(field.name)} has no effect for {self.format}: it is for {', '.join(formats)}; leave it out"
                 )
         if self.class_names != "first" and self.classes is None and self.format not in _TABLES:
-            raise UserError("--class-names means nothing without --classes: classes are called as their folders")
+            raise UserError("--class-names has no effect without --classes: classes are named after their folders")
         if self.form == "ask" and not self.question:
-            raise UserError("--form ask needs --question: what is asked about each image")
+            raise UserError("--form ask needs --question, the question to ask about each image")
         if self.form != "ask" and self.question is not None:
-            raise UserError("--question means nothing without --form ask")
+            raise UserError("--question has no effect without --form ask")
         if self.max_pictures is not None and self.max_pictures < self.min_pictures:
             raise UserError(f"--max-pictures {self.max_pictures} is less than --min-pictures {self.min_pictures}")
 
 
 @cache
-def declared_options() -> dict[str, Declared]:
+def option_specs() -> dict[str, OptionSpec]:
     """Field of `PrepareOptions` -> its declaration."""
     return {name: get_args(hint)[1] for name, hint in field_types().items()}
 

@@ -1,10 +1,10 @@
-"""The prepared folder: shards that are whole or not there, and enough beside them to go on after a kill.
+"""Writes the prepared folder: only complete shards, and notes beside them to resume after a kill.
 
     shard-00000.tar, its index, ...     shards.json     skipped.jsonl     prepared.json
-    .prepare/  while it is being made: what it is made from, and for every shard where its input ends
+    .prepare/  until it is finished: options and inputs, and for every shard the place where its input ends
 
-A shard is written under another name, synced and renamed; then what it holds is noted, then it is indexed. One with all
-three is kept by the next run, everything after it is made again.
+A shard is written under another name, synced and renamed; then its note is written, then its index. The next run keeps
+shards with all three and makes everything after them again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from janus_train.files import read_json_object, sync, write_json
 from janus_train.jsonl import write_json_lines
 
 SCHEMA = 1
-PREPARED, SKIPPED, NOTES = "prepared.json", "skipped.jsonl", ".prepare"
+PREPARED_FILE, SKIPPED_FILE, NOTES_FOLDER = "prepared.json", "skipped.jsonl", ".prepare"
 
 
 @dataclass
 class Cursor:
-    """How far the input is used: records of a unit, samples of the record after them."""
+    """The position in the input: finished records of a unit, and finished samples of the record after them."""
 
     unit: int = 0
     record: int = 0
@@ -41,27 +41,27 @@ class Cursor:
 
 @dataclass
 class Totals:
-    """What was made so far."""
+    """Totals of the conversion so far."""
 
     records: int = 0
     samples: int = 0
     bytes: int = 0
     shards: int = 0
-    bad: int = 0
-    """Records that were skipped though nobody asked for it."""
-    skipped: list[SkippedRecord] = field(default_factory=list)
+    num_bad: int = 0
+    """Number of skipped records that the options do not exclude."""
+    skipped_records: list[SkippedRecord] = field(default_factory=list)
 
-    def skip(self, *skipped: SkippedRecord) -> None:
-        self.skipped += skipped
-        self.bad += sum(not record.left_out for record in skipped)
+    def skip(self, *skipped_records: SkippedRecord) -> None:
+        self.skipped_records += skipped_records
+        self.num_bad += sum(not record.left_out for record in skipped_records)
 
 
 class _OpenShard:
     """The shard that is being written.
 
     webdataset's `TarWriter` writes it. Its headers get neither time nor owner, so that the same samples give the same
-    bytes. It sorts the members of what it is given at once by name, which would put ``10.jpg`` before ``2.jpg``: it is
-    given one at a time. Loading it takes seconds (torch comes with it), which is why only the process that writes does.
+    bytes. The writer sorts the members of a call by name, which would put ``10.jpg`` before ``2.jpg``, so each call gets
+    one member. Importing it takes seconds (it imports torch), so only the process that writes does.
     """
 
     def __init__(self, path: Path):
@@ -75,12 +75,12 @@ class _OpenShard:
     def write(self, sample: EncodedSample) -> None:
         for ending, data in sample.members:
             self._writer.write({"__key__": sample.key, ending: data})
-        self._writer.tarstream.members.clear()  # else it keeps the headers of the whole shard in memory
+        self._writer.tarstream.members.clear()  # otherwise it keeps the headers of the whole shard in memory
         self.samples += 1
         self.bytes += sample.tar_bytes
 
     def finish(self) -> None:
-        """End the tar; all of it is on the disk then."""
+        """End the tar and sync it to the disk."""
         self._writer.close()
         self.bytes = self._file.tell()
         self._file.flush()
@@ -96,29 +96,32 @@ class _OpenShard:
 
 
 class Output:
-    """Writes samples as they come, in order. Use as a context: what is unfinished goes when it ends badly."""
+    """Writes samples in order. Use as a context: an unfinished shard is removed if an error ends it."""
 
     def __init__(self, folder: Path, options: PrepareOptions, plan_digest: str):
         self.folder, self._options = folder, options
         self._identity: dict[str, Any] = {"schema": SCHEMA, "arguments": options.identity(), "plan": plan_digest}
-        self._notes = folder / NOTES
+        self._notes = folder / NOTES_FOLDER
         self.totals, self.cursor = Totals(), Cursor()
         self._shard: _OpenShard | None = None
-        self._since: list[SkippedRecord] = []  # skipped since the last shard was closed
+        self._skipped_since: list[SkippedRecord] = []  # skipped since the last shard was closed
         self._records_since = 0
 
     # -- opening
 
-    def already_done(self) -> dict[str, Any] | None:
-        """What a finished folder says of itself; None if there is work to do. Raises `UserError` if it is another's."""
-        if (self.folder / PREPARED).exists():
-            content = _read(self.folder / PREPARED)
+    def finished_result(self) -> dict[str, Any] | None:
+        """The prepared.json of a finished folder; None if there is work to do.
+
+        Raises `UserError` if the folder was not made by the same command.
+        """
+        if (self.folder / PREPARED_FILE).exists():
+            content = _read(self.folder / PREPARED_FILE)
             self._compare(content)
             shutil.rmtree(self._notes, ignore_errors=True)
             return content
         if (self._notes / "from.json").exists():
             self._compare(_read(self._notes / "from.json"))
-        elif self.folder.exists() and any(path.name != NOTES for path in self.folder.iterdir()):
+        elif self.folder.exists() and any(path.name != NOTES_FOLDER for path in self.folder.iterdir()):
             raise UserError(f"--out {self.folder} is not empty and was not made by prepare: name another folder")
         return None
 
@@ -144,20 +147,22 @@ class Output:
             raise UserError(
                 f"{self.folder} was prepared by another version of prepare: remove it or name another --out"
             )
-        was, now = content.get("arguments", {}), self._identity["arguments"]
-        other = [name for name in now if was.get(name) != now[name]]
-        if other:
-            changes = ", ".join(f"{name} {was.get(name)!r} then, {now[name]!r} now" for name in other[:3])
+        old_options, new_options = content.get("arguments", {}), self._identity["arguments"]
+        changed_options = [name for name in new_options if old_options.get(name) != new_options[name]]
+        if changed_options:
+            changes = ", ".join(
+                f"{name} {old_options.get(name)!r} then, {new_options[name]!r} now" for name in changed_options[:3]
+            )
             raise UserError(
                 f"{self.folder} was prepared with other options ({changes}): remove it or name another --out"
             )
         if content.get("plan") != self._identity["plan"]:
             raise UserError(
-                f"the input has changed since {self.folder} was begun: remove it to make it anew, or name another --out"
+                f"the input has changed since {self.folder} was started: remove it to start again, or name another --out"
             )
 
     def _resume(self) -> None:
-        """Keep the whole shards from the first on, remove what is after them."""
+        """Keep the complete shards from the first on and remove all later files."""
         while True:
             tar = self._tar(self.totals.shards)
             note = self._note(self.totals.shards)
@@ -172,32 +177,32 @@ class Output:
             self.totals.bytes += content["bytes"]
             self.totals.skip(*(SkippedRecord(**values) for values in content["skipped"]))
             self.cursor = Cursor(**content["next"])
-        kept = {self._tar(number).name for number in range(self.totals.shards)}
+        kept_names = {self._tar(number).name for number in range(self.totals.shards)}
         for path in [*self.folder.glob("shard-*"), *self.folder.glob(".shard-*.part")]:
-            if path.name.partition(".tar")[0] + ".tar" not in kept:
+            if path.name.partition(".tar")[0] + ".tar" not in kept_names:
                 path.unlink()
 
     # -- writing
 
     def add(self, outcome: RecordSamples | SkippedRecord, unit: int, record: int) -> list[Path]:
-        """Take what record ``record`` of unit ``unit`` gave. Returns the shards that are whole now and need an index."""
-        closed: list[Path] = []
+        """Add the outcome of record ``record`` of unit ``unit``. Returns newly finished shards, which need an index."""
+        finished_tars: list[Path] = []
         self._records_since += 1
         if isinstance(outcome, SkippedRecord):
-            self._since.append(outcome)
+            self._skipped_since.append(outcome)
             self.totals.skip(outcome)
         else:
             start = self.cursor.sample if (unit, record) == (self.cursor.unit, self.cursor.record) else 0
             for number, sample in enumerate(outcome.samples):
                 if number < start:
-                    continue  # in the last shard of the run before
+                    continue  # in the last shard of the previous run
                 if self._full(sample.tar_bytes):
                     self._records_since -= 1  # a record counts for the shard that it ends in
-                    closed += self.close(Cursor(unit, record, number))
+                    finished_tars += self.close(Cursor(unit, record, number))
                     self._records_since = 1
                 self._write(sample)
         self.totals.records += 1
-        return closed
+        return finished_tars
 
     def _full(self, size: int) -> bool:
         if self._shard is None or self._shard.samples == 0:
@@ -214,7 +219,7 @@ class Output:
         self.totals.samples += 1
 
     def close(self, cursor: Cursor) -> list[Path]:
-        """End the shard, if there is one, and return it; ``cursor`` is where the next one begins."""
+        """End the shard, if there is one, and return it; ``cursor`` is the start of the next one."""
         shard = self._shard
         if shard is None:
             return []
@@ -227,12 +232,12 @@ class Output:
             "records": self._records_since,
             "bytes": shard.bytes,
             "next": asdict(cursor),
-            "skipped": [asdict(record) for record in self._since],
+            "skipped": [asdict(record) for record in self._skipped_since],
         }
         write_json(self._note(self.totals.shards), note)
         self.totals.shards += 1
         self.totals.bytes += shard.bytes
-        self._shard, self._since, self._records_since = None, [], 0
+        self._shard, self._skipped_since, self._records_since = None, [], 0
         return [tar]
 
     def _tar(self, number: int) -> Path:
@@ -243,27 +248,31 @@ class Output:
 
     # -- the end
 
-    def write_skipped(self) -> Path:
-        """One JSON line a record that was skipped."""
-        path = self.folder / SKIPPED
-        write_json_lines(path, map(asdict, self.totals.skipped))
+    def write_skipped_records(self) -> Path:
+        """Write one JSON line per skipped record."""
+        path = self.folder / SKIPPED_FILE
+        write_json_lines(path, map(asdict, self.totals.skipped_records))
         return path
 
     def finish(self, version: str) -> dict[str, Any]:
-        """Say what was made. From here on the folder is whole."""
+        """Write the summary, which marks the folder as finished, and return it."""
         totals = self.totals
-        self.write_skipped()
+        self.write_skipped_records()
         content = self._identity | {
             "version": version,
             "records": totals.records,
             "samples": totals.samples,
             "shards": totals.shards,
             "bytes": totals.bytes,
-            "skipped": dict(sorted(Counter(record.reason for record in totals.skipped if not record.left_out).items())),
-            "left_out": dict(sorted(Counter(record.reason for record in totals.skipped if record.left_out).items())),
+            "skipped": dict(
+                sorted(Counter(record.reason for record in totals.skipped_records if not record.left_out).items())
+            ),
+            "left_out": dict(
+                sorted(Counter(record.reason for record in totals.skipped_records if record.left_out).items())
+            ),
         }
         write_listing(self.folder)
-        write_json(self.folder / PREPARED, content)
+        write_json(self.folder / PREPARED_FILE, content)
         shutil.rmtree(self._notes)
         return content
 
@@ -272,4 +281,4 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path)
     except (UserError, FileNotFoundError) as error:
-        raise UserError(f"{error}: remove the folder to make it anew") from None
+        raise UserError(f"{error}: remove the folder to start again") from None

@@ -1,4 +1,4 @@
-"""How far a conversion is: a bar on a terminal, elsewhere a line now and then."""
+"""Shows the progress of a conversion on standard error: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from janus_train.datatools.prepare.output import Totals
 
 _SECONDS = 15.0
-"""Between two lines."""
+"""Time between two lines."""
 
 
 class ProgressDisplay:
-    """Goes to standard error; use as a context."""
+    """The progress display, to be used as a context."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -29,8 +29,8 @@ class ProgressDisplay:
         ]
         self._bars = Bars(*columns, console=console) if console.is_terminal else None
         self._task: Any = self._bars.add_task("reading the input", total=None) if self._bars else None
-        self._last = time.monotonic()
-        self._first: tuple[float, int] | None = None
+        self._last_report_s = time.monotonic()
+        self._start: tuple[float, int] | None = None
 
     def __enter__(self) -> ProgressDisplay:
         if self._bars:
@@ -43,18 +43,18 @@ class ProgressDisplay:
 
     def report(self, totals: Totals, records: int) -> None:
         summary = f"{totals.samples:,} samples, {totals.shards} shards" + (
-            f", {totals.bad:,} bad" if totals.bad else ""
+            f", {totals.num_bad:,} bad" if totals.num_bad else ""
         )
         if self._bars:
             self._bars.update(self._task, completed=totals.records, total=records, description=summary)
             return
         now = time.monotonic()
-        self._first = self._first or (now, totals.records)
-        if now - self._last >= _SECONDS:
-            rate = (totals.records - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
+        self._start = self._start or (now, totals.records)
+        if now - self._last_report_s >= _SECONDS:
+            rate = (totals.records - self._start[1]) / (now - self._start[0]) if now > self._start[0] else 0.0
             print(
                 f"{totals.records:,} of {records:,} records, {summary}, {rate:.0f} records/s",
                 file=sys.stderr,
                 flush=True,
             )
-            self._last = now
+            self._last_report_s = now

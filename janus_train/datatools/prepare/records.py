@@ -1,8 +1,8 @@
-"""Files of records: JSON lines, a JSON list, CSV or TSV, also gzipped, from any record on and without loading the whole.
+"""Reads files of records: JSON lines, a JSON list, CSV or TSV, also gzipped, from any record on, piece by piece.
 
-A place is a byte offset (in the unpacked file) and the number of the line or entry there, counted from 1. Reading from
-a place costs nothing but in a gzipped file, which is unpacked up to it: a process that goes on where it stopped does
-not begin anew.
+A place is a byte offset (in the unpacked file) and the number of the line or entry there, counted from 1. Starting at a
+place costs nothing except in a gzipped file, which is unpacked up to it; the open file is kept, so that a process that
+continues where it stopped does not unpack from the start again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LINES, LIST, OBJECT, TABLE = "lines", "list", "object", "table"
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".jsonlines")
 _CHUNK = 1 << 20
 _MARK = b"\xef\xbb\xbf"
-"""UTF-8's byte order mark, with which some editors begin a file."""
+"""UTF-8's byte order mark, which some editors write at the start of a file."""
 _BLANK = _MARK + b" \t\r\n"
 _LONGEST = 64 << 20
-"""No record is longer: a list that has no valid entry in so many bytes is broken."""
+"""Limit for a record: a list without a valid entry in this many bytes is broken."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class RecordPlace:
 
 @dataclass(frozen=True)
 class LocatedRecord:
-    """A record and where it stands; ``value`` is a `SkipRecord` if it cannot be read."""
+    """A record and its place; ``value`` is a `SkipRecord` if it cannot be read."""
 
     place: RecordPlace
-    where: str
+    location: str
     value: dict[str, Any] | SkipRecord
 
 
@@ -52,7 +52,7 @@ START = RecordPlace(0, 1)
 
 @lru_cache(maxsize=256)
 def kind_of(path: str) -> str:
-    """`LINES`, `LIST`, `OBJECT` (one JSON object for all, as COCO has it) or `TABLE`; by name and first bytes."""
+    """The kind of file by name and first bytes: `LINES`, `LIST`, `OBJECT` (one JSON object, as in COCO) or `TABLE`."""
     name = path.lower().removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
         return TABLE
@@ -65,14 +65,14 @@ def kind_of(path: str) -> str:
     if head.lstrip(_BLANK).startswith(b"["):
         return LIST
     try:
-        first = json.loads(head)
+        value = json.loads(head)
     except (ValueError, RecursionError):
         return OBJECT
-    return OBJECT if isinstance(first, dict) and isinstance(first.get("annotations"), list) else LINES
+    return OBJECT if isinstance(value, dict) and isinstance(value.get("annotations"), list) else LINES
 
 
 def records(path: str, place: RecordPlace = START, columns: tuple[str, ...] = ()) -> Iterator[LocatedRecord]:
-    """The records from ``place`` on. Raises `UserError` for a file that is damaged as a whole."""
+    """The records from ``place`` on. Raises `UserError` for a file that cannot be read at all."""
     kind = kind_of(path)
     with _readable(path):
         if kind == TABLE:
@@ -99,15 +99,15 @@ def lines(path: str, place: RecordPlace = START) -> Iterator[tuple[RecordPlace, 
 
 
 def load_object(path: str) -> dict[str, Any]:
-    """A file that is one JSON object."""
+    """Load a file that is one JSON object. Raises `UserError`."""
     with _readable(path), _open(path) as file:
         content = file.read()
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no valid JSON ({error})") from None
+        raise UserError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is no JSON object")
+        raise UserError(f"{path} is not a JSON object")
     return value
 
 
@@ -123,27 +123,27 @@ def parse(line: bytes) -> dict[str, Any] | SkipRecord:
     try:
         value = json.loads(line.removeprefix(_MARK))
     except UnicodeDecodeError:
-        return SkipRecord("the line is no UTF-8")
+        return SkipRecord("the line is not UTF-8")
     except (ValueError, RecursionError) as error:
-        return SkipRecord("the line is no valid JSON", str(error))
-    return value if isinstance(value, dict) else SkipRecord("the record is no object")
+        return SkipRecord("the line is not valid JSON", str(error))
+    return value if isinstance(value, dict) else SkipRecord("the record is not an object")
 
 
 def _list(path: str, place: RecordPlace) -> Iterator[LocatedRecord]:
-    """The entries of a JSON list, each decoded alone; ``text[at]`` stands at byte ``offset`` of the file."""
+    """The entries of a JSON list, each decoded alone; ``text[at]`` is at byte ``offset`` of the file."""
     file = _at(path, place.offset)
     head = file.read(3)
     offset = 3 if place.offset == 0 and head == _MARK else place.offset
     utf8, decoder = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder()
     text = utf8.decode(b"" if offset == 3 else head)
-    number, at, size, ended = place.number, 0, _CHUNK, False
-    started = place.offset > 0  # else the list's bracket comes first
+    number, at, size, at_end = place.number, 0, _CHUNK, False
+    in_list = place.offset > 0  # else the list's bracket comes first
     problem: Exception | None = None
     while True:
-        here = _after(text, at, " \t\r\n," if started else " \t\r\n")
-        offset, at = offset + here - at, here  # what is passed over is ASCII
-        if at < len(text) and not started:
-            started, at, offset = True, at + 1, offset + 1
+        next_at = _skip_characters(text, at, " \t\r\n," if in_list else " \t\r\n")
+        offset, at = offset + next_at - at, next_at  # the skipped characters are ASCII
+        if at < len(text) and not in_list:
+            in_list, at, offset = True, at + 1, offset + 1
             continue
         if at < len(text) and text[at] == "]":
             return
@@ -152,56 +152,56 @@ def _list(path: str, place: RecordPlace) -> Iterator[LocatedRecord]:
                 value, end = decoder.raw_decode(text, at)
             except (ValueError, RecursionError) as error:
                 problem = error
-                if ended or len(text) - at > _LONGEST:
-                    raise UserError(f"{path}: entry {number} of the list is no valid JSON ({problem})") from None
+                if at_end or len(text) - at > _LONGEST:
+                    raise UserError(f"{path}: entry {number} of the list is not valid JSON ({problem})") from None
             else:
-                record = value if isinstance(value, dict) else SkipRecord("the record is no object")
+                record = value if isinstance(value, dict) else SkipRecord("the record is not an object")
                 yield LocatedRecord(RecordPlace(offset, number), f"{path}, entry {number}", record)
                 offset, at, number, size = offset + len(text[at:end].encode()), end, number + 1, _CHUNK
                 continue
-        elif ended:
+        elif at_end:
             raise UserError(f"{path}: the list does not end: the file is cut off after entry {number - 1}")
-        more = file.read(size)
-        ended, size = not more, size * 2
+        chunk = file.read(size)
+        at_end, size = not chunk, size * 2
         try:
-            text, at = text[at:] + utf8.decode(more, final=ended), 0
+            text, at = text[at:] + utf8.decode(chunk, final=at_end), 0
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is no UTF-8 near entry {number} ({error.reason})") from None
+            raise UserError(f"{path} is not UTF-8 near entry {number} ({error.reason})") from None
 
 
-def _after(text: str, at: int, skipped: str) -> int:
-    while at < len(text) and text[at] in skipped:
+def _skip_characters(text: str, at: int, characters: str) -> int:
+    while at < len(text) and text[at] in characters:
         at += 1
     return at
 
 
 def _table(path: str, place: RecordPlace, columns: tuple[str, ...]) -> Iterator[LocatedRecord]:
-    """Rows as records by the names of the first line, or by ``columns`` if there is none."""
-    names, first = (columns, START) if columns else _head(path)
-    source = _Lines(path, first if place == START else place)
+    """Rows as records by the names in the first line, or by ``columns`` if the file has no such line."""
+    names, start_of_rows = (columns, START) if columns else _head(path)
+    source = _Lines(path, start_of_rows if place == START else place)
     rows = csv.reader(source, delimiter=_delimiter(path))
     while True:
         start = RecordPlace(source.offset, source.number)
-        where = f"{path}:{start.number}"
+        location = f"{path}:{start.number}"
         try:
             row = next(rows)
         except StopIteration:
             return
         except (UnicodeDecodeError, csv.Error) as error:
-            yield LocatedRecord(start, where, SkipRecord("the row is no valid CSV in UTF-8", str(error)))
+            yield LocatedRecord(start, location, SkipRecord("the row is not valid CSV in UTF-8", str(error)))
             continue
         if not row:
             continue
         if len(row) != len(names):
             yield LocatedRecord(
-                start, where, SkipRecord("the row has more or fewer columns", f"{len(row)}, not {len(names)}")
+                start, location, SkipRecord("the row has more or fewer columns", f"{len(row)}, not {len(names)}")
             )
         else:
-            yield LocatedRecord(start, where, dict(zip(names, row, strict=True)))
+            yield LocatedRecord(start, location, dict(zip(names, row, strict=True)))
 
 
 class _Lines:
-    """Lines as text for the CSV reader, counting where the next one starts: a quoted value may hold line breaks."""
+    """Lines as text for the CSV reader; it tracks the next row's place, since quoted values may contain line breaks."""
 
     def __init__(self, path: str, place: RecordPlace):
         self.offset, self.number = place.offset, place.number
@@ -221,7 +221,7 @@ class _Lines:
 
 @lru_cache(maxsize=256)
 def _delimiter(path: str) -> str:
-    """A tab if the first line has more tabs than commas: there are such files called .csv, too."""
+    """A tab if the first line has more tabs than commas, which also happens in files called .csv."""
     csv.field_size_limit(_LONGEST)
     with _readable(path), _open(path) as file:
         line = file.readline(_CHUNK)
@@ -230,16 +230,16 @@ def _delimiter(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def _head(path: str) -> tuple[tuple[str, ...], RecordPlace]:
-    """The names in a table's first line, and the place after it."""
+    """The names in a table's first line, and the place after that line."""
     source = _Lines(path, START)
     try:
         names = tuple(name.strip() for name in next(csv.reader(source, delimiter=_delimiter(path)), []))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}:1: no valid CSV in UTF-8 ({error})") from None
+        raise UserError(f"{path}:1: is not valid CSV in UTF-8 ({error})") from None
     if not names:
         raise UserError(f"{path} is empty")
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: two columns have the same name; name them yourself with --columns")
+        raise UserError(f"{path}: two columns have the same name; set the names with --columns")
     return names, RecordPlace(source.offset, source.number)
 
 
@@ -252,7 +252,7 @@ def _open(path: str) -> IO[bytes]:
 
 @lru_cache(maxsize=4)
 def _handle(path: str) -> IO[bytes]:
-    """Open files are kept: unpacking goes on where it stopped."""
+    """Open files are kept, so that unpacking continues where it stopped."""
     return _open(path)
 
 

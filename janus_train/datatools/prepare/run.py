@@ -1,4 +1,4 @@
-"""The way of a conversion: find the inputs, plan, go on from what is there, convert and write, say what was made."""
+"""A conversion from end to end: find the inputs, plan, resume after existing shards, convert and write, summarise."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from janus_train.errors import UserError
 from janus_train.targets import check_folder
 
 ProgressCallback = Callable[[Totals, int], None]
-"""Called often: what was made so far, and how many records there are."""
+"""Called often with the totals so far and the number of records."""
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """All units in order; the digest tells whether the input is still the one that a folder was begun from."""
+    """All units in order. A changed digest means that the input has changed since a folder was started."""
 
     units: list[Unit]
     records: int
@@ -37,39 +37,41 @@ class ConversionPlan:
 def prepare(
     options: PrepareOptions, out: Path, workers: int, max_bad: float, report: ProgressCallback
 ) -> dict[str, Any]:
-    """Make the shards of ``out``, or what is missing of them. Returns what prepared.json says.
+    """Make the shards of ``out``, or those that are missing. Returns the content of prepared.json.
 
-    Raises `UserError` before anything is written if options or inputs are wrong, and at once when more than the share
-    ``max_bad`` of the records cannot be used (skipped.jsonl has them then); the same command goes on after either.
+    Raises `UserError` before anything is written if options or inputs are wrong, and as soon as more than the share
+    ``max_bad`` of the records cannot be used (skipped.jsonl lists them). The same command resumes after either.
     """
     options.check()
     check_folder(out)
     format_ = open_format(options)
-    alone, several = start(options, format_, 1), start(options, format_, workers)
+    serial_workers, parallel_workers = start(options, format_, 1), start(options, format_, workers)
     try:
         jobs = format_.jobs()
-        plan = make_plan(several if len(jobs) > 1 else alone, jobs)
+        plan = make_plan(parallel_workers if len(jobs) > 1 else serial_workers, jobs)
         output = Output(out, options, plan.digest)
-        done = output.already_done()
-        return done or _fill(output, plan, several if len(plan.units) > 1 else alone, max_bad, report)
+        finished_result = output.finished_result()
+        return finished_result or _fill(
+            output, plan, parallel_workers if len(plan.units) > 1 else serial_workers, max_bad, report
+        )
     finally:
-        several.close()
+        parallel_workers.close()
 
 
 def make_plan(workers: Workers, jobs: list[Any]) -> ConversionPlan:
-    """The units of all jobs, numbered through. Raises `UserError` if there is no record at all."""
+    """The units of all jobs, with record numbers over all of them. Raises `UserError` if there is no record."""
     units: list[Unit] = []
     records, digest = 0, hashlib.sha256()
     try:
         for job_units in workers.plan(jobs):
             for unit in job_units:
                 digest.update(unit.line() + b"\n")
-                units.append(replace(unit, first=records))
+                units.append(replace(unit, first_record=records))
                 records += unit.count
     except OSError as error:
         raise UserError(f"{error.filename or 'the input'} cannot be read ({error.strerror or error})") from None
     if not records:
-        raise UserError("the input holds no record: there is nothing to prepare")
+        raise UserError("the input contains no record: there is nothing to prepare")
     return ConversionPlan(units, records, digest.hexdigest()[:16])
 
 
@@ -80,39 +82,39 @@ def _fill(
         with output:
             _convert(output, plan, workers, max_bad, report)
             return output.finish(version("janus_train"))
-    except OSError as error:  # what goes wrong in reading is told apart before it comes here
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else f"{error.filename or output.folder}: {error.strerror or error}"
+    except OSError as error:  # errors while reading have become `UserError` before
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        problem = "the disk is full" if is_full else f"{error.filename or output.folder}: {error.strerror or error}"
         raise UserError(
-            f"--out {output.folder} cannot be written, {what}: the same command goes on from the last whole shard"
+            f"--out {output.folder} cannot be written, {problem}: the same command resumes after the last finished shard"
         ) from None
 
 
 def _convert(output: Output, plan: ConversionPlan, workers: Workers, max_bad: float, report: ProgressCallback) -> None:
-    totals, first = output.totals, output.cursor
+    totals, cursor = output.totals, output.cursor
     report(totals, plan.records)
-    for number, outcomes in enumerate(workers.convert(plan.units[first.unit :]), first.unit):
+    for number, outcomes in enumerate(workers.convert(plan.units[cursor.unit :]), cursor.unit):
         for record, outcome in enumerate(outcomes):
-            if number == first.unit and record < first.record:
+            if number == cursor.unit and record < cursor.record:
                 continue
             for tar in output.add(outcome, number, record):
                 workers.index(tar)
-        if totals.bad > max_bad * plan.records:
-            path = output.write_skipped()
+        if totals.num_bad > max_bad * plan.records:
+            path = output.write_skipped_records()
             raise UserError(
-                f"{totals.bad} of {plan.records} records cannot be used, more than {max_bad:.3g} of them: {path} says why; "
-                "the same command with a larger --max-bad goes on"
+                f"{totals.num_bad} of {plan.records} records cannot be used, more than {max_bad:.3g} of them: see {path}; "
+                "the same command with a larger --max-bad resumes"
             )
         report(totals, plan.records)
     for tar in output.close(Cursor(unit=len(plan.units))):
         workers.index(tar)
     workers.finish()
     if not totals.samples:
-        raise UserError(f"no sample came out of {plan.records} records: {output.write_skipped()} says why")
+        raise UserError(f"{plan.records} records gave no sample: see {output.write_skipped_records()}")
 
 
 def index_only(options: PrepareOptions) -> list[Path]:
-    """Index the tars as they stand and return the indices. Raises `UserError` for one in another layout."""
+    """Index the tars in place and return the paths of the indices. Raises `UserError` for a tar in another layout."""
     tars = [Path(path) for path in expand(options.inputs, (".tar",), "tar")]
     indices = [own_index(tar) if own_index(tar).exists() else write_index(tar) for tar in tars]
     for folder in sorted({tar.parent for tar in tars}):

@@ -1,4 +1,4 @@
-"""From an item to what stands in a shard: keys, and the members of each sample with their bytes."""
+"""Encodes samples for a shard. In: a format's items. Out: keys, and the members of each sample with their bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME_CHARACTERS = 48
 
 @dataclass(frozen=True)
 class SkippedRecord:
-    """A record that gave no sample."""
+    """A record without a sample."""
 
     where: str
     reason: str
@@ -27,45 +27,45 @@ class SkippedRecord:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample as it is written: its key, and its members as (ending, bytes) in their order."""
+    """A sample ready to be written: its key, and its members as (ending, bytes) in their order."""
 
     key: str
     members: list[tuple[str, bytes]]
 
     @property
     def tar_bytes(self) -> int:
-        """What it takes in a tar: a header and whole blocks for each member."""
+        """Its size in a tar: a header and whole blocks for each member."""
         return sum(BLOCKSIZE + len(data) + -len(data) % BLOCKSIZE for _, data in self.members)
 
 
 @dataclass(frozen=True)
 class RecordSamples:
-    """The samples that a record gave."""
+    """The samples of a record."""
 
     samples: list[EncodedSample]
 
 
 def convert(format_: InputFormat, unit: Unit) -> list[RecordSamples | SkippedRecord]:
-    """What every record of the unit gives, in order. Raises `UserError` if the input itself cannot be read."""
+    """Convert every record of a unit, in order. Raises `UserError` if the input itself cannot be read."""
     outcomes: list[RecordSamples | SkippedRecord] = []
-    where = str(unit.what)[:80]
+    location = str(unit.place)[:80]
     try:
         for number, entry in enumerate(format_.entries(unit)):
-            where = entry.where
+            location = entry.location
             try:
-                outcomes.append(RecordSamples(_encoded(format_, unit.first + number, format_.item(entry))))
+                outcomes.append(RecordSamples(_encode_item(format_, unit.first_record + number, format_.item(entry))))
             except SkipRecord as skip:
-                outcomes.append(SkippedRecord(where, skip.reason, skip.detail, skip.left_out))
+                outcomes.append(SkippedRecord(location, skip.reason, skip.detail, skip.left_out))
     except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error})") from None
+        raise UserError(f"{location}: cannot be read ({error})") from None
     if len(outcomes) != unit.count:
         raise UserError(
-            f"{where}: {unit.count} records were found here at first and now {len(outcomes)}: the input changed"
+            f"{location}: {unit.count} records were found here at first and now {len(outcomes)}: the input changed"
         )
     return outcomes
 
 
-def _encoded(format_: InputFormat, number: int, item: Item) -> list[EncodedSample]:
+def _encode_item(format_: InputFormat, number: int, item: Item) -> list[EncodedSample]:
     images = [keep(data, format_.options.max_side) for data in item.images]
     return [
         encode(key(number, part if format_.several else None, item.name), fields, images)
@@ -74,17 +74,17 @@ def _encoded(format_: InputFormat, number: int, item: Item) -> list[EncodedSampl
 
 
 def key(number: int, part: int | None, name: str) -> str:
-    """A key without dots and slashes: the record's number in the input, the sample's in the record, the source's name."""
+    """A key without dots and slashes: the record's number, the sample's number in the record, the source's name."""
     words = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:_NAME_CHARACTERS].strip("-")
     return f"{number:09d}" + ("" if part is None else f"_{part}") + (f"-{words}" if words else "")
 
 
 def encode(key: str, fields: dict[str, Any], images: list[tuple[str, bytes]]) -> EncodedSample:
-    """``KEY.json`` with ``KEY.jpg``, or with ``KEY.0.jpg``, ``KEY.1.jpg``, ... Raises `SkipRecord`."""
+    """Encode ``KEY.json`` with ``KEY.jpg``, or with ``KEY.0.jpg``, ``KEY.1.jpg``, ... Raises `SkipRecord`."""
     try:
         words = json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise SkipRecord("the text is no valid Unicode", error.reason) from None
+        raise SkipRecord("the text is not valid Unicode", error.reason) from None
     members = [("json", words)]
     for number, (ending, data) in enumerate(images):
         members.append((ending if len(images) == 1 else f"{number}.{ending}", data))

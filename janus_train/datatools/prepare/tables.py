@@ -1,7 +1,7 @@
-"""Tables with images inside: rows of Parquet files and of HF data sets on disk, as records.
+"""Reads tables with images inside: rows of Parquet files as records. Images are not decoded.
 
-Nothing is decoded: an image is its bytes. A row group of a Parquet file is the smallest piece that can be found
-without reading what is before it; a process that goes on where it stopped in one does not begin anew.
+A row group of a Parquet file is the smallest piece that can be read without reading the rows before it. Rows of a group
+are read forwards, so that consecutive units of one group do not read it from its start again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def open_parquet(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no readable Parquet file ({one_line(error)})") from None
+        raise UserError(f"{path} is not a readable Parquet file ({one_line(error)})") from None
 
 
 def parquet_units(path: str, columns: list[str] | None) -> Iterator[Unit]:
-    """Row groups, large ones in pieces. ``what`` is [path, row group, first row, row after the last, columns]."""
+    """Units of row groups, large ones in pieces. A unit's ``place``: [path, row group, first row, end row, columns]."""
     metadata = open_parquet(path).metadata
     for group in range(metadata.num_row_groups):
         rows, size = metadata.row_group(group).num_rows, _group_bytes(metadata.row_group(group), columns)
@@ -42,17 +42,17 @@ def parquet_units(path: str, columns: list[str] | None) -> Iterator[Unit]:
 
 def _group_bytes(group: Any, columns: list[str] | None) -> int:
     chunks = [group.column(number) for number in range(group.num_columns)]
-    wanted = set(columns) if columns is not None else None
+    names = set(columns) if columns is not None else None
     return sum(
         chunk.total_uncompressed_size
         for chunk in chunks
-        if wanted is None or chunk.path_in_schema.split(".")[0] in wanted
+        if names is None or chunk.path_in_schema.split(".")[0] in names
     )
 
 
-def parquet_rows(what: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number in the file's row group, row) of a unit of `parquet_units`."""
-    path, group, start, stop, columns = what
+def parquet_rows(place: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number in the file's row group, row) for the rows at the ``place`` of a unit of `parquet_units`."""
+    path, group, start, stop, columns = place
     try:
         yield from _rows(path, group, tuple(columns) if columns is not None else None).read(start, stop)
     except (pa.ArrowException, OSError) as error:
@@ -65,7 +65,7 @@ def _rows(path: str, group: int, columns: tuple[str, ...] | None) -> _RowGroupRe
 
 
 class _RowGroupReader:
-    """The rows of a row group, read forwards; going back begins anew."""
+    """Reads the rows of a row group forwards; going back starts again from its first row."""
 
     def __init__(self, path: str, group: int, columns: tuple[str, ...] | None):
         self._file, self._group = open_parquet(path), group
@@ -73,27 +73,27 @@ class _RowGroupReader:
         row_group = self._file.metadata.row_group(group)
         average = row_group.total_byte_size // max(1, row_group.num_rows)
         self._batch_rows = max(1, min(1024, _BATCH_BYTES // max(1, average)))
-        self._begin()
+        self._rewind()
 
-    def _begin(self) -> None:
+    def _rewind(self) -> None:
         self._batches = self._file.iter_batches(self._batch_rows, row_groups=[self._group], columns=self._columns)
-        self._first, self._batch = 0, pa.RecordBatch.from_pydict({})
+        self._first_row, self._batch = 0, pa.RecordBatch.from_pydict({})
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        if start < self._first:
-            self._begin()
+        if start < self._first_row:
+            self._rewind()
         while start < stop:
-            while start >= self._first + self._batch.num_rows:
-                self._first += self._batch.num_rows
+            while start >= self._first_row + self._batch.num_rows:
+                self._first_row += self._batch.num_rows
                 self._batch = next(self._batches)
-            upto = min(stop, self._first + self._batch.num_rows)
-            for row in self._batch.slice(start - self._first, upto - start).to_pylist():
+            upto = min(stop, self._first_row + self._batch.num_rows)
+            for row in self._batch.slice(start - self._first_row, upto - start).to_pylist():
                 yield start, row
                 start += 1
 
 
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes of each label column, if the file was written by HF ``datasets``."""
+    """The class names of each label column, if HF ``datasets`` wrote the file."""
     try:
         features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -105,9 +105,11 @@ def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     }
 
 
-def needed_columns(path: str, there: list[str], wanted: list[str], if_there: tuple[str, ...] = ()) -> list[str]:
-    """``wanted``, and those of ``if_there`` that the file has. Raises `UserError` if a wanted one is missing."""
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise UserError(f"{path} has no column {missing[0]!r}, it has {', '.join(there)}")
-    return [name for name in there if name in {*wanted, *if_there}]
+def needed_columns(
+    path: str, file_columns: list[str], required_columns: list[str], optional_columns: tuple[str, ...] = ()
+) -> list[str]:
+    """The required columns and the existing optional ones. Raises `UserError` if a required one is missing."""
+    missing_columns = [name for name in required_columns if name not in file_columns]
+    if missing_columns:
+        raise UserError(f"{path} has no column {missing_columns[0]!r}, it has {', '.join(file_columns)}")
+    return [name for name in file_columns if name in {*required_columns, *optional_columns}]

@@ -1,8 +1,8 @@
-"""Conversations in the layouts in which they are published, as training reads them.
+"""Converts published conversation layouts to the one that training reads.
 
-LLaVA and ShareGPT (``from``: human or gpt, ``value``), OpenAI's (``role``, ``content`` as text or as parts), Janus's
-own (``<|User|>``, ``content``, ``images``) and pairs of ``human`` and ``assistant``. What comes out alternates, starts
-with the user and ends with the assistant; ``<image>`` is ``<image_placeholder>``.
+In: LLaVA and ShareGPT (``from``: human or gpt, ``value``), OpenAI's (``role``, ``content`` as text or as parts), Janus's
+own (``<|User|>``, ``content``, ``images``) and pairs of ``human`` and ``assistant``. Out: turns that alternate, start with
+the user and end with the assistant; ``<image>`` becomes ``<image_placeholder>``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def role_of(turn: dict[str, Any]) -> str | None:
     return _ROLES.get(str(turn.get("from", turn.get("role", ""))).strip().lower())
 
 
-def images_named(turns: Any) -> list[Any]:
-    """The images that single turns name (Janus's form: ``images`` beside ``content``), in order."""
+def images_of_turns(turns: Any) -> list[Any]:
+    """The images in single turns (Janus's form: ``images`` beside ``content``), in order."""
     if not isinstance(turns, list):
         return []
     images: list[Any] = []
@@ -44,42 +44,44 @@ def images_named(turns: Any) -> list[Any]:
 
 
 def read_turns(turns: list[Any], num_images: int) -> list[dict[str, str]]:
-    """``turns`` in Janus's form for a sample of ``num_images`` images. Raises `SkipRecord` with what does not fit.
+    """``turns`` in Janus's form for a sample of ``num_images`` images. Raises `SkipRecord` with the problem.
 
-    Words of the system go in front of the user's next ones. An answer without a question before it and a question
-    without an answer are left away, unless an image belongs to them. Without any placeholder the images go in front
-    of the user's first words.
+    System messages go in front of the user's next words. Answers before the first question and questions after the last
+    answer are dropped, unless an image belongs to them. Without any placeholder the images go in front of the user's
+    first words.
     """
-    turns_read: list[tuple[str, str]] = []
+    role_words: list[tuple[str, str]] = []
     system = ""
-    for role, words in _each(turns):
+    for role, words in _roles_and_words(turns):
         if role == SYSTEM:
             system = f"{system}{words}\n\n" if words.strip() else system
             continue
         words = words.replace("<image>", PLACEHOLDER) if num_images else words
         if role == USER:
             words, system = system + words, ""
-        turns_read.append((role, words))
-    turns_read = _trimmed(turns_read)
-    for number, (role, words) in enumerate(turns_read):
+        role_words.append((role, words))
+    role_words = _trim(role_words)
+    for number, (role, words) in enumerate(role_words):
         if role != (USER, ASSISTANT)[number % 2]:
             raise SkipRecord("the turns do not alternate", f"turn {number}")
         if not words.strip():
             raise SkipRecord("a turn is empty", f"turn {number}")
-    if num_images and not any(PLACEHOLDER in words for _, words in turns_read):
-        turns_read[0] = (USER, f"{PLACEHOLDER}\n" * num_images + turns_read[0][1])
-    wanted = sum(words.count(PLACEHOLDER) for _, words in turns_read)
-    if wanted != num_images:
-        raise SkipRecord("placeholders and images differ in number", f"{wanted} placeholders, {num_images} images")
-    return [{"role": role, "content": words} for role, words in turns_read]
+    if num_images and not any(PLACEHOLDER in words for _, words in role_words):
+        role_words[0] = (USER, f"{PLACEHOLDER}\n" * num_images + role_words[0][1])
+    num_placeholders = sum(words.count(PLACEHOLDER) for _, words in role_words)
+    if num_placeholders != num_images:
+        raise SkipRecord(
+            "placeholders and images differ in number", f"{num_placeholders} placeholders, {num_images} images"
+        )
+    return [{"role": role, "content": words} for role, words in role_words]
 
 
-def _each(turns: list[Any]) -> list[tuple[str, str]]:
+def _roles_and_words(turns: list[Any]) -> list[tuple[str, str]]:
     """(role, words) of every turn."""
     role_words: list[tuple[str, str]] = []
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict):
-            raise SkipRecord("a turn is no object", f"turn {number}")
+            raise SkipRecord("a turn is not an object", f"turn {number}")
         if isinstance(turn.get("human"), str) and isinstance(turn.get("assistant"), str):
             role_words += [(USER, turn["human"]), (ASSISTANT, turn["assistant"])]
             continue
@@ -103,17 +105,17 @@ def _words(content: Any, number: int) -> str:
             elif isinstance(part, dict) and str(part.get("type")).startswith("image"):
                 pieces.append(PLACEHOLDER)
             else:
-                raise SkipRecord("a turn is no text", f"turn {number}")
+                raise SkipRecord("a turn is not a string", f"turn {number}")
         return "".join(pieces)
-    raise SkipRecord("a turn is no text", f"turn {number}")
+    raise SkipRecord("a turn is not a string", f"turn {number}")
 
 
-def _trimmed(turns_read: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """From the first question to the last answer."""
-    first = next((number for number, (role, _) in enumerate(turns_read) if role == USER), len(turns_read))
-    last = next((number for number in reversed(range(len(turns_read))) if turns_read[number][0] == ASSISTANT), -1)
-    if last <= first:
+def _trim(role_words: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns from the first question to the last answer."""
+    start = next((number for number, (role, _) in enumerate(role_words) if role == USER), len(role_words))
+    end = next((number for number in reversed(range(len(role_words))) if role_words[number][0] == ASSISTANT), -1)
+    if end <= start:
         raise SkipRecord("there is no answer to learn from")
-    if any(PLACEHOLDER in words for _, words in turns_read[:first] + turns_read[last + 1 :]):
+    if any(PLACEHOLDER in words for _, words in role_words[:start] + role_words[end + 1 :]):
         raise SkipRecord("an image belongs to a turn without question or answer")
-    return turns_read[first : last + 1]
+    return role_words[start : end + 1]

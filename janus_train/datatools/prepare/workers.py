@@ -1,4 +1,4 @@
-"""Work in other processes: planned and converted in parallel, given back in order."""
+"""Plans and converts in one or several processes. In: jobs and units. Out: results in their order."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from janus_train.datatools.prepare.samples import RecordSamples, SkippedRecord, 
 from janus_train.errors import UserError
 
 _format: InputFormat | None = None
-"""A process's own."""
-_DIED = UserError(
-    "a worker process died, perhaps for want of memory: the same command goes on from the last whole shard; "
+"""The format of this process."""
+_WORKER_DIED = UserError(
+    "a worker process died, perhaps for want of memory: the same command resumes after the last finished shard; "
     "fewer --workers need less memory"
 )
 
 
 class Workers(Protocol):
-    """One process or several; what they give does not depend on how many."""
+    """One process or several. The results do not depend on their number."""
 
     def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]: ...
 
     def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]: ...
 
     def index(self, tar: Path) -> None:
-        """Begin writing the tar's index."""
+        """Start to write the tar's index."""
 
     def finish(self) -> None:
         """Wait for the indices."""
@@ -74,10 +74,10 @@ class _ProcessPool:
     """Processes that end with this one, however it ends."""
 
     def __init__(self, options: PrepareOptions, number: int):
-        self._ahead = 2 * number
-        # spawned: forked ones would hold copies of each other's pipes and of whatever threads held locked
+        self._max_pending = 2 * number
+        # spawned: forked processes would inherit each other's pipes and the locks that threads hold
         self._pool = ProcessPoolExecutor(
-            number, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(options,)
+            number, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options,)
         )
         self._indices: list[Future[Path]] = []
 
@@ -89,7 +89,7 @@ class _ProcessPool:
 
     def index(self, tar: Path) -> None:
         self._indices.append(self._submit(write_index, tar))
-        while len(self._indices) > self._ahead:
+        while len(self._indices) > self._max_pending:
             _result(self._indices.pop(0))
 
     def finish(self) -> None:
@@ -103,28 +103,28 @@ class _ProcessPool:
         try:
             return self._pool.submit(work, task)
         except BrokenProcessPool:
-            raise _DIED from None
+            raise _WORKER_DIED from None
 
     def _in_order(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """Results in the order of the tasks; few are under way at a time, so that results do not pile up."""
-        waiting: deque[Future[Any]] = deque()
+        """Results in the order of the tasks; only few tasks run ahead, so that results do not pile up."""
+        futures: deque[Future[Any]] = deque()
         for task in tasks:
-            waiting.append(self._submit(work, task))
-            if len(waiting) > self._ahead:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
+            futures.append(self._submit(work, task))
+            if len(futures) > self._max_pending:
+                yield _result(futures.popleft())
+        while futures:
+            yield _result(futures.popleft())
 
 
 def _result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
-        raise _DIED from None
+        raise _WORKER_DIED from None
 
 
-def _begin(options: PrepareOptions) -> None:
-    """In a new process: open the format, leave Ctrl-C to the parent, end when the parent ends."""
+def _start_worker(options: PrepareOptions) -> None:
+    """Initialise a new process: open the format, leave Ctrl-C to the parent, end when the parent ends."""
     global _format
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

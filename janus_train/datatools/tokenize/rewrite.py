@@ -1,9 +1,9 @@
-"""A tar to the same tar with codes: every member is copied as it is, checked on the way, and codes follow each sample.
+"""Copies a tar and adds codes: every member is checked and copied unchanged, and codes follow each sample.
 
     places of the members --> pixels (threads, some batches ahead) --> codes (the encoder) --> the new tar
 
-The copy is byte for byte, headers included, so that nothing a tar may hold is lost; the codes of a sample come after its
-last member, so that readers which take a tar from front to end find its members together.
+The copy is byte for byte, including headers, so that nothing in the tar is lost. The codes of a sample come after its
+last member, so that readers which read a tar from front to end find its members together.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from janus_train.files import sync
 from janus_train.model.vq import CodeEncoder
 
 BATCH = 32
-"""Images that are encoded at a time."""
+"""Number of images to encode at a time."""
 AHEAD = 3
-"""Batches that are read and resized before the encoder asks for them."""
+"""Number of batches to read and resize before the encoder needs them."""
 _CHUNK = 4 << 20
 _BLOCK, _RECORD_SIZE = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A member that gets codes, and the name that they get in the tar."""
+    """A member that gets codes, and the name of the codes in the tar."""
 
     key: str
     member: Member
@@ -50,23 +50,23 @@ class _Image:
 
 @dataclass
 class _TarStretch:
-    """A stretch of the old tar: one member with its headers, or what stands between members."""
+    """A stretch of the old tar: one member with its headers, or the bytes between members."""
 
     start: int
     stop: int
-    member: Member | None = None  # None: it is not read by anyone, and copied unchecked
-    where: str = ""
+    member: Member | None = None  # None: not part of a sample, and copied unchecked
+    member_name: str = ""
     ends_sample: bool = False
-    images: list[_Image] = field(default_factory=list)  # those whose codes come after this piece
+    images: list[_Image] = field(default_factory=list)  # the images whose codes come after this piece
 
 
 @dataclass(frozen=True)
 class RewriteCounts:
-    """What was done with a tar."""
+    """Counts of a rewritten tar."""
 
     images: int
-    without: list[str]
-    """Keys of samples of which an image cannot be decoded: it got no codes."""
+    keys_without_codes: list[str]
+    """Keys of samples with an image that cannot be decoded and got no codes."""
 
 
 def rewrite(
@@ -75,70 +75,70 @@ def rewrite(
     target: Path,
     encoder: CodeEncoder,
     threads: int,
-    done: Callable[[int], None] = lambda number: None,
+    on_samples: Callable[[int], None] = lambda number: None,
 ) -> tuple[ShardIndex, RewriteCounts]:
-    """Write ``tar`` with codes to ``target``, complete and on the disk, and return its index; codes it had are left out.
+    """Write ``tar`` with codes to ``target``, complete and synced, and return its index; old codes are left out.
 
-    ``done`` is told how many more samples are through. Raises `UserError` naming the tar if any of its bytes are not
-    those that were indexed.
+    ``on_samples`` gets the number of newly finished samples. Raises `UserError` naming the tar if any of its bytes differ
+    from those that were indexed.
     """
     pieces = _pieces(tar, index)
     images = [image for piece in pieces for image in piece.images]
-    without: list[str] = []
+    keys_without_codes: list[str] = []
     descriptor = os.open(tar, os.O_RDONLY)
     pool = ThreadPoolExecutor(threads)
     try:
         with target.open("r+b" if target.exists() else "w+b") as out:
             out.truncate(0)
             _add(out, RECORD, encoder.origin.record())
-            made = _encoded(images, tar, descriptor, encoder, pool)
+            codes_of_images = _encode(images, tar, descriptor, encoder, pool)
             for piece in pieces:
                 _copy(descriptor, piece, out, tar)
                 for image in piece.images:
-                    codes = next(made)
+                    codes = next(codes_of_images)
                     if codes is None:
-                        without.append(image.key)
+                        keys_without_codes.append(image.key)
                     else:
                         _add(out, image.codes_name, _npy(codes))
                 if piece.ends_sample:
-                    done(1)
+                    on_samples(1)
             out.write(bytes(2 * _BLOCK))
             out.write(bytes(-out.tell() % _RECORD_SIZE))
         sync(target)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         os.close(descriptor)
-    found = scan(target).index
-    _check_same(tar, index, found)
-    return found, RewriteCounts(len(images), without)
+    new_index = scan(target).index
+    _check_same(tar, index, new_index)
+    return new_index, RewriteCounts(len(images), keys_without_codes)
 
 
 # ------------------------------------------------------------------------------------------------------------ the old tar
 
 
 def _pieces(tar: Path, index: ShardIndex) -> list[_TarStretch]:
-    """The old tar from front to end, without codes and their record."""
-    places = {m.offset: (number, m) for number in range(len(index)) for m in index.members(number)}
+    """The old tar from front to end, without codes and the record of their origin."""
+    members_by_offset = {m.offset: (number, m) for number in range(len(index)) for m in index.members(number)}
     pieces: list[_TarStretch] = []
     names: dict[int, str] = {}  # offset of a member's data -> its name in the tar
-    last: dict[int, _TarStretch] = {}  # sample -> the piece with its last member
+    last_pieces: dict[int, _TarStretch] = {}  # sample -> the piece with its last member
     start = 0
     try:
         with tarfile.open(tar, "r:") as file:
             while (info := file.next()) is not None:
                 file.members.clear()  # type: ignore[attr-defined] # tarfile keeps them all
                 stop = file.offset
-                number, member = places.get(info.offset_data, (-1, None))
+                number, member = members_by_offset.get(info.offset_data, (-1, None))
                 names[info.offset_data] = info.name
                 is_codes = member is not None and member.ending.endswith(CODES_ENDING)
                 if not is_codes and info.name != RECORD:
                     pieces.append(_TarStretch(start, stop, member, info.name))
                     if member is not None:
-                        last[number] = pieces[-1]
+                        last_pieces[number] = pieces[-1]
                 start = stop
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"shard {tar} cannot be read ({error})") from None
-    for number, piece in last.items():
+    for number, piece in last_pieces.items():
         piece.ends_sample, piece.images = True, _images(index, number, names)
     return pieces
 
@@ -150,21 +150,21 @@ def has_images(index: ShardIndex) -> bool:
 
 
 def _images(index: ShardIndex, number: int, names: dict[int, str]) -> list[_Image]:
-    """The sample's images by their numbers. Codes are named after the image, in its spelling."""
-    found = []
+    """The sample's images, sorted by number. Codes get the image's name, in its spelling."""
+    images = []
     for member in index.members(number):
         prefix, _, ending = member.ending.rpartition(".")
         if ending in IMAGE_ENDINGS:
             name = names[member.offset][: -len(ending)] + CODES_ENDING
-            found.append((int(prefix) if prefix else -1, _Image(index.key(number), member, name)))
-    return [image for _, image in sorted(found, key=lambda pair: pair[0])]
+            images.append((int(prefix) if prefix else -1, _Image(index.key(number), member, name)))
+    return [image for _, image in sorted(images, key=lambda pair: pair[0])]
 
 
 def _copy(descriptor: int, piece: _TarStretch, out: IO[bytes], tar: Path) -> None:
     if piece.member is not None:
         data = _read(descriptor, piece.start, piece.stop - piece.start, tar)
-        inside = piece.member.offset - piece.start
-        _check(data[inside : inside + piece.member.size], piece.member, tar, piece.where)
+        offset = piece.member.offset - piece.start
+        _check(data[offset : offset + piece.member.size], piece.member, tar, piece.member_name)
         out.write(data)
         return
     for start in range(piece.start, piece.stop, _CHUNK):
@@ -181,15 +181,17 @@ def _read(descriptor: int, start: int, size: int, tar: Path) -> bytes:
     return data
 
 
-def _check(data: bytes, member: Member, tar: Path, what: str) -> None:
+def _check(data: bytes, member: Member, tar: Path, member_name: str) -> None:
     if member_digest(data) != member.digest:
-        raise UserError(f"shard {tar} is damaged: the bytes of {what} are not those indexed; nothing is written")
+        raise UserError(
+            f"shard {tar} is damaged: the bytes of {member_name} differ from those that were indexed; nothing is written"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- codes
 
 
-def _encoded(
+def _encode(
     images: list[_Image], tar: Path, descriptor: int, encoder: CodeEncoder, pool: ThreadPoolExecutor
 ) -> Iterator[np.ndarray | None]:
     """Codes (P,) uint16 of each image in order, None for one that cannot be decoded."""
@@ -198,22 +200,22 @@ def _encoded(
         data = _read(descriptor, member.member.offset, member.member.size, tar)
         _check(data, member.member, tar, member.codes_name)
         try:
-            decoded = image_of(data, SHARD_FORMATS, member.key)
-            return to_float(generation_pixels(decoded, encoder.image_size))
+            decoded_image = image_of(data, SHARD_FORMATS, member.key)
+            return to_float(generation_pixels(decoded_image, encoder.image_size))
         except BadSample:
             return None
 
-    waiting: deque[list[Future[np.ndarray | None]]] = deque()
+    futures: deque[list[Future[np.ndarray | None]]] = deque()
     batches = iter([images[i : i + BATCH] for i in range(0, len(images), BATCH)])
     while True:
-        while len(waiting) < AHEAD and (batch := next(batches, None)) is not None:
-            waiting.append([pool.submit(pixels, member) for member in batch])
-        if not waiting:
+        while len(futures) < AHEAD and (batch := next(batches, None)) is not None:
+            futures.append([pool.submit(pixels, member) for member in batch])
+        if not futures:
             return
-        found = [future.result() for future in waiting.popleft()]
-        good = [values for values in found if values is not None]
-        codes = iter(encoder.codes(torch.from_numpy(np.stack(good))) if good else ())
-        for values in found:
+        batch_pixels = [future.result() for future in futures.popleft()]
+        readable_pixels = [values for values in batch_pixels if values is not None]
+        codes = iter(encoder.codes(torch.from_numpy(np.stack(readable_pixels))) if readable_pixels else ())
+        for values in batch_pixels:
             yield None if values is None else next(codes)
 
 
@@ -227,9 +229,9 @@ def _npy(codes: np.ndarray) -> bytes:
 
 
 def _add(out: IO[bytes], name: str, data: bytes) -> None:
-    """A member with neither owner nor time, so that the same codes make the same tar.
+    """Add a member without owner and time, so that the same codes make the same tar.
 
-    Not by webdataset's `TarWriter`: it writes members of its own alone, and here they stand between copied bytes.
+    webdataset's `TarWriter` cannot do this: it only writes its own members, and here they alternate with copied bytes.
     """
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
@@ -237,12 +239,14 @@ def _add(out: IO[bytes], name: str, data: bytes) -> None:
     out.write(data + bytes(-len(data) % _BLOCK))
 
 
-def _check_same(tar: Path, old: ShardIndex, new: ShardIndex) -> None:
-    """The new tar holds what the old one held, codes apart: before it takes its place."""
+def _check_same(tar: Path, old_index: ShardIndex, new_index: ShardIndex) -> None:
+    """Raise `UserError` unless the new tar contains the same as the old one, except for codes."""
 
     def content(index: ShardIndex, number: int) -> tuple[str, dict[str, bytes]]:
-        kept = {m.ending: m.digest for m in index.members(number) if not m.ending.endswith(CODES_ENDING)}
-        return index.key(number), kept
+        digests = {m.ending: m.digest for m in index.members(number) if not m.ending.endswith(CODES_ENDING)}
+        return index.key(number), digests
 
-    if len(old) != len(new) or any(content(old, n) != content(new, n) for n in range(len(old))):
+    if len(old_index) != len(new_index) or any(
+        content(old_index, n) != content(new_index, n) for n in range(len(old_index))
+    ):
         raise UserError(f"shard {tar} cannot be rewritten: its copy with codes reads differently; nothing is changed")

@@ -1,4 +1,4 @@
-"""One process's share of the tars, one after the other: what is left to do, done, and what went wrong."""
+"""Tokenizes one process's share of the tars, one after the other. Out: counts of finished tars, and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from janus_train.data.data_args import DataArg
 from janus_train.data.shards.index import ShardIndex, own_index, read_head
-from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
+from janus_train.data.shards.replace import Busy, file_lock, finish_swap, relist, replace_shard
 from janus_train.data.storage.remote import Location
 from janus_train.data.templates import get_template
 from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_images, rewrite
@@ -18,20 +18,27 @@ from janus_train.errors import UserError
 from janus_train.model.vq import CodeEncoder
 
 
-def tars_of(given: Sequence[DataArg]) -> list[Path]:
-    """The tars whose images get codes: of a recipe those of its generation sources, else all; each once, sorted.
+def tars_of(data_args: Sequence[DataArg]) -> list[Path]:
+    """The tars whose images get codes, sorted and without duplicates. Of a recipe, only generation sources count.
 
-    Raises `UserError` if there are none, or some are not on this machine's disks.
+    Raises `UserError` if there are none, or if some are not on this machine's disks.
     """
-    wanted = [one for one in given if one.config is None or (one.in_tars and one.config.kind == "generation")]
-    if not wanted:
+    selected_args = [
+        data_arg
+        for data_arg in data_args
+        if data_arg.config is None or (data_arg.in_tars and data_arg.config.kind == "generation")
+    ]
+    if not selected_args:
         raise UserError(
-            f"none of the {len(given)} sources is of kind generation and type shards: nothing to cache codes in"
+            f"none of the {len(data_args)} sources is of kind generation and type shards: nothing to cache codes in"
         )
-    for one in wanted:
-        if one.config is not None and not get_template(one.config.template, of=f"source {one.name!r}").reads_codes:
-            raise UserError(f"source {one.name!r}: its template {one.config.template} draws no image")
-    return sorted({_local(place).absolute() for one in wanted for place in one.places})
+    for data_arg in selected_args:
+        if (
+            data_arg.config is not None
+            and not get_template(data_arg.config.template, of=f"source {data_arg.name!r}").reads_codes
+        ):
+            raise UserError(f"source {data_arg.name!r}: its template {data_arg.config.template} generates no image")
+    return sorted({_local(place).absolute() for data_arg in selected_args for place in data_arg.places})
 
 
 def _local(place: Location) -> Path:
@@ -42,98 +49,104 @@ def _local(place: Location) -> Path:
 
 @dataclass
 class TokenizeResult:
-    """What became of a process's tars."""
+    """The outcome for a process's tars."""
 
-    tokenized: int = 0
-    nothing_to_do: int = 0
-    """They have their codes, or no images."""
-    busy: list[Path] = field(default_factory=list)
-    """Another process was at work on them."""
-    failed: list[str] = field(default_factory=list)
-    """A line each."""
-    images: int = 0
-    without: int = 0
-    """Images that cannot be decoded."""
+    num_tokenized: int = 0
+    num_unchanged: int = 0
+    """Tars that have their codes already, or no images."""
+    busy_tars: list[Path] = field(default_factory=list)
+    """Tars that another process was working on."""
+    errors: list[str] = field(default_factory=list)
+    """One message per failed tar."""
+    num_images: int = 0
+    num_without_codes: int = 0
+    """Number of images that cannot be decoded."""
 
 
 @dataclass(frozen=True)
 class ProgressCallbacks:
-    """How the caller hears of progress."""
+    """Callbacks that report progress to the caller."""
 
     on_start: Callable[[int], None]
-    """The number of samples in the tars that are to be done."""
+    """Gets the number of samples in the tars to tokenize."""
     on_samples: Callable[[int], None]
-    """So many more samples are through."""
+    """Gets the number of newly finished samples."""
     on_message: Callable[[str], None]
-    """Something to say about a tar."""
+    """Gets a message about a tar."""
 
 
 def tokenize(
     tars: Sequence[Path], encoder: CodeEncoder, *, replace: bool, threads: int, progress: ProgressCallbacks
 ) -> TokenizeResult:
-    """Cache codes in each of ``tars``; those that have them from this encoder are left as they are.
+    """Cache codes in each of ``tars``; tars with codes of this encoder stay unchanged.
 
-    ``replace``: make codes of another or unknown origin anew; else they are refused, before anything is written. A tar
-    that is damaged is left as it is, and the next one follows. Raises `UserError` for what holds for all of them.
+    ``replace``: replace codes of another or unknown origin; otherwise they are refused before anything is written. A
+    damaged tar stays unchanged and is counted as failed. Raises `UserError` for errors that concern all tars.
     """
-    result, todo, samples = TokenizeResult(), [], 0
+    result, remaining_tars, samples = TokenizeResult(), [], 0
     for tar in tars:
         try:
             head = read_head(tar)
         except UserError as error:
-            _failed(result, progress, error)
+            _record_failure(result, progress, error)
             continue
         if head.codes not in ("", str(encoder.origin)) and not replace:
             raise UserError(
-                f"{tar} has cached codes of another origin ({head.codes}; this encoder's: {encoder.origin}): --replace makes "
-                "them anew"
+                f"{tar} has cached codes of another origin ({head.codes}; this encoder's: {encoder.origin}): --replace "
+                "replaces them"
             )
-        todo.append(tar)
+        remaining_tars.append(tar)
         samples += 0 if head.codes == str(encoder.origin) else head.samples
     progress.on_start(samples)
     try:
-        for tar in todo:
-            _one(tar, encoder, threads, result, progress)
+        for tar in remaining_tars:
+            _tokenize_tar(tar, encoder, threads, result, progress)
     except DiskError as error:
         raise UserError(str(error)) from None
     finally:
-        for folder in sorted({tar.parent for tar in todo}):
+        for folder in sorted({tar.parent for tar in remaining_tars}):
             relist(folder)
     return result
 
 
-def _one(tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, progress: ProgressCallbacks) -> None:
-    began = time.perf_counter()
+def _tokenize_tar(
+    tar: Path, encoder: CodeEncoder, threads: int, result: TokenizeResult, progress: ProgressCallbacks
+) -> None:
+    start = time.perf_counter()
     try:
-        with locked(tar.with_name(f".{tar.name}.lock"), wait=False):
+        with file_lock(tar.with_name(f".{tar.name}.lock"), wait=False):
             finish_swap(tar)
-            tally = _rewritten(tar, encoder, threads, progress)
+            tally = _rewrite_tar(tar, encoder, threads, progress)
     except Busy:
-        result.busy.append(tar)
-        progress.on_message(f"{tar}: another process is at work on it")
+        result.busy_tars.append(tar)
+        progress.on_message(f"{tar}: another process is working on it")
         return
     except UserError as error:
-        _failed(result, progress, error)
+        _record_failure(result, progress, error)
         return
     if tally is None:
-        result.nothing_to_do += 1
+        result.num_unchanged += 1
         return
-    result.tokenized += 1
-    result.images += tally.images - len(tally.without)
-    result.without += len(tally.without)
-    said = f"; {len(tally.without)} cannot be decoded, the first in {tally.without[0]!r}" if tally.without else ""
-    progress.on_message(f"{tar}: {tally.images} images in {time.perf_counter() - began:.1f} s{said}")
+    result.num_tokenized += 1
+    result.num_images += tally.images - len(tally.keys_without_codes)
+    result.num_without_codes += len(tally.keys_without_codes)
+    note = (
+        f"; {len(tally.keys_without_codes)} cannot be decoded, the first in {tally.keys_without_codes[0]!r}"
+        if tally.keys_without_codes
+        else ""
+    )
+    progress.on_message(f"{tar}: {tally.images} images in {time.perf_counter() - start:.1f} s{note}")
 
 
-def _failed(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
-    result.failed.append(str(error))
+def _record_failure(result: TokenizeResult, progress: ProgressCallbacks, error: UserError) -> None:
+    result.errors.append(str(error))
     progress.on_message(f"error: {error}")
 
 
-def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: ProgressCallbacks) -> RewriteCounts | None:
-    """None if the tar has its codes, or no images. Raises `DiskError` where writing fails."""
-    where = own_index(tar)
-    index = ShardIndex.from_bytes(where.read_bytes(), where)
+def _rewrite_tar(tar: Path, encoder: CodeEncoder, threads: int, progress: ProgressCallbacks) -> RewriteCounts | None:
+    """Rewrite and replace a tar; None if it has its codes already, or no images. Raises `DiskError` if writing fails."""
+    index_file = own_index(tar)
+    index = ShardIndex.from_bytes(index_file.read_bytes(), index_file)
     size = tar.stat().st_size
     if size != index.head.size:
         raise UserError(f"shard {tar} is damaged: it has {size} bytes, its index says {index.head.size}")
@@ -141,8 +154,8 @@ def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: Progress
         return None
     staging = tar.with_name(f".{tar.name}.part")
     try:
-        new, tally = rewrite(tar, index, staging, encoder, threads, progress.on_samples)
-        replace_shard(tar, staging, new)
+        new_index, tally = rewrite(tar, index, staging, encoder, threads, progress.on_samples)
+        replace_shard(tar, staging, new_index)
     except OSError as error:
         raise DiskError(f"{staging} cannot be written ({os.strerror(error.errno or 0)})") from None
     finally:
@@ -151,4 +164,4 @@ def _rewritten(tar: Path, encoder: CodeEncoder, threads: int, progress: Progress
 
 
 class DiskError(Exception):
-    """Writing failed: the next tar would fare no better."""
+    """Writing failed, so the next tar would fail too."""

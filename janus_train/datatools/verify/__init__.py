@@ -1,4 +1,4 @@
-"""Every sample of a data set looked at before training does: digests, images, templates, lengths.
+"""Checks every sample of a data set before training: digests, images, templates, lengths.
 
-run.py: plan.py (what to look at, in pieces) -> check.py (a sample; a tar) by pool.py (processes) -> summary.py (the table)
+run.py: plan.py (the work, in pieces) -> check.py (one sample) in pool.py (processes) -> summary.py (the table)
 """

@@ -1,4 +1,7 @@
-"""What makes a sample unfit for training, found without training: reading, decoding, the template, the length."""
+"""Checks whether a sample can be trained on: reading, decoding, the template, the length.
+
+In: a source and an index. Out: the number of images, or a `BadSample` with the reason.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _STUB = Image.new("RGB", (1, 1))
 
 @dataclass(frozen=True)
 class Lengths:
-    """Counts tokens as training would. ``folder``: the model's; ``row_tokens``: what a row holds."""
+    """Checks a sample's number of tokens as training does. ``folder``: the model's; ``row_tokens``: T."""
 
     folder: Path
     row_tokens: int
@@ -41,7 +44,7 @@ class Lengths:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}
 
     def check(self, record: Record, template: Template, kind: Kind) -> None:
-        """Raises `BadSample` if the sample fits no row."""
+        """Raise `BadSample` if the sample does not fit into a row."""
         self._encoder.encode(
             Record(record.key, record.fields, [_STUB] * len(record.images), record.codes),
             template,
@@ -55,7 +58,7 @@ class Lengths:
 
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
-    """From a model's folder or a hub id, of which only the small files are read. `UserError` naming what is missing."""
+    """The `Lengths` of a model's folder or hub id; only its small files are read. Raises `UserError` for missing files."""
     folder = open_folder(local_folder(str(model), "--model ", weights=False))
     vision = folder.config.vision_config
     images = (vision.image_size // vision.patch_size) ** 2
@@ -66,16 +69,16 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
 
 @dataclass(frozen=True)
 class SampleCheck:
-    """What is asked of a source's samples. ``template`` None: to fit any known form."""
+    """The check of a source's samples. ``template`` None: the sample has to fit any known template."""
 
     template: Template | None = None
     kind: Kind | None = None
     lengths: Lengths | None = None
     fields: bool = True
-    """False: only that the sample can be read (the material that a source makes samples from has no form)."""
+    """False: only check that the sample can be read (the material of a source has no template)."""
 
     def look(self, source: Source, index: int) -> int:
-        """The sample's number of images. Raises `BadSample` with the reason and, if it can be known, its key."""
+        """Check a sample and return its number of images. Raises `BadSample` with the reason and the key, if known."""
         record = source[index]
         try:
             for image in record.images:

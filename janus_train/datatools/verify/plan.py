@@ -1,4 +1,4 @@
-"""From sources to pieces of work: a stretch of a source's samples, or a tar's bytes as a whole."""
+"""Plans a verification. In: data arguments. Out: pieces of work, each a range of a source's samples or all bytes of a tar."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
 
 STRETCH = 200
-"""Samples that a process looks at before it asks for more."""
+"""Number of samples in a piece of work."""
 _CHUNK = 8 << 20
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A line of the quarantine list. ``index``: the sample's number in its source, None for a tar as a whole."""
+    """A line of the list of problems. ``index``: the sample's number in its source; None for a complete tar."""
 
     source: str
     index: int | None
@@ -42,14 +42,15 @@ class VerificationPiece:
     start: int = 0
     stop: int = 0
     tar: Location | None = None
-    before: int = 0
-    """Samples in the source's tars before this one."""
-    whole: bool = False
+    first_index: int = 0
+    """Number of samples in the source's tars before this one."""
+    checks_tar: bool = False
+    """Whether the piece is the digest of all bytes of the tar."""
 
 
 @dataclass
 class PieceResult:
-    """What one piece gave."""
+    """The result of one piece."""
 
     piece: VerificationPiece
     samples: int = 0
@@ -59,66 +60,69 @@ class PieceResult:
 
 @dataclass
 class VerificationPlan:
-    """What there is to look at, source by source; the source itself where it is not made of tars."""
+    """The work, source by source. ``sources`` has the opened source, or None if it consists of tars."""
 
     names: list[str]
     checks: list[SampleCheck]
     sources: list[Source | None]
     pieces: list[list[VerificationPiece]]
     sizes: list[int]
-    """Bytes of the files that were named."""
+    """Bytes of each source's files."""
     problems: list[tuple[int, Problem]]
-    """Sources and tars that cannot even be opened, with the source's number."""
+    """Sources and tars that cannot be opened at all, each with the source's number."""
 
     @property
     def samples(self) -> int:
         return sum(piece.stop - piece.start for of in self.pieces for piece in of)
 
 
-def plan_verification(given: Sequence[DataArg], lengths: Lengths | None) -> VerificationPlan:
-    """Opens what can be opened; what cannot is among the problems. Raises `UserError` for a template that is unknown."""
+def plan_verification(data_args: Sequence[DataArg], lengths: Lengths | None) -> VerificationPlan:
+    """Open the sources and plan the work; sources that cannot be opened become problems.
+
+    Raises `UserError` for an unknown template.
+    """
     plan = VerificationPlan([], [], [], [], [], [])
-    for number, one in enumerate(given):
-        plan.names.append(one.name)
+    for number, data_arg in enumerate(data_args):
+        plan.names.append(data_arg.name)
         plan.sources.append(None)
         plan.pieces.append([])
-        plan.sizes.append(sum(map(_bytes_at, one.places)))
-        config = one.config
+        plan.sizes.append(sum(map(_bytes_at, data_arg.places)))
+        config = data_arg.config
         tars = "samples" if config is None else source_type(config.type).tars
         if config is None:
             plan.checks.append(SampleCheck(lengths=lengths))
         else:
-            template = get_template(config.template, of=f"source {one.name!r}")
+            template = get_template(config.template, of=f"source {data_arg.name!r}")
             plan.checks.append(SampleCheck(template, config.kind, lengths, fields=tars != "material"))
         if tars is not None:
-            _plan_tars(plan, number, one)
+            _plan_tars(plan, number, data_arg)
             continue
         assert config is not None
         try:
-            source = open_source(config, one.places, 0)
+            source = open_source(config, data_arg.places, 0)
         except UserError as error:
-            plan.problems.append((number, Problem(one.name, None, one.name, str(error), True)))
+            plan.problems.append((number, Problem(data_arg.name, None, data_arg.name, str(error), True)))
             continue
         plan.sources[number] = source
         plan.pieces[number] = [VerificationPiece(number, *stretch) for stretch in _stretches(len(source))]
     return plan
 
 
-def _plan_tars(plan: VerificationPlan, number: int, one: DataArg) -> None:
-    before = 0
-    for tar, size in zip(one.places, file_sizes(one.places), strict=True):
+def _plan_tars(plan: VerificationPlan, number: int, data_arg: DataArg) -> None:
+    first_index = 0
+    for tar, size in zip(data_arg.places, file_sizes(data_arg.places), strict=True):
         try:
             head = read_head(tar)
             if size != head.size:
                 raise UserError(f"shard {tar} is damaged: it has {size} bytes, its index says {head.size}")
         except UserError as error:
-            plan.problems.append((number, Problem(one.name, None, str(tar), str(error), True)))
+            plan.problems.append((number, Problem(data_arg.name, None, str(tar), str(error), True)))
             continue
-        plan.pieces[number].append(VerificationPiece(number, tar=tar, whole=True))
+        plan.pieces[number].append(VerificationPiece(number, tar=tar, checks_tar=True))
         plan.pieces[number] += [
-            VerificationPiece(number, *stretch, tar, before) for stretch in _stretches(head.samples)
+            VerificationPiece(number, *stretch, tar, first_index) for stretch in _stretches(head.samples)
         ]
-        before += head.samples
+        first_index += head.samples
 
 
 def _stretches(samples: int) -> Iterator[tuple[int, int]]:
@@ -132,30 +136,30 @@ def _bytes_at(place: Location) -> int:
 
 
 class Tar(ShardSource):
-    """One tar whose samples can be looked at although its bytes as a whole may not be those that were indexed."""
+    """One tar whose samples can be checked even if its SHA-256 is not the one in its index."""
 
     def _check(self) -> None:
-        """The plan has compared its size; a piece of its own compares its digest."""
+        """Nothing to check: the plan has compared the size, and a separate piece compares the digest."""
 
 
 def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: Source | None) -> PieceResult:
-    """Do a piece of the work. ``source``: what its samples are read from; its tar, if it has one, opened as `Tar`."""
-    found = PieceResult(piece)
-    if piece.whole:
+    """Do a piece of the work. ``source``: the source of its samples, which is a `Tar` if the piece has a tar."""
+    result = PieceResult(piece)
+    if piece.checks_tar:
         assert piece.tar is not None
         reason = _compare(piece.tar)
-        found.problems += [Problem(name, None, str(piece.tar), reason, True)] if reason else []
-        return found
+        result.problems += [Problem(name, None, str(piece.tar), reason, True)] if reason else []
+        return result
     assert source is not None
     for index in range(piece.start, piece.stop):
-        found.samples += 1
+        result.samples += 1
         problem = _look_at(source, index, check)
         if isinstance(problem, int):
-            found.images += problem
+            result.images += problem
         else:
             key, reason, damaged = problem
-            found.problems.append(Problem(name, piece.before + index, key or f"number {index}", reason, damaged))
-    return found
+            result.problems.append(Problem(name, piece.first_index + index, key or f"number {index}", reason, damaged))
+    return result
 
 
 def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
@@ -167,9 +171,9 @@ def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
 
 
 def _compare(tar: Location) -> str | None:
-    """What is wrong with the tar's bytes as a whole."""
+    """The reason why the tar's bytes are wrong; None if their digest is right."""
     head = read_head(tar)
-    whole, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
+    hasher, reader = hashlib.sha256(), open_reader(tar, head.size, head.sha256)
     for offset in range(0, head.size, _CHUNK):
-        whole.update(reader.read(offset, min(_CHUNK, head.size - offset), fresh=True))
-    return None if whole.hexdigest() == head.sha256 else "its SHA-256 is not the one in its index"
+        hasher.update(reader.read(offset, min(_CHUNK, head.size - offset), bypass_cache=True))
+    return None if hasher.hexdigest() == head.sha256 else "its SHA-256 is not the one in its index"

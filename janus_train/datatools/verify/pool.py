@@ -1,4 +1,4 @@
-"""The pieces of a plan done by several processes, and given back in their order."""
+"""Runs the pieces of a plan in several processes. Out: their results, in the plan's order."""
 
 from __future__ import annotations
 
@@ -28,59 +28,61 @@ from janus_train.errors import UserError
 from janus_train.plugins import import_plugins, imported_plugins
 
 _worker: _Worker | None = None
-"""A process's own."""
+"""The worker of this process."""
 
 
 class _Worker:
-    """Looks at pieces; keeps the tar that it is reading open."""
+    """Runs pieces in one process; it keeps the current tar open."""
 
     def __init__(self, names: list[str], checks: list[SampleCheck], sources: list[Source | None]):
         self._names, self._checks, self._sources = names, checks, sources
         self._tar = lru_cache(2)(lambda place: Tar([place]))
 
     def do(self, piece: VerificationPiece) -> PieceResult:
-        """A tar or source that cannot be read at all is a problem of its own, not the end."""
+        """Run a piece. A tar or source that cannot be read at all becomes a problem instead of an error."""
         name = self._names[piece.source]
         try:
             return run_piece(piece, name, self._checks[piece.source], self._source(piece))
         except UserError as error:
-            where = name if piece.tar is None else str(piece.tar)
-            return PieceResult(piece, problems=[Problem(name, None, where, str(error), True)])
+            location = name if piece.tar is None else str(piece.tar)
+            return PieceResult(piece, problems=[Problem(name, None, location, str(error), True)])
 
     def _source(self, piece: VerificationPiece) -> Source | None:
         place: Location | None = piece.tar
-        return self._sources[piece.source] if place is None else None if piece.whole else self._tar(place)
+        return self._sources[piece.source] if place is None else None if piece.checks_tar else self._tar(place)
 
 
 def run_pieces(plan: VerificationPlan, workers: int) -> Iterator[PieceResult]:
-    """What each piece gives, in the plan's order. Raises `UserError` if a worker process dies."""
+    """The result of each piece, in the plan's order. Raises `UserError` if a worker process dies."""
     pieces = [piece for of in plan.pieces for piece in of]
-    given = (plan.names, plan.checks, plan.sources)
+    arguments = (plan.names, plan.checks, plan.sources)
     if workers == 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            alone = _Worker(*given)
-            yield from map(alone.do, pieces)
+            worker = _Worker(*arguments)
+            yield from map(worker.do, pieces)
         return
-    # spawned: forked ones would hold whatever threads of this process held locked
+    # spawned: forked processes would inherit locks that threads of this process hold
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(imported_plugins(), *given))
-    waiting: deque[Future[PieceResult]] = deque()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(imported_plugins(), *arguments))
+    futures: deque[Future[PieceResult]] = deque()
     try:
         for piece in pieces:
-            waiting.append(pool.submit(_do, piece))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            futures.append(pool.submit(_do, piece))
+            if len(futures) > 4 * workers:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
     except BrokenProcessPool:
         raise UserError("a worker process died, perhaps for want of memory: fewer --workers need less") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(plugins: tuple[str, ...], names: list[str], checks: list[SampleCheck], sources: list[Source | None]) -> None:
-    """In a new process: leave Ctrl-C to the parent, end when the parent ends, keep Pillow's remarks to oneself."""
+def _start_worker(
+    plugins: tuple[str, ...], names: list[str], checks: list[SampleCheck], sources: list[Source | None]
+) -> None:
+    """Initialise a new process: leave Ctrl-C to the parent, end when the parent ends, suppress Pillow's warnings."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A verification from end to end: plan, look at every sample in processes, list what is wrong, sum up."""
+"""A verification from end to end: plan, check every sample in processes, list the problems, summarise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from janus_train.files import sync
 from janus_train.jsonl import json_line
 
 MIN_PARALLEL_SAMPLES = 1000
-"""One process has looked at fewer samples sooner than others have started."""
+"""One process checks fewer samples than this sooner than further processes start."""
 
 
 def verify(
@@ -33,11 +33,11 @@ def verify(
     on_samples: Callable[[int], None] = lambda samples: None,
     on_problem: Callable[[Problem], None] = lambda problem: None,
 ) -> Summary:
-    """Look at every sample of ``data`` (recipes, folders with tars, tars) as training would.
+    """Check every sample of ``data`` (recipes, folders with tars, tars) as training would.
 
     With ``tokenizer_folder`` (a model's) samples longer than ``row_tokens`` are bad. ``problems_file`` lists the problems,
-    one JSON line each; it is written whole or not at all. ``on_start`` gets the number of samples, ``on_samples`` how many
-    more are done, ``on_problem`` each problem. Raises `UserError` for what is not there or cannot be read at all.
+    one JSON line each; it is written completely or not at all. ``on_start`` gets the number of samples, ``on_samples`` the
+    number of newly checked ones, ``on_problem`` each problem. Raises `UserError` for missing or unreadable data.
     """
     sources = resolve_data_args(data)
     lengths = None
@@ -55,7 +55,7 @@ def verify(
                 write(problem)
                 on_problem(problem)
 
-        report(summary.add_unopened(plan))
+        report(summary.add_unopened_sources(plan))
         for result in run_pieces(plan, workers):
             report(summary.add(result))
             on_samples(result.piece.stop - result.piece.start)
@@ -64,7 +64,7 @@ def verify(
 
 @contextmanager
 def _list_writer(path: Path | None) -> Iterator[Callable[[Problem], None]]:
-    """Takes the lines of the list, which is there whole in the end or not at all; without a ``path`` it drops them."""
+    """A function that writes a problem to the list, which appears only when it is complete; no-op without ``path``."""
     if path is None:
         yield lambda problem: None
         return

@@ -1,4 +1,4 @@
-"""What was found, source by source: the counts, the verdict in a line, the table."""
+"""Summarises a verification. In: the results of the pieces. Out: counts per source, a verdict in a line, a table."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class SourceCounts:
-    """Of one source. ``bad``: samples that cannot be trained on; ``damaged``: samples and tars that are not as indexed."""
+    """Counts of one source.
+
+    ``num_bad``: samples that cannot be trained on; ``num_damaged``: samples and tars that differ from their index.
+    """
 
     name: str
     size: int
     samples: int = 0
     images: int = 0
-    bad: int = 0
-    damaged: int = 0
+    num_bad: int = 0
+    num_damaged: int = 0
 
 
 class Summary:
-    """``add`` problems and pieces as they come; `problems` gives each of them once."""
+    """Counts the results as they come; ``add`` returns each problem only once."""
 
     def __init__(self, plan: VerificationPlan, max_bad: float):
         self.max_bad = max_bad
         self.sources = [SourceCounts(name, size) for name, size in zip(plan.names, plan.sizes, strict=True)]
-        self._told: set[Problem] = set()
+        self._reported_problems: set[Problem] = set()
 
-    def add_unopened(self, plan: VerificationPlan) -> list[Problem]:
-        """Those of the plan itself."""
+    def add_unopened_sources(self, plan: VerificationPlan) -> list[Problem]:
+        """Count the plan's own problems and return them."""
         return [problem for number, problem in plan.problems if self._count(problem, self.sources[number])]
 
     def add(self, result: PieceResult) -> list[Problem]:
-        """The piece's problems that are new."""
+        """Count a piece and return its problems that are new."""
         counts = self.sources[result.piece.source]
         counts.samples += result.samples
         counts.images += result.images
@@ -45,28 +48,29 @@ class Summary:
 
     def _count(self, problem: Problem, counts: SourceCounts) -> bool:
         if problem.index is None:  # a tar that cannot be read fails every piece of it
-            if problem in self._told:
+            if problem in self._reported_problems:
                 return False
-            self._told.add(problem)
+            self._reported_problems.add(problem)
         if problem.damaged:
-            counts.damaged += 1
+            counts.num_damaged += 1
         else:
-            counts.bad += 1
+            counts.num_bad += 1
         return True
 
     @property
     def verdict(self) -> tuple[bool, str]:
-        """Is it fit for training, and why, in a line."""
-        samples, bad = sum(c.samples for c in self.sources), sum(c.bad for c in self.sources)
-        damaged = sum(c.damaged for c in self.sources)
-        many = [c for c in self.sources if c.bad > self.max_bad * c.samples]
-        said = [f"{damaged:,} damaged"] if damaged else []
-        said += [
-            f"source {c.name!r} has {c.bad:,} bad of {c.samples:,} samples, over {100 * self.max_bad:g} %" for c in many
+        """Whether the data is fit for training, and the reason in a line."""
+        samples, num_bad = sum(c.samples for c in self.sources), sum(c.num_bad for c in self.sources)
+        num_damaged = sum(c.num_damaged for c in self.sources)
+        bad_sources = [c for c in self.sources if c.num_bad > self.max_bad * c.samples]
+        reasons = [f"{num_damaged:,} damaged"] if num_damaged else []
+        reasons += [
+            f"source {c.name!r} has {c.num_bad:,} bad of {c.samples:,} samples, over {100 * self.max_bad:g} %"
+            for c in bad_sources
         ]
-        if said:
-            return False, f"not fit for training: {'; '.join(said)}"
-        return True, f"fit for training: {samples:,} samples, none damaged, {f'{bad:,}' if bad else 'none'} bad"
+        if reasons:
+            return False, f"not fit for training: {'; '.join(reasons)}"
+        return True, f"fit for training: {samples:,} samples, none damaged, {f'{num_bad:,}' if num_bad else 'none'} bad"
 
     def table(self) -> Table:
         from rich.table import Table
@@ -77,13 +81,13 @@ class Summary:
         for column in ("samples", "images", "bad", "damaged", "bytes"):
             table.add_column(column, justify="right", no_wrap=True)
         for c in self.sources:
-            numbers = [f"{value:,}" for value in (c.samples, c.images, c.bad, c.damaged)]
+            numbers = [f"{value:,}" for value in (c.samples, c.images, c.num_bad, c.num_damaged)]
             table.add_row(Text(printable(c.name)), *numbers, size_text(c.size))
         return table
 
 
 def size_text(size: int) -> str:
-    """``1.2 GB``."""
+    """A number of bytes such as ``1.2 GB``."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

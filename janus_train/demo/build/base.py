@@ -1,4 +1,4 @@
-"""Makes the tiny model's base: what Janus takes ready from others, pretrained here on the embedded images.
+"""Makes the tiny model's base: the pretrained parts that Janus starts from, trained here on the embedded images.
 
     python -m janus_train.demo.build.base --out data_recipes/demo/base
 
@@ -7,7 +7,7 @@ shards of this folder, training combinations only, and the model's shape (config
 transformers' layout, bf16, with those three and a tokenizer; adaptors, code embeddings and image head are left to the
 trainer. ``README.md`` there says how good each is after rounding. Deterministic for a seed on one machine.
 
-A part that is done is kept in ``--work`` and taken from there by ``--continue``.
+A finished part is saved in ``--work``, and ``--continue`` loads it from there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from janus_train.paths import ROOT
 
 STEPS = {"codes": 2000, "pictures": 1000, "vision": 1600, "llm": 1500}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
-"""What is saved, by part."""
+"""Prefixes of the saved tensors, by part."""
 MOST_BYTES = 8_000_000
 
 README = """# The base of the tiny model
@@ -74,7 +74,7 @@ def build_janus(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
 def train(
     part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, effort: float, seed: int
 ) -> Figures:
-    """Trains one part in place. Every part has its own seed, so that none depends on what was trained before it."""
+    """Train one part in place. Every part has its own seed, so that none depends on the parts trained before it."""
     steps = {name: max(1, round(number * effort)) for name, number in STEPS.items()}
     torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
     if part == "vq":
@@ -93,21 +93,21 @@ def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, tor
 def train_or_continue(
     part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, options: Any
 ) -> Figures:
-    weights, noted = options.work / f"{part}.safetensors", options.work / f"{part}.json"
-    if options.resume and noted.is_file():
+    weights, figures_file = options.work / f"{part}.safetensors", options.work / f"{part}.json"
+    if options.resume and figures_file.is_file():
         janus.load_state_dict(load_file(weights), strict=False)
-        return json.loads(noted.read_text())
+        return json.loads(figures_file.read_text())
     figures = train(part, janus, tokenizer, config, options.effort, options.seed)
     save_file(part_state(part, janus), weights)
-    noted.write_text(json.dumps(figures, indent=1))
+    figures_file.write_text(json.dumps(figures, indent=1))
     return figures
 
 
 def round_to_bf16(janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """The tensors to save; the model itself gets their rounded values, to be evaluated as shipped."""
-    rounded = {n: t.to(torch.bfloat16) for part in PREFIXES for n, t in part_state(part, janus).items()}
-    janus.load_state_dict({name: tensor.float() for name, tensor in rounded.items()}, strict=False)
-    return rounded
+    """Round the tensors to save; the model gets the rounded values too, so that it is evaluated as saved."""
+    rounded_state = {n: t.to(torch.bfloat16) for part in PREFIXES for n, t in part_state(part, janus).items()}
+    janus.load_state_dict({name: tensor.float() for name, tensor in rounded_state.items()}, strict=False)
+    return rounded_state
 
 
 def table(title: str, figures: Figures) -> str:
@@ -121,7 +121,7 @@ def table(title: str, figures: Figures) -> str:
 def write(
     janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, tables: list[str], out: Path, command: str
 ) -> None:
-    """Writes the folder beside ``out`` and puts it in its place as the last thing."""
+    """Write the folder beside ``out`` and rename it at the end."""
     with staged_folder(out) as staging:
         tokenizer.save_pretrained(staging)
         janus.config.dtype = "bfloat16"
@@ -160,21 +160,23 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)
     config = load_config()
-    made = options.resume and (options.work / "tokenizer.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(options.work) if made else make_tokenizer(config, options.work)
+    has_tokenizer = options.resume and (options.work / "tokenizer.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(options.work) if has_tokenizer else make_tokenizer(config, options.work)
     janus = build_janus(config, tokenizer, options.seed)
-    trained = {part: train_or_continue(part, janus, tokenizer, config, options) for part in options.parts}
-    if len(trained) < len(PREFIXES):
-        print(f"trained {', '.join(trained)}, kept in {options.work}: --continue without --parts makes the base of it")
+    training_figures = {part: train_or_continue(part, janus, tokenizer, config, options) for part in options.parts}
+    if len(training_figures) < len(PREFIXES):
+        print(
+            f"trained {', '.join(training_figures)}, kept in {options.work}: --continue without --parts makes the base of it"
+        )
         return
     round_to_bf16(janus)
-    measured = {
+    evaluation_figures = {
         "vq": evaluate_vq(janus.model.vqmodel, config.image_size),
         "vision": evaluate_vision(janus.model.vision_model, config.image_size),
         "llm": evaluate_llm(janus, tokenizer),
     }
     titles = {"vq": "VQ tokenizer", "vision": "vision encoder: linear probes, accuracy", "llm": "language model"}
-    tables = [table(titles[part], trained[part] | measured[part]) for part in PREFIXES]
+    tables = [table(titles[part], training_figures[part] | evaluation_figures[part]) for part in PREFIXES]
     print("\n\n".join(tables))
     write(janus, tokenizer, tables, options.out, "python -m janus_train.demo.build.base --out data_recipes/demo/base")
 

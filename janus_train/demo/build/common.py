@@ -1,4 +1,4 @@
-"""What the parts of the base share: where the data is, batches of images, the schedule, the progress line."""
+"""Shared by the modules that pretrain the base: the data, batches of images, the schedule, the progress line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from janus_train.demo.objects import embedded_shards
-from janus_train.demo.scenes import Scene, SceneSource, draw_scene, load_library, render
+from janus_train.demo.scenes import Scene, SceneSource, load_library, render, sample_scene
 
 SHARDS = embedded_shards()
-ENDLESS = 10**9  # length of a source that is drawn from in order
+ENDLESS = 10**9  # length of a source that is read in order
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Schedule:
 
 
 class Progress:
-    """Prints a line now and then: part, step, time, figures."""
+    """Prints a line every few steps: part, step, time, figures."""
 
     def __init__(self, part: str, steps: int, every: int = 100):
         self.part, self.steps, self.every, self.start = part, steps, every, time.monotonic()
@@ -75,12 +75,12 @@ class Images:
 
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:
-    """``count`` scenes of a split and their images, uint8 (count, 3, S, S); another set for another seed."""
+    """Sample ``count`` scenes of a split and their images, uint8 (count, 3, S, S)."""
     library = load_library(tuple(SHARDS))
     rng = np.random.default_rng(seed)
-    drawn = [draw_scene(library, rng, split) for _ in range(count)]
-    return drawn, to_tensor([render(scene, library, size) for scene in drawn])
+    sampled_scenes = [sample_scene(library, rng, split) for _ in range(count)]
+    return sampled_scenes, to_tensor([render(scene, library, size) for scene in sampled_scenes])
 
 
 Figures = dict[str, Any]
-"""What a part reports for the base's README."""
+"""The results of a part for the base's README."""

@@ -19,9 +19,9 @@ from janus_train.demo.build.common import ENDLESS, SHARDS, Figures, Progress, Sc
 from janus_train.demo.scenes import SceneSource, caption
 
 VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
-"""The order in which documents are drawn."""
-VIEWS_MEASURED = {"captions": "scene_caption", "readings": "reading", "definitions": "text", "dialogues": "dialogue"}
-DOCUMENTS = 24  # a step
+"""The views of consecutive training documents."""
+MEASURED_VIEWS = {"captions": "scene_caption", "readings": "reading", "definitions": "text", "dialogues": "dialogue"}
+DOCUMENTS = 24  # per step
 LONGEST = 160  # tokens; longer documents are cut
 
 
@@ -29,7 +29,7 @@ EMBEDDING_STD = 0.5
 
 
 def document(view: str, index: int, split: str = "train") -> str:
-    """A document as text, with the special tokens of Janus's formats where the stages will have them."""
+    """A document as text, with the special tokens of Janus's formats at the same places as in the stages."""
     name = {"scene_caption": "draw", "class_caption": "class", "reading": "conversation"}.get(view, view)
     source = SceneSource(SHARDS, name, split, ENDLESS)
     record = source[index]
@@ -40,7 +40,7 @@ def document(view: str, index: int, split: str = "train") -> str:
     turns = record.fields["conversations"]
     if view == "scene_caption":  # the words that ask for an image, as plain text
         return BOS + turns[0]["content"] + EOS
-    if view == "reading":  # questions on a scene in words: who can answer them knows what a caption says
+    if view == "reading":  # questions about a caption: a model that answers them understands captions
         words = caption(source.scene(index), np.random.default_rng(index))
         turns[0]["content"] = turns[0]["content"].replace(PLACEHOLDER, words)
     pieces = []
@@ -50,7 +50,7 @@ def document(view: str, index: int, split: str = "train") -> str:
 
 
 def texts(count: int) -> Iterator[str]:
-    """Training texts of every view without special tokens, for the tokenizer; words stand as they will in the stages."""
+    """Training texts of every view for the tokenizer, without special tokens."""
     views = ("text", "dialogue", "scene_caption", "conversation", "draw")
     for index in range(count):
         for view in views:
@@ -61,9 +61,9 @@ def texts(count: int) -> Iterator[str]:
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids (N, T) and targets (N, T) with -100 where there is nothing to predict.
+    """Right-padded ids and targets, both (N, width), of N documents, with -100 where there is nothing to predict.
 
-    Right padding with causal attention: no real token sees a pad.
+    width: tokens of the longest document. With causal attention no real token sees the padding on its right.
     """
     rows = [tokenizer.encode(d, add_special_tokens=False)[: LONGEST + 1] for d in documents]
     width = max(map(len, rows)) - 1
@@ -77,24 +77,24 @@ def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> tuple[tor
 
 def loss_sum(janus: JanusForConditionalGeneration, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     output = janus.model.language_model(input_ids=ids, use_cache=False)
-    wanted = targets != -100
-    return F.cross_entropy(janus.lm_head(output.last_hidden_state[wanted]), targets[wanted], reduction="sum")
+    has_target = targets != -100
+    return F.cross_entropy(janus.lm_head(output.last_hidden_state[has_target]), targets[has_target], reduction="sum")
 
 
 def train_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, steps: int) -> Figures:
     model = nn.ModuleList([janus.model.language_model, janus.lm_head]).train()
-    # Wide embeddings: beside vectors of 0.02 what the adaptors learn to put in is a hundred times larger within minutes,
-    # and the layers no longer change it. With these, text, features and codes enter the layers at one scale.
+    # Large embeddings: with vectors of scale 0.02, the adaptors' outputs become a hundred times larger within minutes,
+    # and the layers no longer change them. With these, text, features and codes enter the layers at the same scale.
     nn.init.normal_(janus.get_input_embeddings().weight, std=EMBEDDING_STD)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     schedule, progress = Schedule(3e-3, steps), Progress("llm", steps)
     for step in range(steps):
         schedule.apply(optimizer, step)
-        drawn = [step * DOCUMENTS + n for n in range(DOCUMENTS)]
-        ids, targets = batch(tokenizer, [document(VIEWS[i % len(VIEWS)], i) for i in drawn])
+        indices = [step * DOCUMENTS + n for n in range(DOCUMENTS)]
+        ids, targets = batch(tokenizer, [document(VIEWS[i % len(VIEWS)], i) for i in indices])
         loss = loss_sum(janus, ids, targets) / (targets != -100).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -106,10 +106,10 @@ def train_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokeniz
 
 @torch.no_grad()
 def evaluate_llm(janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, count: int = 240) -> Figures:
-    """Perplexity a token on captions of held-out combinations, and on definitions in wordings not trained on."""
+    """Perplexity per token on captions of held-out combinations, and on definitions in wordings not trained on."""
     janus.eval()
     figures: Figures = {}
-    for name, view in VIEWS_MEASURED.items():
+    for name, view in MEASURED_VIEWS.items():
         total, number = 0.0, 0
         for start in range(0, count, DOCUMENTS):
             documents = [document(view, i, "held_out") for i in range(start, start + DOCUMENTS)]

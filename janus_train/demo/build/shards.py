@@ -1,6 +1,6 @@
 """Builds the embedded image set: 3D emoji of objects as WebDataset shards, the same bytes each time.
 
-    python -m janus_train.demo.build.shards                    # takes the packages with npm, writes shards/
+    python -m janus_train.demo.build.shards                    # gets the packages with npm, writes shards/
     python -m janus_train.demo.build.shards --packages DIR     # the two .tgz of `npm pack` stand in DIR already
     python -m janus_train.demo.build.shards --check            # rebuilds beside and compares digests
 
@@ -8,8 +8,8 @@ In: two npm packages, both MIT, pinned by version and SHA-256 (`PACKAGES`): the 
 and tags in English and Chinese. Out: ``shards/objects-NNN.tar`` with ``KEY.json`` and ``KEY.webp`` (64x64 RGBA,
 lossless), an index beside each tar, ``shards.json`` over all of them, and ``LICENSE``.
 
-What the bytes depend on: the packages (pinned by digest) and Pillow with the WebP encoder in its wheel (`PILLOW`). Under
-another Pillow the images' pixels are the same and their compressed bytes may not be: ``--check`` says so.
+The bytes depend on the packages (pinned by digest) and on Pillow with the WebP encoder in its wheel (`PILLOW`). Another
+Pillow gives the same pixels, but the compressed bytes may differ: ``--check`` reports that.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ PACKAGES = {
 
 NPM_NAMES = ("@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0")
 PILLOW = ("12.3.0", "13.0.0")
-"""Versions seen to give the committed bytes."""
+"""Versions that are known to give the committed bytes."""
 
 GROUPS = {3: "animals & nature", 4: "food & drink", 5: "travel & places", 6: "activities", 7: "objects"}
-"""Emojibase's groups of things; left out are faces, people, symbols and flags."""
+"""Emojibase's groups of objects; faces, people, symbols and flags are left out."""
 
 CLOCK_FACES = ("o'clock", "-thirty")
 """Endings of the 24 clock faces, left out: at 64 pixels they differ by the angle of one hand."""
 
-RENAMED = {
+NEW_NAMES = {
     "locked": "closed padlock",
     "unlocked": "open padlock",
     "locked with pen": "padlock with pen",
     "locked with key": "padlock with key",
     "foggy": "bridge in fog",
 }
-"""Labels that are no nouns -> what the image shows."""
+"""Labels that are not nouns -> nouns for what the image shows."""
 
 SIZE = 64  # pixels a side
 OBJECTS_PER_SHARD = 210
@@ -93,7 +93,7 @@ SOFTWARE.
 
 
 def fetch(folder: Path) -> None:
-    """Puts both packages into ``folder`` with `npm pack`."""
+    """Download both packages into ``folder`` with `npm pack`."""
     try:
         subprocess.run(["npm", "pack", *NPM_NAMES], cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError:
@@ -101,65 +101,67 @@ def fetch(folder: Path) -> None:
             "npm is not installed: install it, or give --packages DIR with " + " and ".join(PACKAGES)
         ) from None
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip() or "no message").splitlines()[-1]
-        raise UserError(f"npm pack {' '.join(NPM_NAMES)}: {last}; or give --packages DIR with the files") from None
+        last_line = (error.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"npm pack {' '.join(NPM_NAMES)}: {last_line}; or give --packages DIR with the files") from None
 
 
 def open_package(folder: Path, name: str) -> dict[str, bytes]:
-    """The files of a package, by their path in it. Raises `UserError` where it is missing or is not the pinned one."""
+    """The files of a package, by their path in it. Raises `UserError` if it is missing or not the pinned one."""
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; get it with `npm pack {' '.join(NPM_NAMES)}`")
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != PACKAGES[name]:
-        raise UserError(f"{path}: SHA-256 {found} is not the pinned {PACKAGES[name]}; get it again with npm pack")
+    package_digest = hashlib.sha256(data).hexdigest()
+    if package_digest != PACKAGES[name]:
+        raise UserError(
+            f"{path}: SHA-256 {package_digest} is not the pinned {PACKAGES[name]}; get it again with npm pack"
+        )
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = [(m, tar.extractfile(m)) for m in tar.getmembers() if m.isfile()]
         return {m.name.removeprefix("package/"): f.read() for m, f in members if f is not None}
 
 
-def plain(text: str) -> str:
-    """Text with typewriter apostrophes."""
+def plain_apostrophes(text: str) -> str:
+    """The text with typewriter apostrophes."""
     return text.replace("\u2019", "'").strip()
 
 
 def shrink(data: bytes) -> Image.Image:
-    """The image at SIZE x SIZE, RGBA; scaled with premultiplied alpha, so that no edge takes colour from outside."""
+    """Scale an image to SIZE x SIZE, RGBA, with premultiplied alpha, so that edges get no colour from outside."""
     image = open_image(data).convert("RGBA").convert("RGBa")
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
 
 
 def objects(images: dict[str, bytes], labels: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Yields (key, fields, webp) of every object that has an image, in emojibase's order."""
+    """Yield (key, fields, webp) of every object that has an image, in emojibase's order."""
     english = json.loads(labels["en/data.json"])
     chinese = {entry["hexcode"]: entry for entry in json.loads(labels["zh/data.json"])}
     messages = json.loads(labels["en/messages.json"])
     # Two subgroups have number 46 in this version (seafood, sweets & candy); all 14 members are sweets: the last wins.
     subgroups = {entry["order"]: entry["message"] for entry in messages["subgroups"]}
     for entry in sorted((e for e in english if e.get("group") in GROUPS), key=lambda e: e["order"]):
-        name, key = plain(entry["label"]), entry["hexcode"].lower()
+        name, key = plain_apostrophes(entry["label"]), entry["hexcode"].lower()
         candidates = (key, f"{key}-fe0f", key.replace("-fe0f", ""))
-        found = next((c for c in candidates if f"assets/{c}.webp" in images), None)
-        if found is None or name.endswith(CLOCK_FACES):
+        image_name = next((c for c in candidates if f"assets/{c}.webp" in images), None)
+        if image_name is None or name.endswith(CLOCK_FACES):
             continue
-        translated = chinese[entry["hexcode"]]
+        chinese_entry = chinese[entry["hexcode"]]
         fields = {
-            "class_name": RENAMED.get(name, name),
-            "tags": [plain(tag) for tag in entry.get("tags", [])],
-            "class_name_zh": translated["label"],
-            "tags_zh": translated.get("tags", []),
+            "class_name": NEW_NAMES.get(name, name),
+            "tags": [plain_apostrophes(tag) for tag in entry.get("tags", [])],
+            "class_name_zh": chinese_entry["label"],
+            "tags_zh": chinese_entry.get("tags", []),
             "group": GROUPS[entry["group"]],
             "subgroup": subgroups[entry["subgroup"]],
             "hexcode": entry["hexcode"],
         }
         stream = io.BytesIO()
-        shrink(images[f"assets/{found}.webp"]).save(stream, "WEBP", lossless=True, quality=75, method=4)
+        shrink(images[f"assets/{image_name}.webp"]).save(stream, "WEBP", lossless=True, quality=75, method=4)
         yield key, fields, stream.getvalue()
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Adds a member that says nothing of when and by whom it was written."""
+    """Add a member without time and owner."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = len(data), 0, 0o644
     info.uid = info.gid = 0
@@ -168,7 +170,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def build(packages: Path, out: Path) -> list[Path]:
-    """Writes the tars, their indices and the licence into ``out``; returns the paths of all that depends on the data."""
+    """Write the tars, their indices and the licence into ``out``; returns the paths of the files to compare."""
     from janus_train.data.shards.index import LISTING, write_listing
     from janus_train.data.shards.scan import write_index
 
@@ -177,36 +179,36 @@ def build(packages: Path, out: Path) -> list[Path]:
     names = [fields["class_name"] for _, fields, _ in entries]
     assert len(set(names)) == len(names), "two objects share a name"
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    tars = []
     for number, start in enumerate(range(0, len(entries), OBJECTS_PER_SHARD)):
         path = out / f"objects-{number:03d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, fields, webp in entries[start : start + OBJECTS_PER_SHARD]:
                 add(tar, f"{key}.json", json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
                 add(tar, f"{key}.webp", webp)
-        written.append(path)
+        tars.append(path)
     (out / "LICENSE").write_text(LICENSE)
-    print(f"{len(entries)} objects in {len(written)} shards, {sum(p.stat().st_size for p in written) / 1e6:.1f} MB")
-    indices = [write_index(path) for path in written]
+    print(f"{len(entries)} objects in {len(tars)} shards, {sum(p.stat().st_size for p in tars) / 1e6:.1f} MB")
+    indices = [write_index(path) for path in tars]
     write_listing(out)
-    return [*written, *indices, out / LISTING]
+    return [*tars, *indices, out / LISTING]
 
 
 def check(packages: Path) -> None:
-    """Rebuilds into a temporary folder and compares with what is committed. Raises `UserError` at a difference."""
+    """Rebuild into a temporary folder and compare with the committed files. Raises `UserError` at a difference."""
     with tempfile.TemporaryDirectory() as folder:
         for path in build(packages, Path(folder)):
-            committed = SHARDS_FOLDER / path.name
-            if not committed.is_file():
-                raise UserError(f"{committed}: missing; run python -m janus_train.demo.build.shards")
-            if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed.read_bytes()).digest():
-                known = " and ".join(PILLOW)
+            committed_file = SHARDS_FOLDER / path.name
+            if not committed_file.is_file():
+                raise UserError(f"{committed_file}: missing; run python -m janus_train.demo.build.shards")
+            if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(committed_file.read_bytes()).digest():
+                versions = " and ".join(PILLOW)
                 hint = (
                     ""
                     if PIL.__version__ in PILLOW
-                    else f" (Pillow {known} give these bytes; this is {PIL.__version__})"
+                    else f" (Pillow {versions} give these bytes; this is {PIL.__version__})"
                 )
-                raise UserError(f"{committed}: differs from what the packages give{hint}")
+                raise UserError(f"{committed_file}: differs from what the packages give{hint}")
     print("the committed shards are what the packages give")
 
 

@@ -1,6 +1,6 @@
-"""The base's tokenizer: byte-level BPE of exactly the model's vocabulary, Janus's special tokens among it.
+"""Trains the base's tokenizer: byte-level BPE with exactly the model's vocabulary size, including special tokens.
 
-In: texts. Out: a ``PreTrainedTokenizerFast`` that adds no special token by itself.
+In: texts. Out: a ``PreTrainedTokenizerFast`` that does not add special tokens by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with exactly ``vocab_size`` entries: special tokens, the 256 bytes, merges.
+    """Train byte-level BPE with exactly ``vocab_size`` entries: special tokens, the 256 bytes, merges.
 
     The byte-level pre-tokenizer (GPT-2's rule) starts a word at its space, so "<|Assistant|>:" + " Answer" gives the
     same tokens as the two pieces alone: templates may be cut there.

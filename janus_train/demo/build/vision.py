@@ -1,11 +1,11 @@
-"""Pretrains the base's understanding encoder by setting images against names, as CLIP and SigLIP do.
+"""Pretrains the base's understanding encoder by contrasting images with names, as CLIP and SigLIP do.
 
-Here the texts are short and few (object names, background colours, counts), so every image is set against all of them
-and not only against its batch's; with that, CLIP's softmax (arXiv 2103.00020) learns faster than SigLIP's sigmoids,
-which spend long on learning that most names do not fit. The "text tower" is a table of label embeddings. Pooling (an
-attention with one query a place) and the table belong to this pretraining alone: kept is the encoder, whose patch
-features Janus uses. A second loss asks each patch what covers it, in the manner of SigLIP 2's local losses, so that place
-and identity can be read from the features with a linear map.
+Here the texts are short and few (object names, background colours, counts), so every image is contrasted with all of them
+and not only with those of its batch. With all texts, CLIP's softmax (arXiv 2103.00020) learns faster than SigLIP's
+sigmoids, which spend a long time on learning that most names do not fit. The "text tower" is a table of label embeddings.
+Pooling (an attention with one query per place) and the table are used only in this pretraining; only the encoder is
+kept, whose patch features Janus uses. A second loss predicts for each patch the object that covers it, like SigLIP 2's
+local losses, so that place and identity can be read from the features with a linear map.
 
 In: a ``JanusVisionModel``. Out: the same, trained; accuracies of linear probes on held-out combinations.
 """
@@ -20,81 +20,81 @@ from transformers.models.janus.modeling_janus import JanusVisionModel
 
 from janus_train.demo.build.common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
 from janus_train.demo.objects import PLACES_OF_COUNT
-from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, draw_scene, load_library, render
+from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, load_library, render, sample_scene
 
 PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)
-IMAGES = 32  # a step
+IMAGES = 32  # per step
 
 
 class Labels:
-    """The answers for a batch of N scenes: the targets of the pretraining and of the probes. Object K is "nothing"."""
+    """The targets of pretraining and probes for a batch of N scenes. ``no_object`` stands for "no object"."""
 
-    def __init__(self, drawn: list[Scene], patches_a_side: int):
-        count, nothing = len(drawn), len(load_library(tuple(SHARDS)).objects)
-        self.colour = torch.tensor([COLOURS.index(s.background) if s.background else -1 for s in drawn])
-        self.count = torch.tensor([len(s.objects) - 1 for s in drawn])
-        self.at_place = torch.full((count, len(PLACES)), nothing)  # the object's number
-        self.patches = torch.full((count, patches_a_side**2), nothing)  # which object covers the patch's middle
-        self.nothing = nothing
+    def __init__(self, scene_batch: list[Scene], patches_a_side: int):
+        count, no_object = len(scene_batch), len(load_library(tuple(SHARDS)).objects)
+        self.colour = torch.tensor([COLOURS.index(s.background) if s.background else -1 for s in scene_batch])
+        self.count = torch.tensor([len(s.objects) - 1 for s in scene_batch])
+        self.at_place = torch.full((count, len(PLACES)), no_object)  # the object's number
+        self.patches = torch.full((count, patches_a_side**2), no_object)  # the object that covers the patch's center
+        self.no_object = no_object
         middles = (np.arange(patches_a_side) + 0.5) * UNIT / patches_a_side
-        for n, scene in enumerate(drawn):
-            for placed in scene.objects:
-                self.at_place[n, PLACES.index(placed.place)] = placed.object.number
-                inside_x = np.abs(middles - placed.x) < placed.side / 2
-                inside_y = np.abs(middles - placed.y) < placed.side / 2
-                self.patches[n, torch.from_numpy(np.outer(inside_y, inside_x).ravel())] = placed.object.number
+        for n, scene in enumerate(scene_batch):
+            for placed_object in scene.objects:
+                self.at_place[n, PLACES.index(placed_object.place)] = placed_object.object.number
+                inside_x = np.abs(middles - placed_object.x) < placed_object.side / 2
+                inside_y = np.abs(middles - placed_object.y) < placed_object.side / 2
+                self.patches[n, torch.from_numpy(np.outer(inside_y, inside_x).ravel())] = placed_object.object.number
 
 
-class Head(nn.Module):
-    """Pooling and label embeddings, for pretraining only. Features (N, P, W) -> logits."""
+class LabelHead(nn.Module):
+    """Pooling and label embeddings, for pretraining only. Features (N, P, width) -> logits."""
 
-    def __init__(self, width: int, objects: int):
+    def __init__(self, width: int, num_objects: int):
         super().__init__()
         self.query = nn.Parameter(torch.randn(len(PLACES), width) * 0.5)
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         self.patch = nn.Linear(width, width)
-        self.names = nn.Linear(width, objects + 1)
+        self.names = nn.Linear(width, num_objects + 1)
         self.colour, self.count = nn.Linear(width, len(COLOURS)), nn.Linear(width, 3)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Names at each place (N, places, objects + 1), names a patch (N, P, objects + 1)."""
+        """Logits of names for each place (N, places, objects + 1) and for each patch (N, P, objects + 1)."""
         weights = torch.softmax(self.query @ self.key(features).transpose(1, 2) / features.shape[-1] ** 0.5, dim=-1)
         return self.names(weights @ self.value(features)), self.names(self.patch(features))
 
 
-def pretraining_loss(head: Head, features: torch.Tensor, labels: Labels) -> torch.Tensor:
+def pretraining_loss(head: LabelHead, features: torch.Tensor, labels: Labels) -> torch.Tensor:
     at_place, a_patch = head(features)
     mean = features.mean(1)
-    known = labels.colour >= 0  # class images have no background to name
-    covered = (labels.patches != labels.nothing).flatten()
+    has_colour = labels.colour >= 0  # class images have no background to name
+    is_covered = (labels.patches != labels.no_object).flatten()
     names = F.cross_entropy(a_patch.flatten(0, 1), labels.patches.flatten(), reduction="none")
-    there = (labels.at_place != labels.nothing).flatten()
+    is_present = (labels.at_place != labels.no_object).flatten()
     places = F.cross_entropy(at_place.flatten(0, 1), labels.at_place.flatten(), reduction="none")
     return (
-        places[there].mean()
-        + places[~there].mean()
-        + names[covered].mean()
-        + 0.3 * names[~covered].mean()
-        + F.cross_entropy(head.colour(mean[known]), labels.colour[known])
-        + F.cross_entropy(head.count(mean[known]), labels.count[known])
+        places[is_present].mean()
+        + places[~is_present].mean()
+        + names[is_covered].mean()
+        + 0.3 * names[~is_covered].mean()
+        + F.cross_entropy(head.colour(mean[has_colour]), labels.colour[has_colour])
+        + F.cross_entropy(head.count(mean[has_colour]), labels.count[has_colour])
     )
 
 
 def training_batch(library: Library, rng: np.random.Generator, size: int) -> tuple[list[Scene], torch.Tensor]:
     """Three quarters scenes of the training split, one quarter class images."""
-    drawn = []
+    scene_batch = []
     for number in range(IMAGES):
         if number % 4 == 3:
-            drawn.append(class_scene(library.objects[rng.integers(len(library.objects))]))
+            scene_batch.append(class_scene(library.objects[rng.integers(len(library.objects))]))
         else:
-            drawn.append(draw_scene(library, rng, "train"))
-    return drawn, to_tensor([render(scene, library, size) for scene in drawn])
+            scene_batch.append(sample_scene(library, rng, "train"))
+    return scene_batch, to_tensor([render(scene, library, size) for scene in scene_batch])
 
 
 def train_vision(vision: JanusVisionModel, size: int, steps: int, seed: int) -> Figures:
     library = load_library(tuple(SHARDS))
-    head = Head(vision.config.hidden_size, len(library.objects))
+    head = LabelHead(vision.config.hidden_size, len(library.objects))
     model = nn.ModuleList([vision, head]).train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     schedule, progress = Schedule(2e-3, steps, warmup=100), Progress("vision", steps)
@@ -102,8 +102,8 @@ def train_vision(vision: JanusVisionModel, size: int, steps: int, seed: int) -> 
     side = size // vision.config.patch_size
     for step in range(steps):
         schedule.apply(optimizer, step)
-        drawn, pixels = training_batch(library, rng, size)
-        loss = pretraining_loss(head, vision(to_float(pixels)).last_hidden_state, Labels(drawn, side))
+        scene_batch, pixels = training_batch(library, rng, size)
+        loss = pretraining_loss(head, vision(to_float(pixels)).last_hidden_state, Labels(scene_batch, side))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -116,13 +116,13 @@ LAYOUTS = [places for arrangements in PLACES_OF_COUNT.values() for places in arr
 
 
 def features_of(vision: JanusVisionModel, pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, S, S) -> features (N, P, W)."""
+    """uint8 (N, 3, S, S) -> features (N, P, width)."""
     with torch.no_grad():
         return torch.cat([vision(to_float(chunk)).last_hidden_state for chunk in pixels.split(64)])
 
 
 def fit(inputs: torch.Tensor, targets: torch.Tensor, classes: int, steps: int = 400) -> nn.Linear:
-    """A linear classifier by gradient descent (logistic regression on frozen features)."""
+    """Fit a linear classifier by gradient descent (logistic regression on frozen features)."""
     torch.manual_seed(0)
     probe = nn.Linear(inputs.shape[1], classes)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=0.02, weight_decay=0.01)
@@ -135,20 +135,20 @@ def fit(inputs: torch.Tensor, targets: torch.Tensor, classes: int, steps: int = 
 
 
 @torch.no_grad()
-def object_accuracy(probe: nn.Linear, features: torch.Tensor, drawn: list[Scene], labels: Labels) -> Figures:
-    """Top-1 over all objects, by size: the patches an object covers vote with their log-probabilities."""
+def object_accuracy(probe: nn.Linear, features: torch.Tensor, scene_batch: list[Scene], labels: Labels) -> Figures:
+    """Top-1 accuracy over all objects, by size: the patches of an object vote with their log-probabilities."""
     hits: dict[int, list[bool]] = {}
-    for n, scene in enumerate(drawn):
+    for n, scene in enumerate(scene_batch):
         votes = F.log_softmax(probe(features[n]), dim=-1)  # (P, objects)
-        for placed in scene.objects:
-            own = labels.patches[n] == placed.object.number
-            guess = int(votes[own].sum(0).argmax())
-            hits.setdefault(placed.side, []).append(guess == placed.object.number)
+        for placed_object in scene.objects:
+            object_patches = labels.patches[n] == placed_object.object.number
+            guess = int(votes[object_patches].sum(0).argmax())
+            hits.setdefault(placed_object.side, []).append(guess == placed_object.object.number)
     return {f"object at {side} px, of all {probe.out_features}": sum(h) / len(h) for side, h in sorted(hits.items())}
 
 
 def evaluate_vision(vision: JanusVisionModel, size: int, train_count: int = 4000, count: int = 800) -> Figures:
-    """Accuracies on held-out combinations of linear probes fitted on training scenes the encoder has not seen as such."""
+    """Accuracies of linear probes on held-out combinations; the probes are fitted on new scenes of the training split."""
     vision.eval()
     side = size // vision.config.patch_size
     sets = [scenes("train", 7001, train_count, size), scenes("held_out", 7002, count, size)]
@@ -162,9 +162,9 @@ def evaluate_vision(vision: JanusVisionModel, size: int, train_count: int = 4000
         ("count", y_train.count, y_test.count, 3),
         ("places", layouts[0], layouts[1], len(LAYOUTS)),
     )
-    for name, fitted, tested, classes in probes:
-        probe = fit(x_train.mean(1), fitted, classes)
-        figures[f"{name} (mean of features)"] = (probe(x_test.mean(1)).argmax(1) == tested).float().mean().item()
-    covered = y_train.patches != y_train.nothing
-    probe = fit(x_train[covered], y_train.patches[covered], y_train.nothing, steps=1500)
+    for name, train_targets, test_targets, classes in probes:
+        probe = fit(x_train.mean(1), train_targets, classes)
+        figures[f"{name} (mean of features)"] = (probe(x_test.mean(1)).argmax(1) == test_targets).float().mean().item()
+    is_covered = y_train.patches != y_train.no_object
+    probe = fit(x_train[is_covered], y_train.patches[is_covered], y_train.no_object, steps=1500)
     return figures | object_accuracy(probe, x_test, test, y_test)

@@ -2,18 +2,18 @@
 
 In: a ``JanusVQVAE``. Out: the same, trained; reconstruction errors on held-out combinations.
 
-Official rule (docs/janus.md): latent and codebook are L2-normalised, the nearest code is the one of largest cosine,
-and what the decoder gets is the normalised code. Two phases, because the decoder's full-size layers cost ten times
-all else on a CPU:
+Official rule (docs/janus.md): latent and codebook are L2-normalised, the nearest code is the one with the largest cosine,
+and the decoder gets the normalised code. There are two phases, because the decoder's full-size layers cost ten times as
+much as everything else on a CPU:
 
 1. codes: encoder, codebook and the decoder's 8x8 layers learn with a cheap head that turns each 8x8 feature into its
-   8x8 pixels. The codes are final after it.
-   A code should say what is in its cell, not what is around it: left alone, a plain background took 20 to 40 codes
-   (3 nats a cell, of the 6.2 there are) and a third of an object's codes changed with its place, which is noise to a
+   8x8 pixels. The codes are final after this phase.
+   A code should describe its cell and not its surroundings. Without further measures, a plain background took 20 to 40
+   codes (3 nats per cell, of 6.2 possible) and a third of an object's codes changed with its place, which is noise to a
    model that has to predict them. So the encoder's middle block (attention over the whole image) stays the identity,
    and a loss asks for the same latents among other neighbours; codes that differ too little to matter are merged.
-2. pictures: the decoder proper learns to draw from the frozen codes. The residual blocks of its last level begin as
-   the identity and are left out of most steps, then trained with the rest.
+2. pictures: the full decoder learns to decode the frozen codes. The residual blocks of its last level begin as the
+   identity and are left out of most steps, then trained with the rest.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from janus_train.model.vq import decode_codes, encode_images
 CODES_BATCH, IMAGES_BATCH = 16, 8
 PEAK = 2e-3
 LOCALITY = 0.4
-"""Weight of the loss that asks a cell's latent to be the same among other neighbours and in another place (`recomposed`)."""
-SAME = 0.98
-"""Codes of a larger cosine are one. Much-used latents attract many codes that differ in nothing one could see: without
-merging 8 backgrounds take 60 codes, 1.9 nats a cell; with it 15 and 0.05, for 0.15 dB of the images."""
+"""Weight of the loss that asks for the same latent of a cell among other neighbours and in another place (`recompose`)."""
+SAME_COSINE = 0.98
+"""Codes with a larger cosine are merged. Frequent latents attract many codes without a visible difference: without
+merging 8 backgrounds take 60 codes, 1.9 nats per cell; with it 15 and 0.05, at a cost of 0.15 dB of the images."""
 DECAY = 0.99  # of the codebook's moving averages
 FREE = 1 / 8  # share of the first phase without quantisation, before the codebook starts from k-means
-RESTARTS = 0.8  # share of the first phase in which unused codes are given new places
+RESTARTS = 0.8  # share of the first phase in which unused codes are moved
 
 
 class Codebook:
-    """Unit-norm codes as moving averages of the latents they stand for (van den Oord et al., 1711.00937, appendix)."""
+    """Unit-norm codes as moving averages of their latents (van den Oord et al., 1711.00937, appendix)."""
 
     def __init__(self, latents: torch.Tensor, num_codes: int):
         self.codes = self._kmeans(latents, num_codes)
@@ -50,7 +50,7 @@ class Codebook:
 
     @staticmethod
     def _kmeans(latents: torch.Tensor, num_codes: int, rounds: int = 12) -> torch.Tensor:
-        """Spherical k-means over latents (n, e)."""
+        """Spherical k-means over latents (N, e)."""
         codes = latents[torch.randperm(len(latents))[:num_codes]].clone()
         for _ in range(rounds):
             nearest = (latents @ codes.T).argmax(1)
@@ -73,24 +73,24 @@ class Codebook:
         self.codes = F.normalize(self.sums, dim=1)
 
     def _restart(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
-        """Codes hardly used move to latents that are badly stood for."""
-        unused = (self.counts < 0.05 * self.counts.mean()).nonzero()[:, 0]
-        if len(unused):
+        """Move rarely used codes to latents that are far from their codes."""
+        unused_codes = (self.counts < 0.05 * self.counts.mean()).nonzero()[:, 0]
+        if len(unused_codes):
             badness = 1 - (latents * self.codes[ids]).sum(1)
-            moved = latents[torch.multinomial(badness.clamp_min(1e-6), len(unused))]
-            self.counts[unused] = 0.3 * self.counts.mean()
-            self.sums[unused] = moved * self.counts[unused, None]
+            new_codes = latents[torch.multinomial(badness.clamp_min(1e-6), len(unused_codes))]
+            self.counts[unused_codes] = 0.3 * self.counts.mean()
+            self.sums[unused_codes] = new_codes * self.counts[unused_codes, None]
 
     def merge(self) -> None:
-        """Drops every code nearly the same as one used more. The dropped ones point away from all latents, unused."""
-        kept: list[int] = []
+        """Drop every code that is nearly equal to a more frequent one. Dropped codes point away from all latents."""
+        kept_codes: list[int] = []
         for code in self.counts.argsort(descending=True).tolist():
-            if not kept or float((self.codes[kept] @ self.codes[code]).max()) < SAME:
-                kept.append(code)
-        dropped = torch.ones(len(self.codes), dtype=torch.bool)
-        dropped[kept] = False
-        self.codes[dropped] = -F.normalize(self.codes[kept].mean(0), dim=0)
-        self.counts[dropped] = 0
+            if not kept_codes or float((self.codes[kept_codes] @ self.codes[code]).max()) < SAME_COSINE:
+                kept_codes.append(code)
+        is_dropped = torch.ones(len(self.codes), dtype=torch.bool)
+        is_dropped[kept_codes] = False
+        self.codes[is_dropped] = -F.normalize(self.codes[kept_codes].mean(0), dim=0)
+        self.counts[is_dropped] = 0
 
     @property
     def perplexity(self) -> float:
@@ -98,8 +98,8 @@ class Codebook:
         return float((-(share * share.clamp_min(1e-9).log()).sum()).exp())
 
 
-class Head(nn.Module):
-    """A feature's own patch of pixels, from it and its neighbours: for the first phase only."""
+class PatchHead(nn.Module):
+    """Predicts a feature's patch of pixels from it and its neighbours, for the first phase only."""
 
     def __init__(self, width: int, stride: int):
         super().__init__()
@@ -110,11 +110,11 @@ class Head(nn.Module):
         return F.pixel_shuffle(self.out(F.gelu(self.mix(hidden))), self.stride)
 
 
-def pixel_loss(made: torch.Tensor, wanted: torch.Tensor, edges: float = 0.0) -> torch.Tensor:
-    """L1 + L2 / 2 in -1..1, pixels off the background counting three times; ``edges`` weighs the error of gradients."""
-    ground = wanted.flatten(2).median(2).values[..., None, None]  # most pixels are background, or nearly
-    weights = 1 + 2 * ((wanted - ground).abs().amax(1, keepdim=True) > 0.02).float()
-    error = made - wanted
+def pixel_loss(output: torch.Tensor, target: torch.Tensor, edges: float = 0.0) -> torch.Tensor:
+    """L1 + L2 / 2 in -1..1; object pixels count three times; ``edges``: weight of the error of gradients."""
+    ground = target.flatten(2).median(2).values[..., None, None]  # most pixels are background, or nearly
+    weights = 1 + 2 * ((target - ground).abs().amax(1, keepdim=True) > 0.02).float()
+    error = output - target
     loss = (weights * (error.abs() + 0.5 * error.square())).mean() / weights.mean()
     if edges:
         loss = loss + edges * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
@@ -122,7 +122,7 @@ def pixel_loss(made: torch.Tensor, wanted: torch.Tensor, edges: float = 0.0) -> 
 
 
 def start_residuals(vq: JanusVQVAE) -> None:
-    """Residual blocks near the identity; the upsampling ones exactly, and their convolutions near it too."""
+    """Initialise residual blocks near the identity, those of the upsampling levels exactly, and upsampling near it."""
     for name, parameter in vq.named_parameters():
         if name.endswith("conv2.weight"):
             parameter.data.mul_(0.1)
@@ -138,7 +138,7 @@ def start_residuals(vq: JanusVQVAE) -> None:
 
 
 def narrow(encoder: JanusVQVAEEncoder) -> None:
-    """The encoder sees little beyond a cell: its middle block is the identity for good, the last convolution nearly 1x1."""
+    """Limit the encoder's view to a cell: its middle block stays the identity, its last convolution is nearly 1x1."""
     for name, parameter in encoder.mid.named_parameters():
         parameter.requires_grad_(False)
         if "conv2" in name or "proj_out" in name:
@@ -158,13 +158,13 @@ def small_layers(decoder: JanusVQVAEDecoder, latent: torch.Tensor) -> torch.Tens
     return hidden
 
 
-def draw(decoder: JanusVQVAEDecoder, latent: torch.Tensor, whole: bool) -> torch.Tensor:
-    """The decoder's forward; unless ``whole`` without the last level's blocks, which are the identity then."""
+def decode(decoder: JanusVQVAEDecoder, latent: torch.Tensor, all_layers: bool) -> torch.Tensor:
+    """The decoder's forward pass; unless ``all_layers``, without the last level's blocks, which are the identity then."""
     hidden = small_layers(decoder, latent)
-    last = len(decoder.up) - 1
-    for number in range(1, last + 1):
+    last_level = len(decoder.up) - 1
+    for number in range(1, last_level + 1):
         hidden = decoder.up[number - 1].upsample(hidden)
-        if number < last or whole:
+        if number < last_level or all_layers:
             for block in decoder.up[number].block:
                 hidden = block(hidden)
     hidden = decoder.norm_out(hidden)
@@ -172,7 +172,7 @@ def draw(decoder: JanusVQVAEDecoder, latent: torch.Tensor, whole: bool) -> torch
 
 
 def flat_latents(vq: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels in -1..1 -> unit latents (N * P, e)."""
+    """Pixels (N, 3, S, S) in -1..1 -> unit latents (N * P, e); e: size of a code's embedding."""
     return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -182,8 +182,8 @@ def as_grid(flat: torch.Tensor, like: torch.Tensor, stride: int) -> torch.Tensor
     return flat.view(len(like), side, side, -1).permute(0, 3, 1, 2)
 
 
-def recomposed(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image gets a block of cells of the next one, and all of it moves round by whole cells.
+def recompose(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put a block of cells of another image into each image, and shift the result cyclically by whole cells.
 
     Pixels (N, 3, S, S) and their latents (N * P, e) -> the new pixels, and those cells' latents in their new places.
     """
@@ -194,17 +194,19 @@ def recomposed(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tupl
         (top, left), (height, width) = torch.randint(cells - 2, (2,)), torch.randint(2, cells, (2,))
         row[top : top + height, left : left + width] = True
     in_pixels = block.repeat_interleave(stride, 1).repeat_interleave(stride, 2)[:, None]
-    mixed = torch.where(in_pixels, pixels.roll(1, 0), pixels)
-    expected = torch.where(block[..., None], grid.roll(1, 0), grid)
+    mixed_pixels = torch.where(in_pixels, pixels.roll(1, 0), pixels)
+    target_latents = torch.where(block[..., None], grid.roll(1, 0), grid)
     down, right = (int(n) for n in torch.randint(cells, (2,)))
-    return mixed.roll((down * stride, right * stride), (2, 3)), expected.roll((down, right), (1, 2)).flatten(0, 2)
+    return mixed_pixels.roll((down * stride, right * stride), (2, 3)), target_latents.roll(
+        (down, right), (1, 2)
+    ).flatten(0, 2)
 
 
 def train_codes(vq: JanusVQVAE, size: int, steps: int) -> Figures:
-    """First phase. Stores the unit-norm codebook in ``vq.quantize``."""
+    """Run the first phase and store the unit-norm codebook in ``vq.quantize``."""
     stride = 2 ** (len(vq.decoder.up) - 1)
     images = Images(size)
-    head = Head(vq.decoder.mid.block_2.conv2.out_channels, stride)
+    head = PatchHead(vq.decoder.mid.block_2.conv2.out_channels, stride)
     model = nn.ModuleList([vq, head]).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it for modules
     start_residuals(vq)
@@ -213,25 +215,25 @@ def train_codes(vq: JanusVQVAE, size: int, steps: int) -> Figures:
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.0)
     schedule, progress = Schedule(PEAK, steps), Progress("vq codes", steps)
     book: Codebook | None = None
-    free, seen = int(steps * FREE), []
+    free_steps, latent_batches = int(steps * FREE), []
     for step in range(steps):
         schedule.apply(optimizer, step)
         pixels = to_float(images.batch(step, CODES_BATCH))
         latents = flat_latents(vq, pixels)
-        quantised, commitment, locality = latents, torch.zeros(()), torch.zeros(())
-        if free - 10 <= step < free:
-            seen.append(latents.detach())
-        if step == free:
-            book = Codebook(torch.cat([*seen, latents.detach()]), vq.quantize.num_embeddings)
+        quantised_latents, commitment, locality = latents, torch.zeros(()), torch.zeros(())
+        if free_steps - 10 <= step < free_steps:
+            latent_batches.append(latents.detach())
+        if step == free_steps:
+            book = Codebook(torch.cat([*latent_batches, latents.detach()]), vq.quantize.num_embeddings)
         if book is not None:
             ids = book.nearest(latents.detach())
             codes = book.codes[ids]
             commitment = (1 - (latents * codes).sum(1)).mean()
-            quantised = latents + (codes - latents).detach()  # straight through
+            quantised_latents = latents + (codes - latents).detach()  # straight through
             book.update(latents.detach(), ids, restart=step % 20 == 0 and step < RESTARTS * steps)
-            mixed, expected = recomposed(pixels, latents, stride)
-            locality = (1 - (flat_latents(vq, mixed) * expected).sum(1)).mean()
-        hidden = small_layers(vq.decoder, vq.post_quant_conv(as_grid(quantised, pixels, stride)))
+            mixed_pixels, target_latents = recompose(pixels, latents, stride)
+            locality = (1 - (flat_latents(vq, mixed_pixels) * target_latents).sum(1)).mean()
+        hidden = small_layers(vq.decoder, vq.post_quant_conv(as_grid(quantised_latents, pixels, stride)))
         loss = pixel_loss(head(hidden), pixels)
         optimizer.zero_grad()
         (loss + 0.25 * commitment + LOCALITY * locality).backward()
@@ -251,22 +253,22 @@ def train_codes(vq: JanusVQVAE, size: int, steps: int) -> Figures:
 
 
 def train_images(vq: JanusVQVAE, size: int, steps: int, whole_from: float = 0.8) -> Figures:
-    """Second phase: the decoder from frozen codes; the last level's blocks join after ``whole_from`` of the steps."""
+    """Run the second phase: the decoder learns; its last level's blocks join after ``whole_from`` of the steps."""
     images = Images(size)
     stride = 2 ** (len(vq.decoder.up) - 1)
-    trained = nn.ModuleList([vq.post_quant_conv, vq.decoder]).train()
-    optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
+    trainable_layers = nn.ModuleList([vq.post_quant_conv, vq.decoder]).train()
+    optimizer = torch.optim.AdamW(trainable_layers.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     schedule, progress = Schedule(PEAK, steps), Progress("vq images", steps)
     for step in range(steps):
         schedule.apply(optimizer, step)
         pixels = to_float(images.batch(10**6 + step, IMAGES_BATCH))
         ids = encode_images(vq, pixels).flatten()
         latent = as_grid(vq.quantize.embedding.weight.detach()[ids], pixels, stride)
-        made = draw(vq.decoder, vq.post_quant_conv(latent), whole=step >= whole_from * steps)
-        loss = pixel_loss(made, pixels, edges=0.5)
+        output = decode(vq.decoder, vq.post_quant_conv(latent), all_layers=step >= whole_from * steps)
+        loss = pixel_loss(output, pixels, edges=0.5)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trainable_layers.parameters(), 1.0)
         optimizer.step()
         progress(step, loss=loss.item())
     vq.eval()
@@ -275,12 +277,12 @@ def train_images(vq: JanusVQVAE, size: int, steps: int, whole_from: float = 0.8)
 
 @torch.no_grad()
 def evaluate_vq(vq: JanusVQVAE, size: int, count: int = 200) -> Figures:
-    """Errors of reconstruction on held-out combinations, in 0..255, and how much of the codebook they use."""
+    """Reconstruction errors on held-out combinations, in 0..255, and the share of the codebook that they use."""
     vq.eval()
     _, pixels = scenes("held_out", 7003, count, size)
     ids = encode_images(vq, to_float(pixels))
-    made = decode_codes(vq, ids).permute(0, 3, 1, 2).float()
-    error = made - pixels.float()
+    output = decode_codes(vq, ids).permute(0, 3, 1, 2).float()
+    error = output - pixels.float()
     ground = pixels.flatten(2).mode(2).values[..., None, None]  # the background's colour
     on_ground = (pixels == ground).all(1, keepdim=True).expand_as(error)
     return {

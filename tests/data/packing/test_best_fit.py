@@ -10,46 +10,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.packing import STAGES, simulate
-from janus_train.data.packing.best_fit import BestFitPacker, Choice, Cut, Item, Unit
+from janus_train.data.packing.best_fit import BestFitPacker, Choice, Cut, RatioUnit, WaitingDocument
 from janus_train.data.types import Kind
 
 T = 128
 
 
-class Waiting:
+class SimulatedStream:
     """Documents of random lengths that wait, as a stream keeps them."""
 
     def __init__(self, packer: BestFitPacker, rng: random.Random, longest: int):
         self.packer, self.rng, self.longest = packer, rng, longest
         self.documents: dict[Kind, list[list[int]]] = {kind: [] for kind in packer.shares}  # [left, whole, row]
-        self.placed: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
-        self.row, self.longest_seen, self.most_waited = 0, 1, 0
+        self.placed_weights: dict[Kind, float] = dict.fromkeys(packer.shares, 0.0)
+        self.row, self.longest_seen, self.max_rows_waited = 0, 1, 0
 
     def next_row(self) -> list[Choice]:
-        for kind, waiting in self.documents.items():
-            while len(waiting) < self.packer.lookahead or sum(left for left, _, _ in waiting) < T:
+        for kind, documents in self.documents.items():
+            while len(documents) < self.packer.lookahead or sum(free for free, _, _ in documents) < T:
                 tokens = self.rng.randint(5, self.longest if kind == "text" else min(self.longest, T))
                 self.longest_seen = max(self.longest_seen, min(tokens, T))
-                waiting.append([tokens, tokens, self.row])
-        items = {
-            kind: [Item(left, whole, kind == "text", self.row - since) for left, whole, since in waiting]
-            for kind, waiting in self.documents.items()
+                documents.append([tokens, tokens, self.row])
+        candidates = {
+            kind: [WaitingDocument(free, total, kind == "text", self.row - since) for free, total, since in documents]
+            for kind, documents in self.documents.items()
         }
-        chosen = self.packer.choose(items, self.placed, phase=7, longest=self.longest_seen)
-        for choice in chosen:
+        choices = self.packer.choose(candidates, self.placed_weights, phase=7, longest=self.longest_seen)
+        for choice in choices:
             document = self.documents[choice.kind][choice.place]
             assert choice.tokens == document[0] or (choice.kind == "text" and choice.tokens < document[0])
             if choice.tokens < document[0]:  # a piece: in "long" only of what a row cannot hold
                 assert self.packer.cut == "fit" or document[0] > T
                 assert min(choice.tokens, document[0] - choice.tokens) >= self.packer.smallest_piece
-            self.placed[choice.kind] += self.packer.weight(items[choice.kind][choice.place], choice.tokens)
-            self.most_waited = max(self.most_waited, self.row - document[2])
-        for choice in chosen:
+            self.placed_weights[choice.kind] += self.packer.weight(candidates[choice.kind][choice.place], choice.tokens)
+            self.max_rows_waited = max(self.max_rows_waited, self.row - document[2])
+        for choice in choices:
             self.documents[choice.kind][choice.place][0] -= choice.tokens
-        for kind, waiting in self.documents.items():
-            self.documents[kind] = [document for document in waiting if document[0]]
+        for kind, documents in self.documents.items():
+            self.documents[kind] = [document for document in documents if document[0]]
         self.row += 1
-        return chosen
+        return choices
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,21 +63,21 @@ class Waiting:
     max_wait=st.integers(1, 20),
 )
 def test_a_row_holds_the_ratio_within_one_sample_and_at_most_its_tokens(
-    stage: dict[Kind, float], seed: int, lookahead: int, longest: int, cut: Cut, unit: Unit, max_wait: int
+    stage: dict[Kind, float], seed: int, lookahead: int, longest: int, cut: Cut, unit: RatioUnit, max_wait: int
 ) -> None:
     packer = BestFitPacker(T, stage, lookahead, cut=cut, unit=unit, max_wait=max_wait)
-    waiting = Waiting(packer, random.Random(seed), longest)
+    stream = SimulatedStream(packer, random.Random(seed), longest)
     for _ in range(40):
-        before = dict(waiting.placed)
-        chosen = waiting.next_row()
-        assert chosen
-        assert len({(choice.kind, choice.place) for choice in chosen}) == len(chosen)
-        assert sum(choice.tokens for choice in chosen) <= T
-        sample = 1 if unit == "samples" else waiting.longest_seen
-        inside = {kind: waiting.placed[kind] - before[kind] for kind in stage}
+        weights_before = dict(stream.placed_weights)
+        choices = stream.next_row()
+        assert choices
+        assert len({(choice.kind, choice.place) for choice in choices}) == len(choices)
+        assert sum(choice.tokens for choice in choices) <= T
+        sample = 1 if unit == "samples" else stream.longest_seen
+        row_weights = {kind: stream.placed_weights[kind] - weights_before[kind] for kind in stage}
         for kind, share in stage.items():
-            assert abs(inside[kind] - share * sum(inside.values())) <= sample * (1 + 1e-6)
-            assert abs(waiting.placed[kind] - share * sum(waiting.placed.values())) <= sample * (1 + 1e-6)
+            assert abs(row_weights[kind] - share * sum(row_weights.values())) <= sample * (1 + 1e-6)
+            assert abs(stream.placed_weights[kind] - share * sum(stream.placed_weights.values())) <= sample * (1 + 1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -93,43 +93,46 @@ def test_no_document_waits_longer_than_it_may(
 ) -> None:
     """Half of all documents want a row nearly for themselves: the case in which best fit alone starves them."""
     packer = BestFitPacker(T, stage, lookahead, cut=cut, max_wait=max_wait)
-    waiting = Waiting(packer, random.Random(seed), T)
-    most_waiting = 0
+    stream = SimulatedStream(packer, random.Random(seed), T)
+    max_waiting = 0
     for _ in range(150):
-        waiting.next_row()
-        most_waiting = max(most_waiting, *(len(documents) for documents in waiting.documents.values()))
+        stream.next_row()
+        max_waiting = max(max_waiting, *(len(documents) for documents in stream.documents.values()))
     turns = ceil(1 / min(stage.values())) + 1
-    assert waiting.most_waited <= max_wait + turns * (most_waiting + 1)
+    assert stream.max_rows_waited <= max_wait + turns * (max_waiting + 1)
 
 
 def test_oldest_comes_first_and_best_fit_fills_the_end() -> None:
     packer = BestFitPacker(100, {"text": 1.0}, 1)
-    items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 38, 10)]
+    items = [WaitingDocument(tokens, tokens, False, 0) for tokens in (60, 50, 30, 38, 10)]
     assert packer.choose({"text": items}, {}) == [Choice("text", 0, 60), Choice("text", 3, 38)]
-    items = [Item(tokens, tokens, False, 0) for tokens in (60, 50, 30, 70)]
+    items = [WaitingDocument(tokens, tokens, False, 0) for tokens in (60, 50, 30, 70)]
     assert [c.place for c in packer.choose({"text": items}, {})] == [3, 2], "exchanged: 70 + 30 is full"
 
 
 def test_who_has_waited_too_long_comes_first_and_is_not_exchanged() -> None:
     packer = BestFitPacker(100, {"text": 0.5, "generation": 0.5}, 1, max_wait=8)
-    items = {"text": [Item(95, 95, False, 8)], "generation": [Item(40, 40, False, 0), Item(96, 96, False, 0)]}
+    items = {
+        "text": [WaitingDocument(95, 95, False, 8)],
+        "generation": [WaitingDocument(40, 40, False, 0), WaitingDocument(96, 96, False, 0)],
+    }
     assert packer.choose(items, {}) == [Choice("text", 0, 95)]
-    items["text"] = [Item(95, 95, False, 7)]
+    items["text"] = [WaitingDocument(95, 95, False, 7)]
     assert Choice("text", 0, 95) not in packer.choose(items, {"text": 1.0, "generation": 0.0})
 
 
 def test_text_longer_than_a_row_is_cut_and_goes_on_where_it_stopped() -> None:
     packer = BestFitPacker(100, {"text": 1.0}, 1)
-    assert packer.choose({"text": [Item(250, 250, True, 0)]}, {}) == [Choice("text", 0, 100)]
-    assert packer.choose({"text": [Item(150, 250, True, 1)]}, {}) == [Choice("text", 0, 100)]
-    rest, other = Item(50, 250, True, 2), Item(60, 60, True, 0)
-    assert packer.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50)]
+    assert packer.choose({"text": [WaitingDocument(250, 250, True, 0)]}, {}) == [Choice("text", 0, 100)]
+    assert packer.choose({"text": [WaitingDocument(150, 250, True, 1)]}, {}) == [Choice("text", 0, 100)]
+    remainder, document = WaitingDocument(50, 250, True, 2), WaitingDocument(60, 60, True, 0)
+    assert packer.choose({"text": [remainder, document]}, {}) == [Choice("text", 0, 50)]
     fit = BestFitPacker(100, {"text": 1.0}, 1, cut="fit")
-    assert fit.choose({"text": [rest, other]}, {}) == [Choice("text", 0, 50), Choice("text", 1, 50)]
+    assert fit.choose({"text": [remainder, document]}, {}) == [Choice("text", 0, 50), Choice("text", 1, 50)]
 
 
 @pytest.mark.parametrize(("stage", "cut", "asked"), [(1, "long", 93), (2, "long", 98), (3, "long", 95), (2, "fit", 99)])
 def test_rows_are_full_on_lengths_like_the_papers(stage: int, cut: Cut, asked: float) -> None:
-    found = simulate(stage, cut, num_rows=150)
-    assert 100 * found.fill >= asked
-    assert found.most_waited <= 64 + 16
+    result = simulate(stage, cut, num_rows=150)
+    assert 100 * result.fill >= asked
+    assert result.most_waited <= 64 + 16

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.data.packing.best_fit import Choice, Item
+from janus_train.data.packing.best_fit import Choice, WaitingDocument
 from janus_train.data.packing.one_per_row import OnePerRowPacker, kind_schedule
 from janus_train.data.types import KINDS, Kind
 from janus_train.errors import UserError
@@ -18,7 +18,7 @@ ratios = st.dictionaries(st.sampled_from(KINDS), st.integers(1, 9), min_size=1)
 
 
 def kinds_of(packer: OnePerRowPacker, step: int, streams: int) -> list[Kind]:
-    waiting = {kind: [Item(5, 5, False, 0)] for kind in KINDS}
+    waiting = {kind: [WaitingDocument(5, 5, False, 0)] for kind in KINDS}
     rows = [packer.choose(waiting, {}, row=step, phase=stream, longest=5) for stream in range(streams)]
     assert all(len(row) == 1 for row in rows)
     return [row[0].kind for row in rows]
@@ -67,10 +67,10 @@ def test_the_wheel_spreads_the_kinds() -> None:
 
 def test_a_long_text_comes_in_pieces() -> None:
     packer = OnePerRowPacker(128, {"text": 1}, 1)
-    assert packer.choose({"text": [Item(300, 300, True, 0)]}, {}, row=0, phase=0, longest=300) == [
+    assert packer.choose({"text": [WaitingDocument(300, 300, True, 0)]}, {}, row=0, phase=0, longest=300) == [
         Choice("text", 0, 128)
     ]
-    assert packer.choose({"text": [Item(129, 300, True, 0)]}, {}, row=1, phase=0, longest=300) == [
+    assert packer.choose({"text": [WaitingDocument(129, 300, True, 0)]}, {}, row=1, phase=0, longest=300) == [
         Choice("text", 0, 127)
     ]
     assert packer.wants_more(0, 0) and not packer.wants_more(1, 5)

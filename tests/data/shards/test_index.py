@@ -56,10 +56,10 @@ def test_a_damaged_index_is_refused_by_name(cut: int, flip: int) -> None:
     data = ShardIndex.of(9999, "ab" * 32, {"a": [Member("json", 512, 9, b"12345678")]}).to_bytes()
     with pytest.raises(UserError, match=r"x\.index is damaged"):
         ShardIndex.from_bytes(data[: min(cut, len(data) - 1)], Path("x.index"))
-    changed = bytearray(data)
-    changed[flip] ^= 0x10
+    damaged_bytes = bytearray(data)
+    damaged_bytes[flip] ^= 0x10
     try:
-        ShardIndex.from_bytes(bytes(changed), Path("x.index"))
+        ShardIndex.from_bytes(bytes(damaged_bytes), Path("x.index"))
     except UserError as error:
         assert "x.index" in str(error)
 
@@ -100,7 +100,7 @@ def test_a_folders_listing(tmp_path: Path) -> None:
         ('{"schema": 7, "shards": []}', "has schema 7, this version reads 3"),
         (
             json.dumps({"schema": 3, "shards": [{"name": "../a.tar", "size": 1, "sha256": "", "samples": 1}]}),
-            "names '../a.tar', which is no tar of its folder",
+            "names '../a.tar', which is not a tar in its folder",
         ),
     ],
 )
@@ -113,9 +113,9 @@ def test_a_wrong_listing_is_refused(tmp_path: Path, content: str, message: str) 
 def test_an_index_that_waits_counts_once_its_tar_is_there(tmp_path: Path) -> None:
     """Between the two renames of a replacement (shard_swap.py) the tar is new and its index has the other name."""
     tar = make_shard(tmp_path / "x.tar", {"a.json": {}})
-    new = make_shard(tmp_path / "y.tar", {f"{i}.json": {"more": "x" * 600} for i in range(40)})
-    old = read_head(tar)
-    index_path(new).rename(next_index_path(tar))
-    assert read_head(tar) == old
-    new.rename(tar)
+    new_tar = make_shard(tmp_path / "y.tar", {f"{i}.json": {"more": "x" * 600} for i in range(40)})
+    old_head = read_head(tar)
+    index_path(new_tar).rename(next_index_path(tar))
+    assert read_head(tar) == old_head
+    new_tar.rename(tar)
     assert read_head(tar).samples == 40 and read_head(tar).size == tar.stat().st_size

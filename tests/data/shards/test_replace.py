@@ -13,7 +13,7 @@ import pytest
 
 from janus_train.data.shards import replace as shard_swap
 from janus_train.data.shards.index import next_index_path, read_head, read_listing
-from janus_train.data.shards.replace import Busy, finish_swap, locked, relist, replace_shard
+from janus_train.data.shards.replace import Busy, file_lock, finish_swap, relist, replace_shard
 from janus_train.data.shards.scan import scan
 from janus_train.data.shards.vq_codes import CodesOrigin
 from janus_train.data.sources.shards import ShardSource
@@ -29,7 +29,7 @@ def in_a_child_that_dies(n: int, action: Callable[[], Any]) -> bool:
     if child == 0:
         left = [n]
 
-        def dying(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def kill_at(operation: Callable[..., Any]) -> Callable[..., Any]:
             def call(*words: Any) -> Any:
                 left[0] -= 1
                 if left[0] < 0:
@@ -39,9 +39,9 @@ def in_a_child_that_dies(n: int, action: Callable[[], Any]) -> bool:
             return call
 
         try:
-            shard_swap.os.replace = dying(os.replace)  # type: ignore[assignment]
+            shard_swap.os.replace = kill_at(os.replace)  # type: ignore[assignment]
             for name in OPERATIONS[1:]:
-                setattr(shard_swap, name, dying(getattr(shard_swap, name)))
+                setattr(shard_swap, name, kill_at(getattr(shard_swap, name)))
             action()
         except BaseException:
             os._exit(7)
@@ -99,8 +99,8 @@ def test_a_swap_that_dies_at_any_point_leaves_a_whole_shard(tmp_path: Path) -> N
 
 def test_a_lock_is_for_one(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    with locked(path), pytest.raises(Busy), locked(path, wait=False):
+    with file_lock(path), pytest.raises(Busy), file_lock(path, wait=False):
         pass
-    with locked(path, wait=False):
+    with file_lock(path, wait=False):
         assert path.exists()
     assert not path.exists()

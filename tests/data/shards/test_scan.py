@@ -25,8 +25,8 @@ def scan_of(folder: Path, members: dict[str, object]) -> Scan:
     return scan(make_shard(folder / "x.tar", members, index=False))  # type: ignore[arg-type]
 
 
-def content(found: Scan) -> dict[str, list[str]]:
-    index = found.index
+def content(result: Scan) -> dict[str, list[str]]:
+    index = result.index
     return {index.key(i): [member.ending for member in index.members(i)] for i in range(len(index))}
 
 
@@ -43,10 +43,10 @@ def test_members_may_come_in_any_order(tmp_path: Path) -> None:
 
 def test_what_is_not_read_is_counted_and_left_alone(tmp_path: Path) -> None:
     members = {"a.json": {}, "a.jpg": JPEG, "a.cls": b"3", "b.json": {}, "b.cls": b"4", "b.pickle": b"x", "README": b""}
-    found = scan_of(tmp_path, {**members, "._a.jpg": b"x", "a.seg.png": PNG})
-    assert content(found) == {"a": ["json", "jpg"], "b": ["json"]}
-    assert found.ignored == {"cls": 2, "pickle": 1, "no ending": 1, "hidden file": 1}
-    assert found.left_out == 1  # a.seg.png has no a.seg.json
+    result = scan_of(tmp_path, {**members, "._a.jpg": b"x", "a.seg.png": PNG})
+    assert content(result) == {"a": ["json", "jpg"], "b": ["json"]}
+    assert result.ignored_counts == {"cls": 2, "pickle": 1, "no ending": 1, "hidden file": 1}
+    assert result.num_left_out == 1  # a.seg.png has no a.seg.json
 
 
 def test_a_text_file_alone_is_a_caption(tmp_path: Path) -> None:
@@ -55,18 +55,20 @@ def test_a_text_file_alone_is_a_caption(tmp_path: Path) -> None:
     )
     source = ShardSource([tar])
     assert [source[i].fields for i in range(2)] == [{"caption": "一只狗"}, {"c": 1}]
-    assert scan(tar).ignored == {"txt beside a .json": 1}
+    assert scan(tar).ignored_counts == {"txt beside a .json": 1}
 
 
 def test_folders_capitals_and_dots_in_names(tmp_path: Path) -> None:
-    found = scan_of(tmp_path, {"./d/a.b.JPEG": JPEG, "./d/a.b.JSON": {}, "v_1.5.json": {}, "v_1.5.jpg": JPEG})
-    assert content(found) == {"d/a.b": ["jpeg", "json"], "v_1.5": ["json", "jpg"]}
+    result = scan_of(tmp_path, {"./d/a.b.JPEG": JPEG, "./d/a.b.JSON": {}, "v_1.5.json": {}, "v_1.5.jpg": JPEG})
+    assert content(result) == {"d/a.b": ["jpeg", "json"], "v_1.5": ["json", "jpg"]}
 
 
 def test_a_number_belongs_to_the_key_that_has_fields(tmp_path: Path) -> None:
     """``a.0.jpg`` is image 0 of ``a``, unless there is an ``a.0.json``; leading zeros say nothing."""
-    found = scan_of(tmp_path, {"a.0.json": {}, "a.0.jpg": JPEG, "b.json": {}, "b.00.jpg": JPEG, "b.01.codes.npy": b"x"})
-    assert content(found) == {"a.0": ["json", "jpg"], "b": ["json", "0.jpg", "1.codes.npy"]}
+    result = scan_of(
+        tmp_path, {"a.0.json": {}, "a.0.jpg": JPEG, "b.json": {}, "b.00.jpg": JPEG, "b.01.codes.npy": b"x"}
+    )
+    assert content(result) == {"a.0": ["json", "jpg"], "b": ["json", "0.jpg", "1.codes.npy"]}
 
 
 def test_links_and_folders_are_no_samples(tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_links_and_folders_are_no_samples(tmp_path: Path) -> None:
         info = tarfile.TarInfo("a.json")
         info.size = 2
         tar.addfile(info, io.BytesIO(b"{}"))
-    found = scan(tmp_path / "x.tar")
-    assert content(found) == {"a": ["json"]} and found.ignored == {"link or special file": 2}
+    result = scan(tmp_path / "x.tar")
+    assert content(result) == {"a": ["json"]} and result.ignored_counts == {"link or special file": 2}
 
 
 def test_names_that_are_no_utf_8_are_written_out(tmp_path: Path) -> None:
@@ -119,14 +121,14 @@ def test_every_sample_is_found_whole_in_any_order(tmp_path_factory: pytest.TempP
     order.shuffle(names)
     tar = make_shard(tmp_path_factory.mktemp("s") / "x.tar", {name: members[name] for name in names})  # type: ignore[misc]
     source = ShardSource([tar])
-    found = {record.key: (record.fields, len(record.images)) for record in source}
-    assert found == {key: ({"k": key}, images) for key, images in samples.items()}
+    result = {record.key: (record.fields, len(record.images)) for record in source}
+    assert result == {key: ({"k": key}, images) for key, images in samples.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- what is refused
 
 
-def refused(tar: Path, message: str) -> str:
+def refusal(tar: Path, message: str) -> str:
     with pytest.raises(UserError, match=message) as error:
         write_index(tar)
     assert not index_path(tar).exists()
@@ -150,11 +152,11 @@ def test_keys_that_come_twice_are_listed(tmp_path: Path, twice: list[str], keys:
             info = tarfile.TarInfo(name)
             info.size = 2
             tar.addfile(info, io.BytesIO(b"{}"))
-    assert refused(tmp_path / "x.tar", "keys must be unique").endswith(keys)
+    assert refusal(tmp_path / "x.tar", "keys must be unique").endswith(keys)
 
 
 def test_a_tar_without_fields_is_refused(tmp_path: Path) -> None:
-    refused(make_shard(tmp_path / "x.tar", {"a.png": PNG, "b.cls": b"1"}, index=False), "none of its 1 samples has")
+    refusal(make_shard(tmp_path / "x.tar", {"a.png": PNG, "b.cls": b"1"}, index=False), "none of its 1 samples has")
 
 
 @pytest.fixture
@@ -168,7 +170,7 @@ def tar(tmp_path: Path) -> Path:
 def test_a_truncated_tar_is_refused(tar: Path, kept: int) -> None:
     """At any place: in a header, in the bytes of a member, and between two members."""
     tar.write_bytes(tar.read_bytes()[:kept])
-    refused(tar, "no readable tar")
+    refusal(tar, "not a readable tar")
 
 
 @pytest.mark.parametrize("place", [0, 1024, 2048])
@@ -176,20 +178,20 @@ def test_a_damaged_header_is_refused(tar: Path, place: int) -> None:
     data = bytearray(tar.read_bytes())
     data[place : place + 512] = b"\xa5" * 512
     tar.write_bytes(bytes(data))
-    refused(tar, "no readable tar")
+    refusal(tar, "not a readable tar")
 
 
 def test_samples_behind_a_header_of_zeros_are_not_lost_silently(tar: Path) -> None:
     data = bytearray(tar.read_bytes())
     data[1024:1536] = bytes(512)
     tar.write_bytes(bytes(data))
-    refused(tar, "no header where one should be, at byte 1024")
+    refusal(tar, "no header where one should be, at byte 1024")
 
 
 def test_compressed_tars_and_other_files_are_refused(tar: Path) -> None:
-    packed = tar.with_name("y.tar")
-    packed.write_bytes(gzip.compress(tar.read_bytes()))
-    refused(packed, "no readable tar without compression")
-    packed.write_bytes(b"not a tar at all" * 100)
-    refused(packed, "no readable tar")
-    refused(tar.with_name("no.tar"), "cannot be read")
+    packed_tar = tar.with_name("y.tar")
+    packed_tar.write_bytes(gzip.compress(tar.read_bytes()))
+    refusal(packed_tar, "not a readable tar without compression")
+    packed_tar.write_bytes(b"not a tar at all" * 100)
+    refusal(packed_tar, "not a readable tar")
+    refusal(tar.with_name("no.tar"), "cannot be read")

@@ -41,7 +41,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def opened(data: bytes) -> Image.Image:
+def open_bytes(data: bytes) -> Image.Image:
     return image_of(data, FOLDER_FORMATS, "k")
 
 
@@ -87,7 +87,7 @@ def test_bad_json_is_a_bad_sample(data: bytes) -> None:
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
 def test_formats_are_an_explicit_list(form: str) -> None:
     data = encoded(Image.new("RGB", (20, 10), RED), form)
-    assert opened(data).size == (20, 10)
+    assert open_bytes(data).size == (20, 10)
     if form not in SHARD_FORMATS:
         with pytest.raises(BadSample, match="not an image of the formats JPEG, PNG, WEBP"):
             image_of(data, SHARD_FORMATS, "k")
@@ -97,7 +97,7 @@ def test_formats_are_an_explicit_list(form: str) -> None:
 def test_other_formats_are_not_opened(form: str) -> None:
     data = encoded(Image.new("RGB", (32, 32), RED), form)
     with pytest.raises(BadSample, match="not an image of the formats"):
-        opened(data)
+        open_bytes(data)
 
 
 def noise(width: int = 90, height: int = 70) -> Image.Image:
@@ -110,7 +110,7 @@ def test_a_truncated_image_is_a_bad_sample(form: str, share: float) -> None:
     """Noticed at the latest when it is decoded: an image's header may be whole."""
     data = encoded(noise(), form)
     with pytest.raises(BadSample, match=r"not an image of|cannot be (read|decoded)"):
-        to_rgb(opened(data[: int(share * len(data))]))
+        to_rgb(open_bytes(data[: int(share * len(data))]))
 
 
 @given(place=st.integers(0, 2000), value=st.integers(0, 255), form=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]))
@@ -118,7 +118,7 @@ def test_a_changed_byte_gives_an_image_or_a_bad_sample(place: int, value: int, f
     data = bytearray(encoded(noise(20, 16), form))
     data[place % len(data)] = value
     with contextlib.suppress(BadSample):
-        assert to_rgb(opened(bytes(data))).mode == "RGB"
+        assert to_rgb(open_bytes(bytes(data))).mode == "RGB"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -127,10 +127,10 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
     small = png(10_001, 10_000, 8, 0, [b"\0"])
     assert len(small) < 100
     with pytest.raises(BadSample, match="has 10001 x 10000 pixels, at most 100,000,000 are taken"):
-        opened(small)
+        open_bytes(small)
     with pytest.raises(BadSample, match="cannot be read"):  # Pillow's own limit
-        opened(png(100_000, 100_000, 8, 0, [b"\0"]))
-    assert opened(png(10_000, 10_000, 8, 0, [b"\0"])).size == (10_000, 10_000)
+        open_bytes(png(100_000, 100_000, 8, 0, [b"\0"]))
+    assert open_bytes(png(10_000, 10_000, 8, 0, [b"\0"])).size == (10_000, 10_000)
     assert MAX_PIXELS == 100_000_000
 
 
@@ -139,33 +139,33 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
 def test_cmyk(form: str) -> None:
-    got = to_rgb(opened(encoded(Image.new("RGB", (16, 16), RED).convert("CMYK"), form)))
-    assert np.abs(np.asarray(got).astype(int) - RED).max() < 10
+    rgb_image = to_rgb(open_bytes(encoded(Image.new("RGB", (16, 16), RED).convert("CMYK"), form)))
+    assert np.abs(np.asarray(rgb_image).astype(int) - RED).max() < 10
 
 
 def test_grey_and_palette() -> None:
-    assert to_rgb(opened(encoded(Image.new("L", (4, 4), 77)))).getpixel((0, 0)) == (77, 77, 77)
+    assert to_rgb(open_bytes(encoded(Image.new("L", (4, 4), 77)))).getpixel((0, 0)) == (77, 77, 77)
     for form in ("PNG", "GIF", "BMP"):
-        assert to_rgb(opened(encoded(Image.new("RGB", (4, 4), RED).convert("P"), form))).getpixel((0, 0)) == RED
+        assert to_rgb(open_bytes(encoded(Image.new("RGB", (4, 4), RED).convert("P"), form))).getpixel((0, 0)) == RED
 
 
 def test_sixteen_bits_are_scaled() -> None:
     row = struct.pack(">3H", 0, 128 * 257, 65535)
-    assert np.asarray(to_rgb(opened(png(3, 1, 16, 0, [row]))))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
-    assert to_rgb(opened(png(1, 1, 16, 2, [row]))).getpixel((0, 0)) == (0, 128, 255)
+    assert np.asarray(to_rgb(open_bytes(png(3, 1, 16, 0, [row]))))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+    assert to_rgb(open_bytes(png(1, 1, 16, 2, [row]))).getpixel((0, 0)) == (0, 128, 255)
 
 
 def test_transparency_of_sixteen_bits_lies_over_white() -> None:
     grey_and_alpha = struct.pack(">4H", 0, 0, 0, 65535)
-    assert np.asarray(to_rgb(opened(png(2, 1, 16, 4, [grey_and_alpha]))))[0, :, 0].tolist() == [255, 0]
+    assert np.asarray(to_rgb(open_bytes(png(2, 1, 16, 4, [grey_and_alpha]))))[0, :, 0].tolist() == [255, 0]
     hidden = _chunk(b"tRNS", struct.pack(">H", 300))
-    got = to_rgb(opened(png(3, 1, 16, 0, [struct.pack(">3H", 0, 300, 65535)], hidden)))
-    assert np.asarray(got)[0, :, 0].tolist() == [0, 255, 255]
+    rgb_image = to_rgb(open_bytes(png(3, 1, 16, 0, [struct.pack(">3H", 0, 300, 65535)], hidden)))
+    assert np.asarray(rgb_image)[0, :, 0].tolist() == [0, 255, 255]
 
 
 def test_one_bit_with_a_transparent_colour() -> None:
-    got = to_rgb(opened(png(8, 1, 1, 0, [b"\x0f"], _chunk(b"tRNS", struct.pack(">H", 0)))))
-    assert np.asarray(got)[0, :, 0].tolist() == [255] * 8
+    rgb_image = to_rgb(open_bytes(png(8, 1, 1, 0, [b"\x0f"], _chunk(b"tRNS", struct.pack(">H", 0)))))
+    assert np.asarray(rgb_image)[0, :, 0].tolist() == [255] * 8
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -174,7 +174,7 @@ def test_the_first_frame_counts(form: str) -> None:
     Image.new("RGB", (8, 8), BLUE).save(
         file, form, save_all=True, append_images=[Image.new("RGB", (8, 8), RED)], lossless=True
     )
-    image = opened(file.getvalue())
+    image = open_bytes(file.getvalue())
     for frame in (0, 1):
         image.seek(frame)
         assert np.abs(np.asarray(to_rgb(image)).astype(int) - BLUE).max() < 10
@@ -191,8 +191,8 @@ def test_every_exif_orientation(orientation: int, form: str) -> None:
     file = io.BytesIO()
     noise(24, 16).save(file, form, exif=exif)
     want = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))).convert("RGB")
-    got = to_rgb(opened(file.getvalue()))
-    assert got.size == ((16, 24) if orientation > 4 else (24, 16)) and got.tobytes() == want.tobytes()
+    rgb_image = to_rgb(open_bytes(file.getvalue()))
+    assert rgb_image.size == ((16, 24) if orientation > 4 else (24, 16)) and rgb_image.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -201,21 +201,21 @@ def test_every_exif_orientation(orientation: int, form: str) -> None:
 def test_damaged_exif_data_says_nothing_of_the_pixels(form: str, exif: bytes) -> None:
     file = io.BytesIO()
     Image.new("RGB", (16, 8), BLUE).save(file, form, exif=exif)
-    assert to_rgb(opened(file.getvalue())).size == (16, 8)
+    assert to_rgb(open_bytes(file.getvalue())).size == (16, 8)
 
 
 # ---------------------------------------------------------------------------------------------------------------- codes
 
 
-def saved(values: object) -> bytes:
+def npy_bytes(values: object) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=True)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def test_codes_come_back() -> None:
-    got = codes_of(saved(np.array([1, 65535], np.uint16)), "k")
-    assert got.dtype == np.int64 and got.tolist() == [1, 65535]
+    codes = codes_of(npy_bytes(np.array([1, 65535], np.uint16)), "k")
+    assert codes.dtype == np.int64 and codes.tolist() == [1, 65535]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_codes_come_back() -> None:
     [
         b"",
         b"no array",
-        saved(np.array([{}], object)),
-        saved(np.array([1.5])),
-        saved(np.zeros((2, 2), int)),
-        saved(np.arange(9))[:-3],
-        saved(np.arange(9)).replace(b"(9,), ", b"(99999999999999,), "[:6]),
+        npy_bytes(np.array([{}], object)),
+        npy_bytes(np.array([1.5])),
+        npy_bytes(np.zeros((2, 2), int)),
+        npy_bytes(np.arange(9))[:-3],
+        npy_bytes(np.arange(9)).replace(b"(9,), ", b"(99999999999999,), "[:6]),
     ],
     ids=["empty", "text", "pickle", "floats", "table", "cut", "wrong shape"],
 )

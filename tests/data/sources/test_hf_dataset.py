@@ -21,7 +21,7 @@ from tests.helpers import encoded, plain_image
 NAMES = ["cat", "dog", "bird"]
 
 
-def stored(number: int) -> dict[str, object]:
+def row_of(number: int) -> dict[str, object]:
     return {"bytes": encoded(plain_image((number, 0, 0))), "path": None}
 
 
@@ -30,8 +30,8 @@ def data() -> Dataset:
     rows = {
         "words": [f"row {i}" for i in range(10)],
         "label": [i % 3 for i in range(10)],
-        "seen": [stored(i) for i in range(10)],
-        "several": [[stored(i), stored(100 + i)][: i % 3] for i in range(10)],
+        "seen": [row_of(i) for i in range(10)],
+        "several": [[row_of(i), row_of(100 + i)][: i % 3] for i in range(10)],
     }
     features = Features(
         {"words": Value("string"), "label": ClassLabel(names=NAMES), "seen": Image(), "several": List(Image())}
@@ -39,7 +39,7 @@ def data() -> Dataset:
     return Dataset.from_dict(rows, features=features)
 
 
-def saved(data: Dataset, folder: Path) -> list[Path]:
+def save_to(data: Dataset, folder: Path) -> list[Path]:
     data.save_to_disk(folder / "saved", num_shards=3)
     return [folder / "saved"]
 
@@ -57,7 +57,7 @@ def parquet(data: Dataset, folder: Path) -> list[Path]:
 
 
 FIELDS = {"caption": "words", "class_name": "label"}
-forms = pytest.mark.parametrize("form", [saved, arrow, parquet])
+forms = pytest.mark.parametrize("form", [save_to, arrow, parquet])
 Form = Callable[[Dataset, Path], list[Path]]
 
 
@@ -101,13 +101,13 @@ def test_the_digest_follows_the_data(
     data: Dataset, tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
-    first = HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest()
-    assert HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest() == first or form is not parquet
+    digest_before = HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest()
+    assert HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest() == digest_before or form is not parquet
     (tmp_path / "b").mkdir()
-    changed = data.map(lambda row: {"words": row["words"].replace("9", "8")})
-    assert HfDatasetSource(form(changed, tmp_path / "b"), FIELDS).data_digest() != first
+    changed_data = data.map(lambda row: {"words": row["words"].replace("9", "8")})
+    assert HfDatasetSource(form(changed_data, tmp_path / "b"), FIELDS).data_digest() != digest_before
     monkeypatch.setattr(hf_dataset, "CONTENT_DIGEST_LIMIT", 0)
-    assert HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest() != first
+    assert HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest() != digest_before
 
 
 def test_a_shuffled_data_set_keeps_its_order(data: Dataset, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_parquet_keeps_few_row_groups(data: Dataset, tmp_path: Path, monkeypatch
     assert source.shard_sizes == [4, 2, 4]
     rows = source._rows
     for i in range(10):
-        assert source[i].fields["caption"] == f"row {i}" and len(rows._kept) == 1  # type: ignore[attr-defined]
+        assert source[i].fields["caption"] == f"row {i}" and len(rows._group_cache) == 1  # type: ignore[attr-defined]
 
 
 def test_parquet_of_other_writers(tmp_path: Path) -> None:
@@ -131,24 +131,24 @@ def test_parquet_of_other_writers(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     source = HfDatasetSource([tmp_path / "x.parquet"], {"caption": "text", "n": "label"}, ["jpg"])
     assert source[0].fields == {"caption": "a", "n": 0} and source[0].images[0].size == (80, 60)
-    with pytest.raises(BadSample, match="column 'jpg' holds no image") as error:
+    with pytest.raises(BadSample, match="column 'jpg' has no image") as error:
         source[1]
     assert error.value.key == "1"
 
 
 @forms
 def test_rows_that_are_bad_samples(tmp_path: Path, form: Form) -> None:
-    outside = tmp_path / "outside.png"
-    Pillow.new("RGB", (4, 4)).save(outside)
+    outside_path = tmp_path / "outside.png"
+    Pillow.new("RGB", (4, 4)).save(outside_path)
     rows = {
         "words": ["missing", "url", "path", "text", "label"],
         "label": [0, 0, 0, 0, None],
         "seen": [
             None,
             {"bytes": None, "path": "https://host.invalid/a.png"},
-            {"bytes": None, "path": str(outside)},
+            {"bytes": None, "path": str(outside_path)},
             {"bytes": b"no image", "path": None},
-            stored(1),
+            row_of(1),
         ],
     }
     storage = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -167,8 +167,8 @@ def test_rows_that_are_bad_samples(tmp_path: Path, form: Form) -> None:
             writer.write_table(table.cast(features.arrow_schema))
         paths = [tmp_path / "x.arrow"]
     source = HfDatasetSource(paths, FIELDS, ["seen"])
-    holds_a_path = "holds a path where the image's bytes should be"
-    messages = ["holds no image", holds_a_path, holds_a_path, "not an image of the formats", "has no class for None"]
+    has_a_path = "has a path where the image's bytes should be"
+    messages = ["has no image", has_a_path, has_a_path, "not an image of the formats", "has no class for None"]
     for i, message in enumerate(messages):
         with pytest.raises(BadSample, match=message) as error:
             source[i]
@@ -183,7 +183,7 @@ def test_mistakes_are_one_line(data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b")
     data.select([]).to_parquet(tmp_path / "none.parquet")
     cases = [
-        (["splits"], "holds the splits train, test: give the folder of one of them"),
+        (["splits"], "has the splits train, test: give the folder of one of them"),
         (["empty"], "cannot be opened"),
         (["x.parquet"], "cannot be opened"),
         (["x.arrow"], "cannot be opened"),

@@ -28,13 +28,13 @@ def jsonl(path: Path, *lines: object) -> Path:
     return path
 
 
-def put(path: Path, form: str = "PNG", colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
+def write_image(path: Path, form: str = "PNG", colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(plain_image(colour), form))
     return path
 
 
-def bad(source: object, index: int, message: str) -> BadSample:
+def bad_sample(source: object, index: int, message: str) -> BadSample:
     with pytest.raises(BadSample, match=message) as error:
         source[index]  # type: ignore[index]
     assert error.value.key and not error.value.damaged
@@ -85,16 +85,16 @@ def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def lines_source(tmp_path: Path) -> JsonlSource:
-    put(tmp_path / "pictures/a.png")
-    put(tmp_path / "pictures/deep/b.gif", "GIF")
-    first = jsonl(
+    write_image(tmp_path / "pictures/a.png")
+    write_image(tmp_path / "pictures/deep/b.gif", "GIF")
+    path = jsonl(
         tmp_path / "train.jsonl",
         {"caption": "红苹果", "image": "a.png"},
         {"conversations": [], "images": ["deep/b.gif", "a.png"]},
         {"text": "words"},
         {"text": "words", "image": None, "images": []},
     )
-    return JsonlSource([first, jsonl(tmp_path / "more.jsonl", {"text": "z", "image": ["./a.png"]})], "pictures")
+    return JsonlSource([path, jsonl(tmp_path / "more.jsonl", {"text": "z", "image": ["./a.png"]})], "pictures")
 
 
 def test_jsonl_records(lines_source: JsonlSource) -> None:
@@ -122,30 +122,30 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
         ({"image": "no.png"}, "image 'no.png' is missing"),
         ({"image": "folder"}, "image 'folder' is missing"),
         ({"image": "text.png"}, "image 'text.png' is not an image"),
-        ({"image": "/etc/passwd"}, "no path inside the source's folder"),
-        ({"image": "../x.jsonl"}, "no path inside"),
-        ({"image": "a/../../x.jsonl"}, "no path inside"),
-        ({"image": "https://host/a.png"}, "no path inside"),
-        ({"image": "file:///etc/passwd"}, "no path inside"),
-        ({"image": "a\0.png"}, "no path inside"),
-        ({"image": ""}, "no path inside"),
+        ({"image": "/etc/passwd"}, "not a path inside the source's folder"),
+        ({"image": "../x.jsonl"}, "not a path inside"),
+        ({"image": "a/../../x.jsonl"}, "not a path inside"),
+        ({"image": "https://host/a.png"}, "not a path inside"),
+        ({"image": "file:///etc/passwd"}, "not a path inside"),
+        ({"image": "a\0.png"}, "not a path inside"),
+        ({"image": ""}, "not a path inside"),
         ({"image": "data:image/png;base64," + "A" * 9000}, "longer than a path can be"),
-        ({"image": 3}, "no path and no list of paths"),
-        ({"images": ["a", 3]}, "no path and no list of paths"),
+        ({"image": 3}, "neither a path nor a list of paths"),
+        ({"images": ["a", 3]}, "neither a path nor a list of paths"),
         ({"image": "a.png", "images": ["a.png"]}, "both 'image' and 'images'"),
     ],
 )
 def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.png").write_text("no image")
-    error = bad(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
+    error = bad_sample(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
     assert error.key == "x.jsonl:2" and len(str(error)) < 200
 
 
 def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "\xff"}\n{"text": "b"}\r\n')
     source = JsonlSource([tmp_path / "x.jsonl"])
-    bad(source, 0, "its JSON cannot be read")
+    bad_sample(source, 0, "its JSON cannot be read")
     assert source[1].fields == {"text": "b"}
 
 
@@ -158,10 +158,10 @@ def test_jsonl_mistakes(tmp_path: Path) -> None:
 
 def test_the_digest_of_jsonl_follows_every_line(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
-    first = JsonlSource([path]).data_digest()
-    assert JsonlSource([path]).data_digest() == first
+    digest_before = JsonlSource([path]).data_digest()
+    assert JsonlSource([path]).data_digest() == digest_before
     jsonl(path, {"text": "a"}, {"text": "c"})
-    assert JsonlSource([path]).data_digest() != first
+    assert JsonlSource([path]).data_digest() != digest_before
 
 
 def test_unreadable_images_are_tried_again_then_end_the_run(
@@ -197,8 +197,8 @@ def root(tmp_path: Path) -> Path:
         ".cache/x.png",
         "n03/d.tiff",
     ):
-        put(tmp_path / "root" / name, "TIFF" if name.endswith("tiff") else "PNG")
-    put(tmp_path / "root/stray.png")
+        write_image(tmp_path / "root" / name, "TIFF" if name.endswith("tiff") else "PNG")
+    write_image(tmp_path / "root/stray.png")
     return tmp_path / "root"
 
 
@@ -211,9 +211,9 @@ def test_imagefolder_records(root: Path) -> None:
         ("n03/d.tiff", {"class_name": "n03"}),
     ]
     assert source[3].images[0].size == (80, 60) and source[3].codes == [None]
-    for wrong in (-1, 4):
+    for index in (-1, 4):
         with pytest.raises(IndexError):
-            source[wrong]
+            source[index]
 
 
 def test_imagefolder_with_names_for_its_classes(root: Path) -> None:
@@ -252,13 +252,13 @@ def test_imagefolder_mistakes(root: Path) -> None:
 
 def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
-    first = source.data_digest()
-    assert ImageFolderSource(root).data_digest() == first
+    digest_before = source.data_digest()
+    assert ImageFolderSource(root).data_digest() == digest_before
     (root / "n02/a.jpg").write_bytes(b"no image")
-    assert ImageFolderSource(root).data_digest() != first
-    bad(source, 1, "is not an image of the formats")
+    assert ImageFolderSource(root).data_digest() != digest_before
+    bad_sample(source, 1, "is not an image of the formats")
     (root / "n02/a.jpg").unlink()
-    assert bad(source, 1, "image 'n02/a.jpg' is missing").key == "n02/a.jpg"
+    assert bad_sample(source, 1, "image 'n02/a.jpg' is missing").key == "n02/a.jpg"
 
 
 def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- all of them
 
 
-def _read(source: object) -> list[tuple[str, dict[str, object], int]]:
+def _contents(source: object) -> list[tuple[str, dict[str, object], int]]:
     records: list[Record] = [source[i] for i in range(len(source))]  # type: ignore[index,arg-type]
     return [(record.key, record.fields, len(record.images)) for record in records]
 
@@ -319,25 +319,32 @@ def recipe(tmp_path: Path, root: Path, lines_source: JsonlSource) -> Path:
     return path
 
 
-def opened(path: Path) -> Recipe:
+def open_recipe(path: Path) -> Recipe:
     return Recipe(str(path), config_of("+stage=2").ratio, 64)
 
 
 def test_a_recipe_opens_every_type_and_all_travel_to_processes(recipe: Path) -> None:
-    found = {name: source for name, (_, source) in opened(recipe).sources.items()}
-    read = {name: _read(source) for name, source in found.items()}
-    assert {name: len(records) for name, records in read.items()} == {"tars": 1, "lines": 5, "rows": 2, "classes": 4}
-    assert read["rows"][1] == ("1", {"caption": "b"}, 1) and read["classes"][0][1] == {"class_name": "class 1"}
+    sources = {name: source for name, (_, source) in open_recipe(recipe).sources.items()}
+    contents = {name: _contents(source) for name, source in sources.items()}
+    assert {name: len(records) for name, records in contents.items()} == {
+        "tars": 1,
+        "lines": 5,
+        "rows": 2,
+        "classes": 4,
+    }
+    assert contents["rows"][1] == ("1", {"caption": "b"}, 1) and contents["classes"][0][1] == {"class_name": "class 1"}
     with multiprocessing.get_context("fork").Pool(1) as pool:  # with what the parent has open already
-        assert dict(zip(found, pool.map(_read, found.values()), strict=True)) == read
-    copies = pickle.loads(pickle.dumps(found))  # noqa: S301 - as a spawned worker gets them
-    assert {name: _read(source) for name, source in copies.items()} == read
+        assert dict(zip(sources, pool.map(_contents, sources.values()), strict=True)) == contents
+    copies = pickle.loads(pickle.dumps(sources))  # noqa: S301 - as a spawned worker gets them
+    assert {name: _contents(source) for name, source in copies.items()} == contents
 
 
 def test_every_source_has_a_digest_that_stays(recipe: Path) -> None:
-    first = opened(recipe).digests()
-    assert list(first) == ["recipe", "tars", "lines", "rows", "classes"] and len(set(first.values())) == 5
-    assert opened(recipe).digests() == first
+    digest_before = open_recipe(recipe).digests()
+    assert (
+        list(digest_before) == ["recipe", "tars", "lines", "rows", "classes"] and len(set(digest_before.values())) == 5
+    )
+    assert open_recipe(recipe).digests() == digest_before
 
 
 @pytest.mark.parametrize(
@@ -366,7 +373,7 @@ def test_mistakes_in_a_recipe(recipe: Path, name: str, changes: dict[str, object
             source.update(changes)
     recipe.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as error:
-        opened(recipe)
+        open_recipe(recipe)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -376,7 +383,7 @@ def test_options_left_out_do_not_count_in_a_recipes_digest(recipe: Path) -> None
     [lines] = [source for source in values["sources"] if source["name"] == "lines"]
     del lines["folder"]
     recipe.write_text(yaml.safe_dump(values))
-    first = opened(recipe).digests()["recipe"]
+    digest_before = open_recipe(recipe).digests()["recipe"]
     lines["folder"] = None
     recipe.write_text(yaml.safe_dump(values))
-    assert opened(recipe).digests()["recipe"] == first
+    assert open_recipe(recipe).digests()["recipe"] == digest_before

@@ -67,9 +67,9 @@ def test_several_shards_are_one_sequence(tmp_path: Path, tar: Path) -> None:
     source = ShardSource([tar, other])
     assert len(source) == 4 and source[3].key == "z" and source.shard_sizes == [3, 1]
     assert [record.key for record in source] == ["a", "b.c", "t", "z"]
-    for wrong in (-1, 4):
+    for index in (-1, 4):
         with pytest.raises(IndexError):
-            source[wrong]
+            source[index]
 
 
 def test_few_shards_stay_open(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_listing_that_is_older_than_the_index_is_noticed(tar: Path, monkeypatc
     write_listing(tar.parent)
     make_shard(tar, {f"{name}.json": {"text": name} for name in ("a", "b", "c")})
     assert tar.stat().st_size == 10240  # as before
-    with pytest.raises(UserError, match=r"not the one that its folder's shards\.json was made of"):
+    with pytest.raises(UserError, match=r"does not match its folder's shards\.json"):
         ShardSource([tar])[0]
 
 
@@ -235,10 +235,10 @@ def test_reading_is_tried_again_and_nothing_skipped(tar: Path, monkeypatch: pyte
 def test_a_disk_that_stays_unreadable_ends_the_run(tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, pauses = ShardSource([tar]), []
 
-    def never(*arguments: int) -> bytes:
+    def fail_if_called(*arguments: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage.os, "pread", never)
+    monkeypatch.setattr(storage.os, "pread", fail_if_called)
     monkeypatch.setattr(storage.time, "sleep", pauses.append)
     with pytest.raises(UserError, match=r"x\.tar cannot be read, 5 tries failed: .*Input/output error"):
         source[0]
@@ -273,8 +273,8 @@ def test_100_million_samples_open_in_seconds_and_in_little_memory(tmp_path: Path
     start = time.process_time()  # of this process: others may be at work
     source = ShardSource(find_tars(tmp_path))
     place = Order(0, "s", source.shard_sizes).index(0, 77_777_777)
-    seconds, most = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak_bytes = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(source) == 100_000_000 and 0 <= place < len(source)
-    assert seconds < 10 and most < 64 << 20
+    assert seconds < 10 and peak_bytes < 64 << 20
     assert len(pickle.dumps(source)) < 4 << 20

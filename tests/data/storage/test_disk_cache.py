@@ -27,7 +27,7 @@ def pieces(folder: Path) -> list[Path]:
     return [path for path in folder.glob("??/*") if path.is_file()]
 
 
-def used(folder: Path) -> int:
+def bytes_on_disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in pieces(folder))
 
 
@@ -61,23 +61,23 @@ def test_a_piece_that_is_not_whole_is_fetched_again(tmp_path: Path) -> None:
 
 def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     cache = BlockCache(tmp_path, 100)
-    fetched: list[str] = []
+    fetched_names: list[str] = []
 
     def read(name: str) -> None:
-        cache.read(name, 0, 10, 10, lambda: fetched.append(name) or bytes(10))  # type: ignore[func-returns-value]
+        cache.read(name, 0, 10, 10, lambda: fetched_names.append(name) or bytes(10))  # type: ignore[func-returns-value]
 
     for i in range(10):
         read(f"{i}")
         os.utime(cache._path(f"{i}"), (i, i))
     read("0")  # looked at: now the youngest
     read("new")
-    assert used(tmp_path) <= 100
-    fetched.clear()
+    assert bytes_on_disk(tmp_path) <= 100
+    fetched_names.clear()
     read("0")
     read("new")
-    assert fetched == []
+    assert fetched_names == []
     read("1")
-    assert fetched == ["1"]
+    assert fetched_names == ["1"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -88,7 +88,7 @@ def test_the_bound_holds_after_every_read(tmp_path_factory: pytest.TempPathFacto
     for number, size in enumerate(sizes):
         data = bytes([number % 256]) * size
         assert cache.read(f"{number % 17} {size}", 0, None, size, lambda data=data: data)[:0] == b""
-        assert used(folder) <= 200
+        assert bytes_on_disk(folder) <= 200
 
 
 def test_a_piece_larger_than_the_cache_is_not_kept(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_lost_count_is_counted_anew(tmp_path: Path) -> None:
         cache.read(f"{i}", 0, None, None, lambda: bytes(10))
     (tmp_path / "bytes").write_text("no number")
     cache.read("8", 0, None, None, lambda: bytes(10))
-    assert (tmp_path / "bytes").read_text() == "90" and used(tmp_path) == 90
+    assert (tmp_path / "bytes").read_text() == "90" and bytes_on_disk(tmp_path) == 90
 
 
 @pytest.mark.parametrize("why", ["a file in its place", "a full disk"])
@@ -129,7 +129,7 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert cache.read("a", 1, 2, 4, lambda: b"abcd") == b"bc"
-    assert len(caplog.records) == 1 and "reading goes on without it" in caplog.text
+    assert len(caplog.records) == 1 and "reading continues without it" in caplog.text
 
 
 WORKER = """
@@ -147,12 +147,12 @@ for round in range(150):
 
 def test_processes_share_it_and_its_bound(tmp_path: Path) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(n)]) for n in range(2)]
-    most = 0
+    max_bytes = 0
     while any(worker.poll() is None for worker in workers):
         with contextlib.suppress(FileNotFoundError):  # it went while we looked
-            most = max(most, used(tmp_path))
+            max_bytes = max(max_bytes, bytes_on_disk(tmp_path))
     assert [worker.returncode for worker in workers] == [0, 0]
-    assert used(tmp_path) <= 50_000 and most <= 50_000 + 2 * 2 * 1000  # a piece that each one writes
+    assert bytes_on_disk(tmp_path) <= 50_000 and max_bytes <= 50_000 + 2 * 2 * 1000  # a piece that each one writes
 
 
 def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,9 +165,9 @@ def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: p
     assert cache is not None and cache.limit == 1 << 29
     monkeypatch.setenv("JANUS_CACHE_GIB", "0")
     assert block_cache.block_cache() is None
-    for wrong in ("much", "-1", "inf", "nan", "0.001"):
-        monkeypatch.setenv("JANUS_CACHE_GIB", wrong)
-        with pytest.raises(UserError, match=f"JANUS_CACHE_GIB={wrong}"):
+    for size in ("much", "-1", "inf", "nan", "0.001"):
+        monkeypatch.setenv("JANUS_CACHE_GIB", size)
+        with pytest.raises(UserError, match=f"JANUS_CACHE_GIB={size}"):
             block_cache.block_cache()
     monkeypatch.setenv("JANUS_CACHE_GIB", "1")
     monkeypatch.delenv("JANUS_CACHE_DIR")

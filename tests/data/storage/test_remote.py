@@ -18,7 +18,7 @@ from janus_train.data.sources import shards
 from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.storage import disk_cache as block_cache
 from janus_train.data.storage import remote as storage
-from janus_train.data.storage.remote import file_sizes, find, locate, read_whole, retried
+from janus_train.data.storage.remote import file_sizes, find, locate, read_all, with_retries
 from janus_train.errors import UserError
 from tests.helpers import encoded, make_shard, plain_image
 
@@ -68,14 +68,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = data[: len(data) // 2]  # less than was asked for
         self._send(status, data, with_body)
 
-    def _send(self, status: int, data: bytes, with_body: bool, announced: int | None = None) -> None:
+    def _send(self, status: int, data: bytes, with_body: bool, content_length: int | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data) if announced is None else announced))
+        self.send_header("Content-Length", str(len(data) if content_length is None else content_length))
         self.send_header("Accept-Ranges", "bytes" if self.server.ranges else "none")
         self.end_headers()
         if with_body:
             self.wfile.write(data)
-        if announced is not None:
+        if content_length is not None:
             self.close_connection = True
 
 
@@ -127,7 +127,7 @@ def keys(source: ShardSource) -> list[tuple[str, int, int]]:
     return [(record.key, record.fields["n"], record.images[0].convert("RGB").getpixel((0, 0))[1]) for record in source]
 
 
-WANTED = [(f"{shard}-{i}", i, shard) for shard in range(3) for i in range(7)]
+RECORDS = [(f"{shard}-{i}", i, shard) for shard in range(3) for i in range(7)]
 
 
 @pytest.mark.parametrize("gib", ["0", "1"])
@@ -138,7 +138,7 @@ def test_a_web_server_gives_the_same_records(
     monkeypatch.setenv("JANUS_CACHE_GIB", gib)
     tars = find_tars(f"{server.url}/data{ending}")
     assert tars == [f"{server.url}/data/{n}.tar" for n in range(3)]
-    assert keys(ShardSource(tars)) == WANTED
+    assert keys(ShardSource(tars)) == RECORDS
 
 
 @pytest.mark.parametrize("gib", ["0", "1"])
@@ -146,7 +146,7 @@ def test_a_web_server_gives_the_same_records(
 def test_a_store_gives_the_same_records(folder: Path, gib: str, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JANUS_CACHE_GIB", gib)
     url = in_memory(folder)
-    assert keys(ShardSource(find_tars(url + ending))) == WANTED
+    assert keys(ShardSource(find_tars(url + ending))) == RECORDS
     assert find_tars(f"{url}/1.tar") == [f"{url}/1.tar"] and find_tars(f"{url}/9*.tar") == []
 
 
@@ -156,19 +156,19 @@ def test_the_cache_saves_requests_also_those_of_other_sources(
     monkeypatch.setattr(shards, "WHOLE_DIGEST_LIMIT", 0)
     tars = find_tars(f"{server.url}/data")
     source = ShardSource(tars)
-    opening = server.gets
-    assert keys(source) == WANTED
-    reading = server.gets - opening
+    requests_to_open = server.gets
+    assert keys(source) == RECORDS
+    requests_to_read = server.gets - requests_to_open
     blocks = sum(-(-path.stat().st_size // BLOCK) for path in (server.folder / "data").glob("*.tar"))
-    assert reading <= blocks + 3  # each block once, and three indices
-    assert keys(source) == keys(ShardSource(tars)) == WANTED
-    assert server.gets == opening + reading + 1  # shards.json once more
+    assert requests_to_read <= blocks + 3  # each block once, and three indices
+    assert keys(source) == keys(ShardSource(tars)) == RECORDS
+    assert server.gets == requests_to_open + requests_to_read + 1  # shards.json once more
     assert any((tmp_path / "cache").glob("??/*"))
 
 
 def test_shards_without_a_listing_are_opened_by_their_own_indices(server: Server) -> None:
     (server.folder / "data/shards.json").unlink()
-    assert keys(ShardSource([f"{server.url}/data/{n}.tar" for n in range(3)])) == WANTED
+    assert keys(ShardSource([f"{server.url}/data/{n}.tar" for n in range(3)])) == RECORDS
     assert find_tars(f"{server.url}/data/*.tar") == []  # the web cannot be listed
 
 
@@ -179,7 +179,7 @@ def test_every_nth_request_fails_and_nothing_is_skipped(
 ) -> None:
     monkeypatch.setenv("JANUS_CACHE_GIB", gib)
     server.fail_every = fail_every
-    assert keys(ShardSource(find_tars(f"{server.url}/data"))) == WANTED
+    assert keys(ShardSource(find_tars(f"{server.url}/data"))) == RECORDS
 
 
 @pytest.mark.parametrize("gib", ["0", "1"])
@@ -198,7 +198,7 @@ def test_a_store_that_fails_at_times(folder: Path, gib: str, monkeypatch: pytest
         return cat_file(self, *arguments, **options)
 
     monkeypatch.setattr(files, "cat_file", sometimes)
-    assert keys(ShardSource(find_tars(url))) == WANTED
+    assert keys(ShardSource(find_tars(url))) == RECORDS
 
 
 def test_a_server_that_stays_away_ends_the_run_naming_the_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,10 +242,10 @@ def test_a_rotten_cache_is_no_damage(server: Server, tmp_path: Path, monkeypatch
     """What is wrong only in the cache is fetched again: blocks of shards, and indices."""
     monkeypatch.setattr(shards, "WHOLE_DIGEST_LIMIT", 0)
     tars = find_tars(f"{server.url}/data")
-    assert keys(ShardSource(tars)) == WANTED
+    assert keys(ShardSource(tars)) == RECORDS
     for path in (tmp_path / "cache").glob("??/*"):
         path.write_bytes(bytes(path.stat().st_size))
-    assert keys(ShardSource(tars)) == WANTED
+    assert keys(ShardSource(tars)) == RECORDS
 
 
 class _Keys:
@@ -267,7 +267,7 @@ def test_worker_processes_read_urls_after_their_parent_did(server: Server, start
     source = ShardSource(find_tars(f"{server.url}/data"))
     assert source[20].key == "2-6"
     loader = DataLoader(_Keys(source), batch_size=None, num_workers=workers, multiprocessing_context=start)  # type: ignore[arg-type]
-    assert list(loader) == [key for key, _, _ in WANTED]
+    assert list(loader) == [key for key, _, _ in RECORDS]
 
 
 # ---------------------------------------------------------------------------------------------------------- locations
@@ -313,10 +313,10 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(text: str) -> None:
 
 
 def test_a_store_whose_package_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*arguments: object, **options: object) -> None:
+    def fail_import(*arguments: object, **options: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec, "filesystem", missing)
+    monkeypatch.setattr(fsspec, "filesystem", fail_import)
     storage._file_system.cache_clear()
     with pytest.raises(UserError, match="s3:// cannot be read here: pip install s3fs"):
         find("s3://bucket/*.tar")
@@ -333,7 +333,7 @@ def test_what_is_missing_is_not_tried_again(folder: Path, server: Server) -> Non
     for location in (folder / "no.json", f"{server.url}/data/no.json", in_memory(folder) + "/no.json"):
         before = server.gets
         with pytest.raises(FileNotFoundError):
-            read_whole(location)
+            read_all(location)
         assert server.gets <= before + 1
 
 
@@ -345,5 +345,5 @@ def test_missing_permission_is_said_at_once() -> None:
         raise PermissionError(13, "Permission denied")
 
     with pytest.raises(UserError, match=r"x\.tar cannot be read: no permission"):
-        retried(Path("x.tar"), refuse)
+        with_retries(Path("x.tar"), refuse)
     assert len(tries) == 1

@@ -22,28 +22,28 @@ def test_lines_are_what_a_real_run_trains_on(
     run: Run, random_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"init_from={random_base}", f"output_dir={tmp_path / 'run'}", *SMALL, "run.steps=4"]
-    code, printed, _ = run("inspect", "+stage=2", *words, "--steps", 4)
+    code, output, _ = run("inspect", "+stage=2", *words, "--steps", 4)
     assert code == 0 and list(tmp_path.iterdir()) == []
     train(config_of("+stage=2", *words))
     capsys.readouterr()
-    lines = [json.loads(line) for line in printed.splitlines()]
+    lines = [json.loads(line) for line in output.splitlines()]
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["row"]) for line in lines] == [(s, r) for s in (1, 2, 3, 4) for r in (0, 1)]
-    for logged in metrics:
-        rows = [line for line in lines if line["step"] == logged["step"]]
+    for entry in metrics:
+        rows = [line for line in lines if line["step"] == entry["step"]]
         samples = [sample for row in rows for sample in row["samples"]]
-        assert digest([row["digest"] for row in rows]) == logged["batch_digest"]
+        assert digest([row["digest"] for row in rows]) == entry["batch_digest"]
         for kind in ("understanding", "text", "generation"):
-            assert sum(s["tokens"] for s in samples if s["kind"] == kind) == logged[f"tokens/{kind}"]
+            assert sum(s["tokens"] for s in samples if s["kind"] == kind) == entry[f"tokens/{kind}"]
     # the finished run's folder changes nothing, nor does the number of workers
-    assert run("inspect", "+stage=2", *words, "--steps", 4, "data.num_workers=2")[1] == printed
+    assert run("inspect", "+stage=2", *words, "--steps", 4, "data.num_workers=2")[1] == output
     later = run("inspect", "+stage=2", *words, "--from-step", 3, "--steps", 2)[1]
-    assert later == "".join(printed.splitlines(keepends=True)[4:])
+    assert later == "".join(output.splitlines(keepends=True)[4:])
 
 
 def test_a_line_has_the_documented_fields(run: Run, random_base: Path) -> None:
-    _, printed, _ = run("inspect", "+stage=3", f"init_from={random_base}", *SMALL)
-    lines = [json.loads(line) for line in printed.splitlines()]
+    _, output, _ = run("inspect", "+stage=3", f"init_from={random_base}", *SMALL)
+    lines = [json.loads(line) for line in output.splitlines()]
     assert len(lines) == 2
     for line in lines:
         assert list(line) == ["step", "row", "digest", "samples"] and len(line["digest"]) == 16
@@ -53,22 +53,24 @@ def test_a_line_has_the_documented_fields(run: Run, random_base: Path) -> None:
 
 def test_the_start_is_the_trainers(random_base: Path, tmp_path: Path) -> None:
     """init_from; the stage before, beside it or in the folder itself; the model's base."""
-    where = f"output_dir={tmp_path / 'stage2'}"
-    assert start_folder(config_of("+stage=2", where, f"init_from={random_base}")) == random_base
-    assert start_folder(config_of("+stage=2", where)).absolute() == ROOT / "data_recipes/demo/base"
+    output_option = f"output_dir={tmp_path / 'stage2'}"
+    assert start_folder(config_of("+stage=2", output_option, f"init_from={random_base}")) == random_base
+    assert start_folder(config_of("+stage=2", output_option)).absolute() == ROOT / "data_recipes/demo/base"
     final = tmp_path / "stage1/final"
     final.mkdir(parents=True)
     (final / "config.json").write_text("{}")
-    assert start_folder(config_of("+stage=2", where)) == final
+    assert start_folder(config_of("+stage=2", output_option)) == final
     (tmp_path / "stage1/manifest.json").write_text(json.dumps({"stage": 1, "finished": True}))
     assert start_folder(config_of("+stage=2", f"output_dir={tmp_path / 'stage1'}")) == final
     assert start_folder(config_of("+stage=1", f"output_dir={tmp_path / 'other'}")).name == "base"
 
 
 def test_a_run_that_stops_earlier_is_noted(run: Run, random_base: Path) -> None:
-    code, printed, said = run("inspect", "+stage=1", f"init_from={random_base}", *SMALL, "run.steps=1", "--steps", 2)
-    assert code == 0 and len(printed.splitlines()) == 4
-    assert said == "note: the run stops at step 1, before step 2\n"
+    code, output, error_output = run(
+        "inspect", "+stage=1", f"init_from={random_base}", *SMALL, "run.steps=1", "--steps", 2
+    )
+    assert code == 0 and len(output.splitlines()) == 4
+    assert error_output == "note: the run stops at step 1, before step 2\n"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,11 @@ def test_mistakes_are_one_line(
 ) -> None:
     (tmp_path / "FOLDER").mkdir()
     monkeypatch.chdir(tmp_path)
-    code, printed, said = run("inspect", *words)
-    assert code == 2 and not printed
-    assert said.count("\n") == 1 and said.startswith("error: ") and message in said, said
+    code, output, error_output = run("inspect", *words)
+    assert code == 2 and not output
+    assert error_output.count("\n") == 1 and error_output.startswith("error: ") and message in error_output, (
+        error_output
+    )
     assert [path.name for path in tmp_path.rglob("*")] == ["FOLDER"]
 
 
@@ -111,6 +115,6 @@ def test_a_reader_that_goes_away_ends_it_quietly(random_base: Path) -> None:
     assert json.loads(child.stdout.readline())["step"] == 1
     child.stdout.close()
     assert child.wait(timeout=60) == 0
-    said = [line for line in child.stderr.read().splitlines() if not line.startswith("note: the run stops")]
-    assert said == []
+    error_output = [line for line in child.stderr.read().splitlines() if not line.startswith("note: the run stops")]
+    assert error_output == []
     child.stderr.close()

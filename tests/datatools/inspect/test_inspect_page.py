@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.test_report import Page as ParsedPage
 
 from janus_train.datatools.inspect import page as page_module
-from janus_train.datatools.inspect.drawn import Drawn, open_drawn
+from janus_train.datatools.inspect.drawn import RunData, open_run_data
 from janus_train.datatools.inspect.page import Page
 from tests.helpers import config_of, encoded, make_shard, plain_image
-from tests.report.test_report import Page as Parsed
 from tests.train.conftest import SMALL
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,7 +27,7 @@ ATTACK = "</s><script>alert(1)</script> & <img src=http://x/y.png>"
 
 
 @pytest.fixture
-def drawn(random_base: Path, tmp_path: Path) -> Drawn:
+def data(random_base: Path, tmp_path: Path) -> RunData:
     """A stage 2 of own shards: captions with mark-up in them, images, texts."""
     members: dict[str, bytes | dict[str, str]] = {}
     for n in range(6):
@@ -44,20 +44,22 @@ def drawn(random_base: Path, tmp_path: Path) -> Drawn:
     ]
     recipe = {"name": "own", "licence": "none", "sources": [s | {"type": "shards", "weight": 1} for s in sources]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    given = ("+stage=2", f"data.recipe={tmp_path / 'recipe.yaml'}", f"init_from={random_base}", *SMALL)
-    return open_drawn(config_of(*given, "batch.row_tokens=512", "data.guidance_dropout=0", "data.first_sentence=0"))
+    overrides = ("+stage=2", f"data.recipe={tmp_path / 'recipe.yaml'}", f"init_from={random_base}", *SMALL)
+    return open_run_data(
+        config_of(*overrides, "batch.row_tokens=512", "data.guidance_dropout=0", "data.first_sentence=0")
+    )
 
 
-def built(drawn: Drawn, steps: int = 2, **limits: int) -> Page:
-    page = Page(drawn, **limits)
-    for step, rows in drawn.steps(1, steps):
+def build_page(data: RunData, steps: int = 2, **limits: int) -> Page:
+    page = Page(data, **limits)
+    for step, rows in data.steps(1, steps):
         page.add(step, rows)
     return page
 
 
-def test_the_page_shows_rows_samples_images_and_tokens(drawn: Drawn) -> None:
-    steps = list(drawn.steps(1, 2))
-    page = Parsed(built(drawn).html())
+def test_the_page_shows_rows_samples_images_and_tokens(data: RunData) -> None:
+    steps = list(data.steps(1, 2))
+    page = ParsedPage(build_page(data).html())
     documents = [d for _, rows in steps for row in rows for d in row.documents]
     of = lambda tag, css: [a for t, a in page.tags if t == tag and css in (a.get("class") or "").split()]  # noqa: E731
     assert len(of("details", "row")) == 4 and len(of("span", "strip")) == 5  # one is the legend's
@@ -73,35 +75,35 @@ def test_the_page_shows_rows_samples_images_and_tokens(drawn: Drawn) -> None:
         assert d.reference.key in page.text
     assert "image loss at 64: <begin_of_image> and codes 0 to 62" in page.text
     assert {a["href"][1:] for t, a in page.tags if t == "a"} == {"step-1", "step-2"}
-    assert not built(drawn).cut
+    assert not build_page(data).omissions
 
 
-def test_images_are_what_the_encoders_see(drawn: Drawn) -> None:
-    page = Parsed(built(drawn, 1).html())
-    shown = [
+def test_images_are_what_the_encoders_see(data: RunData) -> None:
+    page = ParsedPage(build_page(data, 1).html())
+    image_uris = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(a["src"].split(",", 1)[1]))))
         for t, a in page.tags
         if t == "img"
     ]
-    wanted = []
-    for row in next(drawn.steps(1, 1))[1]:
+    expected_pixels = []
+    for row in next(data.steps(1, 1))[1]:
         for d in row.documents:
-            wanted += [*d.understanding_pixels, *(p for p in d.generation_pixels if p is not None)]
-    assert len(shown) == len(wanted) > 0
-    assert all(np.array_equal(a, b) for a, b in zip(shown, wanted, strict=True))
+            expected_pixels += [*d.understanding_pixels, *(p for p in d.generation_pixels if p is not None)]
+    assert len(image_uris) == len(expected_pixels) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(image_uris, expected_pixels, strict=True))
 
 
-def test_data_cannot_become_mark_up_and_nothing_is_fetched(drawn: Drawn) -> None:
-    html = built(drawn).html()
-    page = Parsed(html)
+def test_data_cannot_become_mark_up_and_nothing_is_fetched(data: RunData) -> None:
+    html = build_page(data).html()
+    page = ParsedPage(html)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
     assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in page.tags if t == "img")
     assert "url(" not in html and "@import" not in html and "<script" not in html
     assert "<script>alert(1)" in "".join(page.text.split()), "the words are there all the same"
 
 
-def test_text_is_there_token_by_token(drawn: Drawn) -> None:
-    html = built(drawn, 3).html()
+def test_text_is_there_token_by_token(data: RunData) -> None:
+    html = build_page(data, 3).html()
     assert re.search(r"<u>line</u>|<u>l</u>", html), "text is learnt"
     assert "<em>↵</em><em>↵</em>\n" in html or "<em>↵</em></u><u><em>↵</em>\n" in html
     assert "苹" in html
@@ -113,27 +115,30 @@ def test_what_reorders_text_is_shown_escaped(random_base: Path, tmp_path: Path) 
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "own", "licence": "none", "sources": [source]}))
     ratio = ("ratio.understanding=0", "ratio.generation=0")
     config = config_of("+stage=2", f"data.recipe={tmp_path / 'r.yaml'}", f"init_from={random_base}", *SMALL, *ratio)
-    html = built(open_drawn(config), 1).html()
+    html = build_page(open_run_data(config), 1).html()
     assert "\u202e" not in html and "\x1b" not in html and "\\u202e" in html and "\\x1b" in html
 
 
-def test_a_page_too_large_is_cut_and_says_so(drawn: Drawn) -> None:
-    few = built(drawn, 2, max_bytes=1)
-    parsed = Parsed(few.html())
-    assert few.cut == "3 rows cannot be opened: the page would be too large" and few.cut in parsed.text
-    assert sum(t == "details" and a.get("class") == "row" for t, a in parsed.tags) == 1
-    assert sum(t == "span" and a.get("class") == "strip" for t, a in parsed.tags) == 5
-    short = built(drawn, 3, max_strips=2)
-    assert "2 steps are left out" in short.cut and "Step 2" not in Parsed(short.html()).text
+def test_a_page_too_large_is_cut_and_says_so(data: RunData) -> None:
+    page_of_one = build_page(data, 2, max_bytes=1)
+    parsed_page = ParsedPage(page_of_one.html())
+    assert (
+        page_of_one.omissions == "3 rows cannot be opened: the page would be too large"
+        and page_of_one.omissions in parsed_page.text
+    )
+    assert sum(t == "details" and a.get("class") == "row" for t, a in parsed_page.tags) == 1
+    assert sum(t == "span" and a.get("class") == "strip" for t, a in parsed_page.tags) == 5
+    short_page = build_page(data, 3, max_strips=2)
+    assert "2 steps are left out" in short_page.omissions and "Step 2" not in ParsedPage(short_page.html()).text
 
 
-def test_the_asked_ratio_stands_at_what_it_counts(drawn: Drawn) -> None:
-    in_samples = built(drawn, 1).html()
-    config = drawn.config.model_copy(update={"ratio": drawn.config.ratio.model_copy(update={"unit": "tokens"})})
-    in_tokens = built(replace(drawn, config=config), 1).html()
-    for html, asked, other in ((in_samples, "samples", "tokens"), (in_tokens, "tokens", "samples")):
+def test_the_asked_ratio_stands_at_what_it_counts(data: RunData) -> None:
+    in_samples = build_page(data, 1).html()
+    config = data.config.model_copy(update={"ratio": data.config.ratio.model_copy(update={"unit": "tokens"})})
+    in_tokens = build_page(replace(data, config=config), 1).html()
+    for html, requested_unit, other_unit in ((in_samples, "samples", "tokens"), (in_tokens, "tokens", "samples")):
         lines = {m[1]: m[0] for m in re.finditer(r'<p class="mixture">(\w+): .*?</p>', html)}
-        assert "requested 50 %" in lines[asked] and "requested" not in lines[other]
+        assert "requested 50 %" in lines[requested_unit] and "requested" not in lines[other_unit]
 
 
 def test_samples_that_cannot_be_used_are_listed(random_base: Path, tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ def test_samples_that_cannot_be_used_are_listed(random_base: Path, tmp_path: Pat
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "own", "licence": "none", "sources": [source]}))
     ratio = ("ratio.understanding=0", "ratio.generation=0")
     config = config_of("+stage=2", f"data.recipe={tmp_path / 'r.yaml'}", f"init_from={random_base}", *SMALL, *ratio)
-    page = Parsed(built(open_drawn(config), 1).html())
+    page = ParsedPage(build_page(open_run_data(config), 1).html())
     assert "Quarantined" in page.text and "field 'text' is empty" in page.text
 
 
@@ -157,20 +162,18 @@ def _chromium(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.chromium
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a headless Chromium")
-def test_in_chromium_it_fits_a_phone_and_turns_dark(drawn: Drawn, tmp_path: Path) -> None:
-    html = built(drawn).html().replace("<details", "<details open")
+def test_in_chromium_it_fits_a_phone_and_turns_dark(data: RunData, tmp_path: Path) -> None:
+    html = build_page(data).html().replace("<details", "<details open")
     probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ')</script>"
     html = html.replace("</body>", f"{probe}</body>").replace("http-equiv", "name")  # the page forbids scripts
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    where = (tmp_path / "page.html").as_uri()
-    dom = _chromium("--window-size=390,1600", "--dump-dom", where, folder=tmp_path).stdout
-    found = re.search(r"<title>(\d+) (\d+)</title>", dom)
-    assert found and int(found[2]) <= int(found[1]), f"wider than the screen: {found and found[0]}"
+    url = (tmp_path / "page.html").as_uri()
+    dom = _chromium("--window-size=390,1600", "--dump-dom", url, folder=tmp_path).stdout
+    title = re.search(r"<title>(\d+) (\d+)</title>", dom)
+    assert title and int(title[2]) <= int(title[1]), f"wider than the screen: {title and title[0]}"
     means = []
     for name, words in (("light", ()), ("dark", ("--force-dark-mode",))):
         target = tmp_path / f"{name}.png"
-        _chromium(
-            "--window-size=1200,900", "--hide-scrollbars", *words, f"--screenshot={target}", where, folder=tmp_path
-        )
+        _chromium("--window-size=1200,900", "--hide-scrollbars", *words, f"--screenshot={target}", url, folder=tmp_path)
         means.append(np.asarray(Image.open(target).convert("L")).mean())
     assert means[0] > 180 and means[1] < 100

@@ -31,7 +31,7 @@ def write(path: Path, content: Any) -> Path:
     elif isinstance(content, str):
         path.write_text(content, encoding="utf-8")
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in content), encoding="utf-8")
+        path.write_text("".join(json.dumps(fields, ensure_ascii=False) + "\n" for fields in content), encoding="utf-8")
     else:
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return path
@@ -59,8 +59,8 @@ def make(
     format_: Any, *inputs: Path, out: Path, workers: int = 1, max_bad: float = 0.0, **options: Any
 ) -> dict[str, Any]:
     """Runs a conversion; returns what prepared.json says."""
-    given = PrepareOptions(format_, tuple(map(str, inputs)), **options)
-    return prepare(given, out, workers, max_bad, lambda totals, records: None)
+    prepare_options = PrepareOptions(format_, tuple(map(str, inputs)), **options)
+    return prepare(prepare_options, out, workers, max_bad, lambda totals, records: None)
 
 
 def samples(out: Path) -> list[tuple[str, dict[str, Any], list[bytes]]]:
@@ -80,7 +80,7 @@ def samples(out: Path) -> list[tuple[str, dict[str, Any], list[bytes]]]:
 
 
 def fields(out: Path) -> list[dict[str, Any]]:
-    return [one for _, one, _ in samples(out)]
+    return [fields for _, fields, _ in samples(out)]
 
 
 def skipped(out: Path) -> list[dict[str, Any]]:

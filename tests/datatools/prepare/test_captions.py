@@ -30,10 +30,10 @@ def sharegpt4v(path):
 def test_sharegpt4v(tmp_path):
     file = sharegpt4v(tmp_path / "captions.json")
     make("captions", file, out=tmp_path / "out", images=str(tmp_path / "images"))
-    found = samples(tmp_path / "out")
-    assert [key for key, _, _ in found] == [f"{n:09d}-{n:012d}" for n in range(3)]
-    assert found[2][1] == {"caption": 'In the image 2, a "dog" – 狗.\n\nIt runs.'}
-    assert found[2][2] == [image_bytes(2)]
+    result = samples(tmp_path / "out")
+    assert [key for key, _, _ in result] == [f"{n:09d}-{n:012d}" for n in range(3)]
+    assert result[2][1] == {"caption": 'In the image 2, a "dog" – 狗.\n\nIt runs.'}
+    assert result[2][2] == [image_bytes(2)]
 
 
 def coco(path):
@@ -56,7 +56,7 @@ def coco(path):
 def test_coco(tmp_path, choice, expected):
     file = coco(tmp_path / "captions_train2017.json")
     make("captions", file, out=tmp_path / "out", images=str(tmp_path / "train2017"), captions=choice)
-    assert [one["caption"] for one in fields(tmp_path / "out")] == expected
+    assert [record["caption"] for record in fields(tmp_path / "out")] == expected
     keys = [key for key, _, _ in samples(tmp_path / "out")]
     assert keys[:2] == (["000000000_0-10", "000000000_1-10"] if choice == "each" else ["000000000-10", "000000001-11"])
 
@@ -84,8 +84,10 @@ def test_yfcc(tmp_path):
         url_encoded=True,
         drop_empty=True,
     )
-    assert [one["caption"] for one in fields(tmp_path / "out")] == ["A day\nAt the\nsea", "Café"]
-    assert [(one["reason"], one["left_out"]) for one in skipped(tmp_path / "out")] == [("the caption is empty", True)]
+    assert [record["caption"] for record in fields(tmp_path / "out")] == ["A day\nAt the\nsea", "Café"]
+    assert [(record["reason"], record["left_out"]) for record in skipped(tmp_path / "out")] == [
+        ("the caption is empty", True)
+    ]
 
 
 def test_tsv_without_a_line_of_names(tmp_path):
@@ -93,7 +95,7 @@ def test_tsv_without_a_line_of_names(tmp_path):
         write(tmp_path / f"{number}.jpg", image_bytes(number))
     file = write(tmp_path / "x.tsv", '0.jpg\t"a ""dog""\nruns"\n1.jpg\ta cat, sleeping\n')
     make("captions", file, out=tmp_path / "out", columns=("image", "caption"))
-    assert [one["caption"] for one in fields(tmp_path / "out")] == ['a "dog"\nruns', "a cat, sleeping"]
+    assert [record["caption"] for record in fields(tmp_path / "out")] == ['a "dog"\nruns', "a cat, sleeping"]
 
 
 def test_journeydb(tmp_path):

@@ -15,23 +15,23 @@ def test_llava(tmp_path):
     for name in ("coco/1.jpg", "vg/2.jpg"):
         write(tmp_path / "images" / name, image_bytes(len(name)))
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
-    two = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "The first."}]
-    plain = [{"from": "human", "value": "Write <image> in HTML."}, {"from": "gpt", "value": "<image>"}]
+    two_images = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "The first."}]
+    plain_text = [{"from": "human", "value": "Write <image> in HTML."}, {"from": "gpt", "value": "<image>"}]
     records = [
         {"id": "000000033471", "image": "coco/1.jpg", "conversations": talk},
-        {"id": "two", "image": ["coco/1.jpg", "vg/2.jpg"], "conversations": two},
-        {"id": "wgByO4Y_0", "model": "", "conversations": plain},
+        {"id": "two", "image": ["coco/1.jpg", "vg/2.jpg"], "conversations": two_images},
+        {"id": "wgByO4Y_0", "model": "", "conversations": plain_text},
     ]
     file = write(tmp_path / "mix.json", records)
     make("conversations", file, out=tmp_path / "out", images=str(tmp_path / "images"))
-    found = samples(tmp_path / "out")
-    assert found[0][1]["conversations"] == [
+    result = samples(tmp_path / "out")
+    assert result[0][1]["conversations"] == [
         {"role": USER, "content": f"{PLACEHOLDER}\nWhat is it?"},
         {"role": ASSISTANT, "content": "A dog."},
     ]
-    assert len(found[1][2]) == 2
-    assert found[1][1]["conversations"][0]["content"] == f"{PLACEHOLDER} or {PLACEHOLDER}?"
-    assert found[2][1]["conversations"][0]["content"] == "Write <image> in HTML.", "no image: the words are words"
+    assert len(result[1][2]) == 2
+    assert result[1][1]["conversations"][0]["content"] == f"{PLACEHOLDER} or {PLACEHOLDER}?"
+    assert result[2][1]["conversations"][0]["content"] == "Write <image> in HTML.", "no image: the words are words"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
     assert [len(get_template("conversation").build(source[i])) for i in range(3)] == [5, 7, 3]
 
@@ -39,8 +39,8 @@ def test_llava(tmp_path):
 def test_images_and_text_apart(tmp_path):
     """One file for two sources: the records with an image, and those without."""
     write(tmp_path / "1.jpg", image_bytes(1))
-    said = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
-    file = write(tmp_path / "x.jsonl", [{"image": "1.jpg", "conversations": said}, {"conversations": said}])
+    contents = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+    file = write(tmp_path / "x.jsonl", [{"image": "1.jpg", "conversations": contents}, {"conversations": contents}])
     with_images = make("conversations", file, out=tmp_path / "a", min_pictures=1)
     without = make("conversations", file, out=tmp_path / "b", max_pictures=0)
     assert [with_images["samples"], without["samples"]] == [1, 1]
@@ -57,8 +57,8 @@ def test_janus_form(tmp_path):
     ]
     file = write(tmp_path / "x.jsonl", [{"conversations": turns}])
     make("conversations", file, out=tmp_path / "out")
-    (found,) = samples(tmp_path / "out")
-    assert found[2] == [image_bytes(1, "PNG"), image_bytes(2, "PNG")]
+    (result,) = samples(tmp_path / "out")
+    assert result[2] == [image_bytes(1, "PNG"), image_bytes(2, "PNG")]
     roles = [
         segment.role
         for segment in get_template("conversation").build(ShardSource([tmp_path / "out/shard-00000.tar"])[0])
@@ -83,8 +83,8 @@ def test_sharegpt_and_messages(tmp_path):
     ]  # fmt: skip
     file = write(tmp_path / "x.jsonl", records)
     make("conversations", file, out=tmp_path / "out")
-    said = [[turn["content"] for turn in one["conversations"]] for one in fields(tmp_path / "out")]
-    assert said == [["Hello", "Hi"], ["Be brief.\n\nSay yes", "yes"], ["你好", "你好！", "再见", "再见！"]]
+    contents = [[turn["content"] for turn in record["conversations"]] for record in fields(tmp_path / "out")]
+    assert contents == [["Hello", "Hi"], ["Be brief.\n\nSay yes", "yes"], ["你好", "你好！", "再见", "再见！"]]
 
 
 BAD_TURNS = {
@@ -92,16 +92,16 @@ BAD_TURNS = {
     "a turn is empty": [("human", " "), ("gpt", "c")],
     "a turn's role is unknown": [("tool", "a"), ("gpt", "c")],
     "there is no answer to learn from": [("human", "a")],
-    "a turn is no text": [("human", 3), ("gpt", "c")],
+    "a turn is not a string": [("human", 3), ("gpt", "c")],
     "placeholders and images differ in number": [("human", "<image_placeholder>"), ("gpt", "c")],
 }
 
 
 @pytest.mark.parametrize("reason", BAD_TURNS)
 def test_conversations_that_cannot_be_used(tmp_path, reason):
-    good = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
-    bad = {"conversations": [{"from": role, "value": words} for role, words in BAD_TURNS[reason]]}
-    file = write(tmp_path / "x.jsonl", [good, bad])
-    made = make("conversations", file, out=tmp_path / "out", max_bad=0.5)
-    assert made["skipped"] == {reason: 1}
+    good_record = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    bad_record = {"conversations": [{"from": role, "value": words} for role, words in BAD_TURNS[reason]]}
+    file = write(tmp_path / "x.jsonl", [good_record, bad_record])
+    result = make("conversations", file, out=tmp_path / "out", max_bad=0.5)
+    assert result["skipped"] == {reason: 1}
     assert skipped(tmp_path / "out")[0]["where"] == f"{file}:2"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_train.datatools.prepare.fields import pick
-from janus_train.datatools.prepare.inputs import inside
+from janus_train.datatools.prepare.inputs import path_inside
 from janus_train.datatools.prepare.options import PrepareOptions, byte_count
 from janus_train.datatools.prepare.samples import encode, key
 from janus_train.errors import UserError
@@ -43,14 +43,14 @@ def test_pick(path, value):
 
 @pytest.mark.parametrize("path", ["a[", "a[b]", "", "a..b"])
 def test_a_path_that_is_none(path):
-    with pytest.raises(UserError, match="is no path of field names"):
+    with pytest.raises(UserError, match="is not a path of field names"):
         pick(RECORD, path)
 
 
 @pytest.mark.parametrize("folder", ["/data/pictures", "pictures", ".", "../pictures", "/"])
 @pytest.mark.parametrize("name", ["a.jpg", "./a/../b/c.jpg", "a//b.jpg"])
 def test_paths_inside(folder, name):
-    assert inside(folder, name, "x:1").startswith(("/data", "pictures", "../pictures", "a", "b", "/a", "/b"))
+    assert path_inside(folder, name, "x:1").startswith(("/data", "pictures", "../pictures", "a", "b", "/a", "/b"))
 
 
 @pytest.mark.parametrize("folder", ["/data/pictures", "pictures", ".", "../pictures"])
@@ -59,11 +59,11 @@ def test_paths_inside(folder, name):
 )
 def test_paths_that_leave(folder, name):
     with pytest.raises(UserError, match=r"x:1: the image's path .* leaves the image folder"):
-        inside(folder, name, "x:1")
+        path_inside(folder, name, "x:1")
 
 
 def test_an_absolute_path_inside_is_fine():
-    assert inside("/data/pictures", "/data/pictures/a.jpg", "x:1") == "/data/pictures/a.jpg"
+    assert path_inside("/data/pictures", "/data/pictures/a.jpg", "x:1") == "/data/pictures/a.jpg"
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_an_absolute_path_inside_is_fine():
 )
 def test_addresses_are_refused(name):
     with pytest.raises(UserError, match=r"x:17: the image is an address .*download the images first"):
-        inside("pictures", name, "x:17")
+        path_inside("pictures", name, "x:17")
 
 
 @given(st.text())
 def test_no_path_leaves_whatever_is_in_it(name):
     try:
-        path = inside("/data/pictures", name, "x:1")
+        path = path_inside("/data/pictures", name, "x:1")
     except UserError:
         return
     assert path.startswith("/data/pictures/")
@@ -86,10 +86,10 @@ def test_no_path_leaves_whatever_is_in_it(name):
 
 @given(st.integers(0, 10**12), st.one_of(st.none(), st.integers(0, 999)), st.text())
 def test_keys_are_safe(number, part, name):
-    found = key(number, part, name)
-    assert re.fullmatch(r"[A-Za-z0-9_-]{9,80}", found)
-    assert found.startswith(f"{number:09d}")
-    longest = max(len(f"{found}.{ending}") for ending, _ in encode(found, {}, [("webp", b"")] * 20).members)
+    sample_key = key(number, part, name)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{9,80}", sample_key)
+    assert sample_key.startswith(f"{number:09d}")
+    longest = max(len(f"{sample_key}.{ending}") for ending, _ in encode(sample_key, {}, [("webp", b"")] * 20).members)
     assert longest <= 100, "the names fit a header"
 
 
@@ -120,10 +120,10 @@ def test_sizes_that_are_none(text):
 @pytest.mark.parametrize(
     ("format_", "options", "says"),
     [
-        ("text", {"images": "x"}, "--images means nothing for text: it is for captions, conversations"),
-        ("imagefolder", {"drop_empty": True}, "--drop-empty means nothing for imagefolder"),
+        ("text", {"images": "x"}, "--images has no effect for text: it is for captions, conversations"),
+        ("imagefolder", {"drop_empty": True}, "--drop-empty has no effect for imagefolder"),
         ("captions", {"form": "ask"}, "--form ask needs --question"),
-        ("captions", {"question": "x"}, "--question means nothing without --form ask"),
+        ("captions", {"question": "x"}, "--question has no effect without --form ask"),
         ("captions", {"min_pictures": 2, "max_pictures": 1}, "--max-pictures 1 is less than --min-pictures 2"),
     ],
 )

@@ -25,15 +25,15 @@ def ilsvrc_train(path, images_per_class=4):
 def test_ilsvrc_tar_of_tars(tmp_path):
     tar = ilsvrc_train(tmp_path / "ILSVRC2012_img_train.tar")
     names = write(tmp_path / "LOC_synset_mapping.txt", SYNSETS)
-    made = make("imagefolder", tar, out=tmp_path / "out", classes=str(names))
-    found = samples(tmp_path / "out")
-    assert made["samples"] == len(found) == 12
-    for key, value, images in found:
+    result = make("imagefolder", tar, out=tmp_path / "out", classes=str(names))
+    written_samples = samples(tmp_path / "out")
+    assert result["samples"] == len(written_samples) == 12
+    for key, value, images in written_samples:
         class_id, number = key[10:].split("_")
         assert value == {"class_name": CLASSES[class_id]}
         assert images == [image_bytes(100 * list(CLASSES).index(class_id) + int(number))], "kept byte for byte"
     source = ShardSource([tmp_path / "out/shard-00000.tar"])
-    assert get_template("class_to_image").build(source[0])[0].text == found[0][1]["class_name"]
+    assert get_template("class_to_image").build(source[0])[0].text == written_samples[0][1]["class_name"]
 
 
 def test_every_shard_has_its_share_of_every_class(tmp_path):
@@ -56,7 +56,7 @@ def test_a_folder_with_a_mapping(tmp_path, mapping):
         write(tmp_path / "train" / class_id / "boxes.txt", "no image")
     names = write(tmp_path / "names.json", mapping)
     make("imagefolder", tmp_path / "train", out=tmp_path / "out", classes=str(names))
-    assert sorted(one["class_name"] for one in fields(tmp_path / "out")) == sorted(CLASSES.values())
+    assert sorted(record["class_name"] for record in fields(tmp_path / "out")) == sorted(CLASSES.values())
 
 
 def test_folders_are_called_as_they_are(tmp_path):
@@ -78,9 +78,9 @@ def test_all_names_of_a_class(tmp_path):
         (None, "give --classes"),
         ("n01440764 tench\n", "has no class 'n01443537'"),
         ("n01440764\n", "has no name after the id"),
-        ("{broken", "is no valid JSON"),
-        ("", "holds no class"),
-        ('{"n01440764": 3}', "is no text"),
+        ("{broken", "is not valid JSON"),
+        ("", "contains no class"),
+        ('{"n01440764": 3}', "is not a string"),
         ('{"n01440764": " "}', "has no name"),
     ],
 )
@@ -98,5 +98,5 @@ def test_links_to_nothing_and_hidden_files(tmp_path):
     write(tmp_path / "raw/cat/._1.jpg", "a leftover")
     write(tmp_path / "raw/.cache/1.jpg", image_bytes(1))
     (tmp_path / "raw/cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    made = make("imagefolder", tmp_path / "raw", out=tmp_path / "out", max_bad=0.5)
-    assert (made["samples"], made["skipped"]) == (1, {"the image is missing": 1})
+    result = make("imagefolder", tmp_path / "raw", out=tmp_path / "out", max_bad=0.5)
+    assert (result["samples"], result["skipped"]) == (1, {"the image is missing": 1})

@@ -22,7 +22,7 @@ from tests.hostile_images import HOSTILE, hostile_file, nothing_runs
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 
 
-def saved(image, form, **options):
+def save_image(image, form, **options):
     out = io.BytesIO()
     image.save(out, form, **options)
     return out.getvalue()
@@ -39,12 +39,12 @@ def test_kept_byte_for_byte(form, ending):
 
 
 def test_a_cmyk_jpeg_is_a_jpeg():
-    data = saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")
+    data = save_image(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")
     assert keep(data) == ("jpg", data)
 
 
 SIXTEEN = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24) * 170)
-OTHERS = {
+OTHER_FORMATS = {
     "bmp": (Image.fromarray(PIXELS), "BMP"),
     "tiff": (Image.fromarray(PIXELS), "TIFF"),
     "grey tiff": (Image.fromarray(PIXELS).convert("L"), "TIFF"),
@@ -58,40 +58,40 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHER_FORMATS)
 def test_others_become_png_without_loss(name):
-    image, form = OTHERS[name]
-    data = saved(image, form)
-    ending, kept = keep(data)
+    image, form = OTHER_FORMATS[name]
+    data = save_image(image, form)
+    ending, kept_data = keep(data)
     assert ending == "png"
-    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(kept)) as after:
-        assert after.format == "PNG"
+    with Image.open(io.BytesIO(data)) as original, Image.open(io.BytesIO(kept_data)) as copy:
+        assert copy.format == "PNG"
         if image.mode == "I;16":
-            assert np.array_equal(np.asarray(before), np.asarray(after)), "all 16 bits"
-        assert np.array_equal(np.asarray(to_rgb(before)), np.asarray(to_rgb(after)))
-    assert keep(data) == (ending, kept), "the same bytes each time"
+            assert np.array_equal(np.asarray(original), np.asarray(copy)), "all 16 bits"
+        assert np.array_equal(np.asarray(to_rgb(original)), np.asarray(to_rgb(copy)))
+    assert keep(data) == (ending, kept_data), "the same bytes each time"
 
 
 def test_the_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
-    with Image.open(io.BytesIO(keep(out.getvalue())[1])) as kept:
-        assert to_rgb(kept).getpixel((0, 0)) == (255, 0, 0)
+    with Image.open(io.BytesIO(keep(out.getvalue())[1])) as kept_data:
+        assert to_rgb(kept_data).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_scaled_down_if_asked():
     data = image_bytes(1, "PNG", size=(100, 50))
     assert keep(data, 100) == ("png", data), "small enough"
-    ending, kept = keep(data, 40)
-    with Image.open(io.BytesIO(kept)) as image:
+    ending, kept_data = keep(data, 40)
+    with Image.open(io.BytesIO(kept_data)) as image:
         assert (ending, image.format, image.size) == ("jpg", "JPEG", (40, 20))
-    turned = saved(
+    turned_data = save_image(
         Image.new("RGB", (100, 50)),
         "JPEG",
         exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
     )
-    with Image.open(io.BytesIO(keep(turned, 40)[1])) as image:
+    with Image.open(io.BytesIO(keep(turned_data, 40)[1])) as image:
         assert image.size == (20, 40), "upright: the camera's turn is in the pixels now"
 
 
@@ -131,7 +131,7 @@ def test_hostile_files_are_skipped(kind, tmp_path):
     path = hostile_file(kind, tmp_path)
     with nothing_runs(tmp_path), pytest.raises(SkipRecord) as caught:
         keep(read_file(str(path)))
-    reasons = {"bomb": "the image has over 100 megapixels", "pipe": "the image is no regular file that can be read"}
+    reasons = {"bomb": "the image has over 100 megapixels", "pipe": "the image is not a regular file that can be read"}
     assert caught.value.reason == reasons.get(kind, "the image does not open")
     assert "\n" not in caught.value.detail
 
@@ -139,5 +139,5 @@ def test_hostile_files_are_skipped(kind, tmp_path):
 def test_a_tiff_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    with Image.open(io.BytesIO(keep(saved(Image.fromarray(PIXELS), "TIFF", exif=exif))[1])) as kept:
-        assert np.array_equal(np.asarray(kept), np.rot90(PIXELS, -1)) and not kept.getexif()
+    with Image.open(io.BytesIO(keep(save_image(Image.fromarray(PIXELS), "TIFF", exif=exif))[1])) as kept_data:
+        assert np.array_equal(np.asarray(kept_data), np.rot90(PIXELS, -1)) and not kept_data.getexif()

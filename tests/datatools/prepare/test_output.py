@@ -50,20 +50,20 @@ OPTIONS = {"captions": "each", "shard_size": 20_480, "max_bad": 0.1}
 
 
 def test_shards_of_the_asked_size(raw, tmp_path):
-    made = make("captions", raw, out=tmp_path / "out", **OPTIONS)
+    result = make("captions", raw, out=tmp_path / "out", **OPTIONS)
     tars = sorted((tmp_path / "out").glob("*.tar"))
-    assert made["shards"] == len(tars) > 8
+    assert result["shards"] == len(tars) > 8
     assert [path.name for path in tars] == [f"shard-{n:05d}.tar" for n in range(len(tars))]
     assert all(path.stat().st_size <= 20_480 for path in tars)
-    assert made["bytes"] == sum(path.stat().st_size for path in tars)
-    assert made["samples"] == 57 * 2 == len(samples(tmp_path / "out"))
-    assert made["skipped"] == {"the image does not open": 3}
-    assert [one["where"] for one in skipped(tmp_path / "out")] == [f"{raw}:{line}" for line in (1, 31, 60)]
+    assert result["bytes"] == sum(path.stat().st_size for path in tars)
+    assert result["samples"] == 57 * 2 == len(samples(tmp_path / "out"))
+    assert result["skipped"] == {"the image does not open": 3}
+    assert [record["where"] for record in skipped(tmp_path / "out")] == [f"{raw}:{line}" for line in (1, 31, 60)]
     source = ShardSource(tars)
-    assert len(source) == made["samples"]
+    assert len(source) == result["samples"]
     assert source[113].fields == {"caption": "another of 58"}
-    listed = json.loads((tmp_path / "out/shards.json").read_text())
-    assert len(listed["shards"]) == len(tars)
+    listing = json.loads((tmp_path / "out/shards.json").read_text())
+    assert len(listing["shards"]) == len(tars)
     assert not (tmp_path / "out/.prepare").exists()
 
 
@@ -74,8 +74,8 @@ def test_so_many_samples_a_shard(raw, tmp_path):
 
 
 def test_a_sample_larger_than_a_shard_has_one_of_its_own(raw, tmp_path):
-    made = make("captions", raw, out=tmp_path / "out", shard_size=1, max_bad=0.1)
-    assert made["shards"] == made["samples"] == 57
+    result = make("captions", raw, out=tmp_path / "out", shard_size=1, max_bad=0.1)
+    assert result["shards"] == result["samples"] == 57
 
 
 def test_headers_say_nothing_of_when_and_who(raw, tmp_path):
@@ -100,12 +100,16 @@ def test_webdataset_reads_the_shards_back(tmp_path):
         {"id": "none", "conversations": turns},
     ]
     make("conversations", write(tmp_path / "raw/x.jsonl", records), out=tmp_path / "out")
-    many, one, none = webdataset.WebDataset(str(tmp_path / "out/shard-00000.tar"), shardshuffle=False)
-    assert [sample["__key__"] for sample in (many, one, none)] == ["000000000-many", "000000001-one", "000000002"]
-    assert [name for name in many if name[0] != "_"] == ["json", *(f"{number}.jpg" for number in range(12))]
-    assert [many[f"{number}.jpg"] for number in range(12)] == [image_bytes(number) for number in range(12)]
-    assert one["jpg"] == image_bytes(3) and [name for name in one if name[0] != "_"] == ["json", "jpg"]
-    assert [turn["content"] for turn in json.loads(none["json"])["conversations"]] == ["Which one?", "The last."]
+    sample_a, sample_b, sample_c = webdataset.WebDataset(str(tmp_path / "out/shard-00000.tar"), shardshuffle=False)
+    assert [sample["__key__"] for sample in (sample_a, sample_b, sample_c)] == [
+        "000000000-many",
+        "000000001-one",
+        "000000002",
+    ]
+    assert [name for name in sample_a if name[0] != "_"] == ["json", *(f"{number}.jpg" for number in range(12))]
+    assert [sample_a[f"{number}.jpg"] for number in range(12)] == [image_bytes(number) for number in range(12)]
+    assert sample_b["jpg"] == image_bytes(3) and [name for name in sample_b if name[0] != "_"] == ["json", "jpg"]
+    assert [turn["content"] for turn in json.loads(sample_c["json"])["conversations"]] == ["Which one?", "The last."]
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
@@ -113,8 +117,8 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
         texts = [{"text": f"text {number}" if number != 700 else ""} for number in range(1400)]
         write(tmp_path / f"texts/{file}.jsonl", texts)
     options = {"shard_samples": 999, "max_bad": 0.1}
-    made = make("text", tmp_path / "texts", out=tmp_path / "one", **options)
-    assert (made["samples"], made["shards"], made["skipped"]) == (4197, 5, {"the text is missing or empty": 3})
+    result = make("text", tmp_path / "texts", out=tmp_path / "one", **options)
+    assert (result["samples"], result["shards"], result["skipped"]) == (4197, 5, {"the text is missing or empty": 3})
     make("text", tmp_path / "texts", out=tmp_path / "three", workers=3, **options)
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
 
@@ -130,20 +134,20 @@ def test_stopped_at_every_step_it_goes_on_to_the_same_bytes(raw, tmp_path, monke
     module = workers if at == "write_index" else os if at in ("fsync", "replace") else output
     stops = 0
     for stop in range(1, 12):
-        left = [stop]
+        calls_left = [stop]
 
-        def stopping(function, left=left):
-            def call(*given, **options):
-                left[0] -= 1
-                if left[0] == 0:
+        def stop_at(function, calls_left=calls_left):
+            def call(*arguments, **options):
+                calls_left[0] -= 1
+                if calls_left[0] == 0:
                     raise Killed
-                return function(*given, **options)
+                return function(*arguments, **options)
 
             return call
 
-        with monkeypatch.context() as patched:
-            patched.setattr(module, at, stopping(getattr(module, at)))
-            patched.setattr(output.Output, "__exit__", lambda self, *error: self._lock.close())  # no tidying up
+        with monkeypatch.context() as patches:
+            patches.setattr(module, at, stop_at(getattr(module, at)))
+            patches.setattr(output.Output, "__exit__", lambda self, *error: self._lock.close())  # no tidying up
             try:
                 make("captions", raw, out=tmp_path / "out", **OPTIONS)
             except Killed:
@@ -160,31 +164,31 @@ def test_whole_shards_are_kept_and_half_ones_made_again(raw, tmp_path, monkeypat
     tars = sorted((tmp_path / "out").glob("*.tar"))
     assert 3 < len(tars) < 12
     assert [path.name for path in (tmp_path / "out").glob(".shard*")] == []
-    kept = tars[0].stat().st_mtime_ns
+    mtime_ns = tars[0].stat().st_mtime_ns
     index_path(tars[2]).unlink()
     tars[-1].write_bytes(tars[-1].read_bytes()[:-512])
     write(tmp_path / "out/.shard-999.part", b"half")
     make("captions", raw, out=tmp_path / "out", **OPTIONS)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert tars[0].stat().st_mtime_ns == kept, "what was whole was not written again"
+    assert tars[0].stat().st_mtime_ns == mtime_ns, "what was whole was not written again"
 
 
 def test_a_finished_folder_is_left_alone(raw, tmp_path):
-    first = make("captions", raw, out=tmp_path / "out", **OPTIONS)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert make("captions", raw, out=tmp_path / "out", **OPTIONS | {"max_bad": 0.5}, workers=2) == first
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    first_result = make("captions", raw, out=tmp_path / "out", **OPTIONS)
+    state_before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert make("captions", raw, out=tmp_path / "out", **OPTIONS | {"max_bad": 0.5}, workers=2) == first_result
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == state_before
 
 
 def test_other_options_or_another_input_are_refused(raw, tmp_path):
     make("captions", raw, out=tmp_path / "out", **OPTIONS)
-    before = contents(tmp_path / "out")
+    state_before = contents(tmp_path / "out")
     with pytest.raises(UserError, match=r"other options \(max_side None then, 20 now\)"):
         make("captions", raw, out=tmp_path / "out", max_side=20, **OPTIONS)
     write(raw.parent / "003.jpg", image_bytes(3, size=(40, 40)))
     with pytest.raises(UserError, match="the input has changed since"):
         make("captions", raw, out=tmp_path / "out", **OPTIONS)
-    assert contents(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == state_before
 
 
 def test_the_same_while_it_is_half_made(raw, tmp_path):
@@ -217,22 +221,22 @@ def test_too_many_bad_ones(raw, tmp_path):
 
 
 def test_nothing_to_prepare(tmp_path):
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="contains no record"):
         make("text", write(tmp_path / "x.jsonl", "\n"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="no sample came out of 1 records"):
+    with pytest.raises(UserError, match="1 records gave no sample"):
         make("text", write(tmp_path / "y.jsonl", [{"text": ""}]), out=tmp_path / "out", drop_empty=True)
 
 
 def test_missing_images(tmp_path):
     records = [{"image": f"{n}.jpg", "caption": "x"} for n in range(300)]
     file = write(tmp_path / "x.jsonl", records)
-    with pytest.raises(UserError, match=r"none of the first 100 images is there, such as .*0\.jpg: --images"):
+    with pytest.raises(UserError, match=r"none of the first 100 images exists, such as .*0\.jpg: --images"):
         make("captions", file, out=tmp_path / "out")
     for number in range(298):
         write(tmp_path / f"{number}.jpg", image_bytes(number))
-    made = make("captions", file, out=tmp_path / "out", max_bad=0.01)
-    assert made["skipped"] == {"the image is missing": 2}
+    result = make("captions", file, out=tmp_path / "out", max_bad=0.01)
+    assert result["skipped"] == {"the image is missing": 2}
 
 
 def test_addresses_and_paths_that_leave_are_refused_before_anything_is_written(tmp_path):
@@ -241,7 +245,7 @@ def test_addresses_and_paths_that_leave_are_refused_before_anything_is_written(t
         ("http://example.invalid/1.jpg", r"x\.jsonl:2: .*download"),
         ("../2.jpg", r"x\.jsonl:2: .*leaves"),
     ]:
-        file = write(tmp_path / "raw/x.jsonl", [{"image": one, "caption": "x"} for one in ("1.jpg", name)])
+        file = write(tmp_path / "raw/x.jsonl", [{"image": image, "caption": "x"} for image in ("1.jpg", name)])
         for format_ in ("captions", "conversations"):
             with pytest.raises(UserError, match=says):
                 make(format_, file, out=tmp_path / "out")
@@ -252,24 +256,24 @@ def test_a_full_disk_is_one_line(raw, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match="the disk is full: the same command goes on"):
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="the disk is full: the same command resumes"):
             make("captions", raw, out=tmp_path / "out", **OPTIONS)
     make("captions", raw, out=tmp_path / "out", **OPTIONS)
     assert len(fields(tmp_path / "out")) == 114
 
 
 def test_progress_counts_every_record(raw, tmp_path):
-    seen = []
+    calls = []
 
     def report(totals: Totals, records: int):
-        seen.append((totals.records, records))
+        calls.append((totals.records, records))
 
     options = PrepareOptions("captions", (str(raw),), captions="each", shard_size=20_480)
     run.prepare(options, tmp_path / "out", 1, 0.1, report)
-    assert seen[0] == (0, 60)
-    assert seen[-1] == (60, 60)
+    assert calls[0] == (0, 60)
+    assert calls[-1] == (60, 60)
 
 
 # ------------------------------------------------------------------------------------------------------- real processes
@@ -280,7 +284,7 @@ def start(*words, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def ended(*words):
+def run_to_end(*words):
     """(exit code, standard output, standard error) of the command."""
     process = start(*words)
     out, error = process.communicate(timeout=300)
@@ -311,9 +315,9 @@ def test_killed_for_good_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, cap
     else:
         pytest.fail("a worker outlived the process that started it")
     monkeypatch.setattr(sys, "argv", ["janus-train", "prepare", *map(str, words), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main()
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
     assert capsys.readouterr().out.startswith("600 samples, ")
     make("webdataset", tar, out=tmp_path / "whole", shard_size=200_000)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -323,23 +327,23 @@ def test_a_dead_worker_is_one_line(tmp_path):
     """As when the system is out of memory; the same command then goes on."""
     file = write(tmp_path / "x.jsonl", [{"text": f"text {number} " * 20} for number in range(20_000)])
     words = ["text", file, "--shard-samples", 1000, "--out", tmp_path / "out", "--workers", 2]
-    process, stopped = start(*words), None
+    process, stopped_pid = start(*words), None
     while process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        working = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
-        if len(working) == 2 and stopped is None:
-            stopped = working[0]
-            os.kill(stopped, signal.SIGSTOP)  # so that it is not done before it dies
-        if stopped and list((tmp_path / "out").glob("*.tar")):
-            os.kill(stopped, signal.SIGKILL)
+        worker_pids = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        if len(worker_pids) == 2 and stopped_pid is None:
+            stopped_pid = worker_pids[0]
+            os.kill(stopped_pid, signal.SIGSTOP)  # so that it is not done before it dies
+        if stopped_pid and list((tmp_path / "out").glob("*.tar")):
+            os.kill(stopped_pid, signal.SIGKILL)
             break
         time.sleep(0.01)
-    printed, error = process.communicate(timeout=300)
-    assert (process.returncode, printed) == (2, ""), error
+    output, error = process.communicate(timeout=300)
+    assert (process.returncode, output) == (2, ""), error
     assert error.splitlines()[-1].startswith("error: a worker process died")
     assert "Traceback" not in error
-    made = make("text", file, out=tmp_path / "out", shard_samples=1000)
-    assert (made["samples"], made["shards"]) == (20_000, 20)
+    result = make("text", file, out=tmp_path / "out", shard_samples=1000)
+    assert (result["samples"], result["shards"]) == (20_000, 20)
 
 
 MISTAKES = [
@@ -347,21 +351,21 @@ MISTAKES = [
     (["nonsense", "1.tar", "--out", "out"], "nonsense"),
     (["webdataset", "2.tar", "--out", "out"], "2.tar: there is no such file or folder"),
     (["webdataset", "x/*.tar", "--out", "out"], "nothing is at x/*.tar"),
-    (["webdataset", "1.tar", "1.tar", "--out", "out"], "1.tar is given twice"),
-    (["text", "1.tar", "--out", "out"], "is no file of texts"),
-    (["text", ".", "--out", "out"], "folder . holds no file of texts"),
+    (["webdataset", "1.tar", "1.tar", "--out", "out"], "1.tar is named twice"),
+    (["text", "1.tar", "--out", "out"], "is not a file of texts"),
+    (["text", ".", "--out", "out"], "folder . contains no file of texts"),
     (["hf", "1.tar", "--out", "out"], "there is no such folder"),
-    (["hf", ".", "--out", "out"], "is no data set that save_to_disk wrote"),
-    (["captions", "1.tar", "--images", "nowhere", "--out", "out"], "is no file of records"),
-    (["webdataset", "1.tar", "--out", "out", "--images", "."], "--images means nothing"),
-    (["webdataset", "1.tar", "--out", "out", "--shard-size", "big"], "'big' is no size"),
+    (["hf", ".", "--out", "out"], "is not a data set that save_to_disk wrote"),
+    (["captions", "1.tar", "--images", "nowhere", "--out", "out"], "is not a file of records"),
+    (["webdataset", "1.tar", "--out", "out", "--images", "."], "--images has no effect"),
+    (["webdataset", "1.tar", "--out", "out", "--shard-size", "big"], "'big' is not a size"),
     (["webdataset", "1.tar", "--out", "out", "--max-bad", "2"], "--max-bad"),
     (["text", "1.tar", "--index-only"], "--index-only is for webdataset"),
-    (["webdataset", "1.tar", "--index-only", "--out", "out"], "--out means nothing with --index-only"),
+    (["webdataset", "1.tar", "--index-only", "--out", "out"], "--out has no effect with --index-only"),
     (["webdataset", "1.tar", "--index-only", "--form", "draw"], "leave the other options out"),
     (["webdataset", "1.tar", "--index-only", "--workers", "2"], "leave the other options out"),
     (["webdataset", "1.tar", "--index-only", "--max-bad", "0.5"], "leave the other options out"),
-    (["webdataset", "1.tar", "--class-names", "all", "--out", "out"], "--class-names means nothing without --classes"),
+    (["webdataset", "1.tar", "--class-names", "all", "--out", "out"], "--class-names has no effect without --classes"),
 ]
 
 
@@ -370,19 +374,19 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, says):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "1.tar", tar_bytes({"1.txt": "x"}))
     monkeypatch.setattr(sys, "argv", ["janus-train", "prepare", *words])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main()
-    printed = capsys.readouterr()
-    assert (left.value.code, printed.out) == (2, "")
-    assert printed.err.startswith("error: ")
-    assert says in printed.err
-    assert printed.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert (exit_info.value.code, output.out) == (2, "")
+    assert output.err.startswith("error: ")
+    assert says in output.err
+    assert output.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["1.tar"]
 
 
 def test_index_only(tmp_path):
     tar = write_tar(tmp_path / "1.tar", {"1.jpg": image_bytes(1), "1.json": {"caption": "x"}})
-    code, printed, error = ended("webdataset", tar, "--index-only")
-    assert (code, printed, error) == (0, f"{index_path(tar)}\n", "")
+    code, output, error = run_to_end("webdataset", tar, "--index-only")
+    assert (code, output, error) == (0, f"{index_path(tar)}\n", "")
     assert ShardSource([tar])[0].fields == {"caption": "x"}
     assert (tmp_path / "shards.json").exists()

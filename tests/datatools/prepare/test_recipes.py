@@ -33,8 +33,8 @@ SOURCES = [
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_kind_that_the_stage_draws_has_a_source(stage):
     ratio = config_of(f"+stage={stage}", "model=janus_pro_1b").ratio
-    drawn = {kind for kind in KINDS if getattr(ratio, kind)}
-    assert {source.kind for source in recipe(stage).sources} == drawn
+    required_kinds = {kind for kind in KINDS if getattr(ratio, kind)}
+    assert {source.kind for source in recipe(stage).sources} == required_kinds
     names = [source.name for source in recipe(stage).sources]
     assert len(set(names)) == len(names)
 
@@ -51,19 +51,19 @@ def test_a_source_says_all_that_is_needed(stage, source):
 @pytest.mark.parametrize(("stage", "source"), SOURCES)
 def test_the_command_is_one_and_makes_the_shards(stage, source, monkeypatch, capsys):
     """Parsed by the command line itself; what it would convert fits the template."""
-    seen = []
+    calls = []
 
     def no_work(options, out, workers, max_bad, report):
         options.check()
-        seen.append((options, out))
+        calls.append((options, out))
         return {"samples": 1, "shards": 1, "bytes": 1, "skipped": {}, "left_out": {}}
 
     monkeypatch.setattr(run, "prepare", no_work)
     monkeypatch.setattr(sys, "argv", shlex.split(source.prepare))
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main()
-    assert left.value.code == 0, capsys.readouterr().err
-    ((options, out),) = seen
+    assert exit_info.value.code == 0, capsys.readouterr().err
+    ((options, out),) = calls
     assert source.paths == (f"../{out}/*.tar",)
     assert all(path.startswith("data/raw/") for path in options.inputs)
     assert out.parent == Path("data")

@@ -26,25 +26,27 @@ SLOW_DISK = settings(deadline=None, max_examples=60, suppress_health_check=[Heal
 
 def forget():
     """Files of the same name are written again in these tests; a conversion's inputs do not change."""
-    for cached in (module.kind_of, module._handle, module._delimiter, module._head):
-        cached.cache_clear()
+    for cached_function in (module.kind_of, module._handle, module._delimiter, module._head):
+        cached_function.cache_clear()
 
 
 def check_every_place(path, expected, columns=()):
     forget()
-    found = list(records(str(path), columns=columns))
-    assert [one.value for one in found] == expected
-    for number in reversed(range(len(found))):  # backwards: a gzipped file has to begin anew
-        rest = list(records(str(path), found[number].place, columns))
-        assert [(one.place, one.where, one.value) for one in rest] == [
-            (one.place, one.where, one.value) for one in found[number:]
+    located_records = list(records(str(path), columns=columns))
+    assert [record.value for record in located_records] == expected
+    for number in reversed(range(len(located_records))):  # backwards: a gzipped file has to begin anew
+        later_records = list(records(str(path), located_records[number].place, columns))
+        assert [(record.place, record.location, record.value) for record in later_records] == [
+            (record.place, record.location, record.value) for record in located_records[number:]
         ]
 
 
 @SLOW_DISK
 @given(values=RECORDS, packed=st.booleans(), gap=st.sampled_from(["\n", "\r\n", "\n\n \n"]), mark=st.booleans())
 def test_json_lines(tmp_path, values, packed, gap, mark):
-    data = "".join(json.dumps(one, ensure_ascii=False) + gap for one in values).encode("utf-8-sig" if mark else "utf-8")
+    data = "".join(json.dumps(record, ensure_ascii=False) + gap for record in values).encode(
+        "utf-8-sig" if mark else "utf-8"
+    )
     path = tmp_path / ("x.jsonl.gz" if packed else "x.jsonl")
     path.write_bytes(gzip.compress(data) if packed else data)
     check_every_place(path, values)
@@ -63,15 +65,17 @@ def test_a_json_list(tmp_path, values, indent, ascii_only, mark, chunk):
     content = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     path = tmp_path / "x.json"
     path.write_bytes(content.encode("utf-8-sig" if mark else "utf-8"))
-    whole, module._CHUNK = module._CHUNK, chunk
+    chunk_size, module._CHUNK = module._CHUNK, chunk
     try:
         forget()
-        assert [one.value for one in module._list(str(path), START)] == values
-        found = list(module._list(str(path), START))
-        for number in range(len(found)):
-            assert [one.value for one in module._list(str(path), found[number].place)] == values[number:]
+        assert [record.value for record in module._list(str(path), START)] == values
+        located_records = list(module._list(str(path), START))
+        for number in range(len(located_records)):
+            assert [record.value for record in module._list(str(path), located_records[number].place)] == values[
+                number:
+            ]
     finally:
-        module._CHUNK = whole
+        module._CHUNK = chunk_size
 
 
 @SLOW_DISK
@@ -118,10 +122,10 @@ def test_what_a_json_file_is(tmp_path, content, kind):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.json", b'[{"a": 1}, {"a": ', "entry 2 of the list is no valid JSON"),
-        ("x.json", b'[{"a": 1}, nonsense]', "entry 2 of the list is no valid JSON"),
+        ("x.json", b'[{"a": 1}, {"a": ', "entry 2 of the list is not valid JSON"),
+        ("x.json", b'[{"a": 1}, nonsense]', "entry 2 of the list is not valid JSON"),
         ("x.json", b'[{"a": 1},', "cut off after entry 1"),
-        ("x.json", b'[{"a": "\xff"}]', "is no UTF-8"),
+        ("x.json", b'[{"a": "\xff"}]', "is not UTF-8"),
         ("x.json", b'{\n"a": 1}', "is one JSON object"),
         ("x.jsonl.gz", b"no gzip", "cannot be read"),
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 10000)[:-20], "cannot be read"),
@@ -139,12 +143,14 @@ def test_damaged_files_are_named(tmp_path, name, content, says):
 
 def test_rows_that_are_no_rows(tmp_path):
     path = write(tmp_path / "x.csv", b"a,b\n1,2\n1\n\n1,2,3\n\xff,2\n3,4\n")
-    found = list(records(str(path)))
-    assert [one.value.reason if isinstance(one.value, SkipRecord) else one.value for one in found] == [
+    located_records = list(records(str(path)))
+    assert [
+        record.value.reason if isinstance(record.value, SkipRecord) else record.value for record in located_records
+    ] == [
         {"a": "1", "b": "2"},
         "the row has more or fewer columns",
         "the row has more or fewer columns",
-        "the row is no valid CSV in UTF-8",
+        "the row is not valid CSV in UTF-8",
         {"a": "3", "b": "4"},
     ]
-    assert found[-1].place == RecordPlace(21, 7)
+    assert located_records[-1].place == RecordPlace(21, 7)

@@ -25,9 +25,11 @@ def test_tars_of_img2dataset(tmp_path):
         write_tar(tmp_path / f"{shard:05d}.tar", members)
         write(tmp_path / f"{shard:05d}_stats.json", {})
     make("webdataset", tmp_path, out=tmp_path / "out")
-    found = samples(tmp_path / "out")
-    assert [one["caption"] for _, one, _ in found] == [f"caption {s} {n}" for s in range(2) for n in range(3)]
-    assert [key for key, _, _ in found][3] == "000000003-000010000"
+    written_samples = samples(tmp_path / "out")
+    assert [fields_of_sample["caption"] for _, fields_of_sample, _ in written_samples] == [
+        f"caption {s} {n}" for s in range(2) for n in range(3)
+    ]
+    assert [key for key, _, _ in written_samples][3] == "000000003-000010000"
     make("webdataset", tmp_path / "*.tar", out=tmp_path / "draw", form="draw", text_field=("caption",))
     assert fields(tmp_path / "draw")[0]["conversations"][0] == {"role": USER, "content": "caption 0 0"}
 
@@ -51,27 +53,30 @@ def test_tars_with_classes_folders_and_odd_members(tmp_path):
     }
     names = write(tmp_path / "names.json", ["goldfish", "tench, Tinca tinca"])
     make("webdataset", write_tar(tmp_path / "x.tar", members), out=tmp_path / "out", classes=str(names))
-    assert [(key, one["class_name"]) for key, one, _ in samples(tmp_path / "out")] == [
+    assert [(key, fields_of_sample["class_name"]) for key, fields_of_sample, _ in samples(tmp_path / "out")] == [
         ("000000000-n1", "tench"),
         ("000000001-n2", "goldfish"),
     ]
 
 
 def test_tars_with_several_images_and_with_texts_alone(tmp_path):
-    said = [{"from": "human", "value": "<image><image>Which?"}, {"from": "gpt", "value": "The first."}]
+    turns = [{"from": "human", "value": "<image><image>Which?"}, {"from": "gpt", "value": "The first."}]
     members = {
         "a.0.png": image_bytes(0, "PNG"),
         "a.10.png": image_bytes(2, "PNG"),
         "a.2.png": image_bytes(1, "PNG"),
-        "a.json": {"conversations": [{"from": "human", "value": "<image>" * 3 + "?"}, said[1]]},
+        "a.json": {"conversations": [{"from": "human", "value": "<image>" * 3 + "?"}, turns[1]]},
         "b.txt": "only words",
         "c.json": {"question": "Q?", "answer": "A."},
         "c.webp": image_bytes(3, "WEBP"),
     }
     make("webdataset", write_tar(tmp_path / "x.tar", members), out=tmp_path / "out")
-    found = samples(tmp_path / "out")
-    assert found[0][2] == [image_bytes(n, "PNG") for n in range(3)]
-    assert [one for _, one, _ in found[1:]] == [{"text": "only words"}, {"question": "Q?", "answer": "A."}]
+    written_samples = samples(tmp_path / "out")
+    assert written_samples[0][2] == [image_bytes(n, "PNG") for n in range(3)]
+    assert [fields_of_sample for _, fields_of_sample, _ in written_samples[1:]] == [
+        {"text": "only words"},
+        {"question": "Q?", "answer": "A."},
+    ]
 
 
 def test_rewriting_our_own_shards_keeps_everything(tmp_path):
@@ -80,26 +85,28 @@ def test_rewriting_our_own_shards_keeps_everything(tmp_path):
         write(tmp_path / f"{n}.jpg", image_bytes(n))
     make("captions", write(tmp_path / "x.jsonl", records), out=tmp_path / "one")
     make("webdataset", tmp_path / "one", out=tmp_path / "two")
-    assert [one[1:] for one in samples(tmp_path / "one")] == [one[1:] for one in samples(tmp_path / "two")]
+    assert [fields_of_sample[1:] for fields_of_sample in samples(tmp_path / "one")] == [
+        fields_of_sample[1:] for fields_of_sample in samples(tmp_path / "two")
+    ]
 
 
 @pytest.mark.parametrize("fault", ["cut", "header", "gzip", "empty", "no sample", "no end"])
 def test_damaged_tars_are_refused_before_anything_is_written(tmp_path, fault):
-    whole = tar_bytes(
+    tar_data = tar_bytes(
         {f"{n}.{ending}": image_bytes(n) if ending == "jpg" else "x" for n in range(9) for ending in ("jpg", "txt")}
     )
-    damaged = {
-        "cut": whole[: len(whole) // 2 + 100],
-        "header": whole[:4096] + b"\xff" * 512 + whole[4096 + 512 :],
-        "gzip": gzip.compress(whole),
+    damaged_tars = {
+        "cut": tar_data[: len(tar_data) // 2 + 100],
+        "header": tar_data[:4096] + b"\xff" * 512 + tar_data[4096 + 512 :],
+        "gzip": gzip.compress(tar_data),
         "empty": b"",
         "no sample": tar_bytes({"a.pdf": b"x"}),
-        "no end": whole.rstrip(b"\0")[: -(len(whole.rstrip(b"\0")) % 512) or None],
+        "no end": tar_data.rstrip(b"\0")[: -(len(tar_data.rstrip(b"\0")) % 512) or None],
     }[fault]
-    good = write_tar(tmp_path / "good.tar", {"1.jpg": image_bytes(1), "1.txt": "x"})
-    bad = write(tmp_path / "bad.tar", damaged)
+    good_tar = write_tar(tmp_path / "good.tar", {"1.jpg": image_bytes(1), "1.txt": "x"})
+    bad_tar = write(tmp_path / "bad.tar", damaged_tars)
     with pytest.raises(UserError, match=r"bad\.tar"):
-        make("webdataset", good, bad, out=tmp_path / "out")
+        make("webdataset", good_tar, bad_tar, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

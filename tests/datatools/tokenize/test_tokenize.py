@@ -38,27 +38,29 @@ def files(folder: Path) -> dict[str, str]:
 
 def wanted_codes(base: Path, source: ShardSource) -> list[list[np.ndarray]]:
     encoder = load_code_encoder(base, torch.device("cpu"))
-    found = []
+    all_codes = []
     for i in range(len(source)):
         pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].images]
-        found.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
-    return found
+        all_codes.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
+    return all_codes
 
 
 def test_codes_are_the_encoders_and_all_else_is_as_it_was(run: Run, shards: list[Path], random_base: Path) -> None:
     before = ShardSource(shards)
     records = [before[i] for i in range(len(before))]
-    wanted = wanted_codes(random_base, before)
-    code, printed, said = run("tokenize", shards[0].parent, "--model", random_base)
-    assert code == 0, said
-    assert printed == "3 of 3 tars tokenized (14 images)\n" and said.count("images in") == 3
+    expected_codes = wanted_codes(random_base, before)
+    code, output, error_output = run("tokenize", shards[0].parent, "--model", random_base)
+    assert code == 0, error_output
+    assert output == "3 of 3 tars tokenized (14 images)\n" and error_output.count("images in") == 3
     after = ShardSource(shards)
-    assert len({tuple(codes.tolist()) for of in wanted for codes in of}) == 14, "the images have codes of their own"
+    assert len({tuple(codes.tolist()) for of in expected_codes for codes in of}) == 14, (
+        "the images have codes of their own"
+    )
     for i, old in enumerate(records):
         new = after[i]
         assert (new.key, new.fields) == (old.key, old.fields)
         assert all(np.array_equal(a, b) for a, b in zip(new.images, old.images, strict=True))
-        assert [c.tolist() for c in new.codes if c is not None] == [c.tolist() for c in wanted[i]]
+        assert [c.tolist() for c in new.codes if c is not None] == [c.tolist() for c in expected_codes[i]]
     origin = str(load_code_encoder(random_base, torch.device("cpu")).origin)
     assert set(after.codes_origins) == {origin}
     assert {head.codes for head in read_listing(shards[0].parent).values()} == {origin}
@@ -90,8 +92,8 @@ def test_the_same_command_again_changes_nothing(run: Run, shards: list[Path], ra
     run("tokenize", shards[0].parent, "--model", random_base)
     before = files(shards[0].parent)
     times = [tar.stat().st_mtime_ns for tar in shards]
-    code, printed, _ = run("tokenize", *shards, "--model", random_base)
-    assert code == 0 and printed == "0 of 3 tars tokenized (0 images); 3 had nothing to do\n"
+    code, output, _ = run("tokenize", *shards, "--model", random_base)
+    assert code == 0 and output == "0 of 3 tars tokenized (0 images); 3 had nothing to do\n"
     assert files(shards[0].parent) == before and [tar.stat().st_mtime_ns for tar in shards] == times
 
 
@@ -117,27 +119,27 @@ def test_training_is_the_same_with_and_without_the_cache(
 ) -> None:
     recipe = write_recipe(tmp_path, paths=["shards/s-1.tar", "shards/s-2.tar"])
     words = ["+stage=1", f"init_from={random_base}", f"data.recipe={recipe}", "run.steps=3", *SMALL]
-    made: list[int] = []
+    batch_sizes: list[int] = []
 
-    def counted(vqmodel: Any, pixels: torch.Tensor) -> torch.Tensor:
-        made.append(len(pixels))
+    def counting_encode(vqmodel: Any, pixels: torch.Tensor) -> torch.Tensor:
+        batch_sizes.append(len(pixels))
         return encode_images(vqmodel, pixels)
 
-    monkeypatch.setattr(janus_module, "encode_images", counted)
+    monkeypatch.setattr(janus_module, "encode_images", counting_encode)
     train(config_of(*words, f"output_dir={tmp_path / 'without'}"))
-    assert sum(made) > 0
-    made.clear()
-    code, _, said = run("tokenize", recipe, "--model", random_base)
-    assert code == 0, said
+    assert sum(batch_sizes) > 0
+    batch_sizes.clear()
+    code, _, error_output = run("tokenize", recipe, "--model", random_base)
+    assert code == 0, error_output
     assert read_head(shards[0]).codes == "", "it is in no source"
     train(config_of(*words, f"output_dir={tmp_path / 'with'}"))
-    assert made == [], "no code was made while training"
+    assert batch_sizes == [], "no code was made while training"
 
-    def kept(name: str) -> list[Any]:
+    def codes_of_tar(name: str) -> list[Any]:
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [[line[k] for k in ("step", "loss", "loss/generation", "grad_norm", "batch_digest")] for line in lines]
 
-    assert kept("with") == kept("without") and len(kept("with")) == 3
+    assert codes_of_tar("with") == codes_of_tar("without") and len(codes_of_tar("with")) == 3
     a, b = (load_file(tmp_path / name / "final/model.safetensors") for name in ("with", "without"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -159,11 +161,11 @@ def test_codes_of_another_encoder_are_refused_and_can_be_replaced(
     run("tokenize", shards[0].parent, "--model", random_base)
     first = [[c.tolist() for c in ShardSource(shards)[i].codes if c is not None] for i in range(14)]
     before = files(shards[0].parent)
-    code, printed, said = run("tokenize", shards[0].parent, "--model", other_base)
-    assert code == 2 and not printed and said.count("\n") == 1 and "--replace makes them anew" in said
+    code, output, error_output = run("tokenize", shards[0].parent, "--model", other_base)
+    assert code == 2 and not output and error_output.count("\n") == 1 and "--replace replaces them" in error_output
     assert files(shards[0].parent) == before
-    code, printed, _ = run("tokenize", shards[0].parent, "--model", other_base, "--replace")
-    assert code == 0 and printed.startswith("3 of 3")
+    code, output, _ = run("tokenize", shards[0].parent, "--model", other_base, "--replace")
+    assert code == 0 and output.startswith("3 of 3")
     source = ShardSource(shards)
     second = [[c.tolist() for c in source[i].codes if c is not None] for i in range(14)]
     assert [len(of) for of in first] == [len(of) for of in second] and first[0] != second[0]
@@ -176,15 +178,15 @@ def test_training_refuses_codes_that_are_not_the_models(
 ) -> None:
     recipe = write_recipe(tmp_path, paths=["shards/*.tar"])
     config = config_of("+stage=1", f"data.recipe={recipe}")
-    mine = load_code_encoder(random_base, torch.device("cpu")).origin
-    check_codes(open_recipe(config), mine)  # no codes: nothing to refuse
+    own_origin = load_code_encoder(random_base, torch.device("cpu")).origin
+    check_codes(open_recipe(config), own_origin)  # no codes: nothing to refuse
     run("tokenize", recipe, "--model", random_base)
-    check_codes(open_recipe(config), mine)
-    with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar are of another encoder") as error:
+    check_codes(open_recipe(config), own_origin)
+    with pytest.raises(UserError, match=r"'draw': the cached codes in .*s-0.tar come from another encoder") as error:
         check_codes(open_recipe(config), load_code_encoder(other_base, torch.device("cpu")).origin)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="another encoder or image size"):
-        check_codes(open_recipe(config), CodesOrigin(mine.encoder, 128))
+        check_codes(open_recipe(config), CodesOrigin(own_origin.encoder, 128))
 
 
 def test_codes_of_unknown_origin_are_refused(run: Run, tmp_path: Path, random_base: Path) -> None:
@@ -197,25 +199,27 @@ def test_codes_of_unknown_origin_are_refused(run: Run, tmp_path: Path, random_ba
     config = config_of("+stage=1", f"data.recipe={write_recipe(tmp_path, paths=['x.tar'])}")
     with pytest.raises(UserError, match="unknown"):
         check_codes(open_recipe(config), CodesOrigin("0" * 64, 64))
-    code, _, said = run("tokenize", tar, "--model", random_base)
-    assert code == 2 and "another origin (unknown" in said
+    code, _, error_output = run("tokenize", tar, "--model", random_base)
+    assert code == 2 and "another origin (unknown" in error_output
     assert run("tokenize", tar, "--model", random_base, "--replace")[0] == 0
     assert ShardSource([tar])[0].codes[0].tolist() != [0] * 64  # type: ignore[union-attr]
 
 
 def test_images_that_cannot_be_decoded_get_no_codes(run: Run, tmp_path: Path, random_base: Path) -> None:
-    cut = noise(2)[:200]
+    truncated_data = noise(2)[:200]
     members = {
         "a.json": {"caption": "x"},
         "a.png": noise(1),
         "b.json": {"caption": "y"},
-        "b.png": cut,
+        "b.png": truncated_data,
         "c.json": {},
         "c.png": b"x",
     }
     tar = make_shard(tmp_path / "x.tar", members)  # type: ignore[arg-type]
-    code, printed, said = run("tokenize", tar, "--model", random_base)
-    assert code == 0 and "(1 images); 2 images without codes" in printed and "the first in 'b'" in said, said
+    code, output, error_output = run("tokenize", tar, "--model", random_base)
+    assert code == 0 and "(1 images); 2 images without codes" in output and "the first in 'b'" in error_output, (
+        error_output
+    )
     assert ShardSource([tar])[0].codes[0] is not None
     assert "had nothing to do" in run("tokenize", tar, "--model", random_base)[1]
 
@@ -224,12 +228,16 @@ def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path
     data = bytearray(shards[1].read_bytes())
     data[700] ^= 1
     shards[1].write_bytes(bytes(data))
-    cut = shards[2].read_bytes()[:-512]
-    shards[2].write_bytes(cut)
-    code, printed, said = run("tokenize", *shards, "--model", random_base)
-    assert code == 1 and "1 of 3 tars tokenized" in printed and "2 failed" in printed
-    assert "error: shard" in said and "are not those indexed" in said and "its index says" in said
-    assert shards[1].read_bytes() == bytes(data) and shards[2].read_bytes() == cut
+    truncated_data = shards[2].read_bytes()[:-512]
+    shards[2].write_bytes(truncated_data)
+    code, output, error_output = run("tokenize", *shards, "--model", random_base)
+    assert code == 1 and "1 of 3 tars tokenized" in output and "2 failed" in output
+    assert (
+        "error: shard" in error_output
+        and "differ from those that were indexed" in error_output
+        and "its index says" in error_output
+    )
+    assert shards[1].read_bytes() == bytes(data) and shards[2].read_bytes() == truncated_data
     assert not list(shards[0].parent.glob(".*"))
 
 
@@ -237,15 +245,15 @@ def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path
     ("words", "message"),
     [
         (["NOWHERE", "--model", "BASE"], "NOWHERE: there is nothing"),
-        (["FOLDER", "--model", "BASE"], "it is no .tar, no folder with .tar files"),
+        (["FOLDER", "--model", "BASE"], "it is neither a .tar nor a folder with .tar files"),
         (["TAR"], "Missing option '--model'"),
         (["TAR", "--model", "NOWHERE"], "NOWHERE: there is no such folder"),
         (["TAR", "--model", "FOLDER"], "config.json is missing"),
         (["TAR", "--model", "BASE", "--device", "tpu"], "--device tpu is unknown"),
-        (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 cannot be"),
+        (["TAR", "--model", "BASE", "--num-processes", "2", "--process-index", "2"], "process 2 of 2 does not exist"),
         (["https://example.org/x.tar", "--model", "BASE"], "copy the shards to a disk"),
         (["text.yaml", "--model", "BASE"], "of kind generation and type shards"),
-        (["broken.yaml", "--model", "BASE"], "no valid YAML"),
+        (["broken.yaml", "--model", "BASE"], "is not valid YAML"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -258,13 +266,13 @@ def test_mistakes_are_one_line(
     (tmp_path / "text.yaml").write_text(yaml.safe_dump({"name": "t", "licence": "-", "sources": sources}))
     (tmp_path / "broken.yaml").write_text("sources: [")
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    given = [{"BASE": str(random_base), "TAR": "TAR.tar"}.get(word, word) for word in words]
-    code, printed, said = run("tokenize", *given)
-    assert code == 2 and not printed and said.count("\n") == 1 and message in said, said
+    arguments = [{"BASE": str(random_base), "TAR": "TAR.tar"}.get(word, word) for word in words]
+    code, output, error_output = run("tokenize", *arguments)
+    assert code == 2 and not output and error_output.count("\n") == 1 and message in error_output, error_output
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
 def test_a_tar_without_an_index_is_named(run: Run, random_base: Path, tmp_path: Path) -> None:
     tar = make_shard(tmp_path / "x.tar", {"a.json": {"caption": "x"}, "a.png": noise(1)}, index=False)
-    code, _, said = run("tokenize", tar, "--model", random_base)
-    assert code == 1 and "janus-train index" in said
+    code, _, error_output = run("tokenize", tar, "--model", random_base)
+    assert code == 1 and "janus-train index" in error_output

@@ -46,8 +46,8 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
     source = ShardSource(shards)
     assert all(source[i].images or source[i].fields for i in range(len(source)))
     assert read_head(shards[0]).codes and not read_head(shards[2]).codes
-    code, printed, said = run("tokenize", shards[0].parent, "--model", random_base)
-    assert code == 0 and "had nothing to do" in printed, said
+    code, output, error_output = run("tokenize", shards[0].parent, "--model", random_base)
+    assert code == 0 and "had nothing to do" in output, error_output
     assert all(read_head(tar).codes for tar in shards)
     assert not list(shards[0].parent.glob(".*")), "nothing is left over"
     run("tokenize", copy, "--model", random_base)
@@ -56,9 +56,9 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
 
 def test_two_processes_at_once_share_the_tars(shards: list[Path], random_base: Path) -> None:
     """The same command twice, as if by mistake: each tar is done by one of them."""
-    both = [start(shards[0].parent, "--model", random_base) for _ in range(2)]
-    told = [one.communicate(timeout=240) for one in both]
-    assert [one.returncode for one in both] == [0, 0], told
+    processes = [start(shards[0].parent, "--model", random_base) for _ in range(2)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert all(read_head(tar).codes for tar in shards)
     source = ShardSource(shards)
     assert sum(c is not None for i in range(len(source)) for c in source[i].codes) == 14
@@ -76,5 +76,5 @@ def test_processes_have_tars_of_their_own(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(*words)[1].startswith("2 of 2 tars")
     monkeypatch.setenv("WORLD_SIZE", "two")
-    code, _, said = run(*words)
-    assert code == 2 and said == "error: RANK and WORLD_SIZE of the environment are no whole numbers\n"
+    code, _, error_output = run(*words)
+    assert code == 2 and error_output == "error: RANK and WORLD_SIZE of the environment are not integers\n"

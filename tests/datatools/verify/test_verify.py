@@ -18,25 +18,25 @@ from janus_train.data.special_tokens import EOS
 from tests.helpers import Run, encoded, make_shard, plain_image
 
 
-def good(number: int, start: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def good_samples(number: int, start: int = 0) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     for n in range(start, start + number):
-        found |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(plain_image(size=(9, 8)))}
-    return found
+        members |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(plain_image(size=(9, 8)))}
+    return members
 
 
-def listed(path: Path) -> list[dict[str, Any]]:
+def listed_problems(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def row_of(printed: str, name: str) -> list[str]:
-    return next([c.strip() for c in line.strip("│ \n").split("│")] for line in printed.splitlines() if name in line)
+def row_of(output: str, name: str) -> list[str]:
+    return next([c.strip() for c in line.strip("│ \n").split("│")] for line in output.splitlines() if name in line)
 
 
 def test_what_is_fine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     unusual = {"cmyk": Image.new("CMYK", (8, 9)), "grey": Image.new("L", (8, 9)), "palette": Image.new("P", (8, 9))}
-    members: dict[str, Any] = good(3)
+    members: dict[str, Any] = good_samples(3)
     for name, image in unusual.items():
         form = "JPEG" if name == "cmyk" else "PNG"
         members |= {
@@ -62,12 +62,12 @@ def test_what_is_fine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
         "read.json": {"text": "文"},
     }
     make_shard(tmp_path / "a.tar", members)
-    make_shard(tmp_path / "b.tar", good(2))
-    code, printed, said = run("verify", ".", "--out", "q.jsonl")
-    assert code == 0 and not said
-    assert row_of(printed, ".")[1:5] == ["12", "12", "0", "0"]
-    assert printed.endswith("fit for training: 12 samples, none damaged, none bad\n")
-    assert listed(tmp_path / "q.jsonl") == []
+    make_shard(tmp_path / "b.tar", good_samples(2))
+    code, output, error_output = run("verify", ".", "--out", "q.jsonl")
+    assert code == 0 and not error_output
+    assert row_of(output, ".")[1:5] == ["12", "12", "0", "0"]
+    assert output.endswith("fit for training: 12 samples, none damaged, none bad\n")
+    assert listed_problems(tmp_path / "q.jsonl") == []
 
 
 def huge() -> bytes:
@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"x.json": b"[1]", "x.png": PNG}, "not an object"),
     "no field": ({"x.json": {"words": "x"}, "x.png": PNG}, "none of the fields"),
     "empty": ({"x.json": {"caption": " "}, "x.png": PNG}, "is empty"),
-    "wrong type": ({"x.json": {"text": 3}}, "no text"),
+    "wrong type": ({"x.json": {"text": 3}}, "not a string"),
     "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
     "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 images"),
     "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
@@ -105,10 +105,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_bad_sample_is_named_with_its_reason(run: Run, tmp_path: Path, name: str) -> None:
     members, reason = FAULTS[name]
-    make_shard(tmp_path / "x.tar", {**good(2), **members})
-    code, printed, _ = run("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl")
-    [line] = listed(tmp_path / "q.jsonl")
-    assert code == 1 and "source 'x.tar' has 1 bad of 3 samples, over 1 %" in printed
+    make_shard(tmp_path / "x.tar", {**good_samples(2), **members})
+    code, output, _ = run("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl")
+    [line] = listed_problems(tmp_path / "q.jsonl")
+    assert code == 1 and "source 'x.tar' has 1 bad of 3 samples, over 1 %" in output
     assert (line["source"], line["index"], line["key"], line["damaged"]) == ("x.tar", 2, "x", False)
     assert reason in line["reason"] and "\n" not in line["reason"]
     assert run("verify", tmp_path / "x.tar", "--max-bad", 0.5)[0] == 0
@@ -126,20 +126,20 @@ def test_damage_is_counted_apart_and_the_rest_is_looked_at(
     """A flipped JSON, a flipped header, a cut tar, one without index, a flipped image, and a whole one between them."""
     folder = tmp_path / "shards"
     folder.mkdir()
-    tars = [make_shard(folder / f"{n}.tar", good(3, 3 * n)) for n in range(6)]
+    tars = [make_shard(folder / f"{n}.tar", good_samples(3, 3 * n)) for n in range(6)]
     write_listing(folder)
     flip(tars[0], tars[0].read_bytes().index(b'{"caption": "number 1"}') + 15)
     flip(tars[1], 120)  # of the first header: its mode's text
     tars[2].write_bytes(tars[2].read_bytes()[:-1024])
     index_path(tars[3]).unlink()
     flip(tars[5], tars[5].read_bytes().index(b"\x89PNG") + 30)
-    bad = {**good(150), "bad.json": {"text": ""}}
+    bad = {**good_samples(150), "bad.json": {"text": ""}}
     make_shard(folder / "4.tar", bad)
     write_listing(folder)
     monkeypatch.chdir(tmp_path)
-    code, printed, _ = run("verify", "shards", "--out", tmp_path / "q.jsonl")
+    code, output, _ = run("verify", "shards", "--out", tmp_path / "q.jsonl")
     assert code == 1
-    found = [(line["index"], Path(line["key"]).name, line["damaged"]) for line in listed(tmp_path / "q.jsonl")]
+    found = [(line["index"], Path(line["key"]).name, line["damaged"]) for line in listed_problems(tmp_path / "q.jsonl")]
     assert found == [
         (None, "2.tar", True),
         (None, "3.tar", True),
@@ -150,16 +150,16 @@ def test_damage_is_counted_apart_and_the_rest_is_looked_at(
         (None, "5.tar", True),
         (157, "g0015", True),
     ]
-    assert row_of(printed, "shards")[1:5] == ["160", "157", "1", "7"]
-    assert "not fit for training: 7 damaged" in printed and str(tmp_path / "q.jsonl") in printed
+    assert row_of(output, "shards")[1:5] == ["160", "157", "1", "7"]
+    assert "not fit for training: 7 damaged" in output and str(tmp_path / "q.jsonl") in output
 
 
 def test_one_in_a_hundred_is_the_limit(run: Run, tmp_path: Path) -> None:
-    make_shard(tmp_path / "x.tar", {**good(99), "x.json": {"text": ""}})
-    code, printed, said = run("verify", tmp_path / "x.tar")
-    assert code == 0 and "fit for training: 100 samples, none damaged, 1 bad" in printed
-    assert said == "x.tar: x: field 'text' is empty\n", "without --out the first ones are told"
-    make_shard(tmp_path / "x.tar", {**good(98), "x.json": {"text": ""}, "y.json": {"text": ""}})
+    make_shard(tmp_path / "x.tar", {**good_samples(99), "x.json": {"text": ""}})
+    code, output, error_output = run("verify", tmp_path / "x.tar")
+    assert code == 0 and "fit for training: 100 samples, none damaged, 1 bad" in output
+    assert error_output == "x.tar: x: field 'text' is empty\n", "without --out the first ones are told"
+    make_shard(tmp_path / "x.tar", {**good_samples(98), "x.json": {"text": ""}, "y.json": {"text": ""}})
     assert run("verify", tmp_path / "x.tar")[0] == 1
 
 
@@ -171,7 +171,7 @@ def recipe(path: Path, *sources: dict[str, Any]) -> Path:
 
 
 def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
-    make_shard(tmp_path / "x.tar", {**good(3), "t.json": {"text": "words"}})
+    make_shard(tmp_path / "x.tar", {**good_samples(3), "t.json": {"text": "words"}})
     as_text = {"name": "read", "kind": "text", "type": "shards", "template": "text", "paths": ["x.tar"]}
     as_image = {
         "name": "draw",
@@ -181,11 +181,11 @@ def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
         "paths": ["x.tar"],
     }
     path = recipe(tmp_path / "own.yaml", as_text, as_image)
-    code, printed, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
+    code, output, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
     assert code == 1
-    assert row_of(printed, "read")[1:5] == ["4", "0", "3", "0"]
-    assert row_of(printed, "draw")[1:5] == ["4", "3", "1", "0"]
-    assert [line["source"] for line in listed(tmp_path / "q.jsonl")] == ["read"] * 3 + ["draw"]
+    assert row_of(output, "read")[1:5] == ["4", "0", "3", "0"]
+    assert row_of(output, "draw")[1:5] == ["4", "3", "1", "0"]
+    assert [line["source"] for line in listed_problems(tmp_path / "q.jsonl")] == ["read"] * 3 + ["draw"]
 
 
 def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
@@ -216,31 +216,31 @@ def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
             "paths": ["classes"],
         },
     )
-    code, printed, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
+    code, output, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
     assert code == 1
-    found = [(line["source"], line["index"], line["key"]) for line in listed(tmp_path / "q.jsonl")]
+    found = [(line["source"], line["index"], line["key"]) for line in listed_problems(tmp_path / "q.jsonl")]
     assert found == [("lines", 1, "data.jsonl:2"), ("lines", 2, "data.jsonl:3"), ("classes", 1, "dog/2.jpg")]
-    assert row_of(printed, "lines")[1:5] == ["3", "1", "2", "0"] and row_of(printed, "classes")[1] == "2"
+    assert row_of(output, "lines")[1:5] == ["3", "1", "2", "0"] and row_of(output, "classes")[1] == "2"
 
 
 def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_base: Path) -> None:
-    long = "word " * 300
+    long_text = "word " * 300
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho."}]
     members = {
-        "cap.json": {"caption": long},
+        "cap.json": {"caption": long_text},
         "cap.png": PNG,
-        "text.json": {"text": long},
-        "talk.json": {"conversations": [*turns, {"role": "user", "content": long}, ANSWER]},
-        "monologue.json": {"conversations": [{"role": "user", "content": long}, ANSWER]},
-        **good(2),
+        "text.json": {"text": long_text},
+        "talk.json": {"conversations": [*turns, {"role": "user", "content": long_text}, ANSWER]},
+        "monologue.json": {"conversations": [{"role": "user", "content": long_text}, ANSWER]},
+        **good_samples(2),
     }
     make_shard(tmp_path / "x.tar", members)
     words = ("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl", "--model", random_base, "--row-tokens")
     assert run(*words, 256)[0] == 1
-    found = {line["key"]: line["reason"] for line in listed(tmp_path / "q.jsonl")}
+    found = {line["key"]: line["reason"] for line in listed_problems(tmp_path / "q.jsonl")}
     assert set(found) == {"cap", "monologue"}, "texts are cut, dialogues lose their last turns"
     assert all("do not fit a row of 256" in reason for reason in found.values())
-    assert run(*words, 10)[0] == 1 and len(listed(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
+    assert run(*words, 10)[0] == 1 and len(listed_problems(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
     assert run(*words, 5000)[0] == 0
 
 
@@ -248,13 +248,16 @@ def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: P
     folder = tmp_path / "shards"
     folder.mkdir()
     for n in range(3):
-        members = {**good(250, 1000 * n), **{f"z{n}{i}.json": {"text": "" if i % 3 else "words"} for i in range(20)}}
+        members = {
+            **good_samples(250, 1000 * n),
+            **{f"z{n}{i}.json": {"text": "" if i % 3 else "words"} for i in range(20)},
+        }
         make_shard(folder / f"{n}.tar", members)
     flip(folder / "1.tar", folder.joinpath("1.tar").read_bytes().index(b'"number 1001"') + 3)
     found = []
     for workers in (1, 2):
-        code, printed, _ = run("verify", folder, "--out", tmp_path / "q.jsonl", "--workers", workers)
-        found.append((code, printed, (tmp_path / "q.jsonl").read_text()))
+        code, output, _ = run("verify", folder, "--out", tmp_path / "q.jsonl", "--workers", workers)
+        found.append((code, output, (tmp_path / "q.jsonl").read_text()))
     assert found[0] == found[1] and len(found[0][2].splitlines()) == 41
 
 
@@ -262,9 +265,9 @@ def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: P
     ("words", "message"),
     [
         (["NOWHERE"], "NOWHERE: there is nothing"),
-        (["FOLDER"], "it is no .tar, no folder with .tar files and no recipe's .yaml"),
+        (["FOLDER"], "it is neither a .tar nor a folder with .tar files nor a recipe's .yaml"),
         (["none.yaml"], "there is no file"),
-        (["x.tar", "--model", "BASE"], "--model and --row-tokens go together"),
+        (["x.tar", "--model", "BASE"], "--model and --row-tokens need each other"),
         (["x.tar", "--model", "FOLDER", "--row-tokens", "9"], "config.json is missing"),
         (["x.tar", "--model", "NOWHERE", "--row-tokens", "9"], "there is no such folder"),
         (["x.tar", "--out", "FOLDER"], "FOLDER is a folder"),
@@ -279,10 +282,10 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FOLDER").mkdir()
-    make_shard(tmp_path / "x.tar", good(1))
+    make_shard(tmp_path / "x.tar", good_samples(1))
     source = {"name": "s", "kind": "text", "type": "shards", "template": "nonsense", "paths": ["x.tar"]}
     recipe(tmp_path / "odd.yaml", source)
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    code, printed, said = run("verify", *[str(random_base) if word == "BASE" else word for word in words])
-    assert code == 2 and not printed and said.count("\n") == 1 and message in said, said
+    code, output, error_output = run("verify", *[str(random_base) if word == "BASE" else word for word in words])
+    assert code == 2 and not output and error_output.count("\n") == 1 and message in error_output, error_output
     assert sorted(path.name for path in tmp_path.rglob("*")) == before

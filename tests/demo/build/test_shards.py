@@ -72,8 +72,8 @@ def test_a_wrong_package_gets_one_line(tmp_path: Path) -> None:
 
 def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
     """Needs the packages: from the folder DEMO_PACKAGES, or from the registry through npm."""
-    given = os.environ.get("DEMO_PACKAGES")
-    if given is None:
+    packages_folder = os.environ.get("DEMO_PACKAGES")
+    if packages_folder is None:
         if shutil.which("npm") is None:
             pytest.skip("no DEMO_PACKAGES folder and no npm: the rebuild of the shards is not checked")
         try:
@@ -82,9 +82,16 @@ def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
             pytest.skip(f"the packages cannot be had: {error}")
     if Image.__version__ not in build.PILLOW:
         pytest.skip(f"Pillow {Image.__version__} is none of {build.PILLOW}, which give the shards' bytes")
-    command = [sys.executable, "-m", "janus_train.demo.build.shards", "--check", "--packages", given or str(tmp_path)]
-    done = subprocess.run(
+    command = [
+        sys.executable,
+        "-m",
+        "janus_train.demo.build.shards",
+        "--check",
+        "--packages",
+        packages_folder or str(tmp_path),
+    ]
+    result = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    assert done.returncode == 0, done.stderr
-    assert "are what the packages give" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "are what the packages give" in result.stdout

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from janus_train.config import Config
-from janus_train.datatools.inspect.drawn import open_drawn
+from janus_train.datatools.inspect.drawn import open_run_data
 from janus_train.planning.flops import total_flops
 from janus_train.planning.parameters import parameter_counts
 from janus_train.planning.workload import workload_of
@@ -25,7 +25,7 @@ def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pyt
     monkeypatch.setattr(mfu, "peak_flops", lambda *_: 1e12)
     config = small(1, "run.steps=2", "batch.micro_rows=1")
     lines = [json.loads(line) for line in (run(config) / "metrics.jsonl").read_text().splitlines()]
-    for line, (_, rows) in zip(lines, open_drawn(config).steps(1, 2), strict=True):
+    for line, (_, rows) in zip(lines, open_run_data(config).steps(1, 2), strict=True):
         useful = total_flops(config.model, config.train_parts, workload_of(d for row in rows for d in row.documents))
         assert line["flops"] == pytest.approx(useful)
         assert line["mfu"] == pytest.approx(useful / 1e12 / line["step_s"])

@@ -1,4 +1,4 @@
-"""The formats, by name. A module is loaded when its format is used."""
+"""The registry of formats by name. A module is imported when its format is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLASSES = {
 
 
 def open_format(options: PrepareOptions) -> InputFormat:
-    """The format with its inputs found. Raises `UserError` naming what is missing."""
+    """Open the format and find its inputs. Raises `UserError` naming what is missing."""
     module = import_module(f"janus_train.datatools.prepare.formats.{options.format}")
     format_class: type[InputFormat] = getattr(module, _CLASSES[options.format])
     return format_class(options)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned
-from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_found
+from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
+from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist
 from janus_train.datatools.prepare.inputs import file_size
-from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
 from janus_train.errors import UserError
 
 
 class CaptionsFormat(RecordListFormat):
-    """A record an image. In COCO's layout (``images`` and ``annotations``) an image's captions are brought together."""
+    """One image per record. In COCO's layout (``images`` and ``annotations``) an image's captions are collected."""
 
     image_fields = IMAGE_FIELDS
 
@@ -26,36 +26,40 @@ class CaptionsFormat(RecordListFormat):
     def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         if num_images == 0:
             raise SkipRecord("the record names no image")
-        return captioned(record, self.options, num_images)
+        return captioned_samples(record, self.options, num_images)
 
     def plan(self, job: str) -> Iterator[Unit]:
         if kind_of(job) != OBJECT:
             return super().plan(job)
-        return cut(self._coco_weighed(job), lambda records: {"file": job, "records": records})
+        return split_into_units(self._coco_sizes(job), lambda records: {"file": job, "records": records})
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        if not isinstance(unit.what, dict):
+        if not isinstance(unit.place, dict):
             yield from super().entries(unit)
             return
-        for record in unit.what["records"]:
-            yield Entry(f"{unit.what['file']}, image {record['id']}", (unit.what["file"], record))
+        for record in unit.place["records"]:
+            yield Entry(f"{unit.place['file']}, image {record['id']}", (unit.place["file"], record))
 
-    def _coco_weighed(self, file: str) -> Iterator[tuple[dict[str, Any], int]]:
-        seen = there = 0
+    def _coco_sizes(self, file: str) -> Iterator[tuple[dict[str, Any], int]]:
+        num_images = num_existing = 0
         example = ""
         for record in _coco(file):
-            where = f"{file}, image {record['id']}"
+            location = f"{file}, image {record['id']}"
             size = 0
-            for path in self._paths_or_none(record, file, where):
-                bytes_there = file_size(path)
-                seen, there, example = seen + 1, there + (bytes_there is not None), example or path
-                size += bytes_there or 0
+            for path in self._paths_or_none(record, file, location):
+                num_bytes = file_size(path)
+                num_images, num_existing, example = (
+                    num_images + 1,
+                    num_existing + (num_bytes is not None),
+                    example or path,
+                )
+                size += num_bytes or 0
             yield record, size
-        check_found(seen, there, example)
+        check_images_exist(num_images, num_existing, example)
 
 
 def _coco(file: str) -> list[dict[str, Any]]:
-    """COCO's images in their order, each with its captions. Raises `UserError` for another layout."""
+    """COCO's images in order, each with its captions. Raises `UserError` for another layout."""
     content = load_object(file)
     images, annotations = content.get("images"), content.get("annotations")
     try:

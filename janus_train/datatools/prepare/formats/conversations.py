@@ -1,4 +1,4 @@
-"""``conversations``: LLaVA's JSON, ShareGPT's, OpenAI's messages and Janus's own form, with images or without."""
+"""``conversations``: LLaVA's and ShareGPT's JSON, OpenAI's messages and Janus's own form, with or without images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from janus_train.datatools.prepare.fields import TALK_FIELDS, conversation
 from janus_train.datatools.prepare.formats.listed import RecordListFormat
-from janus_train.datatools.prepare.turns import images_named
+from janus_train.datatools.prepare.turns import images_of_turns
 
 
 class ConversationsFormat(RecordListFormat):
-    """A record a conversation. Its images are named by the record or, in Janus's form, by single turns."""
+    """One conversation per record. The record names its images or, in Janus's form, its turns do."""
 
     image_fields = ("image", "images", "image_path", "img_path", "img")
 
@@ -18,7 +18,7 @@ class ConversationsFormat(RecordListFormat):
         return [conversation(record, num_images)]
 
     def named_images(self, record: dict[str, Any]) -> Any:
-        named = super().named_images(record)
-        if named or self.options.image_field is not None:
-            return named
-        return [path for field in TALK_FIELDS for path in images_named(record.get(field))]
+        images = super().named_images(record)
+        if images or self.options.image_field is not None:
+            return images
+        return [path for field in TALK_FIELDS for path in images_of_turns(record.get(field))]

@@ -13,21 +13,21 @@ from janus_train.errors import UserError, one_line
 
 
 class HfDatasetFormat(InputFormat):
-    """All inputs have the columns of the first. ``--split`` chooses one of a folder that holds several."""
+    """All inputs have the columns of the first. ``--split`` chooses a split from a folder that has several."""
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
         if len(set(options.inputs)) < len(options.inputs):
-            raise UserError(f"{max(options.inputs, key=options.inputs.count)} is given twice")
+            raise UserError(f"{max(options.inputs, key=options.inputs.count)} is named twice")
         self._sets = [_load(path, options.split) for path in options.inputs]
-        first = self._sets[0]
-        self._rows = TableRowReader(options.inputs[0], first.column_names, _labels(first), options)
+        first_set = self._sets[0]
+        self._rows = TableRowReader(options.inputs[0], first_set.column_names, _labels(first_set), options)
         self.several = self._rows.several
-        for path, data in zip(options.inputs, self._sets, strict=True):
-            missing = [name for name in self._rows.columns if name not in data.column_names]
-            if missing:
-                raise UserError(f"{path} has no column {missing[0]!r}, unlike {options.inputs[0]}")
-        self._tables = [data.select_columns(self._rows.columns).with_format("arrow") for data in self._sets]
+        for path, data_set in zip(options.inputs, self._sets, strict=True):
+            missing_columns = [name for name in self._rows.columns if name not in data_set.column_names]
+            if missing_columns:
+                raise UserError(f"{path} has no column {missing_columns[0]!r}, unlike {options.inputs[0]}")
+        self._tables = [data_set.select_columns(self._rows.columns).with_format("arrow") for data_set in self._sets]
 
     def jobs(self) -> list[int]:
         return list(range(len(self._sets)))
@@ -41,7 +41,7 @@ class HfDatasetFormat(InputFormat):
             yield Unit(stop - start, (stop - start) * average, [job, start, stop])
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        job, start, stop = unit.what
+        job, start, stop = unit.place
         for number, row in enumerate(self._tables[job][start:stop].to_pylist(), start):
             yield Entry(f"{self.options.inputs[job]}, row {number}", row)
 
@@ -50,7 +50,7 @@ class HfDatasetFormat(InputFormat):
 
 
 def _load(path: str, split: str | None) -> Any:
-    """The data set at ``path``. Images stay undecoded; no code of the data set runs."""
+    """Load the data set at ``path``. Images stay undecoded; no code of the data set runs."""
     from datasets import DatasetDict, load_from_disk
 
     if not Path(path).is_dir():
@@ -58,7 +58,7 @@ def _load(path: str, split: str | None) -> Any:
     try:
         data = load_from_disk(path)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no data set that save_to_disk wrote ({one_line(error, 120)})") from None
+        raise UserError(f"{path} is not a data set that save_to_disk wrote ({one_line(error, 120)})") from None
     if isinstance(data, DatasetDict):
         if split is None and len(data) == 1:
             split = next(iter(data))

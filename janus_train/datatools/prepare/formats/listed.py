@@ -1,4 +1,4 @@
-"""Records in a file, their images in a folder: what captions and conversations share."""
+"""Reads files of records with images in a folder, for the formats captions and conversations."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.datatools.prepare.fields import check_number, name_of, pick
-from janus_train.datatools.prepare.inputs import expand, file_size, inside, read_file
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.inputs import expand, file_size, path_inside, read_file
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, records
 from janus_train.errors import UserError
 
 _FIRST_IMAGES = 100
-"""If none of so many is there, the folder is wrong."""
+"""If none of this many images exists, the folder is wrong."""
 
 
 class RecordListFormat(InputFormat):
-    """Every record names its images by paths under ``--images``, by default the folder of the records' file."""
+    """Records with image paths under ``--images``, by default under the folder of the records' file."""
 
     image_fields: tuple[str, ...]
-    """Where an image's path is looked for, unless the options name the field."""
+    """The fields with an image's path, unless the options name the field."""
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
@@ -36,18 +36,18 @@ class RecordListFormat(InputFormat):
         return self.files
 
     def plan(self, job: str) -> Iterator[Unit]:
-        return cut(self._weighed(job), lambda places: [job, places[0].offset, places[0].number])
+        return split_into_units(self._record_sizes(job), lambda places: [job, places[0].offset, places[0].number])
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        path, offset, number = unit.what
-        for located in islice(records(path, RecordPlace(offset, number), self.options.columns), unit.count):
-            yield Entry(located.where, (path, located.value))
+        path, offset, number = unit.place
+        for record_at in islice(records(path, RecordPlace(offset, number), self.options.columns), unit.count):
+            yield Entry(record_at.location, (path, record_at.value))
 
     def item(self, entry: Entry) -> Item:
         path, record = entry.value
         if isinstance(record, SkipRecord):
             raise record
-        paths = self.image_paths(record, path, entry.where)
+        paths = self.image_paths(record, path, entry.location)
         check_number(len(paths), self.options)
         samples = self.samples(record, len(paths))
         return Item(
@@ -61,7 +61,7 @@ class RecordListFormat(InputFormat):
         """The fields of the record's samples. Raises `SkipRecord`."""
 
     def named_images(self, record: dict[str, Any]) -> Any:
-        """What the record says of its images: a path, a list of them, or None."""
+        """The record's value for its images: a path, a list of paths, or None."""
         field = self.options.image_field
         if field is not None and "{" in field:
             return re.sub(r"\{([^{}]+)\}", lambda match: _part(record, match[1]), field)
@@ -69,51 +69,55 @@ class RecordListFormat(InputFormat):
             return pick(record, field)
         return next((record[name] for name in self.image_fields if record.get(name)), None)
 
-    def image_paths(self, record: dict[str, Any], file: str, where: str) -> list[str]:
-        """Paths of the record's images. Raises `UserError` for an address or a path out of the folder."""
-        named = self.named_images(record)
+    def image_paths(self, record: dict[str, Any], file: str, location: str) -> list[str]:
+        """Paths of the record's images. Raises `UserError` for an address or a path outside the folder."""
+        images = self.named_images(record)
         folder = self.options.images if self.options.images is not None else str(Path(file).parent)
         paths = []
-        for image in named if isinstance(named, list) else [] if named in (None, "") else [named]:
+        for image in images if isinstance(images, list) else [] if images in (None, "") else [images]:
             name = (
                 next((image[key] for key in ("path", "file_name", "image") if image.get(key)), None)
                 if isinstance(image, dict)
                 else image
             )
             if not isinstance(name, str) or not name:
-                raise SkipRecord("the image's path is no text")
-            paths.append(inside(folder, name, where))
+                raise SkipRecord("the image's path is not a string")
+            paths.append(path_inside(folder, name, location))
         return paths
 
-    def _weighed(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
-        """The places of all records with the bytes of their images. Stops early if the images are elsewhere."""
-        seen = there = 0
+    def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
+        """The places of all records with the bytes of their images. Stops early if no image exists."""
+        num_images = num_existing = 0
         example = ""
-        for located in records(file, columns=self.options.columns):
+        for record_at in records(file, columns=self.options.columns):
             size = 0
-            for path in self._paths_or_none(located.value, file, located.where):
-                bytes_there = file_size(path)
-                seen, there, example = seen + 1, there + (bytes_there is not None), example or path
-                size += bytes_there or 0
-            if seen >= _FIRST_IMAGES and not there:
+            for path in self._paths_or_none(record_at.value, file, record_at.location):
+                num_bytes = file_size(path)
+                num_images, num_existing, example = (
+                    num_images + 1,
+                    num_existing + (num_bytes is not None),
+                    example or path,
+                )
+                size += num_bytes or 0
+            if num_images >= _FIRST_IMAGES and not num_existing:
                 break
-            yield located.place, size
-        check_found(seen, there, example)
+            yield record_at.place, size
+        check_images_exist(num_images, num_existing, example)
 
-    def _paths_or_none(self, record: dict[str, Any] | SkipRecord, file: str, where: str) -> list[str]:
+    def _paths_or_none(self, record: dict[str, Any] | SkipRecord, file: str, location: str) -> list[str]:
         if isinstance(record, SkipRecord):
             return []
         try:
-            return self.image_paths(record, file, where)
+            return self.image_paths(record, file, location)
         except SkipRecord:
             return []
 
 
-def check_found(seen: int, there: int, example: str) -> None:
-    """Raises `UserError` if images are named and none of them is there."""
-    if seen and not there:
+def check_images_exist(num_images: int, num_existing: int, example: str) -> None:
+    """Raise `UserError` if records name images and none of them exists."""
+    if num_images and not num_existing:
         raise UserError(
-            f"none of the {'first ' if seen >= _FIRST_IMAGES else ''}{seen} images is there, such as {example}: "
+            f"none of the {'first ' if num_images >= _FIRST_IMAGES else ''}{num_images} images exists, such as {example}: "
             "--images names the folder that their paths start from"
         )
 
@@ -121,5 +125,5 @@ def check_found(seen: int, there: int, example: str) -> None:
 def _part(record: dict[str, Any], name: str) -> str:
     value = pick(record, name)
     if not isinstance(value, (str, int)):
-        raise SkipRecord("the image's path is no text", f"no field {name!r}")
+        raise SkipRecord("the image's path is not a string", f"no field {name!r}")
     return str(value)

@@ -28,8 +28,8 @@ class ParquetFormat(InputFormat):
         return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._rows.columns))
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        for number, row in parquet_rows(unit.what):
-            yield Entry(f"{unit.what[0]}, row group {unit.what[1]}, row {number}", row)
+        for number, row in parquet_rows(unit.place):
+            yield Entry(f"{unit.place[0]}, row group {unit.place[1]}, row {number}", row)
 
     def item(self, entry: Entry) -> Item:
         return self._rows.item(entry.value)

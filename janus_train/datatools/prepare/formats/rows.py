@@ -1,7 +1,7 @@
-"""Rows with images inside: what Parquet files and HF data sets on disk share.
+"""Reads rows with images inside, for Parquet files and HF data sets on disk. In: rows. Out: items.
 
-The columns say what a row is: questions and answers about images (Docmatix's ``images`` and ``texts``), a
-conversation, a labelled, a captioned image, or a text.
+The columns decide the layout: questions and answers about images (Docmatix's ``images`` and ``texts``), a conversation,
+an image with a label or a caption, or a text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from janus_train.datatools.prepare.fields import (
     CAPTION_FIELDS,
     ID_FIELDS,
     TALK_FIELDS,
-    captioned,
+    captioned_samples,
     check_number,
     conversation,
     name_of,
@@ -51,13 +51,13 @@ _USED_BY: dict[str, tuple[Layout, ...]] = {
 
 
 class TableRowReader:
-    """Reads rows of one layout, found from the columns' ``names`` and the options.
+    """Reads rows of one layout, which follows from the columns' ``names`` and the options.
 
-    ``labels``: names of the classes of label columns, as the file has them. Raises `UserError` for unknown columns.
+    ``labels``: class names of label columns in the file. Raises `UserError` for unknown columns.
     """
 
-    def __init__(self, where: str, names: list[str], labels: dict[str, list[str]], options: PrepareOptions):
-        self._options, self._names, self._where = options, names, where
+    def __init__(self, path: str, names: list[str], labels: dict[str, list[str]], options: PrepareOptions):
+        self._options, self._names, self._path = options, names, path
         self._classes = Classes(options.classes, options.class_names)
         self._labels, self._label = labels, ""
         self.image = self._image_column()
@@ -66,24 +66,22 @@ class TableRowReader:
             self.layout == "caption" and options.captions == "each"
         )
         if options.form != "plain" and self.layout != "caption":
-            raise UserError(
-                f"--form {options.form} is for captioned images; {where} has none (--text-field names them)"
-            )
+            raise UserError(f"--form {options.form} is for captioned images; {path} has none (--text-field names them)")
         self._check_options()
 
     def _check_options(self) -> None:
-        """Raises `UserError` for an option that rows of this layout do not use."""
+        """Raise `UserError` for an option that rows of this layout do not use."""
         for name, layouts in _USED_BY.items():
             default = PrepareOptions.__dataclass_fields__[name].default
             if self.layout not in layouts and getattr(self._options, name) != default:
                 raise UserError(
-                    f"{flag(name)} means nothing for {self._where}: its rows are {_ROWS[self.layout]}; leave it out"
+                    f"{flag(name)} has no effect for {self._path}: its rows are {_ROWS[self.layout]}; leave it out"
                 )
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        wanted = {
+        columns = {
             "questions": ["texts"],
             "talk": list(TALK_FIELDS),
             "pair": ["question", "answer"],
@@ -92,11 +90,11 @@ class TableRowReader:
             "text": top_names(self._options.text_field) or ["text"],
         }[self.layout]
         if self.image is not None:
-            wanted.append(self.image)
-        return [name for name in self._names if name in {*wanted, *ID_FIELDS}]
+            columns.append(self.image)
+        return [name for name in self._names if name in {*columns, *ID_FIELDS}]
 
     def item(self, row: dict[str, Any]) -> Item:
-        """Raises `SkipRecord` with what the row lacks."""
+        """Convert a row. Raises `SkipRecord` with the problem."""
         value = None if self.image is None else pick(row, self._options.image_field or self.image)
         images = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
         check_number(len(images), self._options)
@@ -114,7 +112,7 @@ class TableRowReader:
         if self.layout == "class":
             return [{"class_name": self._class_name(row.get(self._label))}]
         if self.layout == "caption":
-            return captioned(row, self._options, num_images)
+            return captioned_samples(row, self._options, num_images)
         return [{"text": text(row, self._options)}]
 
     def _questions(self, texts: Any, num_images: int) -> list[dict[str, Any]]:
@@ -137,22 +135,22 @@ class TableRowReader:
         if self._options.classes is None and names is not None:
             if not isinstance(label, int) or not 0 <= label < len(names):
                 raise SkipRecord("the label has no name", str(label))
-            return self._classes.chosen(names[label])
+            return self._classes.clean_name(names[label])
         return self._classes.name(str(label))
 
     def _image_column(self) -> str | None:
         if self._options.image_field is not None:
             name = top_names((self._options.image_field,))[0]
             if name not in self._names:
-                raise UserError(f"--image-field {name!r}: {self._where} has columns {', '.join(self._names)}")
+                raise UserError(f"--image-field {name!r}: {self._path} has columns {', '.join(self._names)}")
             return name
         return next((name for name in _IMAGES if name in self._names), None)
 
     def _find_layout(self) -> Layout:
         names, options = self._names, self._options
-        missing = [name for name in top_names(options.text_field) if name not in names]
-        if missing:
-            raise UserError(f"--text-field {missing[0]!r}: {self._where} has columns {', '.join(names)}")
+        missing_fields = [name for name in top_names(options.text_field) if name not in names]
+        if missing_fields:
+            raise UserError(f"--text-field {missing_fields[0]!r}: {self._path} has columns {', '.join(names)}")
         if options.text_field:
             return "text" if self.image is None else "caption"
         if "texts" in names and "images" in names:
@@ -169,7 +167,7 @@ class TableRowReader:
         if self.image is None and "text" in names:
             return "text"
         raise UserError(
-            f"{self._where} has columns {', '.join(names)}: name the image's with --image-field and the text's with "
+            f"{self._path} has columns {', '.join(names)}: name the image's with --image-field and the text's with "
             "--text-field"
         )
 
@@ -178,7 +176,7 @@ def _pair(question: Any, answer: Any) -> dict[str, Any]:
     if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
         raise SkipRecord("a question or an answer is missing or empty")
     if PLACEHOLDER in question or PLACEHOLDER in answer:
-        raise SkipRecord("a question or an answer holds a placeholder")
+        raise SkipRecord("a question or an answer contains a placeholder")
     return {"question": question, "answer": answer}
 
 
@@ -188,5 +186,5 @@ def _bytes(value: Any) -> bytes:
             raise SkipRecord("the image is not inside", f"only its path {str(value.get('path'))[:80]!r}")
         value = value["bytes"]
     if not isinstance(value, bytes):
-        raise SkipRecord("the image is not inside", f"a {type(value).__name__} stands in its place")
+        raise SkipRecord("the image is not inside", f"its value is of type {type(value).__name__}")
     return value

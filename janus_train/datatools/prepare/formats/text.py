@@ -8,14 +8,14 @@ from typing import Any
 
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
 
 
 class TextFormat(InputFormat):
-    """A record a document; its text is the field ``text``, or the fields that ``--text-field`` names."""
+    """One document per record; its text is the field ``text``, or the fields that ``--text-field`` names."""
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
@@ -28,34 +28,34 @@ class TextFormat(InputFormat):
     def plan(self, job: str) -> Iterator[Unit]:
         if job.endswith(".parquet"):
             return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))
-        return cut(self._weighed(job), lambda places: [job, places[0].offset, places[0].number])
+        return split_into_units(self._document_sizes(job), lambda places: [job, places[0].offset, places[0].number])
 
-    def _weighed(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
+    def _document_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
         if kind_of(file) == LINES:  # finding the lines needs no parsing
             for place, line in lines(file):
                 yield place, len(line)
         else:
-            for located in records(file, columns=self.options.columns):
+            for record_at in records(file, columns=self.options.columns):
                 size = (
                     0
-                    if isinstance(located.value, SkipRecord)
-                    else sum(len(str(value)) for value in located.value.values())
+                    if isinstance(record_at.value, SkipRecord)
+                    else sum(len(str(value)) for value in record_at.value.values())
                 )
-                yield located.place, size
+                yield record_at.place, size
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        file = unit.what[0]
+        file = unit.place[0]
         if file.endswith(".parquet"):
-            for number, row in parquet_rows(unit.what):
-                yield Entry(f"{file}, row group {unit.what[1]}, row {number}", row)
+            for number, row in parquet_rows(unit.place):
+                yield Entry(f"{file}, row group {unit.place[1]}, row {number}", row)
             return
-        place = RecordPlace(*unit.what[1:])
+        place = RecordPlace(*unit.place[1:])
         if kind_of(file) == LINES:
             for line_place, line in islice(lines(file, place), unit.count):
                 yield Entry(f"{file}:{line_place.number}", parse(line))
         else:
-            for located in islice(records(file, place, self.options.columns), unit.count):
-                yield Entry(located.where, located.value)
+            for record_at in islice(records(file, place, self.options.columns), unit.count):
+                yield Entry(record_at.location, record_at.value)
 
     def item(self, entry: Entry) -> Item:
         if isinstance(entry.value, SkipRecord):

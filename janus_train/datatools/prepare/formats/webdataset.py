@@ -1,8 +1,8 @@
-"""``webdataset``: tars made by others, rewritten into this project's layout.
+"""``webdataset``: tars in other layouts, rewritten into this project's layout.
 
-A sample is the members that share a key (the name up to its first dot) and stand together. Read are images, ``.txt``
-(a caption; without an image a text), ``.json`` (a record in any of the known forms) and ``.cls`` (a class); all else,
-pickles among it, is passed over unopened.
+A sample consists of consecutive members with the same key (the name up to its first dot). Images, ``.txt`` (a caption;
+without an image a text), ``.json`` (a record in any of the known forms) and ``.cls`` (a class) are read; all other members,
+including pickles, are ignored and not opened.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tarfile import TarInfo
 from typing import Any
 
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned, check_number, conversation, text
+from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned_samples, check_number, conversation, text
 from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, cut
+from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
 from janus_train.errors import UserError
@@ -26,7 +26,7 @@ from janus_train.errors import UserError
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]+)$")
 _IMAGE = re.compile(r"^(?:(?P<number>\d+)\.)?(?:jpe?g|png|webp|gif|bmp|tiff?|image)$", re.IGNORECASE)
 _WORDS = ("txt", "caption", "text")
-_READ = re.compile(rf"{_IMAGE.pattern}|^(?:{'|'.join(_WORDS)}|json|cls)$", re.IGNORECASE)
+_USABLE = re.compile(rf"{_IMAGE.pattern}|^(?:{'|'.join(_WORDS)}|json|cls)$", re.IGNORECASE)
 
 
 class WebDatasetFormat(InputFormat):
@@ -42,18 +42,18 @@ class WebDatasetFormat(InputFormat):
         return self.files
 
     def plan(self, job: str) -> Iterator[Unit]:
-        return cut(self._weighed(job), lambda offsets: [job, offsets[0]])
+        return split_into_units(self._sample_sizes(job), lambda offsets: [job, offsets[0]])
 
-    def _weighed(self, path: str) -> Iterator[tuple[int, int]]:
+    def _sample_sizes(self, path: str) -> Iterator[tuple[int, int]]:
         is_empty = True
         for _, sample_members in _samples(path, 0):
             is_empty = False
             yield sample_members[0].offset, sum(member.size for member in sample_members)
         if is_empty:
-            raise UserError(f"{path} holds no sample: no member is KEY.jpg|png|webp, KEY.json, KEY.txt or KEY.cls")
+            raise UserError(f"{path} contains no sample: no member is KEY.jpg|png|webp, KEY.json, KEY.txt or KEY.cls")
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        path, offset = unit.what
+        path, offset = unit.place
         with Path(path).open("rb") as file:
             for key, sample_members in islice(_samples(path, offset), unit.count):
                 parts: dict[str, bytes] = {}
@@ -66,8 +66,8 @@ class WebDatasetFormat(InputFormat):
         key, parts, num_members = entry.value
         if len(parts) < num_members:
             raise SkipRecord("two members of the sample have one name")
-        numbered = {ending: _IMAGE.match(ending) for ending in parts}
-        endings = sorted((int(m["number"] or -1), ending) for ending, m in numbered.items() if m is not None)
+        image_matches = {ending: _IMAGE.match(ending) for ending in parts}
+        endings = sorted((int(m["number"] or -1), ending) for ending, m in image_matches.items() if m is not None)
         images = [parts[ending] for _, ending in endings]
         check_number(len(images), self.options)
         return Item(self._fields(_record(parts), parts, len(images)), images, Path(key).name)
@@ -83,7 +83,7 @@ class WebDatasetFormat(InputFormat):
             if record.get("class_name"):
                 return [{"class_name": record["class_name"]}]
         if num_images:
-            return captioned(record, self.options, num_images)
+            return captioned_samples(record, self.options, num_images)
         return [{"text": text(record if "text" in record else {"text": record.get("caption")} | record, self.options)}]
 
 
@@ -96,18 +96,18 @@ def _record(parts: dict[str, bytes]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SkipRecord("the .json or .txt cannot be read", str(error)) from None
     if not isinstance(record, dict):
-        raise SkipRecord("the .json is no object")
+        raise SkipRecord("the .json is not an object")
     return record | ({} if words is None else {"caption": words})
 
 
 def _samples(path: str, offset: int) -> Iterator[tuple[str, list[TarInfo]]]:
-    """(key, members that are read) from a sample's header on."""
+    """(key, usable members) of the samples from a sample's header on."""
     key = ""
     sample_members: list[TarInfo] = []
     with Path(path).open("rb") as file:
         for member in members(file, path, offset):
             match = _NAME.match(member.name)
-            if match is None or not member.isreg() or member.issparse() or not _READ.match(match["ending"]):
+            if match is None or not member.isreg() or member.issparse() or not _USABLE.match(match["ending"]):
                 continue
             if sample_members and match["key"] != key:
                 yield key, sample_members
