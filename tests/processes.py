@@ -6,7 +6,6 @@ Each process has the environment that a launcher would give it, its own pid to b
 from __future__ import annotations
 
 import functools
-import json
 import multiprocessing
 import os
 import runpy
@@ -19,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from janus_train.jsonl import read_json_lines
 from janus_train.paths import ROOT
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -50,9 +50,7 @@ def free_port() -> int:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The whole lines of a run's metrics.jsonl so far."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return read_json_lines(folder / "metrics.jsonl")
 
 
 def digests(folder: Path) -> list[tuple[int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from janus_train.paths import ROOT
+from tests.helpers import read_lines
 
 BIN = Path(sys.executable).parent
 QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "data.lookahead=2", "run.cpu_threads=1")
@@ -34,7 +34,7 @@ def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         start = "the shipped base" if stage == 1 else f"stage {stage - 1}'s result"
         assert f"stage {stage} starts from {start}" in done.stderr
-        assert len((tmp_path / f"stage{stage}/metrics.jsonl").read_text().splitlines()) == 2
+        assert len(read_lines(tmp_path / f"stage{stage}/metrics.jsonl")) == 2
     final = tmp_path / "stage3/final"
     drawn = run(
         "janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn"
@@ -86,7 +86,7 @@ def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0 and "starts from its checkpoint" in done.stderr, done.stderr
 
     def kept(folder: Path) -> list[tuple[int, str, float]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = read_lines(folder / "metrics.jsonl")
         return [(line["step"], line["batch_digest"], line["loss"]) for line in lines]
 
     assert kept(tmp_path / "cut") == kept(tmp_path / "whole")

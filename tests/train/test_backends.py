@@ -24,7 +24,7 @@ from janus_train.paths import ROOT
 from janus_train.train.checkpoint import store
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.run import run
-from tests.helpers import config_of
+from tests.helpers import config_of, read_lines
 from tests.train.conftest import SMALL
 
 SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
@@ -181,7 +181,7 @@ class _NONE:
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_lines(folder / "metrics.jsonl")
 
 
 def assert_same_training(folder: Path, reference: Path, tolerance: float, loss_tolerance: float) -> None:

@@ -22,14 +22,14 @@ from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
-from tests.helpers import encoded, make_shard, plain_image
+from tests.helpers import encoded, make_shard, plain_image, read_lines
 
 Small = Callable[..., Config]
 TIMES = {"tokens_per_s", "mfu", "mfu_6n", "data_wait_s", "step_s"}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_lines(folder / "metrics.jsonl")
 
 
 def timeless(folder: Path) -> list[dict[str, Any]]:
@@ -304,8 +304,7 @@ def test_keys_that_look_like_ends_of_lines_survive_a_resume(small: Small) -> Non
     raw = "".join(json.dumps({"step": s, "key": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for s in (1, 2, 3, 4))
     (folder / "quarantine.jsonl").write_text(raw, encoding="utf-8")  # as older versions wrote them
     run(small(2, *THREE, "run.steps=4"))
-    found = (folder / "quarantine.jsonl").read_text(encoding="utf-8").split("\n")
-    assert [json.loads(line)["step"] for line in found if line] == [1, 2, 3]
+    assert [line["step"] for line in read_lines(folder / "quarantine.jsonl")] == [1, 2, 3]
 
 
 def test_old_checkpoints_go(small: Small) -> None:
@@ -389,16 +388,12 @@ def test_unusable_samples_are_written_down_and_survive_a_resume(
     folder = run(small(2, *plan, "run.steps=5"))
     shutil.rmtree(folder / "checkpoints/step-000005")  # as after a kill in step 5
     run(small(2, *plan, "run.steps=12"))
-    written = [(f / "quarantine.jsonl").read_text().splitlines() for f in (whole, folder)]
-    assert written[0] == written[1]
-    met = [json.loads(line) for line in written[0]]
+    assert (whole / "quarantine.jsonl").read_bytes() == (folder / "quarantine.jsonl").read_bytes()
+    met = read_lines(whole / "quarantine.jsonl")
     assert {("draw", "p09"), ("read", "t03"), ("read", "t13")} <= {(one["source"], one["key"]) for one in met}
     assert {one["reason"] for one in met if one["source"] == "read"} == {"field 'text' is empty"}
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(line["quarantined"] for line in metrics) == len(met)
-    assert [m["batch_digest"] for m in metrics] == [
-        json.loads(line)["batch_digest"] for line in (whole / "metrics.jsonl").read_text().splitlines()
-    ]
+    assert sum(line["quarantined"] for line in lines(folder)) == len(met)
+    assert [line["batch_digest"] for line in lines(folder)] == [line["batch_digest"] for line in lines(whole)]
 
 
 def test_too_many_unusable_samples_end_the_run_with_a_summary(
@@ -456,7 +451,7 @@ def test_a_continuation_takes_the_frozen_parts_that_it_was_trained_beside(
         run(small(1, *plan, "run.steps=2"))
     run(small(1, *plan, "run.steps=2", f"init_from={moved}"))
     run(small(1, *plan, "run.steps=3", f"init_from={moved}"))
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(read_lines(folder / "metrics.jsonl")) == 3
 
 
 def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: Small, tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint import saver, store
 from janus_train.train.run import run
+from tests.helpers import read_lines
 
 Small = Callable[..., Config]
 
 
 def steps_of(folder: Path) -> list[tuple[int, str, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     return [(line["step"], line["batch_digest"], line["loss"]) for line in lines]
 
 
