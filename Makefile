@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check docs base shards install clean
+.PHONY: demo test test-slow check docs base shards install clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# What takes minutes. BUDGET=1200 skips, by name, those that would start later than 1200 s after the beginning.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow -rs $(if $(BUDGET),--time-budget=$(BUDGET))
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

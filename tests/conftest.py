@@ -23,6 +23,7 @@ from janus_train.evaluate import registry as evaluations
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
+from tests.time_budget import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  (an option)
 
 torch.set_num_threads(1)  # two test processes share two cores
 
