@@ -14,7 +14,7 @@ from PIL import Image
 
 from janus_train.errors import UserError
 from tests.helpers import read_lines
-from tests.test_report import make_run
+from tests.report.making import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 

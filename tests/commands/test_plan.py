@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Run
-from tests.test_report import Page as Parsed
+from tests.pages.parsed import Page as Parsed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

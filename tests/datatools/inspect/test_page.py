@@ -19,7 +19,7 @@ from janus_train.datatools.inspect import page as page_module
 from janus_train.datatools.inspect.drawn import Drawn, open_drawn
 from janus_train.datatools.inspect.page import Page
 from tests.helpers import config_of, encoded, make_shard, plain_image
-from tests.test_report import Page as Parsed
+from tests.pages.parsed import Page as Parsed
 from tests.train.conftest import SMALL
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
