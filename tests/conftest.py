@@ -38,6 +38,14 @@ TEXTS = (
 )
 
 
+WHOLE_RUNS = ("train", "launch", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: of two processes that share the tests by file neither then ends long before the other."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in WHOLE_RUNS)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with Janus's special tokens, trained on three sentences."""

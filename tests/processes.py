@@ -143,7 +143,7 @@ def serving(
         here, there = _SERVER.Pipe()
         given = shared | _place(rank, world_size)
         words = (work, there, arguments, given, log.with_name(f"{log.name}-{rank}.log"))
-        processes.append(_SERVER.Process(target=_serve, args=words, daemon=True))
+        processes.append(_SERVER.Process(target=_serve, args=words))
         processes[-1].start()
         there.close()  # so that its end is noticed here
         ends.append(here)
