@@ -47,6 +47,7 @@ def main() -> None:
     run = options.folder / "checkpoint-benchmark"
     if distributed.is_main:
         shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
         print(
             f"{distributed.backend} on {distributed.world_size} x {distributed.device.type}: "
             f"{total / 12 / 1e6:.0f} M trained parameters, {gigabytes:.2f} GB a checkpoint"

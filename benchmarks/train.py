@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.images import to_float
 from janus_train.data.types import Document
+from janus_train.jsonl import append_json_lines, json_line
 from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.build import build, prepare
 from janus_train.model.chunked_cross_entropy import text_head
@@ -323,12 +323,10 @@ def main() -> None:
             "torch": torch.__version__,
             "commit": commit.strip(),
         }
-        line = json.dumps(found[mode])
         if given.out:
-            with given.out.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_json_lines(given.out, [found[mode]])
         else:
-            print(line, flush=True)
+            print(json_line(found[mode]), end="", flush=True)
     _print_table(found)
 
 

@@ -25,6 +25,8 @@ from janus_train.commands.report import report
 from janus_train.commands.tokenize import tokenize
 from janus_train.commands.verify import verify
 from janus_train.errors import UserError
+from janus_train.files import FULL
+from janus_train.text import printable_line
 
 app = typer.Typer(
     help="Prepare data for Janus-Pro-like models, plan and inspect their training, and use the trained models.",
@@ -49,6 +51,11 @@ def main() -> None:
         _fail(f"{' '.join(error.format_message().split())} ({where} --help lists what there is)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f"{error.filename} cannot be written: " if error.filename else ""
+        _fail(f"{where}{error.strerror}: make room, or choose another place")
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
@@ -67,7 +74,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"error: {printable_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -44,6 +44,8 @@ def compose_values(overrides: list[str]) -> dict[str, Any]:
             return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group with a value
         raise UserError(_explained(error, overrides)) from None
+    except RecursionError:
+        raise UserError("an option's value is nested too deeply") from None
 
 
 def validate(values: dict[str, Any]) -> Config:

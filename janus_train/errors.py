@@ -12,6 +12,12 @@ def one_line(error: BaseException, max_chars: int | None = None) -> str:
     return " ".join(str(error).split())[:max_chars] or type(error).__name__
 
 
+def shortened(value: object, max_chars: int = 200) -> str:
+    """``value`` as Python writes it, cut to ``max_chars``: it may be a whole file's."""
+    text = repr(value)
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of the message that is not empty; the class's name if there is none.
 

@@ -1,35 +1,94 @@
-"""Files: JSON read with errors of one line; everything written by staging, syncing and renaming.
+"""Files: text, JSON and YAML read with errors of one line; everything written by staging, syncing and renaming.
 
-So nothing that was half written is ever taken for whole.
+So nothing that was half written is ever taken for whole. What is read may come from anybody: a pipe is refused, for it
+may never end, as are values that are nested too deeply and YAML whose aliases make billions of values of a few lines.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from janus_train.errors import UserError
+import yaml
+
+from janus_train.errors import UserError, one_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What an `OSError` says when there is no room for what is written: a full disk, a quota."""
+MAX_ALIASED = 100_000
+"""Values that the aliases of a YAML file may stand for; a recipe has hundreds."""
+_TOO_DEEP = "it is nested too deeply"
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
+class NotRegularError(OSError):
+    """A pipe would block, and neither it nor a device need ever end."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "it is a device or a pipe, not a regular file")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, to read. Raises `OSError` if it cannot be opened, `NotRegularError` for a pipe or a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what a socket says
+            raise NotRegularError from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegularError
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text in a regular file, without a byte order mark.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
         FileNotFoundError: there is no such file.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError):
-        values = None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, without the space around them. A newline alone ends one: U+2028 may be in a line."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises as `read_text`, and `UserError` for anything else."""
+    try:
+        values = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON object ({one_line(error, 200)})") from None
+    except RecursionError:
+        raise UserError(f"{path} is not a JSON object ({_TOO_DEEP})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object")
     return values
@@ -38,6 +97,43 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_json_object_if_any(path: Path) -> dict[str, Any]:
     """As `read_json_object`; an empty object if there is no such file."""
     return read_json_object(path) if path.is_file() else {}
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Safe YAML whose aliases stand for a bounded number of values."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        sizes: dict[int, int] = {}
+        if node is not None and _expanded(node, sizes) > len(sizes) + MAX_ALIASED:
+            raise yaml.YAMLError(f"its aliases (*name) stand for more than {MAX_ALIASED:,} values")
+        return node
+
+
+def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of nodes below ``node`` if each alias were written out; ``sizes`` has one entry a node."""
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise yaml.YAMLError("one of its aliases (*name) stands for what it is in")
+        return sizes[id(node)]
+    sizes[id(node)] = 0  # not known yet
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in parts)
+    return sizes[id(node)]
+
+
+def read_yaml(path: Path) -> Any:
+    """The YAML value in ``path``. Raises as `read_text`, and `UserError` for what is no bounded, safe YAML."""
+    try:
+        return yaml.load(read_text(path), Loader=_BoundedLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        raise UserError(f"{path}: no valid YAML ({one_line(error, 300)})") from None
+    except RecursionError:
+        raise UserError(f"{path}: no valid YAML ({_TOO_DEEP})") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,6 +191,20 @@ def staged_folder(target: Path) -> Iterator[Path]:
             with suppress(OSError):  # another's files are in it by now
                 parent.rmdir()
         raise
+
+
+@contextmanager
+def os_errors_of_rust() -> Iterator[None]:
+    """Inside, what safetensors and tokenizers make of a full disk, "... (os error 28)", becomes an `OSError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error ([0-9]+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def sync(path: Path) -> None:

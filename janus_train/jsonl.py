@@ -10,11 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from janus_train.errors import UserError
-from janus_train.files import write_text
+from janus_train.files import read_regular, write_text
 
 Line = dict[str, Any]
 
@@ -30,14 +31,59 @@ def json_line(value: Line) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
+class JsonLinesFile:
+    """A file that stays open and grows by lines; made if it is not there. Raises `UserError` if it cannot be written."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)  # nothing waits in a buffer, to fail when it is closed
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def append(self, *values: Line) -> None:
+        """Add a line a value, all or none. Raises `UserError` also if the file is no longer where it was opened."""
+        data = "".join(map(json_line, values)).encode("utf-8")
+        try:
+            self._refuse_if_gone()
+            size = self._file.seek(0, os.SEEK_END)
+            try:
+                while data:  # a disk that fills up takes a part first
+                    data = data[self._file.write(data) :]
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(size)
+                raise
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _refuse_if_gone(self) -> None:
+        """What is written to a file that was deleted, or whose folder was, is lost without a word."""
+        here = os.fstat(self._file.fileno())
+        try:
+            there = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            there = None
+        if there is None or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise UserError(
+                f"{self._path} was deleted or replaced while it was written, alone or with its folder: put it back and "
+                "start the same command again, or begin anew in another folder"
+            )
+
+    def _refused(self, error: OSError) -> UserError:
+        return UserError(f"{self._path} cannot be written: {error.strerror or error}")
+
+
 def append_json_lines(path: Path, values: Iterable[Line]) -> None:
     """Add a line a value to ``path``, which need not exist. Raises `UserError` if the file cannot be written."""
-    data = "".join(map(json_line, values)).encode("utf-8")
-    try:
-        with path.open("ab") as file:
-            file.write(data)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    lines = list(values)
+    for line in lines:
+        json_line(line)  # before a file is made
+    with closing(JsonLinesFile(path)) as file:
+        file.append(*lines)
 
 
 def write_json_lines(path: Path, values: Iterable[Line]) -> None:
@@ -51,7 +97,7 @@ def read_json_lines(path: Path) -> list[Line]:
     Raises `UserError` if the file cannot be read, or with the number of a damaged line before the last.
     """
     try:
-        texts = path.read_bytes().split(b"\n")
+        texts = read_regular(path).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -1,6 +1,6 @@
 """`accelerate launch`, once a node, as a scheduler needs it: signals reach the trainers, their exit code comes back.
 
-python -m janus_train.launch [accelerate launch's options] train.py +stage=2 ...
+python -m janus_train.launch [accelerate launch's options] {train.py | -m janus_train.train} +stage=2 ...
 
 Accelerate's launcher answers SIGTERM by killing the trainers after 30 seconds, which may not be enough to save a checkpoint;
 ends at SIGUSR1; and makes every exit code 1. Here the three signals are passed on, and the launcher ends when its trainers
@@ -15,12 +15,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import psutil
 
 from janus_train.errors import first_line
-from janus_train.train.distributed.signals import EXIT_PREEMPTED
+from janus_train.text import printable_line
+from janus_train.train.distributed.signals import EXIT_PEER_LOST, EXIT_PREEMPTED
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -49,16 +55,23 @@ def launch(arguments: list[str]) -> int:
     except subprocess.CalledProcessError as error:  # a single trainer
         return exit_code(error.returncode)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = exit_code(failure.exitcode)
+        rank, code = first_cause(error.failures)
         if code != EXIT_PREEMPTED:
             print(f"rank {rank} ended first on this node, with code {code}", file=sys.stderr)
         return code
     except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:  # the launcher's own
-        first = first_line(error)
-        print(f"error: the processes could not be launched: {first}", file=sys.stderr)
+        print(f"error: the processes could not be launched: {printable_line(first_line(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, int]:
+    """The rank that ended first of those seen at once, and its exit code.
+
+    One that ended because another was gone (76) did so within moments: any other code tells more.
+    """
+    rank = min(failures, key=lambda one: (failures[one].exitcode == EXIT_PEER_LOST, failures[one].timestamp))
+    return rank, exit_code(failures[rank].exitcode)
 
 
 def exit_code(returncode: int) -> int:

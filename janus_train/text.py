@@ -7,6 +7,8 @@ import re
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 """Control characters, line separators, what reorders text (bidirectional controls), and halves of surrogate pairs."""
 
+_LINE_BREAKS = re.compile("[ \t]*[\r\n][ \t\r\n]*")
+
 
 def printable(text: str, keep: str = "") -> str:
     r"""Write control and bidirectional characters as escapes (``\x1b``, ``\u202e``), so that they act on nothing.
@@ -20,3 +22,8 @@ def printable(text: str, keep: str = "") -> str:
         return character if character in keep else character.encode("unicode_escape").decode("ascii")
 
     return _UNPRINTABLE.sub(escaped, text)
+
+
+def printable_line(text: str) -> str:
+    """`printable` on one line: line breaks, which messages of libraries have, become spaces."""
+    return printable(_LINE_BREAKS.sub(" ", text))

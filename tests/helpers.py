@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -79,3 +80,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, which must be there."""
     assert path.is_file(), f"there is no {path}"
     return read_json_lines(path)
+
+
+def fill(disk: Path, free_blocks: int) -> None:
+    """A file named ballast takes all but so many blocks of 4 KB."""
+    room = os.statvfs(disk)
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (room.f_bavail - free_blocks) * room.f_bsize)

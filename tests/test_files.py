@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from janus_train.errors import UserError
-from janus_train.files import read_json_object, read_json_object_if_any, staged_folder
+from janus_train.files import os_errors_of_rust, read_json_object, read_json_object_if_any, staged_folder
 
 
 @pytest.fixture
@@ -67,3 +69,12 @@ def test_a_missing_json_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     assert read_json_object_if_any(tmp_path / "a.json") == {}
     with pytest.raises(FileNotFoundError):
         read_json_object(tmp_path / "a.json")
+
+
+def test_what_rust_says_of_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    for error in (Exception("No space left on device (os error 28)"), SafetensorError("I/O error: ... (os error 28)")):
+        with pytest.raises(OSError, match="No space left on device") as found, os_errors_of_rust():
+            raise error
+        assert found.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError, match="a bug"), os_errors_of_rust():
+        raise SafetensorError("a bug")

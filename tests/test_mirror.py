@@ -19,6 +19,7 @@ TESTED_BY = {
     "data/test_recipe.py": "data.sources.registry",
     "data/test_streams.py": "data.loader",
     "data/shards/test_index.py": "data.shards.string_array",
+    "test_hostile_files.py": "data.shards.tars",
     "datatools/inspect/test_page.py": "datatools.inspect.strips pages.images",
     "datatools/inspect/test_run.py": "commands.inspect datatools.inspect.drawn datatools.inspect.samples",
     "datatools/prepare/formats/test_captions.py": "datatools.prepare.formats datatools.prepare.formats.listed",
@@ -36,6 +37,8 @@ TESTED_BY = {
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",
     "infer/test_app.py": "commands.app",
+    "integration/test_commands.py": "train.entry",
+    "integration/test_installed.py": "train.__main__",
     "interop/test_assemble.py": "commands.assemble interop.base_encoders interop.base_language_model",
     "interop/test_convert.py": "commands.convert interop.card interop.from_folder interop.model_folder "
     "interop.official_config interop.processor interop.tensors interop.write",
@@ -45,8 +48,8 @@ TESTED_BY = {
     "commands/test_plan.py": "planning.page planning.text",
     "planning/test_flops.py": "planning.workload",
     "train/test_peft.py": "model.lora",
-    "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
-    "train.monitor.log train.monitor.metrics train.monitor.previews train.monitor.quarantine",
+    "train/test_run.py": "train.final_model train.initial_weights train.trainable train.trainer "
+    "train.monitor.log train.monitor.metrics train.monitor.previews",
     "train/test_step.py": "train.loss_totals train.optim",
     "train/checkpoint/test_saver.py": "train.checkpoint.format",
     "train/distributed/test_process_group.py": "train.distributed.context",
@@ -56,7 +59,6 @@ TESTED_BY = {
 
 _BASE = "made the demonstration's base once, by `make base`"
 UNTESTED = {
-    "paths": "constants alone, which nearly every test uses",
     "demo.run_demo": "ten minutes of training, by `make demo`; the commands that it calls are tested",
     "demo.build.base": _BASE,
     "demo.build.common": _BASE,
@@ -108,7 +110,7 @@ def test_the_lists_name_what_is_there_and_nothing_that_needs_no_place_in_them() 
 
 
 def test_each_folder_of_tests_is_named_for_a_package() -> None:
-    of_more_than_a_package = {"benchmarks", "docs", "golden", "integration", "launch"}
+    of_more_than_a_package = {"benchmarks", "docs", "examples", "integration", "launch"}
     for path in TESTS.rglob("test_*.py"):
         folder = path.parent.relative_to(TESTS)
         if not of_more_than_a_package.intersection(folder.parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from janus_train.text import printable
+from janus_train.text import printable, printable_line
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,12 @@ def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
 @pytest.mark.parametrize("text", ["苹果 [red] <b> & \\n", "naïve — “quotes”", "👩‍👩‍👧 🙂", "עברית", "نمی‌خواهم"])
 def test_ordinary_text_stays(text: str) -> None:
     assert printable(text) == text
+
+
+@pytest.mark.parametrize("text", ["one\n  two\r\n\nthree", "one\rtwo\nthree"])
+def test_a_line_is_one_line(text: str) -> None:
+    assert printable_line(text) == "one two three"
+    assert printable_line(f"  {text}\x1b\u2028\u202e") == r"  one two three\x1b\u2028\u202e"
 
 
 def test_kept_characters_stay() -> None:

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import Device, Images, Model, Precision, load, open_image_option
+from janus_train.commands.terminal import note
 from janus_train.errors import UserError
+from janus_train.text import printable
 
 
 def chat(
@@ -49,7 +51,7 @@ def chat(
         except UserError as error:
             if prompt:
                 raise
-            print(f"error: {error}", file=sys.stderr)  # the person who asks can ask otherwise
+            note(f"error: {error}")  # the person who asks can ask otherwise
             continue
         messages += [question, {"role": "assistant", "content": answer}]
 
@@ -59,7 +61,7 @@ def _print_answer(pieces: Iterable[str]) -> str:
     answer = ""
     for piece in pieces:
         answer += piece
-        print(piece, end="", flush=True)
+        print(printable(piece, keep="\n\t"), end="", flush=True)  # a model can be taught to act on terminals
     print(flush=True)
     return answer
 

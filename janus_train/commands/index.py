@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from janus_train.commands.options import Workers
-from janus_train.commands.terminal import bytes_bar
+from janus_train.commands.terminal import bytes_bar, note
 from janus_train.cpu import available_cores
 from janus_train.errors import UserError
 
@@ -51,16 +50,12 @@ def index(
         print(f"{listing.path}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
     if result.ignored:
         shown = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored.most_common(10))
-        print(
-            f"note: {result.ignored.total():,} members are of no use here and were left alone: {shown}", file=sys.stderr
-        )
+        note(f"note: {result.ignored.total():,} members are of no use here and were left alone: {shown}")
     if result.left_out:
-        print(
-            f"note: {result.left_out:,} keys have neither .json nor .txt: these samples are left out", file=sys.stderr
-        )
+        note(f"note: {result.left_out:,} keys have neither .json nor .txt: these samples are left out")
     if len(result.errors) > 1:
         for message in result.errors.values():
-            print(message, file=sys.stderr)
+            note(message)
         raise UserError(f"{len(result.errors)} of {result.attempted} tars cannot be indexed, see above")
     if result.errors:
         raise UserError(next(iter(result.errors.values())))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from janus_train.commands.options import Html, Overrides
-from janus_train.commands.terminal import JsonLines
+from janus_train.commands.terminal import JsonLines, note
 from janus_train.compose import compose_config
 from janus_train.targets import check_file
 
@@ -40,7 +39,7 @@ def inspect(
 
     last = from_step + steps - 1
     if last > config.run.steps:
-        print(f"note: the run stops at step {config.run.steps}, before step {last}", file=sys.stderr)
+        note(f"note: the run stops at step {config.run.steps}, before step {last}")
     lines = JsonLines()
 
     def write_rows(rows: list[dict[str, Any]]) -> bool:
@@ -49,9 +48,6 @@ def inspect(
 
     result = inspect_run(config, from_step, steps, write_rows, html)
     if result.quarantined:
-        print(
-            f"note: {result.quarantined} samples cannot be used and others were drawn: janus-train verify lists them",
-            file=sys.stderr,
-        )
+        note(f"note: {result.quarantined} samples cannot be used and others were drawn: janus-train verify lists them")
     if html is not None:
-        print(f"page: {html}{f' ({result.page_cut})' if result.page_cut else ''}", file=sys.stderr)
+        note(f"page: {html}{f' ({result.page_cut})' if result.page_cut else ''}")

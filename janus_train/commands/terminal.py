@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from janus_train.jsonl import json_line
+from janus_train.text import printable_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+
+
+def note(message: str) -> None:
+    """A line on standard error; what is in it of data acts on no terminal."""
+    print(printable_line(message), file=sys.stderr, flush=True)
 
 
 def bars(*columns: Any) -> Progress:
@@ -26,14 +33,16 @@ def count_bar(unit: str) -> Progress:
     """`bars` that count: how many of how many ``unit``, time gone and time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    return bars(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    return bars(
+        BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeElapsedColumn(), TimeRemainingColumn()
+    )
 
 
 def bytes_bar() -> Progress:
     """`bars` that count bytes: a description, how many of how many, time left."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
-    return bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return bars(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
 
 class PhaseProgress:
@@ -46,7 +55,7 @@ class PhaseProgress:
     def report(self, phase: str, completed: int, total: int) -> None:
         if self._bars.disable:
             if completed == total:
-                print(f"{phase}: {completed} of {total}", file=sys.stderr, flush=True)
+                note(f"{phase}: {completed} of {total}")
             return
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(phase, total=total)
@@ -60,7 +69,7 @@ class JsonLines:
         self.closed = False
 
     def write(self, values: list[dict[str, Any]]) -> None:
-        self._try(lambda: sys.stdout.writelines(json.dumps(value) + "\n" for value in values))
+        self._try(lambda: sys.stdout.writelines(map(json_line, values)))
         self._try(sys.stdout.flush)
 
     def _try(self, action: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from janus_train.commands.options import Data, Device, Plugins, device_kind
 from janus_train.commands.terminal import count_bar
 from janus_train.cpu import available_cores
 from janus_train.plugins import import_plugins
+from janus_train.text import printable_line
 
 
 def tokenize(
@@ -61,7 +61,9 @@ def tokenize(
         progress = ProgressCallbacks(
             on_start=lambda total: bar.update(task, total=total),
             on_samples=lambda number: bar.advance(task, number),
-            on_message=partial(bar.console.print, highlight=False, soft_wrap=True, markup=False),
+            on_message=lambda message: bar.console.print(
+                printable_line(message), highlight=False, soft_wrap=True, markup=False
+            ),
         )
         result = run(tars, encoder, replace=replace, threads=threads or available_cores(), progress=progress)
     parts = [f"{result.tokenized} of {len(tars)} tars tokenized ({result.images} images)"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from janus_train.commands.options import Data, MaxBad, Plugins, Workers
-from janus_train.commands.terminal import count_bar, table_console
+from janus_train.commands.terminal import count_bar, note, table_console
 from janus_train.errors import UserError
 from janus_train.plugins import import_plugins
 from janus_train.targets import check_file
+from janus_train.text import printable_line
 
 if TYPE_CHECKING:
     from janus_train.datatools.verify.plan import Problem
@@ -71,7 +71,8 @@ def verify(
         )
     table_console(100).print(summary.table())
     fit, verdict = summary.verdict
-    print(verdict + (f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""))
+    seen = f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""
+    print(printable_line(verdict + seen))
     if not fit:
         raise typer.Exit(1)
 
@@ -85,6 +86,6 @@ class _ProblemPrinter:
     def show(self, problem: Problem) -> None:
         self._number += 1
         if self._number <= _MAX_PRINTED:
-            print(f"{problem.source}: {problem.key}: {problem.reason}", file=sys.stderr)
+            note(f"{problem.source}: {problem.key}: {problem.reason}")
         elif self._number == _MAX_PRINTED + 1:
-            print("... and more: --out FILE lists them all", file=sys.stderr)
+            note("... and more: --out FILE lists them all")

@@ -7,10 +7,8 @@ A linter's rule keeps ``Image.open`` out of every other module.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageFile
+
+from janus_train.files import NotRegularError, open_regular
 
 SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """All that may be opened anywhere (Pillow's names); the list is short because every decoder is a risk."""
@@ -112,25 +112,15 @@ def check_size(image: Image.Image) -> None:
 
 def read_image_file(path: Path) -> bytes:
     """The file's bytes. Raises `ImageError` if it is no regular file or too large, `OSError` if it cannot be read."""
-    # a pipe without a writer would block, both when it is opened and when it is read
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # what a socket says
-            raise ImageError(_NOT_REGULAR) from None
-        raise
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(_NOT_REGULAR)
-        if status.st_size > MAX_FILE_BYTES:
+        file = open_regular(path)
+    except NotRegularError:
+        raise ImageError(_NOT_REGULAR) from None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
             raise ImageError(_TOO_MANY_BYTES)
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(status.st_size)
-    finally:
-        os.close(descriptor)
+        return file.read(size)
 
 
 def _one_line(error: Exception) -> str:

@@ -10,9 +10,12 @@ contiguous blocks of the rank's streams, so the rows of a step are the same, in 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +134,36 @@ def _ignore_scheduler_signals(trainer: int, signals_its_death: bool, worker: int
             lifetime.end_if_orphan(trainer)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
+@contextmanager
+def worker_deaths_as_user_errors() -> Iterator[None]:
+    """Inside, torch's way to say that a worker process is gone becomes a `UserError` of one line.
+
+    A signal handler of torch's raises it wherever the process happens to be, not only where it waits for a row.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(
+            r"DataLoader worker \(pid(?:\(s\))? ([0-9, ]+)\)(?: is killed by signal: ([\w ]+))?", str(error)
+        )
+        if found is None:
+            raise
+        why = _WHY_KILLED.get(found[2], f"it crashed ({found[2]}); data.num_workers=0 shows where")
+        raise UserError(f"a data worker (pid {found[1]}) on {socket.gethostname()} is gone: {why}") from None
+
+
+_OUT_OF_MEMORY = (
+    "most likely it was killed because the memory ran out: start the same command again with a smaller data.num_workers, "
+    "or with more memory for the job"
+)
+_WHY_KILLED = {
+    None: _OUT_OF_MEMORY,
+    "Killed": _OUT_OF_MEMORY,
+    "Terminated": _OUT_OF_MEMORY,
+    "Bus error": "the shared memory ran out: give the job a larger /dev/shm, or a smaller data.num_workers",
+}
 
 
 class RowLoader:

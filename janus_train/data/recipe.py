@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from janus_train.config import OptionGroup, RatioConfig
@@ -26,7 +25,8 @@ from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, find, locate
 from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, digest
-from janus_train.errors import UserError, one_line
+from janus_train.errors import UserError, shortened
+from janus_train.files import read_yaml
 from janus_train.paths import resolve
 
 
@@ -41,12 +41,10 @@ class RecipeConfig(OptionGroup):
 
 def read_recipe(path: Path) -> RecipeConfig:
     """The file as it is; no source is opened. Raises `UserError` naming what is wrong in it."""
-    if not path.is_file():
-        raise UserError(f"data.recipe: there is no file {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML ({one_line(error)})") from None
+        values = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"data.recipe: there is no file {path}") from None
     if not isinstance(values, dict) or not values.get("sources"):
         raise UserError(f"{path}: the recipe is empty, it needs at least one entry under sources")
     try:
@@ -54,7 +52,7 @@ def read_recipe(path: Path) -> RecipeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        value = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        value = "" if isinstance(first["input"], dict) else f", got {shortened(first['input'])}"
         raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}{value}") from None
 
 

@@ -78,8 +78,11 @@ def tars_to_index(paths: list[Path]) -> list[Path]:
         inside = sorted(path.glob("*.tar")) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"{path}: there is no .tar in this folder")
-        if not inside[0].is_file():
+        if not inside[0].exists():
             raise UserError(f"{path}: there is no such file")
+        special = [tar for tar in inside if not tar.is_file()]
+        if special:
+            raise UserError(f"{special[0]}: is no regular file")
         wrong = [tar for tar in inside if tar.suffix != ".tar"]
         if wrong:
             raise UserError(f"{wrong[0]}: a shard's name ends in .tar")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from janus_train.errors import UserError
+from janus_train.files import lines_of, read_text
 
 
 def collect_prompts(prompts: list[str], file: Path | None) -> list[str]:
@@ -19,11 +20,11 @@ def collect_prompts(prompts: list[str], file: Path | None) -> list[str]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = lines_of(read_text(file))
     except FileNotFoundError:
         raise UserError(f"--prompts-file {file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts-file {file} cannot be read as UTF-8 text: {error}") from None
+    except UserError as error:
+        raise UserError(f"--prompts-file {error}") from None
     if not lines:
         raise UserError(f"--prompts-file {file} holds no prompt: write one a line")
     return lines

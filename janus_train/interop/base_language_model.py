@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
 from janus_train.errors import UserError, one_line
+from janus_train.interop.model_folder import read_config
 from janus_train.interop.write import quiet
 from janus_train.model import attention
 
@@ -56,6 +57,8 @@ def load_base_language_model(folder: Path, generator: torch.Generator) -> BaseLa
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    if (folder / "config.json").is_file():
+        read_config(folder)  # refuses what nobody can build
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with quiet():

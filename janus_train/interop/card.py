@@ -80,7 +80,7 @@ def _training(manifest: dict[str, Any]) -> list[str]:
         f"| learning rate | {optim['learning_rate']}, {optim['schedule']}, {optim['warmup_steps']} steps of warm-up |",
         f"| a step | {batch['rows_per_step']} rows of {batch['row_tokens']} tokens |",
         f"| seed | {config['seed']} |",
-        f"| code | commit {manifest.get('commit')} |",
+        *([f"| code | commit {manifest['commit']} |"] if manifest.get("commit") else []),
         f"| versions | {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())} |",
         "",
         "Digests of what was trained on:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,17 @@ import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.data.special_tokens import SpecialTokens
-from janus_train.errors import UserError, one_line
+from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.model.parts import part_of
 
 Layout = Literal["transformers", "official"]
+
+
+MAX_LAYERS = 4096
+"""Of any sort, and experts in a layer: the largest models have hundreds."""
+_COUNT = re.compile(r"^(num|n)_.*(layer|block|expert|depth)|^(n_layer|layers|depth|num_res_blocks)$")
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,17 @@ class ModelFolder:
         for name, shape in shapes.items():
             if shape != expected[name]:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected[name]}")
+        if (self.path / "tokenizer.json").is_file():
+            self.check_tokenizer(config.text_config.vocab_size)
+
+    def check_tokenizer(self, num_embeddings: int) -> None:
+        """Raises `UserError` if its tokens do not all have a row in the table of ``num_embeddings``."""
+        token, highest = max(self.tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
+        if highest >= num_embeddings:
+            raise UserError(
+                f"{self.path}: its tokenizer has tokens up to number {highest} ({shortened(token, 40)}), the model has room "
+                f"for {num_embeddings}: the tokenizer is another model's"
+            )
 
     @contextmanager
     def _user_errors_on_names(self) -> Iterator[None]:
@@ -154,11 +171,30 @@ def model_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises `UserError` if it is missing or not a JSON object."""
+    path = folder / "config.json"
     try:
-        return read_json_object(folder / "config.json")
+        values = read_json_object(path)
     except FileNotFoundError:
         what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None
+    _refuse_endless(path, values)
+    return values
+
+
+def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
+    """Raises `UserError` for a number of layers, or a list, that no model has: to build it would take hours."""
+    left: list[tuple[str, Any]] = list(values.items())
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+            continue
+        if isinstance(value, list):
+            left += [(key, one) for one in value[:MAX_LAYERS]]
+        num = len(value) if isinstance(value, list) else value if _COUNT.search(key) else 0
+        if isinstance(num, (int, float)) and num > MAX_LAYERS:
+            what = f"a list of {num:,}" if isinstance(value, list) else shortened(value, 20)
+            raise UserError(f"{path}: {key} is {what}, at most {MAX_LAYERS} make a model")
 
 
 def layout_of(values: Mapping[str, Any]) -> Layout | None:

@@ -28,7 +28,7 @@ from janus_train.data.special_tokens import (
     speakers,
 )
 from janus_train.errors import UserError, one_line
-from janus_train.files import read_json_object_if_any, write_json, write_text
+from janus_train.files import os_errors_of_rust, read_json_object_if_any, write_json, write_text
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -83,7 +83,8 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
         model_max_length=config.text_config.max_position_embeddings,
         clean_up_tokenization_spaces=False,
     )
-    whole.save_pretrained(folder)
+    with os_errors_of_rust():
+        whole.save_pretrained(folder)
     write_text(folder / "chat_template.jinja", chat_template(system, *speakers(tokenizer)))
     size = config.vision_config.image_size
     write_json(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from janus_train.errors import UserError, one_line
-from janus_train.files import read_json_object, write_json
+from janus_train.files import os_errors_of_rust, read_json_object, write_json
 
 EXTRAS = "official_extras.safetensors"
 """Side file of a folder in transformers' layout: what only the official layout has a place for."""
@@ -37,7 +37,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _indexed(folder / index)
         if (folder / single).is_file():
             return [folder / single]
-        if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS):
+        if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS and path.is_file()):
             return found
     raise UserError(
         f"{folder} is not complete: model.safetensors is missing, and there is no other .safetensors or .bin file"
@@ -168,6 +168,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
         seen.add(tensor.data_ptr())
     try:
-        save_file(apart, path, metadata={"format": "pt"})
+        with os_errors_of_rust():
+            save_file(apart, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from None

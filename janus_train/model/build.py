@@ -43,6 +43,7 @@ def build(
     # How it generates images; do_sample, or transformers refuses to save a temperature.
     generation.guidance_scale, generation.temperature, generation.do_sample = config.guidance, config.temperature, True
     if begin_of_image is not None:
+        generation._from_model_config = False  # transformers drops keys of its own model when it reads such a file
         generation.generation_kwargs = {"boi_token_id": begin_of_image, "eoi_token_id": end_of_image}
     init_generation_embeddings(janus)
     return prepare(janus)

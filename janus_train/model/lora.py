@@ -23,7 +23,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Part, PeftConfig
 from janus_train.errors import UserError
-from janus_train.files import staged_folder, write_text
+from janus_train.files import os_errors_of_rust, staged_folder, write_text
 from janus_train.model.parts import MODULES, is_lora
 
 _BASE = ".base_layer."
@@ -122,7 +122,8 @@ def write_adapter(
     )
     with staged_folder(target) as folder:
         _peft_config(janus, options, base).save_pretrained(folder)
-        save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
+        with os_errors_of_rust():
+            save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
         write_text(
             folder / "README.md",
             f"# LoRA adapters, rank {options.rank}\n\nOf {', '.join(options.parts)}; base: `{base}`. {beside}\n",

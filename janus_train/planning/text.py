@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
+from janus_train.paths import IS_CHECKOUT, ROOT
 from janus_train.planning.plan import POLICIES, Option, StagePlan
 from janus_train.planning.run_plan import RunPlan
 from janus_train.planning.state import SHARDING_STRATEGIES
@@ -40,14 +44,16 @@ def headline(plan: RunPlan) -> str:
 
 
 def launch_command(plan: RunPlan, option: Option) -> str:
-    """How to start the asked stage as recommended."""
+    """How to start the asked stage as recommended, in the checkout or, of an installed package, anywhere."""
     stage = plan.stage
     several = stage.busy_gpus > 1
-    file = f"--config_file launch/accelerate/{option.sharing.name}.yaml " if several else ""
+    path = Path("launch/accelerate") / f"{option.sharing.name}.yaml"
+    file = f"--config_file {path if IS_CHECKOUT else shlex.quote(str(ROOT / path))} " if several else ""
+    trainer = "train.py" if IS_CHECKOUT else "-m janus_train.train"
     peft = stage.config.peft
     lora = f"+peft=lora peft.rank={peft.rank} " if peft else ""
     return (
-        f"accelerate launch {file}train.py +stage={plan.asked} model={stage.config.model.name} {lora}"
+        f"accelerate launch {file}{trainer} +stage={plan.asked} model={stage.config.model.name} {lora}"
         f"batch.micro_rows={option.micro_rows} memory.activation_checkpointing={option.policy}"
     )
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from janus_train.errors import UserError
+from janus_train.files import read_json_object, read_json_object_if_any, read_yaml
 from janus_train.jsonl import Line, read_json_lines
 
 
@@ -78,16 +76,22 @@ def read_folder(folder: Path) -> Source:
 
 def _read_run(folder: Path) -> Run:
     steps = read_json_lines(folder / "metrics.jsonl")
-    manifest = folder / "manifest.json"
-    config = folder / "config.yaml"
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        config=(yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {},
-        manifest=json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
+        config=_config(folder / "config.yaml"),
+        manifest=read_json_object_if_any(folder / "manifest.json"),
         steps=[line for line in steps if "step" in line],
         previews=sorted((folder / "samples").glob("step-*.png"), key=step_of),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Empty if there is none."""
+    values = read_yaml(path) if path.is_file() else {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no configuration")
+    return values
 
 
 def step_of(path: Path) -> int:
@@ -102,7 +106,7 @@ def _read_evaluation(folder: Path) -> Evaluation | None:
         return None
     return Evaluation(
         folder=folder,
-        results=json.loads(results.read_text(encoding="utf-8")),
+        results=read_json_object(results),
         images=read_json_lines(folder / "pictures.jsonl"),
         answers=read_json_lines(folder / "answers.jsonl"),
     )

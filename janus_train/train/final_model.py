@@ -24,6 +24,7 @@ def write_final_model(
     weights = backend.full_state_dict()
     if weights is None:
         return
+    run_dir.refuse_if_gone()
     start = model.start.recorded_path
     weights = with_start_weights(weights, model.bf16_names, Path(start))
     if config.peft is not None:

@@ -85,10 +85,7 @@ def load_start(
     folder = open_folder(start.folder)
     tokenizer = folder.tokenizer
     special = folder.special
-    if len(tokenizer) > model.text.vocab_size:
-        raise UserError(
-            f"{start.folder}: its tokenizer has {len(tokenizer)} tokens, model {model.name} has room for {model.text.vocab_size}"
-        )
+    folder.check_tokenizer(model.text.vocab_size)
     _check_shape(model, folder)
     torch.manual_seed(config.seed)
     janus = build(model, **vars(special))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.config import Config
-from janus_train.data.loader import RowLoader, open_recipe, streams_of
+from janus_train.data.loader import RowLoader, open_recipe, streams_of, worker_deaths_as_user_errors
 from janus_train.data.streams import reassign_streams
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.checkpoint import format as checkpoint
@@ -28,7 +28,16 @@ from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_final_model
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.log import set_up_logging
-from janus_train.train.run_dir import RunDir, RunState, make_room, open_run_dir, truncate_records
+from janus_train.train.run_dir import (
+    RunDir,
+    RunState,
+    default_path,
+    full_disk_as_user_error,
+    make_room,
+    open_run_dir,
+    truncate_records,
+)
+from janus_train.train.run_lock import RunLock
 from janus_train.train.trainable import TrainableModel, load_trainable
 from janus_train.train.trainer import Trainer
 
@@ -47,15 +56,24 @@ def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> P
     store = process_group.join(config.run)
     group = Distributed(config)
     deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
-    with process_group.propagate_errors(store), deadlines as watchdog, compile_errors_as_user_errors():
-        return _run(config, group, watchdog, write_report)
+    with (
+        process_group.propagate_errors(store),
+        deadlines as watchdog,
+        compile_errors_as_user_errors(),
+        worker_deaths_as_user_errors(),
+        full_disk_as_user_error(default_path(config)),
+        RunLock(default_path(config)) as lock,
+    ):
+        return _run(config, group, watchdog, lock, write_report)
 
 
-def _run(config: Config, group: Distributed, watchdog: Watchdog, write_report: Callable[[Path], Path] | None) -> Path:
+def _run(
+    config: Config, group: Distributed, watchdog: Watchdog, lock: RunLock, write_report: Callable[[Path], Path] | None
+) -> Path:
     check_batch(config, group)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
-    run_dir, state = open_run_dir(config, data_digests, group)
+    run_dir, state = open_run_dir(config, data_digests, group, lock)
     if state.state == "finished":
         logger.info(f"{run_dir.path} is finished at step {config.run.steps}: the model is in {run_dir.final}")
         return run_dir.path
@@ -85,8 +103,7 @@ def _run(config: Config, group: Distributed, watchdog: Watchdog, write_report: C
     watchdog.beat("the last step", long=True)
     write_final_model(backend, model, rows.encoder, run_dir, config)
     if group.is_main:
-        report = f", the report is {write_report(run_dir.path)}" if write_report else ""
-        logger.info(f"the model is in {run_dir.final}{report}")
+        announce_result(run_dir, write_report)
     group.barrier()
     return run_dir.path
 
@@ -147,3 +164,14 @@ def record_start(
         logger.info(f"  resume=force with other settings: {'; '.join(run_dir.forced)}; the streams are assigned anew")
     for part in [] if resumed else model.new_parts:
         logger.info(f"  {part} is new, initialised by seed {config.seed}")
+
+
+def announce_result(run_dir: RunDir, write_report: Callable[[Path], Path] | None) -> None:
+    """Say where the model is, and write the report. The run is finished: a report that cannot be written is a warning."""
+    logger.info(f"the model is in {run_dir.final}")
+    if write_report is None:
+        return
+    try:
+        logger.info(f"the report is {write_report(run_dir.path)}")
+    except (OSError, UserError) as error:
+        logger.warning(f"no report was written ({one_line(error)}): janus-train report {run_dir.path} makes it")

@@ -22,14 +22,16 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from janus_train import __version__
 from janus_train.config import Config, Part
 from janus_train.errors import UserError
-from janus_train.files import sync, write_json, write_text
+from janus_train.files import FULL, read_regular, sync, write_json, write_text
 from janus_train.jsonl import truncate_after
-from janus_train.paths import ROOT
+from janus_train.paths import IS_CHECKOUT, ROOT
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
+from janus_train.train.run_lock import RunLock
 
 _MAY_CHANGE = (
     "output_dir",
@@ -48,6 +50,8 @@ _MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
 
+GIT_S = 10
+"""Within it git has to name the commit; it only reads a file."""
 BYTES_PER_PARAMETER = 4 + 8
 """In a checkpoint: the fp32 weight and AdamW's two moments."""
 
@@ -64,13 +68,19 @@ class RunState:
 logger = logging.getLogger(__name__)
 
 
-def open_run_dir(config: Config, data_digests: dict[str, str], group: Distributed) -> tuple[RunDir, RunState]:
-    """The run's folder, and what is to be done there. Nothing is written yet.
+def open_run_dir(
+    config: Config, data_digests: dict[str, str], group: Distributed, lock: RunLock
+) -> tuple[RunDir, RunState]:
+    """The run's folder, which is this run's alone from now on, and what is to be done there. Only the lock is written yet.
 
-    Raises `UserError` if the run must not go on there, if its disk has no room for a checkpoint, and on all ranks if any
-    cannot read what it has to.
+    Raises `UserError` if the run must not go on there, if another is at work there, if its disk has no room for a
+    checkpoint, and on all ranks if any cannot read what it has to.
     """
     run_dir = RunDir(config, data_digests)
+    with group.together():
+        if group.is_main and not run_dir.is_finished():
+            run_dir.refuse_unwritable()
+            lock.acquire()
     with group.together():
         state = run_dir.state()
     if len(set(group.gather([state]))) > 1:
@@ -125,7 +135,7 @@ class RunDir:
         """Empty if there is none. Raises `UserError` for one that cannot be read or is damaged."""
         path = self.path / "manifest.json"
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = json.loads(read_regular(path))
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not path.is_symlink():
                 return {}
@@ -138,10 +148,7 @@ class RunDir:
 
     def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
-        try:
-            self._refuse_unwritable()
-        except OSError as error:
-            raise UserError(f"output_dir {self.path} cannot be read: {error.strerror or error}") from None
+        self.refuse_unwritable()
         before = self.manifest()
         if not before:
             self._refuse_orphans()
@@ -159,9 +166,16 @@ class RunDir:
                 f"output_dir {self.path} holds a run at resume=false: choose another output_dir, or resume=true goes on with it"
             )
         self._refuse_changes(before)
-        if before.get("finished") and before["steps"] >= self._config.run.steps:
-            return "finished"
-        return "resume"
+        return "finished" if self._has_finished(before) else "resume"
+
+    def is_finished(self) -> bool:
+        """Whether the run's steps are done: nothing is to be written here, so nobody has to own the folder."""
+        before = self.manifest()
+        return before.get("stage") == self._config.stage and self._has_finished(before)
+
+    def _has_finished(self, manifest: dict[str, Any]) -> bool:
+        steps = manifest.get("steps")
+        return bool(manifest.get("finished")) and isinstance(steps, int) and steps >= self._config.run.steps
 
     def _refuse_orphans(self) -> None:
         """Checkpoints without the run's manifest: it was lost, and a new run must not write over what is left."""
@@ -182,6 +196,13 @@ class RunDir:
                 f"with resume=restart, which {_MOVES_ASIDE}"
             )
 
+    def refuse_unwritable(self) -> None:
+        """Raises `UserError` if no run can be in this place."""
+        try:
+            self._refuse_unwritable()
+        except OSError as error:
+            raise UserError(f"output_dir {self.path} cannot be read: {error.strerror or error}") from None
+
     def _refuse_unwritable(self) -> None:
         if self.path.is_symlink() and not self.path.exists():
             raise UserError(f"output_dir {self.path} is a link to nothing: make the folder that it leads to")
@@ -201,13 +222,13 @@ class RunDir:
             )
         self.forced = changes
 
-    @contextmanager
-    def naming_errors(self) -> Iterator[None]:
-        """Inside, what the disk refuses becomes a `UserError` that names the folder."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"output_dir {self.path} cannot be written: {error}") from None
+    def refuse_if_gone(self) -> None:
+        """Raises `UserError` if the folder was deleted while the run was at work in it."""
+        if not (self.path / "manifest.json").is_file():
+            raise UserError(
+                f"output_dir {self.path} was deleted or moved during the run: put it back and start the same command "
+                "again, or begin anew in another folder"
+            )
 
     def archive(self) -> Path:
         """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
@@ -264,7 +285,8 @@ class RunDir:
             "data": self._data,
             "parts": parts,
             "commit": _commit(),
-            "versions": {p: version(p) for p in ("torch", "transformers", "accelerate")}
+            "versions": {"janus_train": __version__}
+            | {p: version(p) for p in ("torch", "transformers", "accelerate")}
             | {"python": platform.python_version()},
             "hardware": _hardware(),
         }
@@ -273,6 +295,21 @@ class RunDir:
     def write_end(self, steps: int) -> None:
         """Mark the run as finished."""
         write_json(self.path / "manifest.json", self.manifest() | {"finished": True, "steps": steps})
+
+
+@contextmanager
+def full_disk_as_user_error(output_dir: Path) -> Iterator[None]:
+    """Inside, a disk without room becomes a `UserError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or f"output_dir {output_dir}"
+        raise UserError(
+            f"{where} cannot be written: {error.strerror}: make room and run the same command again to resume from the "
+            "newest checkpoint"
+        ) from None
 
 
 def make_room(run_dir: RunDir, state: RunState) -> None:
@@ -334,8 +371,14 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 
 def _commit() -> str | None:
-    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    """The checkout's commit. None without git, and in an installed package: a repository around it is somebody else's."""
+    if not IS_CHECKOUT:
+        return None
+    words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or waits for something
+        return None
 
 
 def _hardware() -> dict[str, Any]:

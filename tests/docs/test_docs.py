@@ -29,6 +29,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     ROOT / "launch/README.md",
     ROOT / "data_recipes/README.md",
+    ROOT / "examples/README.md",
 ]
 ALL_MARKDOWN = sorted({*PAGES, *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "tests").rglob("*.md")})
 MADE_BY_READERS = {"data_recipes/mine.yaml"}
@@ -73,7 +74,7 @@ def test_the_sites_menu_has_every_page_once() -> None:
 
 @pages
 def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
-    tops = "janus_train|tests|configs|launch|data_recipes|benchmarks|docs"
+    tops = "janus_train|tests|configs|launch|data_recipes|benchmarks|docs|examples"
     names = set(re.findall(rf"`((?:{tops})/[\w./*-]*)`", page.read_text(encoding="utf-8"))) - MADE_BY_READERS
     assert not sorted(name for name in names if not any(ROOT.glob(name.rstrip("/"))))
 
@@ -111,7 +112,11 @@ def test_commands_name_real_subcommands_options_and_keys(page: Path) -> None:
 @pages
 def test_commands_inside_sentences_do_too(page: Path) -> None:
     for code in re.findall(r"`([^`\n]+)`", without_blocks(page)):
-        if " train.py" in code or code.startswith(("janus-train ", "launch/", "make ")):
+        if (
+            " train.py" in code
+            or " janus_train.train " in code
+            or code.startswith(("janus-train ", "launch/", "make "))
+        ):
             check_command(command_words(code), page, whole=False)
 
 
@@ -127,14 +132,15 @@ def check_command(words: list[str], page: Path, *, whole: bool) -> None:
     """``whole``: it is a command to type as it stands, so that its arguments have to fit as well."""
     where = f"{page.name}: {shlex.join(words)}"
     for word in words:
-        if word.startswith(("launch/", "benchmarks/", "tests/")):
+        if word.startswith(("launch/", "benchmarks/", "tests/", "examples/")):
             assert (ROOT / word).exists(), where
     if words[0] == "janus-train":
         check_janus_train(words[1:], where, whole=whole)
     elif words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert words[1] in targets, where
-    for script, stages in (("train.py", ()), ("launch/slurm/train.sbatch", ()), ("three_stages.sh", (1, 2, 3))):
+    trainers = ("train.py", "janus_train.train", "launch/slurm/train.sbatch")
+    for script, stages in (*((trainer, ()) for trainer in trainers), ("three_stages.sh", (1, 2, 3))):
         at = next((i for i, word in enumerate(words) if word.endswith(script)), None)
         if at is not None:
             overrides = [word for word in words[at + 1 :] if "=" in word]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -95,6 +96,48 @@ def test_a_config_that_is_not_the_weights_is_one_line(folder, change, message):
     with pytest.raises(UserError, match=message) as error:
         load_model(folder)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_config": {"num_hidden_layers": 10_000_000}},
+        {"vision_config": {"num_hidden_layers": 1e9}},
+        {"vision_config": {"depth": 10_000_000}},
+        {"vq_config": {"num_res_blocks": 10_000_000}},
+        {"vq_config": {"channel_multiplier": [1] * 10_000}},
+        {"text_config": {"num_experts": 10_000_000}},
+    ],
+)
+def test_a_config_of_a_model_that_nobody_could_build_is_one_line_at_once(folder, change):
+    values = json.loads((folder / "config.json").read_text())
+    for section, changed in change.items():
+        values[section] |= changed
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"config\.json: \w+ is .*, at most 4096 make a model") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_token_without_a_row_in_the_table_is_refused_before_it_is_looked_up(folder):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["model"]["vocab"]["beyond"] = 4000
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"tokens up to number 4000 \('beyond'\), the model has room for 400") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_pipe_in_a_models_folder_holds_nothing_up(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    if name == "tokenizer_config.json":  # taken for missing
+        load_model(folder)
+        return
+    with pytest.raises(UserError, match=name) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_bf16_leaves_the_vq_tokenizer_as_it_is_stored(folder, janus):

@@ -109,6 +109,16 @@ def test_cut_off_last_line_is_left_out_and_damage_is_named(tmp_path):
         build(run)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "results.json"])
+@pytest.mark.parametrize("content", ["   ", '{"a": [1, 2', "[1]", "[" * 100_000, b"\xff\xfe", "a: &a [*a]"])
+def test_damaged_files_are_one_line(run, tmp_path, name, content):
+    folder = make_run(tmp_path / "run", 2)
+    make_evaluation(folder)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, _, said = run("report", folder)
+    assert code == 2 and said.count("\n") == 1 and said.startswith("error: ") and name in said and len(said) < 400
+
+
 ATTACK = "<script>alert(1)</script>"
 
 

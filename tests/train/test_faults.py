@@ -19,7 +19,7 @@ from tests.helpers import read_lines
 from tests.processes import SMALL, digests, job, metrics
 from tests.train.backend_worker import BACKENDS
 
-STEPS = 8
+STEPS = 10
 PLAN = ("+stage=2", f"run.steps={STEPS}", "run.checkpoint_every=3", *SMALL)
 
 

@@ -203,3 +203,20 @@ def test_trainers_stop_with_a_checkpoint_when_their_launcher_is_killed(
     assert line == f"rank 0 on {os.uname().nodename}: its launcher (pid {started.pid}) is gone, which is taken as SIGTERM"  # fmt: skip
     assert f"step {step} is saved" in said and step < STEPS
     assert (tmp_path / f"run/checkpoints/step-{step:06d}/manifest.json").is_file()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_killed_worker_is_one_line_on_all_ranks(words: tuple[str, ...], tmp_path: Path, world_size: int) -> None:
+    """As when the memory runs out: the kernel kills one of the processes that hold it."""
+    with job(tmp_path / "log", words, world_size) as hit:
+        hit.wait_for_step(tmp_path / "run", 1)
+        workers = psutil.Process(hit.pid(world_size - 1)).children()
+        assert len(workers) == 2
+        workers[0].kill()
+        assert hit.codes(timeout_s=60) == [1] * world_size, hit.said()
+    line = (
+        f"a data worker (pid {workers[0].pid}) on {os.uname().nodename} is gone: most likely it was killed because the"
+    )
+    for rank in range(world_size):
+        assert line in hit.said(rank).strip().splitlines()[-1]
+    assert "Traceback" not in hit.said()

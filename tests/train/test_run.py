@@ -423,7 +423,9 @@ def test_too_many_unusable_samples_end_the_run_with_a_summary(
 ) -> None:
     with pytest.raises(UserError, match="too many samples cannot be used") as error:
         run(small(2, f"data.recipe={flawed_recipe}", "run.steps=40"))
-    assert re.search(r"read \d+ of \d+ \(\d+\.\d %.*data\.max_bad", str(error.value)) and "\n" not in str(error.value)
+    assert re.search(r"read \d+ of \d+ drawn \(\d+\.\d %.*data\.max_bad", str(error.value)) and "\n" not in str(
+        error.value
+    )
     assert (tmp_path / "run/quarantine.jsonl").is_file()
 
 

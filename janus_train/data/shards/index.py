@@ -25,7 +25,7 @@ from xxhash import xxh3_64_digest
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.storage.remote import MISSING, Location, folder_of, join, name_of, read_whole, retried
 from janus_train.errors import UserError
-from janus_train.files import file_sha256, write_text
+from janus_train.files import file_sha256, open_regular, write_text
 
 SCHEMA = 3
 LISTING = "shards.json"
@@ -171,12 +171,12 @@ def _parse_head(data: bytes, where: Location) -> tuple[Head, list[str]]:
         if schema != SCHEMA:
             raise UserError(f"index {where} has schema {schema}, this version reads {SCHEMA}: make it again")
         return Head(values["size"], values["sha256"], values["samples"], values.get("codes", "")), values["endings"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"index {where} is damaged ({error}): make it again with janus-train index") from None
 
 
 def _head_of_file(path: Path) -> Head:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = file.read(8)
         return _parse_head(length + file.read(min(int.from_bytes(length, "little"), 1 << 24)), path)[0]
 
@@ -235,7 +235,7 @@ def read_listing(folder: Location) -> dict[str, Head]:
         }
     except MISSING:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where} is damaged ({error}): make it again with janus-train index") from None
     wrong = [name for name in found if "/" in name or not name.endswith(".tar")]
     if wrong:

@@ -22,6 +22,7 @@ from janus_train.data.shards.index import (
     member_digest,
     some_of,
 )
+from janus_train.data.shards.tars import Slice, next_member
 from janus_train.data.shards.vq_codes import RECORD, UNKNOWN, origin_in
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, write_bytes
@@ -77,8 +78,9 @@ def _scan_members(tar: Path) -> tuple[list[tuple[str, Member]], Counter[str], st
     members: list[tuple[str, Member]] = []
     ignored: Counter[str] = Counter()
     origins: set[str] = set()
-    with tarfile.open(tar, "r:") as file:
-        while (info := file.next()) is not None:
+    size = tar.stat().st_size
+    with tar.open("rb") as raw, tarfile.open(fileobj=Slice(raw, 0, size), mode="r:") as file:
+        while (info := next_member(file, size)) is not None:
             file.members.clear()  # type: ignore[attr-defined] # tarfile keeps them all: a kilobyte each
             name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").removeprefix("./")
             match = _MEMBER.fullmatch(name)

@@ -220,7 +220,7 @@ def _parquet_labels(schema: Any, columns: list[str]) -> dict[str, list[str]]:
         return {}
     try:
         return _labels(Features.from_dict(json.loads(written)["info"]["features"]), columns)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

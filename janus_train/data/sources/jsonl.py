@@ -25,6 +25,7 @@ from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, retried
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
+from janus_train.files import open_regular, read_json_object
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LINES_PER_MARK = 16
@@ -54,7 +55,7 @@ class Lines:
     def _scan(self) -> tuple[np.ndarray, int, int, str]:
         whole = hashlib.sha256()
         starts, lines, size = [np.zeros(1, np.int64)], 0, 0
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             while chunk := file.read(_CHUNK):
                 whole.update(chunk)
                 ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
@@ -222,10 +223,12 @@ def _images_under(folder: Path) -> Iterator[bytes]:
 
 def _mapping(path: Path, classes: list[str]) -> list[str]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"class_names: {path} cannot be read as JSON ({error})") from None
-    if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
+        names = read_json_object(path)
+    except FileNotFoundError:
+        raise UserError(f"class_names: there is no file {path}") from None
+    except UserError as error:
+        raise UserError(f"class_names: {error}") from None
+    if not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f'class_names: {path} must be an object {{"FOLDER": "class name", ...}}')
     missing = [name for name in classes if name not in names]
     if missing:

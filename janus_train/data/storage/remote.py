@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from janus_train.data.storage.disk_cache import BlockCache, block_cache
 from janus_train.errors import UserError, one_line
+from janus_train.files import NotRegularError, open_regular, read_regular
 
 Location = Path | str
 """A local path, or a URL as text."""
@@ -106,7 +107,7 @@ def find(pattern: Location) -> list[Location]:
 def retried(what: Location, attempt: Callable[[], Result]) -> Result:
     """The result of ``attempt``, tried `TRIES` times.
 
-    `MISSING` errors are raised at once as they are, missing permission as `UserError`; any other `OSError` as a
+    `MISSING` errors are raised at once as they are, missing permission and a pipe or device as `UserError`; any other `OSError` as a
     `UserError` that names ``what`` after the last try.
     """
     for number in range(TRIES):
@@ -116,6 +117,8 @@ def retried(what: Location, attempt: Callable[[], Result]) -> Result:
             raise
         except PermissionError:
             raise UserError(f"{what} cannot be read: no permission") from None
+        except NotRegularError as error:
+            raise UserError(f"{what} cannot be read: {error.strerror}") from None
         except OSError as error:
             last = error
         if number + 1 < TRIES:
@@ -161,7 +164,8 @@ def _file_system(scheme: str, process: int) -> Any:
 class _LocalReader:
     def __init__(self, path: Path):
         self._path = path
-        self._file = retried(path, lambda: os.open(path, os.O_RDONLY))
+        self._opened = retried(path, lambda: open_regular(path))
+        self._file = self._opened.fileno()
 
     def read(self, offset: int, size: int, fresh: bool = False) -> bytes:
         return retried(self._path, lambda: self._pread(offset, size))
@@ -174,10 +178,6 @@ class _LocalReader:
                 break
             data += more
         return data
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            os.close(self._file)
 
 
 class _RemoteReader:
@@ -224,7 +224,7 @@ def read_whole(location: Location) -> bytes:
     """All bytes of a file, never from the cache. Raises `MISSING` errors as they are."""
     if isinstance(location, str):
         return retried(location, lambda: _as_os_error(lambda: file_system(location).cat_file(location)))
-    return retried(location, location.read_bytes)
+    return retried(location, lambda: read_regular(location))
 
 
 def read_copy(location: Location, version: str, fresh: bool = False) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.config import Config
+from janus_train.data.loader import worker_deaths_as_user_errors
 from janus_train.datatools.inspect.drawn import line, open_drawn
 from janus_train.datatools.inspect.page import Page
 from janus_train.files import write_text
@@ -38,13 +39,14 @@ def inspect_run(
     drawn = open_drawn(config)
     page = Page(drawn) if html is not None else None
     quarantined = 0
-    for step, rows in drawn.steps(first_step, num_steps):
-        wanted = write_rows([line(step, row) for row in rows])
-        quarantined += sum(len(row.quarantined) for row in rows)
-        if page is not None:
-            page.add(step, rows)
-        elif not wanted:
-            break
+    with worker_deaths_as_user_errors():
+        for step, rows in drawn.steps(first_step, num_steps):
+            wanted = write_rows([line(step, row) for row in rows])
+            quarantined += sum(len(row.quarantined) for row in rows)
+            if page is not None:
+                page.add(step, rows)
+            elif not wanted:
+                break
     if html is not None and page is not None:
         write_text(html, page.html())
     return InspectResult(quarantined, page.cut if page is not None else "")

@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from janus_train.errors import UserError
+from janus_train.errors import UserError, one_line
+from janus_train.files import lines_of, read_text
 
 _WORDNET = re.compile(r"n\d{8}")
 
@@ -43,9 +44,11 @@ class Classes:
 
     def _read(self, path: str) -> dict[str, str]:
         try:
-            content = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--classes {path} cannot be read ({error})") from None
+            content = read_text(Path(path))
+        except FileNotFoundError:
+            raise UserError(f"--classes {path}: there is no such file") from None
+        except UserError as error:
+            raise UserError(f"--classes {error}") from None
         class_names = self._from_json(content) if content.lstrip().startswith(("{", "[")) else self._from_lines(content)
         if not class_names:
             raise UserError(f"--classes {path} holds no class")
@@ -57,8 +60,8 @@ class Classes:
     def _from_json(self, content: str) -> dict[str, str]:
         try:
             values = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--classes {self.path} is no valid JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--classes {self.path} is no valid JSON ({one_line(error, 200)})") from None
         if isinstance(values, list):
             values = {str(number): value for number, value in enumerate(values)}
         class_names: dict[str, str] = {}
@@ -73,10 +76,10 @@ class Classes:
 
     def _from_lines(self, content: str) -> dict[str, str]:
         class_names: dict[str, str] = {}
-        for number, line in enumerate(line for line in content.splitlines() if line.strip()):
-            parts = line.strip().split(maxsplit=1)
+        for number, line in enumerate(lines_of(content)):
+            parts = line.split(maxsplit=1)
             if len(parts) < 2:
-                raise UserError(f"--classes {self.path}: line {line.strip()[:40]!r} has no name after the id")
+                raise UserError(f"--classes {self.path}: line {line[:40]!r} has no name after the id")
             class_names[parts[0]] = self.chosen(parts[1])
             class_names.setdefault(str(number), class_names[parts[0]])
         return class_names

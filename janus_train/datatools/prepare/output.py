@@ -10,7 +10,6 @@ three is kept by the next run, everything after it is made again.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections import Counter
@@ -24,7 +23,7 @@ from janus_train.data.shards.index import index_path, write_listing
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.samples import EncodedSample, RecordSamples, SkippedRecord
 from janus_train.errors import UserError
-from janus_train.files import sync, write_json
+from janus_train.files import read_json_object, sync, write_json
 from janus_train.jsonl import write_json_lines
 
 SCHEMA = 1
@@ -271,9 +270,6 @@ class Output:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove the folder to make it anew") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object: remove the folder to make it anew")
-    return content
+        return read_json_object(path)
+    except (UserError, FileNotFoundError) as error:
+        raise UserError(f"{error}: remove the folder to make it anew") from None

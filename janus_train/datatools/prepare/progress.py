@@ -24,7 +24,7 @@ class ProgressDisplay:
         columns: list[Any] = [
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeRemainingColumn(),
         ]
         self._bars = Bars(*columns, console=console) if console.is_terminal else None

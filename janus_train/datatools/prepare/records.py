@@ -66,7 +66,7 @@ def kind_of(path: str) -> str:
         return LIST
     try:
         first = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         return OBJECT
     return OBJECT if isinstance(first, dict) and isinstance(first.get("annotations"), list) else LINES
 

@@ -95,8 +95,8 @@ class _RowGroupReader:
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """Names of the classes of each label column, if the file was written by HF ``datasets``."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+        features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return {
         name: feature["names"]

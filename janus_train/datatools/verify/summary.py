@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from janus_train.datatools.verify.plan import PieceResult, Problem, VerificationPlan
+from janus_train.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,6 +70,7 @@ class Summary:
 
     def table(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table()
         table.add_column("source", overflow="fold")
@@ -76,7 +78,7 @@ class Summary:
             table.add_column(column, justify="right", no_wrap=True)
         for c in self.sources:
             numbers = [f"{value:,}" for value in (c.samples, c.images, c.bad, c.damaged)]
-            table.add_row(c.name, *numbers, size_text(c.size))
+            table.add_row(Text(printable(c.name)), *numbers, size_text(c.size))
         return table
 
 

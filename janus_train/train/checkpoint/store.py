@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.errors import UserError
-from janus_train.files import file_sha256, sync
+from janus_train.files import file_sha256, read_regular, sync
 from janus_train.train.distributed.context import Distributed
 
 SCHEMA = 2
@@ -125,7 +125,7 @@ def _fault(folder: Path, rank: int, ranks: int) -> str | None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """Its ``step``, and ``files`` as (name, size, digest). Raises what a file that is no manifest leads to."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(read_regular(path))
     schema = int(values["schema"])
     if schema != SCHEMA:
         newer = "a newer" if schema > SCHEMA else "the older"
@@ -165,7 +165,8 @@ def make_staging(staging: Path) -> None:
     """An empty folder at ``staging``; those that a kill left behind go."""
     for left in staging.parent.glob(".step-*.part"):
         shutil.rmtree(left)
-    staging.mkdir(parents=True)
+    staging.parent.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted is not made anew
+    staging.mkdir()
 
 
 def publish(staging: Path, target: Path) -> None:

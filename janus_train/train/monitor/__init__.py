@@ -10,6 +10,7 @@ from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import Row
+from janus_train.errors import one_line
 from janus_train.train.backends import Backend
 from janus_train.train.distributed.step_sync import Agreed, RowsReport
 from janus_train.train.monitor.log import set_up_logging
@@ -67,14 +68,19 @@ class Monitor:
         janus = self._backend.full_model() if self._prompts else None
         if janus is not None:
             with self._group.autocast():  # as it trains: frozen weights may be there in bf16 alone
-                write_previews(
-                    janus,
-                    encoder,
-                    self._prompts,
-                    self._run_dir.path / "samples" / f"step-{step:06d}.png",
-                    guidance=self._config.model.guidance,
-                    temperature=self._config.model.temperature,
-                )
+                try:
+                    write_previews(
+                        janus,
+                        encoder,
+                        self._prompts,
+                        self._run_dir.path / "samples" / f"step-{step:06d}.png",
+                        guidance=self._config.model.guidance,
+                        temperature=self._config.model.temperature,
+                    )
+                except OSError as error:
+                    logger.warning(
+                        f"step {step}: its preview could not be written ({one_line(error)}); training goes on"
+                    )
 
     def log(
         self,

@@ -11,6 +11,8 @@ import os
 
 from rich.console import Console
 
+from janus_train.text import printable_line
+
 
 class RankFilter(logging.Filter):
     """Lets through what rank 0 says, and errors of any rank."""
@@ -24,7 +26,7 @@ class RankFilter(logging.Filter):
 
 
 class ConsoleHandler(logging.Handler):
-    """A line per message, as it is: brackets are not markup; warnings and errors say so."""
+    """A line per message, as it is: brackets are not markup, control characters are escaped; warnings and errors say so."""
 
     def __init__(self, console: Console):
         super().__init__()
@@ -32,7 +34,9 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        self._console.print(f"{prefix}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{prefix}{printable_line(record.getMessage())}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def set_up_logging(rank: int | None = None) -> Console:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from janus_train.config import Config
 from janus_train.data.types import KINDS
-from janus_train.errors import UserError
+from janus_train.jsonl import JsonLinesFile
 from janus_train.train.distributed.step_sync import RowsReport
 from janus_train.train.loss_totals import LossTotals
 from janus_train.train.monitor.loss_spikes import finite_or_none
@@ -50,16 +49,16 @@ class MetricsLog:
     """Writes the run's metrics, on the main process; elsewhere it is not made."""
 
     def __init__(self, config: Config, path: Path, first_step: int, console: Console):
-        self._config, self._path, self._console = config, path, console
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._config = config
+        self._file = JsonLinesFile(path)
         self._trackers = Trackers(config.logging, path.parent)
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("stage {task.fields[stage]}"),
+                TextColumn("stage {task.fields[stage]}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[losses]}"),
+                TextColumn("{task.fields[losses]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=console,
@@ -70,11 +69,8 @@ class MetricsLog:
             self._bar.start()
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """Raises `UserError` if the line cannot be written: the JSONL is the record of the run."""
-        try:
-            self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
+        """Raises `UserError` if the line cannot be written, or the file is gone: the JSONL is the record of the run."""
+        self._file.append(metrics)
         self._trackers.log(metrics)
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)

@@ -35,11 +35,11 @@ class Quarantine:
         too_many = []
         for source in sorted(rows.bad):
             bad, drawn = rows.bad[source], rows.drawn[source]
-            share = bad / (drawn + bad)
+            share = bad / (drawn + bad)  # ``drawn`` are those that could be used
             if share > self._max_bad and drawn >= min(MIN_DRAWN, self._num_samples[source]):
                 line = examples.get(source)
                 example = f", such as {line['key']!r}: {line['reason']}" if line else ""
-                too_many.append(f"{source} {bad} of {drawn} ({100 * share:.1f} %{example})")
+                too_many.append(f"{source} {bad} of {drawn + bad} drawn ({100 * share:.1f} %{example})")
         if too_many:
             raise UserError(
                 f"step {step}: too many samples cannot be used: {'; '.join(too_many)}; all of them are in {self.path}; "

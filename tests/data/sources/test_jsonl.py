@@ -228,14 +228,12 @@ def test_imagefolder_with_names_for_its_classes(root: Path) -> None:
         ({"n01": "tench"}, "has no name for 2 folders, the first is 'n02'"),
         ({"0": ["n01", "tench"]}, "must be an object"),
         ({"n01": " ", "n02": "b", "n03": "c"}, "must be an object"),
-        ([], "must be an object"),
-        ("{", "cannot be read as JSON"),
-        (None, "cannot be read as JSON"),
+        ([], "is not a JSON object"),
+        ("{", "is not a JSON object"),
     ],
 )
 def test_wrong_names_are_refused(root: Path, content: object, message: str) -> None:
-    if content is not None:
-        (root / "names.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (root / "names.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=f"names.json.*{message}"):
         ImageFolderSource(root, "names.json")
 
@@ -243,6 +241,8 @@ def test_wrong_names_are_refused(root: Path, content: object, message: str) -> N
 def test_imagefolder_mistakes(root: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         ImageFolderSource(root / "no")
+    with pytest.raises(UserError, match=r"class_names: there is no file .*no\.json"):
+        ImageFolderSource(root, "no.json")
     with pytest.raises(UserError, match="has no folder in it"):
         ImageFolderSource(root / "n02")
     (root / "empty").mkdir()

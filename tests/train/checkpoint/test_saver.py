@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint import saver, store
 from janus_train.train.run import run
-from tests.helpers import config_of, read_lines
+from tests.helpers import config_of, fill, read_lines
 from tests.processes import job
 from tests.train.conftest import SMALL
 
@@ -93,27 +93,6 @@ def test_killed_in_a_save(plan: tuple[list[str], Path], small: Small, tmp_path: 
 
 
 # ----------------------------------------------------------------------------------------------------------- full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, free_blocks: int) -> None:
-    """A file named ballast takes all but so many blocks of 4 KB."""
-    room = os.statvfs(disk)
-    with (disk / "ballast").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, (room.f_bavail - free_blocks) * room.f_bsize)
 
 
 def test_full_disk(

@@ -1,0 +1,76 @@
+"""The command that trains: compose the configuration, check it, run one stage.
+
+accelerate launch -m janus_train.train +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b|from_folder] [key=value ...]
+accelerate launch -m janus_train.train +stage=2 model=janus_pro_1b --cfg job      # print the configuration and stop
+
+``train.py`` in a checkout is the same.
+
+Exit codes: 0 finished, 1 a mistake or an error, 75 stopped by a signal with a checkpoint, 76 another process is gone or
+hangs. After 75 and 76 the same command goes on (docs/clusters.md).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from janus_train.compose import check_overrides, quote_stage, validate
+from janus_train.errors import UserError
+from janus_train.lifetime import stop_without_launcher
+from janus_train.paths import CONFIGS
+from janus_train.text import printable_line
+from janus_train.train.distributed.signals import (
+    EXIT_PEER_LOST,
+    EXIT_PREEMPTED,
+    PeerLost,
+    Preempted,
+)
+
+
+def main() -> None:
+    """Train the stage that ``sys.argv`` asks for. What a user can mend ends the process with one line and code 1."""
+    stop_without_launcher()
+    try:
+        sys.argv[1:] = quote_stage(sys.argv[1:])
+        check_overrides(sys.argv[1:])
+        _compose_and_run()
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:  # before training began: from then on Ctrl-C saves a checkpoint first
+        sys.exit(130)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def _compose_and_run(values: DictConfig) -> None:
+    config = validate(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    # torch and transformers load only once the configuration is right
+    from janus_train import report
+    from janus_train.train.distributed.context import destroy_process_group
+    from janus_train.train.run import run
+
+    try:
+        run(config, write_report=report.build)
+    except UserError as error:  # caught inside: Hydra would print a traceback
+        fail(error)
+    except Preempted as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(printable_line(str(stopped)), file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
+    except PeerLost as lost:
+        print(f"error: {printable_line(str(lost))}", file=sys.stderr, flush=True)
+        os._exit(EXIT_PEER_LOST)  # nothing that waits for the others on the way out
+    destroy_process_group()
+
+
+def fail(error: UserError) -> NoReturn:
+    """One line and a non-zero end. Of several processes rank 0 says it; the others only if it has nothing to say."""
+    if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them once rank 0 has failed
+        time.sleep(10)
+    sys.exit(f"error: {printable_line(str(error))}")

@@ -1,0 +1,22 @@
+"""Samples that cannot be used: written down, and too many of them named in true numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from janus_train.errors import UserError
+from janus_train.jsonl import read_json_lines
+from janus_train.train.distributed.step_sync import RowsReport
+from janus_train.train.monitor.quarantine import Quarantine
+
+
+def test_the_end_names_how_many_of_those_drawn(tmp_path: Path) -> None:
+    """42 samples could be used, 45 could not: a share of what was met, never more than the whole."""
+    line = {"stream": 0, "source": "a", "key": "k\u2028", "reason": "field 'text' is empty"}
+    rows = RowsReport(drawn=Counter(a=42), bad=Counter(a=45), quarantined=[line])
+    with pytest.raises(UserError, match=r"cannot be used: a 45 of 87 drawn \(51\.7 %, such as 'k.u2028': field"):
+        Quarantine(tmp_path / "q.jsonl", {"a": 40}, max_bad=0.01, writes=True).record(3, rows)
+    assert read_json_lines(tmp_path / "q.jsonl") == [{"step": 3, **line}]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from janus_train.train import run_dir
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository with one commit, taken for the checkout; the commit."""
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), (*identity, "commit", "-q", "--allow-empty", "-m", "one")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(run_dir, "ROOT", tmp_path)
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_the_checkouts(repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_dir._commit() == repository
+    monkeypatch.setattr(run_dir, "IS_CHECKOUT", False)  # installed somewhere inside another project's repository
+    assert run_dir._commit() is None
+
+
+def test_without_git_there_is_no_commit(repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_dir._commit() is None
