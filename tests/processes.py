@@ -20,6 +20,7 @@ from typing import Any
 
 from janus_train.jsonl import read_json_lines
 from janus_train.paths import ROOT
+from janus_train.train import entry
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["janus_train.train.run", "hydra", "datasets", "torch._dynamo"])
@@ -190,5 +191,6 @@ def _train(
     _become(environment, log)
     if sabotage is not None:
         sabotage(rank)
+    entry.LAUNCHER_S = 0.5  # there is none
     sys.argv = ["train.py", *words]
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
