@@ -15,7 +15,9 @@ from PIL import Image
 
 from janus_train.data.shards.index import index_path, write_listing
 from janus_train.data.special_tokens import EOS
+from janus_train.datatools.verify import pool
 from tests.helpers import Run, encoded, make_shard, plain_image, read_lines
+from tests.processes import SERVER
 
 
 def good(number: int, start: int = 0) -> dict[str, Any]:
@@ -240,7 +242,11 @@ def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_b
     assert run(*words, 5000)[0] == 0
 
 
-def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: Path) -> None:
+def test_several_processes_find_the_same_in_the_same_order(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked from a server that has imported everything; tests/test_plugins.py has spawned ones."""
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: SERVER)
     folder = tmp_path / "shards"
     folder.mkdir()
     for n in range(3):
