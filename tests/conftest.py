@@ -38,7 +38,7 @@ TEXTS = (
 )
 
 
-WHOLE_RUNS = ("train", "launch", "integration")
+WHOLE_RUNS = ("train", "launch", "integration", "examples")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
