@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check docs base shards install clean
+.PHONY: demo test test-slow check docs base shards install clean
 
 install: $(INSTALLED)
 
@@ -19,8 +19,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/python -m janus_train.demo.run_demo --out outputs/demo
 
+# Two processes, for two cores. By file, so that what a module sets up is set up once; in the order of tests/conftest.py,
+# which has the longest files first, and not by their numbers of tests, by which a long file of few tests would come last.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST)
+
+# What takes minutes. BUDGET=1200 skips, by name, those that would start later than 1200 s after the beginning.
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow -rs $(if $(BUDGET),--time-budget=$(BUDGET))
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ from janus_train.evaluate import registry as evaluations
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
+from tests.time_budget import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  (an option)
 
 torch.set_num_threads(1)  # two test processes share two cores
 
@@ -35,6 +36,14 @@ TEXTS = (
     "What colour is the background? Blue. How many objects are there? Two. 苹果是红色的。",
     "You are a helpful language and vision assistant. Describe the image in detail.",
 )
+
+
+WHOLE_RUNS = ("train", "launch", "integration", "examples")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: of two processes that share the tests by file neither then ends long before the other."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in WHOLE_RUNS)
 
 
 @pytest.fixture(scope="session")

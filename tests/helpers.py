@@ -19,6 +19,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.shards.scan import write_index
 from janus_train.data.templates import get_template
 from janus_train.data.types import Document, Kind, Record, Reference
+from janus_train.jsonl import read_json_lines
 
 Run = Callable[..., tuple[int, str, str]]
 """The `run` fixture: a command's words -> (exit code, standard output, standard error)."""
@@ -73,6 +74,12 @@ def make_shard(path: Path, members: dict[str, bytes | dict[str, Any]], index: bo
     if index:
         write_index(path)
     return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, which must be there."""
+    assert path.is_file(), f"there is no {path}"
+    return read_json_lines(path)
 
 
 def fill(disk: Path, free_blocks: int) -> None:

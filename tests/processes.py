@@ -20,9 +20,10 @@ from typing import Any
 
 from janus_train.jsonl import read_json_lines
 from janus_train.paths import ROOT
+from janus_train.train import entry
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["janus_train.train.run", "hydra", "datasets", "torch._dynamo"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["janus_train.train.run", "hydra", "datasets", "torch._dynamo"])
 
 SMALL = (
     "batch.row_tokens=256",
@@ -37,7 +38,7 @@ SMALL = (
 @functools.cache
 def _wait_for_server() -> None:
     """Its imports take seconds, which are nobody's deadline."""
-    first = _SERVER.Process(target=int)
+    first = SERVER.Process(target=int)
     first.start()
     first.join()
 
@@ -87,7 +88,7 @@ class Job:
             given = _place(rank, world_size) if world_size > 1 else {}
             self.logs.append(log.with_name(f"{log.name}-{rank}.log"))
             arguments = (words, shared | given | environment, self.logs[-1], sabotage, rank)
-            self.processes.append(_SERVER.Process(target=_train, args=arguments))
+            self.processes.append(SERVER.Process(target=_train, args=arguments))
         for process in self.processes:
             process.start()
 
@@ -140,10 +141,10 @@ def serving(
     _wait_for_server()
     shared, processes, ends = _meeting_place() | environment, [], []
     for rank in range(world_size):
-        here, there = _SERVER.Pipe()
+        here, there = SERVER.Pipe()
         given = shared | _place(rank, world_size)
         words = (work, there, arguments, given, log.with_name(f"{log.name}-{rank}.log"))
-        processes.append(_SERVER.Process(target=_serve, args=words, daemon=True))
+        processes.append(SERVER.Process(target=_serve, args=words))
         processes[-1].start()
         there.close()  # so that its end is noticed here
         ends.append(here)
@@ -190,5 +191,6 @@ def _train(
     _become(environment, log)
     if sabotage is not None:
         sabotage(rank)
+    entry.LAUNCHER_S = 0.5  # there is none
     sys.argv = ["train.py", *words]
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +13,8 @@ import torch
 from PIL import Image
 
 from janus_train.errors import UserError
-from tests.report.test_report import make_run
+from tests.helpers import read_lines
+from tests.report.making import make_run
 
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
@@ -43,7 +43,7 @@ def test_generate_writes_images(run, random_base, tmp_path):
     with Image.open(out / "grid.png") as grid:
         assert grid.size == (128, 128)  # a row a prompt
         assert np.array_equal(np.asarray(grid, int)[64:, :64], images[2])
-    records = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    records = read_lines(out / "metadata.jsonl")
     assert records[2] == {
         "prompt": "a red apple",
         "seed": 9,

@@ -1,7 +1,8 @@
-"""The paper's tables, typed from the report, against what ``--cfg job`` prints."""
+"""The paper's tables, typed from the report, against what Hydra composes, which ``--cfg job`` prints."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -81,35 +82,39 @@ TRAINS = {
 
 @pytest.mark.parametrize("stage", TABLE_2)
 @pytest.mark.parametrize("model", MODELS)
-def test_printed_configuration_is_the_papers(stage: int, model: str) -> None:
-    command = [sys.executable, "train.py", f"+stage={stage}", f"model={model}", "--cfg", "job"]
-    printed: dict[str, Any] = yaml.safe_load(
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    )
+def test_the_configuration_is_the_papers(stage: int, model: str) -> None:
+    values = compose_values([f"+stage={stage}", f"model={model}"])
 
-    text = printed["model"]["text"]
+    text = values["model"]["text"]
     assert {key: text[key] for key in TABLE_1[model]} == TABLE_1[model]
     assert (text["vocab_size"], text["max_position_embeddings"]) == (102_400, 4096)
     assert text["num_key_value_heads"] == text["num_attention_heads"]
-    assert printed["model"]["vision"] == SIGLIP_L
-    assert printed["model"]["vq"] == VQ_16
-    assert (printed["model"]["image_size"], printed["model"]["adaptor_depth"]) == (384, 2)
+    assert values["model"]["vision"] == SIGLIP_L
+    assert values["model"]["vq"] == VQ_16
+    assert (values["model"]["image_size"], values["model"]["adaptor_depth"]) == (384, 2)
 
     table = TABLE_2[stage]
-    optim = printed["optim"]
+    optim = values["optim"]
     assert (optim["learning_rate"], optim["schedule"], optim["warmup_steps"]) == (
         table["learning_rate"],
         "constant",
         table["warmup_steps"],
     )
     assert (optim["betas"], optim["weight_decay"], optim["gradient_clip"]) == ([0.9, 0.95], 0.0, 1.0)
-    assert (printed["batch"]["rows_per_step"], printed["batch"]["row_tokens"]) == (table["batch"], 4096)
-    assert tuple(printed["ratio"][kind] for kind in ("understanding", "text", "generation")) == table["ratio"]
-    assert (printed["run"]["steps"], printed["run"]["planned_steps"]) == (table["steps"][model], table["planned"])  # type: ignore[index]
-    assert set(printed["train_parts"]) == TRAINS[stage]
-    assert (printed["data"]["guidance_dropout"], printed["data"]["first_sentence"]) == (0.1, 0.25)
-    assert printed["stage"] == stage
-    validate(printed)  # and it is a configuration that runs
+    assert (values["batch"]["rows_per_step"], values["batch"]["row_tokens"]) == (table["batch"], 4096)
+    assert tuple(values["ratio"][kind] for kind in ("understanding", "text", "generation")) == table["ratio"]
+    assert (values["run"]["steps"], values["run"]["planned_steps"]) == (table["steps"][model], table["planned"])  # type: ignore[index]
+    assert set(values["train_parts"]) == TRAINS[stage]
+    assert (values["data"]["guidance_dropout"], values["data"]["first_sentence"]) == (0.1, 0.25)
+    assert values["stage"] == stage
+    validate(values)  # and it is a configuration that runs
+
+
+def test_the_command_prints_the_composed_configuration() -> None:
+    words = ["+stage=3", "model=janus_pro_7b", "run.steps=7"]
+    command = [sys.executable, "train.py", *words, "--cfg", "job"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert yaml.safe_load(printed) == json.loads(json.dumps(compose_values(words)))
 
 
 def test_images_have_576_tokens() -> None:

@@ -32,6 +32,9 @@ from janus_train.train.distributed.signals import (
     Preempted,
 )
 
+LAUNCHER_S = 10.0
+"""What a launcher needs, at most, to end the other ranks once rank 0 has failed."""
+
 
 def main() -> None:
     """Train the stage that ``sys.argv`` asks for. What a user can mend ends the process with one line and code 1."""
@@ -71,6 +74,6 @@ def _compose_and_run(values: DictConfig) -> None:
 def fail(error: UserError) -> NoReturn:
     """One line and a non-zero end. Of several processes rank 0 says it; the others only if it has nothing to say."""
     if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them once rank 0 has failed
-        time.sleep(10)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them
+        time.sleep(LAUNCHER_S)
     sys.exit(f"error: {printable_line(str(error))}")

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.test_report import Page as ParsedPage
 
 from tests.helpers import Run
+from tests.pages.parsed import Page as ParsedPage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

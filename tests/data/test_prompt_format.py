@@ -60,7 +60,7 @@ contents = st.lists(
 systems = st.one_of(st.just(""), st.just(SYSTEM_PROMPT), st.text(max_size=20).filter(str.strip))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(turns=st.lists(contents, min_size=1, max_size=5), system=systems, names=st.sampled_from(["us", "US", "tokens"]))
 def test_the_chat_template_and_the_format_give_the_same_prompt(turns: list[str], system: str, names: str) -> None:
     roles = {"us": ("user", "assistant"), "US": ("User", "Assistant"), "tokens": (USER, ASSISTANT)}[names]

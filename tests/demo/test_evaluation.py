@@ -19,6 +19,7 @@ from janus_train.demo.table import results_table
 from janus_train.demo.understanding import SORTS, ask, normalise
 from janus_train.evaluate.options import EvaluationOptions
 from janus_train.infer.load import load_model
+from tests.helpers import read_lines
 
 OPTIONS = EvaluationOptions(num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, batch_size=8)
 
@@ -39,14 +40,10 @@ def results(loaded_model, tmp_path_factory):
     )
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_files(results):
     scores, out, _ = results
     assert json.loads((out / "results.json").read_text(encoding="utf-8")) == scores
-    images, answers = lines(out / "pictures.jsonl"), lines(out / "answers.jsonl")
+    images, answers = read_lines(out / "pictures.jsonl"), read_lines(out / "answers.jsonl")
     assert len(images) == 10 and len(answers) == 12
     for line in images:
         assert Image.open(out / line["picture"]).size == Image.open(out / line["true_picture"]).size == (64, 64)

@@ -137,7 +137,7 @@ def check_command(words: list[str], page: Path, *, whole: bool) -> None:
     if words[0] == "janus-train":
         check_janus_train(words[1:], where, whole=whole)
     elif words[0] == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert words[1] in targets, where
     trainers = ("train.py", "janus_train.train", "launch/slurm/train.sbatch")
     for script, stages in (*((trainer, ()) for trainer in trainers), ("three_stages.sh", (1, 2, 3))):

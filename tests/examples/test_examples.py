@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from janus_train.paths import ROOT
+from tests.helpers import read_lines
 
 EXAMPLES = ROOT / "examples"
 SMALL = ("batch.row_tokens=256", "data.lookahead=2", "run.cpu_threads=1")
@@ -124,7 +125,7 @@ def test_a_template_of_ones_own_is_packed_and_trained_on(tmp_path: Path) -> None
     printed = run("custom_template.py", "--out", tmp_path / "out", *SMALL, folder=tmp_path)
     assert re.search(r"step 1, row 0: pairs\.jsonl:\d \(\d+ tokens\)", printed)
     assert (tmp_path / "out/rows.html").read_text(encoding="utf-8").count("<img") == 4, "two pairs"
-    metrics = [json.loads(line) for line in (tmp_path / "out/run/metrics.jsonl").read_text().splitlines()]
+    metrics = read_lines(tmp_path / "out/run/metrics.jsonl")
     assert len(metrics) == 2 and all(line["samples/generation"] > 0 for line in metrics)
     inspect_as_a_plugin("custom_template", tmp_path / "out/recipe.yaml")
 
@@ -132,7 +133,7 @@ def test_a_template_of_ones_own_is_packed_and_trained_on(tmp_path: Path) -> None
 def test_a_source_of_ones_own_is_trained_on_and_resumed(tmp_path: Path) -> None:
     printed = run("custom_source.py", "--out", tmp_path / "out", *SMALL, folder=tmp_path)
     assert "24 records, the first is {'caption': 'A red field.'}" in printed
-    steps = [json.loads(line)["step"] for line in (tmp_path / "out/run/metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in read_lines(tmp_path / "out/run/metrics.jsonl")]
     assert steps == [1, 2, 3, 4]
     assert "starts from its checkpoint" in printed
     inspect_as_a_plugin("custom_source", tmp_path / "out/recipe.yaml")

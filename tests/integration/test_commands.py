@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from janus_train.paths import ROOT
+from janus_train.train.run import run as train
+from tests.helpers import config_of, read_lines
+from tests.processes import job
 
 BIN = Path(sys.executable).parent
 QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "data.lookahead=2", "run.cpu_threads=1")
@@ -27,14 +29,20 @@ def launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return run("accelerate", "launch", "--quiet", "--num_processes", "1", "train.py", *words)
 
 
-def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
-    """Each stage starts where the one before ended; the result draws and answers."""
+def test_three_stages_then_draw_ask_and_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each stage starts where the one before ended, the last by the real command; the result draws and answers."""
     for stage in (1, 2, 3):
-        done = launch(f"+stage={stage}", f"output_dir={tmp_path}/stage{stage}", "run.steps=2", *QUICK)
-        assert done.returncode == 0, done.stderr
+        words = (f"+stage={stage}", f"output_dir={tmp_path}/stage{stage}", "run.steps=2", *QUICK)
+        if stage < 3:
+            train(config_of(*words))
+            said = capfd.readouterr().err
+        else:
+            done = launch(*words)
+            assert done.returncode == 0, done.stderr
+            said = done.stderr
         start = "the shipped base" if stage == 1 else f"stage {stage - 1}'s result"
-        assert f"stage {stage} starts from {start}" in done.stderr
-        assert len((tmp_path / f"stage{stage}/metrics.jsonl").read_text().splitlines()) == 2
+        assert f"stage {stage} starts from {start}" in said
+        assert len(read_lines(tmp_path / f"stage{stage}/metrics.jsonl")) == 2
     final = tmp_path / "stage3/final"
     drawn = run(
         "janus-train", "generate", final, "--prompt", "a red apple", "--num-images", "1", "--out", tmp_path / "drawn"
@@ -58,13 +66,14 @@ def test_three_stages_then_draw_ask_and_report(tmp_path: Path) -> None:
 
 def test_the_same_command_again_says_that_it_is_done(tmp_path: Path) -> None:
     words = ("+stage=1", f"output_dir={tmp_path}/run", "run.steps=1", *QUICK)
-    assert launch(*words).returncode == 0
+    train(config_of(*words))
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    again = launch(*words)
+    again = run(sys.executable, "train.py", *words)
     assert again.returncode == 0 and "is finished at step 1" in again.stderr
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     """kill -9 after the first checkpoint: the resumed run has the batches, losses and weights of one never stopped."""
     import torch
@@ -86,7 +95,7 @@ def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0 and "starts from its checkpoint" in done.stderr, done.stderr
 
     def kept(folder: Path) -> list[tuple[int, str, float]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = read_lines(folder / "metrics.jsonl")
         return [(line["step"], line["batch_digest"], line["loss"]) for line in lines]
 
     assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
@@ -97,7 +106,6 @@ def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no stage given: add +stage=1"),
         (["+stage=4"], "stage=4: no such stage, choose 1, 2, 3"),
         (["+stage=1", "run.step=3"], "run.step: no such option; did you mean run.steps?"),
         (["+stage=1", "run.steps=x"], "run.steps: Input should be a valid integer, got 'x'"),
@@ -108,11 +116,19 @@ def test_kill_in_a_step_then_the_same_command_goes_on(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, words: list[str], message: str) -> None:
-    done = run(sys.executable, "train.py", *words, f"output_dir={tmp_path}/run")
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and message in lines[0], done.stderr
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "here").mkdir()
+    with job(tmp_path / "log", (*words, f"output_dir={tmp_path}/here/run")) as refused:
+        assert refused.codes() == [1]
+    lines = [line for line in refused.said().splitlines() if line.strip()]
+    assert len(lines) == 1 and message in lines[0], refused.said()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_mistake_in_the_real_command_is_one_line(tmp_path: Path) -> None:
+    done = run(sys.executable, "train.py", f"output_dir={tmp_path}/run")
+    assert done.returncode == 1 and not done.stdout
+    [line] = done.stderr.splitlines()
+    assert "no stage given: add +stage=1" in line and list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
@@ -123,9 +139,9 @@ def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
         (tmp_path / "shards" / path.name).write_bytes(path.read_bytes())
     tar = tmp_path / "shards/objects-001.tar"
     tar.write_bytes(tar.read_bytes()[:50_000])
-    done = run(
-        sys.executable, "train.py", "+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run"
-    )
-    assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1
-    assert "objects-001.tar is damaged: it has 50000 bytes" in done.stderr
+    words = ("+stage=1", f"data.recipe={tmp_path}/stage1.yaml", f"output_dir={tmp_path}/run")
+    with job(tmp_path / "log", words) as refused:
+        assert refused.codes() == [1]
+    assert len(refused.said().strip().splitlines()) == 1
+    assert "objects-001.tar is damaged: it has 50000 bytes" in refused.said()
     assert not (tmp_path / "run").exists()

@@ -33,15 +33,24 @@ def imported(make_official, tmp_path_factory):
 
 
 FORMS = [
-    *product(("bin", "safetensors"), (FP32, BF16), (1, 3)),
-    ("legacy", FP32, 1),
-    ("legacy", BF16, 1),
+    *product(("bin", "safetensors"), (FP32, BF16), (1, 3), (None, 60_000)),
+    *product(("legacy",), (FP32, BF16), (1,), (None, 60_000)),
 ]
 """On the hub there are all of them; torch's old format has no shards."""
+PAIRWISE = {
+    ("bin", FP32, 1, None),
+    ("bin", BF16, 3, 60_000),
+    ("safetensors", FP32, 3, None),
+    ("safetensors", BF16, 1, 60_000),
+    ("legacy", FP32, 1, 60_000),
+    ("legacy", BF16, 1, None),
+}
 
 
-@pytest.mark.parametrize(("form", "dtype", "shards"), FORMS)
-@pytest.mark.parametrize("shard_bytes", [None, 60_000])
+@pytest.mark.parametrize(
+    ("form", "dtype", "shards", "shard_bytes"),
+    [pytest.param(*case, marks=() if case in PAIRWISE else pytest.mark.slow) for case in FORMS],
+)
 def test_official_to_hf_to_official(make_official, tmp_path, monkeypatch, form, dtype, shards, shard_bytes) -> None:
     monkeypatch.setattr(tensors, "SHARD_BYTES", shard_bytes or tensors.SHARD_BYTES)
     folder, held = make_official(form, dtype, shards)
@@ -53,8 +62,7 @@ def test_official_to_hf_to_official(make_official, tmp_path, monkeypatch, form, 
     assert config == json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("dtype", [FP32, BF16])
-@pytest.mark.parametrize("shard_bytes", [None, 60_000])
+@pytest.mark.parametrize(("dtype", "shard_bytes"), [(FP32, 60_000), (BF16, None)])
 def test_hf_to_official_to_hf(tokenizer, tmp_path, monkeypatch, dtype, shard_bytes) -> None:
     monkeypatch.setattr(tensors, "SHARD_BYTES", shard_bytes or tensors.SHARD_BYTES)
     torch.manual_seed(2)
@@ -198,7 +206,7 @@ def test_memory_stays_within_about_two_shards(make_official, tmp_path) -> None:
 
     folder, held = make_official("safetensors")
     config = json.loads((folder / "config.json").read_text())
-    vocabulary, width = 65536, 48  # fp32: 12 MiB a table
+    vocabulary, width = 32768, 48  # fp32: 6 MiB a table
     config["language_config"] |= {"vocab_size": vocabulary, "num_hidden_layers": 14, "intermediate_size": vocabulary}
     layer = {n: t for n, t in held.items() if n.startswith("language_model.model.layers.0.")}
     big = {n: t for n, t in held.items() if not n.startswith("language_model.")}
@@ -215,7 +223,7 @@ def test_memory_stays_within_about_two_shards(make_official, tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     shard, size, weight_map, files = {}, 0, {}, 0
     for name in [*big, None]:
-        if name is None or (shard and size + big[name].nbytes > 64 * 2**20):
+        if name is None or (shard and size + big[name].nbytes > 32 * 2**20):
             files += 1
             save_file({n: t.clone() for n, t in shard.items()}, folder / f"part-{files}.safetensors")
             weight_map |= dict.fromkeys(shard, f"part-{files}.safetensors")
@@ -229,7 +237,7 @@ def test_memory_stays_within_about_two_shards(make_official, tmp_path) -> None:
         "import sys, pathlib\n"
         "from janus_train.interop import tensors, convert, write, processor\n"
         "from transformers import JanusForConditionalGeneration\n"
-        "tensors.SHARD_BYTES = 64 * 2**20\n"
+        "tensors.SHARD_BYTES = 32 * 2**20\n"
         "status = lambda key: int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])\n"
         "convert.open_folder(pathlib.Path(sys.argv[1])).check_complete()\n"  # what it imports and builds counts before
         "before = status('VmRSS')\n"
@@ -242,8 +250,8 @@ def test_memory_stays_within_about_two_shards(make_official, tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     written = sum(path.stat().st_size for path in (tmp_path / "hf").glob("model-*.safetensors"))
-    assert written > 500 * 2**20
-    assert int(done.stdout) < 2 * 64 + 32, "MiB over what the process had before"
+    assert written > 250 * 2**20
+    assert int(done.stdout) < 2 * 32 + 32, "MiB over what the process had before"
     shutil.rmtree(tmp_path / "hf")
 
 

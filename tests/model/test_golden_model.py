@@ -168,8 +168,8 @@ def test_vision_features_and_adaptor(
     assert relative(run.features[::48, ::8], golden["vision_features"][0]) < 1e-5
     assert relative(run.aligned[::48], golden["aligned"][0]) < 1e-5
     with torch.no_grad():
-        features = official.model.vision_model(pixels(1)[None]).last_hidden_state[0]
-        aligned = official.model.get_image_features(pixels(1)[None]).pooler_output[0]
+        outputs = official.model.get_image_features(pixels(1)[None])
+    features, aligned = outputs.last_hidden_state[0], outputs.pooler_output[0]
     assert relative(features[::48, ::8], golden["vision_features"][1]) < 1e-5
     assert relative(aligned[::48], golden["aligned"][1]) < 1e-5
 

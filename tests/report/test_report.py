@@ -3,169 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import random
-from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from janus_train.config import PARTS
-from janus_train.demo.measures import measure, share
 from janus_train.errors import UserError
 from janus_train.report import build
 from janus_train.report.charts import Series, line_chart, nice_ticks, number, smooth
-
-RATIOS = {1: (1, 0, 3), 2: (2, 3, 5), 3: (5, 1, 4)}
-TRAINED_PARTS = {
-    1: ["understanding_adaptor", "generation_adaptor", "image_head"],
-    2: ["understanding_adaptor", "generation_adaptor", "image_head", "language_model"],
-    3: [part for part in PARTS if part not in ("generation_encoder", "generation_embedding")],
-}
-KINDS = ("understanding", "text", "generation")
-
-
-def make_run(folder: Path, stage: int, num_steps: int = 60) -> Path:
-    """A run's folder as training leaves it, with invented numbers."""
-    (folder / "samples").mkdir(parents=True)
-    rng = random.Random(stage)
-    ratio = dict(zip(KINDS, RATIOS[stage], strict=True))
-    config = {
-        "stage": stage,
-        "seed": 0,
-        "train_parts": TRAINED_PARTS[stage],
-        "model": {"name": "tiny", "image_size": 64},
-        "ratio": ratio,
-        "optim": {"learning_rate": 2e-3, "schedule": "constant", "warmup_steps": 10},
-        "batch": {"row_tokens": 512, "rows_per_step": 4},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    manifest = {
-        "stage": stage,
-        "config": config,
-        "parts": {
-            p: {"parameters": 1000 * (n + 1), "trains": p in TRAINED_PARTS[stage], "new": False}
-            for n, p in enumerate(PARTS)
-        },
-        "commit": "0123456789abcdef",
-        "versions": {"torch": "2.13"},
-        "hardware": {"machine": "x86_64", "system": "Linux", "cpus": 2, "gpus": []},
-        "data": {"recipe": "feedfacefeedface"},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with (folder / "metrics.jsonl").open("w") as file:
-        for step in range(1, num_steps + 1):
-            falling = 1.5 + 4 * math.exp(-4 * step / num_steps)
-            line = {
-                "step": step,
-                "loss": falling,
-                "loss/text": None if stage == 1 else falling + rng.gauss(0, 0.15),
-                "loss/understanding": falling * 0.7 + rng.gauss(0, 0.2),
-                "loss/generation": falling * 1.2 + rng.gauss(0, 0.05),
-                **{f"samples/{kind}": round(4 * part + rng.random()) if part else 0 for kind, part in ratio.items()},
-                "tokens": 1900,
-                "fill": 0.93 + 0.05 * rng.random(),
-                "learning_rate": 2e-3 * min(1.0, step / 10),
-                "grad_norm": None if step == 7 else 1 + rng.random(),
-                "tokens_per_s": 9000 + 800 * rng.random(),
-                "step_s": 0.2,
-                "batch_digest": "0" * 16,
-            }
-            file.write(json.dumps(line) + "\n")
-    for step in (num_steps // 2, num_steps):
-        Image.new("RGB", (256, 128), (40, 90, 210)).save(folder / "samples" / f"step-{step:06d}.png")
-    return folder
-
-
-def make_evaluation(folder: Path, num_images: int = 12) -> Path:
-    """An evaluation's folder, with invented numbers."""
-    (folder / "pictures").mkdir(parents=True)
-    rng = random.Random(0)
-
-    def generation(name: str, rate: float, chance: float) -> dict:
-        verdicts = [rng.random() < rate for _ in range(200)]
-        values = measure(name, "generation", verdicts, chance)
-        return values | {"true_pictures": share([True] * 200), "round_trips": share([True] * 190 + [False] * 10)}
-
-    measures = [
-        generation("background", 0.95, 18.0),
-        generation("count", 0.8, 38.0),
-        generation("side", 0.7, 50.0),
-        generation("object", 0.05, 0.12),
-        generation("object_near", 0.2, 1.2),
-        *(
-            measure(f"answer_{sort}", "understanding", [rng.random() < 0.85 for _ in range(100)], 20.0)
-            for sort in ("colour", "count", "place", "object")
-        ),
-    ]
-    results = {
-        "num_prompts": 200,
-        "num_questions": 400,
-        "guidance": 5.0,
-        "temperature": 1.0,
-        "seconds": 71.5,
-        "measures": measures,
-        "text": {"n": 100, "tokens": 2100, "perplexity": 2.34},
-    }
-    (folder / "results.json").write_text(json.dumps(results))
-    images, answers = [], []
-    for n in range(num_images):
-        for end in ("", "-true"):
-            Image.new("RGB", (64, 64), (20 * n % 256, 90, 120)).save(folder / f"pictures/{n:04d}{end}.png")
-        images.append(
-            {
-                "prompt": f"Prompt {n}: a dog face on the left, on a <red> background.",
-                "picture": f"pictures/{n:04d}.png",
-                "true_picture": f"pictures/{n:04d}-true.png",
-                "right": {"background": True, "count": n % 2 == 0, "object": False},
-            }
-        )
-        answers.append(
-            {
-                "sort": ("colour", "count", "place", "object")[n % 4],
-                "question": f"Question {n}?",
-                "answer": "Red & blue.",
-                "expected": "Green.",
-                "right": n % 3 == 0,
-                "picture": f"pictures/{n:04d}-true.png",
-            }
-        )
-    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in images))
-    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
-    return folder
-
-
-class Page(HTMLParser):
-    """What a test asks of a page: well-formed nesting, texts, and everything it would load."""
-
-    VOID = ("meta", "img", "line", "polyline", "br", "link")
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(html)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        self.text += data + " "
+from tests.pages.parsed import Page
+from tests.report.making import make_evaluation, make_run
 
 
 @pytest.fixture

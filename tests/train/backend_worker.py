@@ -1,22 +1,19 @@
-"""What every process of a launched group does: the runs that a test has listed, one after the other.
+"""What every process of a group does: the runs that a test has listed, one after the other.
 
-    torchrun --nproc_per_node W tests/train/backend_worker.py CASES.json
-
-A group that is started once and runs many configurations is much cheaper than a launch a case.
+A group that is started once and runs many configurations is much cheaper than a start a case.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import sys
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from janus_train.errors import UserError
 from janus_train.train import run as loop
@@ -88,11 +85,11 @@ class failing_at:
         saver.write_files = self.kept
 
 
-def main() -> None:
-    """Results go to RESULTS.json beside the cases, by rank 0: a value or an error a case."""
-    path = Path(sys.argv[1])
+def run_cases(connection: Connection, cases: list[dict[str, Any]]) -> None:
+    """Sends the results when all are done: by the case's name its value or its error."""
+    torch.set_num_threads(1)
     results = {}
-    for case in json.loads(path.read_text()):
+    for case in cases:
         try:
             results[case["name"]] = {"value": run_case(case)}
         except UserError as error:
@@ -100,10 +97,5 @@ def main() -> None:
         except Exception:
             results[case["name"]] = {"error": traceback.format_exc()}
         print(case["name"], results[case["name"]], flush=True)
-        if PartialState().process_index == 0:
-            path.with_suffix(".results.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    connection.send(results)

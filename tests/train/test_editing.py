@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from janus_train.config import Config
 from janus_train.train.run import run
 from tests.datatools.prepare.making import image_bytes, make, write
+from tests.helpers import read_lines
 
 
 def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> No
     )
     only = ("ratio.understanding=0", "ratio.text=0", f"data.recipe={recipe}", "data.guidance_dropout=0")
     folder = run(small(3, *only, "+peft=lora", "run.steps=2", "precision=fp32"))
-    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+    for line in read_lines(folder / "metrics.jsonl"):
         assert math.isfinite(line["loss/generation"]) and line["loss"] == line["loss/generation"]
         assert line["loss/text"] is None and line["loss/understanding"] is None
         assert line["samples/generation"] > 0 and line["quarantined"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import signal
@@ -16,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from janus_train.errors import UserError
+from tests.helpers import read_lines
 from tests.processes import SMALL, digests, job, metrics
 from tests.train.backend_worker import BACKENDS
 
-STEPS = 8
+STEPS = 10
 PLAN = ("+stage=2", f"run.steps={STEPS}", "run.checkpoint_every=3", *SMALL)
 
 
@@ -157,7 +157,7 @@ def test_one_ranks_bad_loss_is_applied_by_none(words: tuple[str, ...], tmp_path:
         assert poisoned.codes() == [1, 1], poisoned.said()
     for rank in (0, 1):
         assert "3 steps in a row had a loss or gradient that is not finite" in poisoned.said(rank)
-    lines = [json.loads(line) for line in (tmp_path / "run/bad_steps.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run/bad_steps.jsonl")
     assert [(line["step"], line["reason"], line["loss"]) for line in lines] == [
         (s, "not finite", None) for s in (3, 4, 5)
     ]

@@ -22,14 +22,15 @@ from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
-from tests.helpers import encoded, make_shard, plain_image
+from tests.helpers import config_of, encoded, make_shard, plain_image, read_lines
+from tests.train.conftest import SMALL
 
 Small = Callable[..., Config]
 TIMES = {"tokens_per_s", "mfu", "mfu_6n", "data_wait_s", "step_s"}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_lines(folder / "metrics.jsonl")
 
 
 def timeless(folder: Path) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def test_one_seed_one_run_another_seed_another(small: Small, tmp_path: Path) -> 
 @pytest.mark.parametrize(("stage", "shares"), [(1, (0.25, 0, 0.75)), (2, (0.2, 0.3, 0.5)), (3, (0.5, 0.1, 0.4))])
 def test_every_logged_step_has_the_stages_ratio(small: Small, stage: int, shares: tuple[float, ...]) -> None:
     rows = 4
-    folder = run(small(stage, "run.steps=6", f"batch.rows_per_step={rows}", "batch.row_tokens=512"))
+    folder = run(small(stage, "run.steps=4", f"batch.rows_per_step={rows}", "batch.row_tokens=512"))
     for line in lines(folder):
         counts = [line[f"samples/{kind}"] for kind in KINDS]
         for count, share in zip(counts, shares, strict=True):
@@ -185,15 +186,16 @@ def test_going_back_before_a_spike_leaves_out_the_named_steps_alone(small: Small
     assert not all(torch.equal(after[name], later[name]) for name in after)
 
 
-def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
-    folder = run(small(2, "run.steps=2", "run.checkpoint_every=1"))
-    weights = folder / "checkpoints/step-000002/rank-00000.safetensors"
+def test_a_damaged_checkpoint_is_passed_over(three_steps: Path) -> None:
+    folder = three_steps
+    weights = folder / "checkpoints/step-000003/rank-00000.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     found = store.newest(folder)
-    assert found is not None and found.step == 1
-    (folder / "checkpoints/step-000001/manifest.json").unlink()
+    assert found is not None and found.step == 2
+    for step in (1, 2):
+        (folder / f"checkpoints/step-{step:06d}/manifest.json").unlink()
     assert store.newest(folder) is None
 
 
@@ -208,9 +210,24 @@ def damage(folder: Path, step: int) -> None:
 THREE = ("run.planned_steps=6", "run.checkpoint_every=1", "run.keep_checkpoints=9", "run.steps=3")
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_kept(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def trained(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of stage 2 after `THREE`: three steps, each of them saved."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return run(config_of("+stage=2", f"init_from={random_base}", f"output_dir={folder}", *SMALL, *THREE))
+
+
+@pytest.fixture
+def three_steps(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` where `small` goes on."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_kept(
+    small: Small, three_steps: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The run goes on from the one before, and what was passed over goes when a later one is committed, not sooner."""
-    folder = run(small(2, *THREE))
+    folder = three_steps
     first = lines(folder)
     damage(folder, 3)
     damage(folder, 2)
@@ -234,8 +251,10 @@ def test_a_damaged_newest_checkpoint_is_named_and_kept(small: Small, capfd: pyte
     assert [line["batch_digest"] for line in lines(folder)[:3]] == [line["batch_digest"] for line in first]
 
 
-def test_a_checkpoint_that_cannot_be_read_ends_the_start_and_changes_nothing(small: Small, tmp_path: Path) -> None:
-    folder = run(small(2, *THREE))
+def test_a_checkpoint_that_cannot_be_read_ends_the_start_and_changes_nothing(
+    small: Small, three_steps: Path, tmp_path: Path
+) -> None:
+    folder = three_steps
     weights = folder / "checkpoints/step-000003/rank-00000.safetensors"
     weights.rename(tmp_path / "away")
     weights.symlink_to(tmp_path / "elsewhere")
@@ -251,9 +270,9 @@ def test_a_checkpoint_that_cannot_be_read_ends_the_start_and_changes_nothing(sma
 
 
 def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
-    small: Small, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    small: Small, three_steps: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run(small(2, *THREE))
+    folder = three_steps
     for step in (1, 2, 3):
         damage(folder, step)
     before = everything(folder)
@@ -269,16 +288,18 @@ def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
     assert timeless(folder) == timeless(whole)
 
 
-def test_restart_goes_on_where_a_checkpoint_is_valid(small: Small) -> None:
+def test_restart_goes_on_where_a_checkpoint_is_valid(small: Small, three_steps: Path) -> None:
     """So that a job that is requeued with the same words does not begin anew each time."""
-    folder = run(small(2, *THREE))
+    folder = three_steps
     first = lines(folder)
     run(small(2, *THREE, "run.steps=4", "resume=restart"))
     assert lines(folder)[:3] == first and not (folder / "restart-1").exists()
 
 
-def test_checkpoints_without_the_runs_manifest_are_not_written_over(small: Small, tmp_path: Path) -> None:
-    folder = run(small(2, *THREE))
+def test_checkpoints_without_the_runs_manifest_are_not_written_over(
+    small: Small, three_steps: Path, tmp_path: Path
+) -> None:
+    folder = three_steps
     manifest = folder / "manifest.json"
     data = manifest.read_bytes()
     manifest.unlink()
@@ -299,13 +320,12 @@ def test_checkpoints_without_the_runs_manifest_are_not_written_over(small: Small
     assert everything(folder / "restart-1") == before
 
 
-def test_keys_that_look_like_ends_of_lines_survive_a_resume(small: Small) -> None:
-    folder = run(small(2, *THREE))
+def test_keys_that_look_like_ends_of_lines_survive_a_resume(small: Small, three_steps: Path) -> None:
+    folder = three_steps
     raw = "".join(json.dumps({"step": s, "key": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for s in (1, 2, 3, 4))
     (folder / "quarantine.jsonl").write_text(raw, encoding="utf-8")  # as older versions wrote them
     run(small(2, *THREE, "run.steps=4"))
-    found = (folder / "quarantine.jsonl").read_text(encoding="utf-8").split("\n")
-    assert [json.loads(line)["step"] for line in found if line] == [1, 2, 3]
+    assert [line["step"] for line in read_lines(folder / "quarantine.jsonl")] == [1, 2, 3]
 
 
 def test_old_checkpoints_go(small: Small) -> None:
@@ -332,12 +352,13 @@ def test_a_finished_run_says_so_and_does_nothing(small: Small, capsys: pytest.Ca
         (["data.guidance_dropout=0.2"], "data.guidance_dropout 0.1 -> 0.2"),
     ],
 )
-def test_going_on_with_other_settings_is_refused(small: Small, overrides: list[str], message: str) -> None:
-    folder = run(small(2, "run.steps=1"))
-    stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+def test_going_on_with_other_settings_is_refused(
+    small: Small, three_steps: Path, overrides: list[str], message: str
+) -> None:
+    before = everything(three_steps)
     with pytest.raises(UserError, match=message):
-        run(small(2, "run.steps=2", *overrides))
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
+        run(small(2, *THREE, "run.steps=4", *overrides))
+    assert everything(three_steps) == before
 
 
 def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
@@ -389,16 +410,12 @@ def test_unusable_samples_are_written_down_and_survive_a_resume(
     folder = run(small(2, *plan, "run.steps=5"))
     shutil.rmtree(folder / "checkpoints/step-000005")  # as after a kill in step 5
     run(small(2, *plan, "run.steps=12"))
-    written = [(f / "quarantine.jsonl").read_text().splitlines() for f in (whole, folder)]
-    assert written[0] == written[1]
-    met = [json.loads(line) for line in written[0]]
+    assert (whole / "quarantine.jsonl").read_bytes() == (folder / "quarantine.jsonl").read_bytes()
+    met = read_lines(whole / "quarantine.jsonl")
     assert {("draw", "p09"), ("read", "t03"), ("read", "t13")} <= {(one["source"], one["key"]) for one in met}
     assert {one["reason"] for one in met if one["source"] == "read"} == {"field 'text' is empty"}
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(line["quarantined"] for line in metrics) == len(met)
-    assert [m["batch_digest"] for m in metrics] == [
-        json.loads(line)["batch_digest"] for line in (whole / "metrics.jsonl").read_text().splitlines()
-    ]
+    assert sum(line["quarantined"] for line in lines(folder)) == len(met)
+    assert [line["batch_digest"] for line in lines(folder)] == [line["batch_digest"] for line in lines(whole)]
 
 
 def test_too_many_unusable_samples_end_the_run_with_a_summary(
@@ -458,7 +475,7 @@ def test_a_continuation_takes_the_frozen_parts_that_it_was_trained_beside(
         run(small(1, *plan, "run.steps=2"))
     run(small(1, *plan, "run.steps=2", f"init_from={moved}"))
     run(small(1, *plan, "run.steps=3", f"init_from={moved}"))
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(read_lines(folder / "metrics.jsonl")) == 3
 
 
 def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: Small, tmp_path: Path) -> None:

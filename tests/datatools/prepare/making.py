@@ -13,6 +13,7 @@ from PIL import Image
 
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.run import prepare
+from tests.helpers import read_lines
 
 
 def image_bytes(seed: int, form: str = "JPEG", size: tuple[int, int] = (24, 16), **options: Any) -> bytes:
@@ -84,7 +85,7 @@ def fields(out: Path) -> list[dict[str, Any]]:
 
 
 def skipped(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    return read_lines(out / "skipped.jsonl")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

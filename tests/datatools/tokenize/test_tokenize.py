@@ -28,7 +28,7 @@ from janus_train.model import janus as janus_module
 from janus_train.model.vq import encode_images
 from janus_train.train.run import run as train
 from tests.datatools.tokenize.conftest import noise
-from tests.helpers import Run, config_of, encoded, make_shard, plain_image
+from tests.helpers import Run, config_of, encoded, make_shard, plain_image, read_lines
 from tests.train.conftest import SMALL
 
 
@@ -136,7 +136,7 @@ def test_training_is_the_same_with_and_without_the_cache(
     assert batch_sizes == [], "no code was made while training"
 
     def codes_of_tar(name: str) -> list[Any]:
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        lines = read_lines(tmp_path / name / "metrics.jsonl")
         return [[line[k] for k in ("step", "loss", "loss/generation", "grad_norm", "batch_digest")] for line in lines]
 
     assert codes_of_tar("with") == codes_of_tar("without") and len(codes_of_tar("with")) == 3

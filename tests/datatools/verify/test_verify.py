@@ -15,7 +15,9 @@ from PIL import Image
 
 from janus_train.data.shards.index import index_path, write_listing
 from janus_train.data.special_tokens import EOS
-from tests.helpers import Run, encoded, make_shard, plain_image
+from janus_train.datatools.verify import pool
+from tests.helpers import Run, encoded, make_shard, plain_image, read_lines
+from tests.processes import SERVER
 
 
 def good_samples(number: int, start: int = 0) -> dict[str, Any]:
@@ -23,10 +25,6 @@ def good_samples(number: int, start: int = 0) -> dict[str, Any]:
     for n in range(start, start + number):
         members |= {f"g{n:04d}.json": {"caption": f"number {n}"}, f"g{n:04d}.png": encoded(plain_image(size=(9, 8)))}
     return members
-
-
-def listed_problems(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def row_of(output: str, name: str) -> list[str]:
@@ -67,7 +65,7 @@ def test_what_is_fine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     assert code == 0 and not error_output
     assert row_of(output, ".")[1:5] == ["12", "12", "0", "0"]
     assert output.endswith("fit for training: 12 samples, none damaged, none bad\n")
-    assert listed_problems(tmp_path / "q.jsonl") == []
+    assert read_lines(tmp_path / "q.jsonl") == []
 
 
 def huge() -> bytes:
@@ -107,7 +105,7 @@ def test_a_bad_sample_is_named_with_its_reason(run: Run, tmp_path: Path, name: s
     members, reason = FAULTS[name]
     make_shard(tmp_path / "x.tar", {**good_samples(2), **members})
     code, output, _ = run("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl")
-    [line] = listed_problems(tmp_path / "q.jsonl")
+    [line] = read_lines(tmp_path / "q.jsonl")
     assert code == 1 and "source 'x.tar' has 1 bad of 3 samples, over 1 %" in output
     assert (line["source"], line["index"], line["key"], line["damaged"]) == ("x.tar", 2, "x", False)
     assert reason in line["reason"] and "\n" not in line["reason"]
@@ -139,7 +137,7 @@ def test_damage_is_counted_apart_and_the_rest_is_looked_at(
     monkeypatch.chdir(tmp_path)
     code, output, _ = run("verify", "shards", "--out", tmp_path / "q.jsonl")
     assert code == 1
-    found = [(line["index"], Path(line["key"]).name, line["damaged"]) for line in listed_problems(tmp_path / "q.jsonl")]
+    found = [(line["index"], Path(line["key"]).name, line["damaged"]) for line in read_lines(tmp_path / "q.jsonl")]
     assert found == [
         (None, "2.tar", True),
         (None, "3.tar", True),
@@ -185,7 +183,7 @@ def test_a_recipes_template_is_what_counts(run: Run, tmp_path: Path) -> None:
     assert code == 1
     assert row_of(output, "read")[1:5] == ["4", "0", "3", "0"]
     assert row_of(output, "draw")[1:5] == ["4", "3", "1", "0"]
-    assert [line["source"] for line in listed_problems(tmp_path / "q.jsonl")] == ["read"] * 3 + ["draw"]
+    assert [line["source"] for line in read_lines(tmp_path / "q.jsonl")] == ["read"] * 3 + ["draw"]
 
 
 def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
@@ -218,7 +216,7 @@ def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
     )
     code, output, _ = run("verify", path, "--out", tmp_path / "q.jsonl")
     assert code == 1
-    found = [(line["source"], line["index"], line["key"]) for line in listed_problems(tmp_path / "q.jsonl")]
+    found = [(line["source"], line["index"], line["key"]) for line in read_lines(tmp_path / "q.jsonl")]
     assert found == [("lines", 1, "data.jsonl:2"), ("lines", 2, "data.jsonl:3"), ("classes", 1, "dog/2.jpg")]
     assert row_of(output, "lines")[1:5] == ["3", "1", "2", "0"] and row_of(output, "classes")[1] == "2"
 
@@ -237,14 +235,18 @@ def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_b
     make_shard(tmp_path / "x.tar", members)
     words = ("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl", "--model", random_base, "--row-tokens")
     assert run(*words, 256)[0] == 1
-    found = {line["key"]: line["reason"] for line in listed_problems(tmp_path / "q.jsonl")}
+    found = {line["key"]: line["reason"] for line in read_lines(tmp_path / "q.jsonl")}
     assert set(found) == {"cap", "monologue"}, "texts are cut, dialogues lose their last turns"
     assert all("do not fit a row of 256" in reason for reason in found.values())
-    assert run(*words, 10)[0] == 1 and len(listed_problems(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
+    assert run(*words, 10)[0] == 1 and len(read_lines(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
     assert run(*words, 5000)[0] == 0
 
 
-def test_several_processes_find_the_same_in_the_same_order(run: Run, tmp_path: Path) -> None:
+def test_several_processes_find_the_same_in_the_same_order(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked from a server that has imported everything; tests/test_plugins.py has spawned ones."""
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: SERVER)
     folder = tmp_path / "shards"
     folder.mkdir()
     for n in range(3):

@@ -70,6 +70,7 @@ def test_a_wrong_package_gets_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.npm
 def test_the_packages_give_the_committed_bytes(tmp_path: Path) -> None:
     """Needs the packages: from the folder DEMO_PACKAGES, or from the registry through npm."""
     packages_folder = os.environ.get("DEMO_PACKAGES")

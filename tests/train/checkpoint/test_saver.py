@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,19 +22,20 @@ from torch import nn
 
 from janus_train.config import Config
 from janus_train.errors import UserError
-from janus_train.paths import ROOT
 from janus_train.train.backends.base import ParameterShard
 from janus_train.train.backends.ddp import DDP
 from janus_train.train.checkpoint import format as checkpoint
 from janus_train.train.checkpoint import saver, store
 from janus_train.train.run import run
-from tests.helpers import fill
+from tests.helpers import config_of, fill, read_lines
+from tests.processes import job
+from tests.train.conftest import SMALL
 
 Small = Callable[..., Config]
 
 
 def steps_of(folder: Path) -> list[tuple[int, str, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     return [(line["step"], line["batch_digest"], line["loss"]) for line in lines]
 
 
@@ -46,32 +47,24 @@ def assert_same_run(folder: Path, whole: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- kill -9
 
-KILL = """
-import os, signal, sys
-from janus_train.train import run as loop
-from janus_train.train.checkpoint import saver
-from tests.helpers import config_of
-
-point, step = sys.argv[1], sys.argv[2]
-done = getattr(saver, point)
-
-def killed(folder, *rest):
-    if step in str(folder):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done(folder, *rest)
-
-setattr(saver, point, killed)
-loop.run(config_of(*sys.argv[3:]))
-"""
 POINTS = {"files": "write_files", "manifest": "write_manifest", "rename": "publish"}
+
+
+def kill_at(point: str, step: str, rank: int) -> None:
+    """A process dies on its way into this function of the saver, at this step."""
+    done = getattr(saver, point)
+
+    def killed(folder: Path, *rest: Any) -> Any:
+        if step in str(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done(folder, *rest)
+
+    setattr(saver, point, killed)
 
 
 @pytest.fixture(scope="module")
 def plan(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """The overrides of a run of four steps that saves at each, and the folder of one that nothing stopped."""
-    from tests.helpers import config_of
-    from tests.train.conftest import SMALL
-
     overrides = [
         "+stage=1",
         f"init_from={random_base}",
@@ -87,15 +80,10 @@ def plan(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[l
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_in_a_save(plan: tuple[list[str], Path], small: Small, tmp_path: Path, point: str) -> None:
     """Before the files, the manifest, the rename of step 2's checkpoint: step 1's loads, and the run is as if not killed."""
-    from tests.helpers import config_of
-
     overrides, whole = plan
     mine = [*overrides, f"output_dir={tmp_path / 'run'}"]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL, POINTS[point], ".step-000002", *mine],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    with job(tmp_path / "log", tuple(mine), sabotage=partial(kill_at, POINTS[point], ".step-000002")) as killed:
+        assert killed.codes() == [-signal.SIGKILL], killed.said()
     left = tmp_path / "run/checkpoints/.step-000002.part"
     assert left.is_dir() and (left / "manifest.json").exists() == (point == "rename")
     found = store.newest(tmp_path / "run")
@@ -111,8 +99,6 @@ def test_full_disk(
     plan: tuple[list[str], Path], small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From step 2 on there is no room: three saves fail and the run stops; with room again it is as if nothing was."""
-    from tests.helpers import config_of
-
     overrides, whole = plan
     mine = [*overrides, f"output_dir={small_disk / 'run'}"]
     published = saver.publish
@@ -134,8 +120,6 @@ def test_full_disk(
 
 
 def test_a_disk_too_small_for_one_checkpoint_is_refused(plan: tuple[list[str], Path], small_disk: Path) -> None:
-    from tests.helpers import config_of
-
     fill(small_disk, free_blocks=256)
     with pytest.raises(UserError, match=r"one checkpoint .* needs .* MB, .* 1\.\d MB free"):
         run(config_of(*plan[0], f"output_dir={small_disk / 'run'}"))
@@ -143,8 +127,6 @@ def test_a_disk_too_small_for_one_checkpoint_is_refused(plan: tuple[list[str], P
 
 
 def test_a_read_only_output_folder_is_refused(plan: tuple[list[str], Path], small_disk: Path) -> None:
-    from tests.helpers import config_of
-
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match="cannot be written"):
         run(config_of(*plan[0], f"output_dir={small_disk / 'run'}"))

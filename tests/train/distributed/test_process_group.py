@@ -14,6 +14,8 @@ from janus_train.train.distributed.process_group import is_lost_peer, missing
 from tests.processes import SMALL, free_port, job
 
 WAIT_S = 4
+AT_ONCE = "run.join_timeout_s=1"
+"""Where nobody comes."""
 
 
 @pytest.fixture
@@ -42,11 +44,11 @@ def test_missing_ranks_are_named_by_those_that_came(words: tuple[str, ...], tmp_
 
 
 def test_a_master_that_is_not_there(words: tuple[str, ...], tmp_path: Path) -> None:
-    ends_with("rank 0 cannot be reached at 127.0.0.1:", words, tmp_path, 2, ranks=(1,))
+    ends_with("rank 0 cannot be reached at 127.0.0.1:", (*words, AT_ONCE), tmp_path, 2, ranks=(1,))
 
 
 def test_a_master_that_no_name_server_knows(words: tuple[str, ...], tmp_path: Path) -> None:
-    ends_with("check MASTER_ADDR", words, tmp_path, 2, ranks=(1,), MASTER_ADDR="no-such-host.invalid")
+    ends_with("check MASTER_ADDR", (*words, AT_ONCE), tmp_path, 2, ranks=(1,), MASTER_ADDR="no-such-host.invalid")
 
 
 def test_a_port_that_is_taken(words: tuple[str, ...], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from janus_train.errors import UserError
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
-from tests.helpers import config_of
+from tests.helpers import config_of, read_lines
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_a_jump_is_written_down_once_and_only_once_it_can_be_told(
         steps.judge(step, [], loss, 1.0, applied=True)
     assert not messages(caplog)
     steps.judge(122, [], 5.0, 1.0, applied=True)
-    [line] = [json.loads(text) for text in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    [line] = read_lines(tmp_path / "bad_steps.jsonl")
     assert line == {"step": 122, "reason": "spike", "loss": 5.0, "grad_norm": 1.0, "samples": []}
     assert messages(caplog)[0].startswith("step 122: the loss jumps to 5.000, over 3.4")
 
@@ -57,7 +56,7 @@ def test_the_third_in_a_row_ends_the_run_but_not_the_third_in_all(tmp_path: Path
         steps.judge(step, [], *outcome)
     with pytest.raises(UserError, match=r"step 6: 3 steps in a row .*bad_steps\.jsonl"):
         steps.judge(6, [], *bad)
-    assert len((tmp_path / "bad_steps.jsonl").read_text().splitlines()) == 5
+    assert len(read_lines(tmp_path / "bad_steps.jsonl")) == 5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +15,7 @@ from janus_train.train.distributed.context import Distributed
 from janus_train.train.monitor import mfu
 from janus_train.train.monitor.mfu import MFU
 from janus_train.train.run import run
+from tests.helpers import read_lines
 
 Small = Callable[..., Config]
 
@@ -24,7 +24,7 @@ def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pyt
     """Two micro-batches a step; the rows are those that ``inspect`` draws, the peak is a round number."""
     monkeypatch.setattr(mfu, "peak_flops", lambda *_: 1e12)
     config = small(1, "run.steps=2", "batch.micro_rows=1")
-    lines = [json.loads(line) for line in (run(config) / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(run(config) / "metrics.jsonl")
     for line, (_, rows) in zip(lines, open_run_data(config).steps(1, 2), strict=True):
         useful = total_flops(config.model, config.train_parts, workload_of(d for row in rows for d in row.documents))
         assert line["flops"] == pytest.approx(useful)

@@ -14,7 +14,7 @@ from janus_train.data.types import digest
 from janus_train.datatools.inspect.drawn import start_folder
 from janus_train.paths import ROOT
 from janus_train.train.run import run as train
-from tests.helpers import Run, config_of
+from tests.helpers import Run, config_of, read_lines
 from tests.train.conftest import SMALL
 
 
@@ -27,7 +27,7 @@ def test_lines_are_what_a_real_run_trains_on(
     train(config_of("+stage=2", *words))
     capsys.readouterr()
     lines = [json.loads(line) for line in output.splitlines()]
-    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    metrics = read_lines(tmp_path / "run/metrics.jsonl")
     assert [(line["step"], line["row"]) for line in lines] == [(s, r) for s in (1, 2, 3, 4) for r in (0, 1)]
     for entry in metrics:
         rows = [line for line in lines if line["step"] == entry["step"]]

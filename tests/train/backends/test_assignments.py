@@ -110,7 +110,7 @@ def assignments(draw: st.DrawFn) -> Assignment:
     return found
 
 
-@settings(max_examples=6, derandomize=True, deadline=None, database=None)
+@settings(max_examples=3, derandomize=True, deadline=None, database=None)
 @given(assignment=assignments())
 @example([["text"], ["text"], ["generation"], ["generation"]])
 @example([["generation"], ["generation"], ["text"], ["text"]])

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.test_report import Page as ParsedPage
 
 from janus_train.datatools.inspect import page as page_module
 from janus_train.datatools.inspect.drawn import RunData, open_run_data
 from janus_train.datatools.inspect.page import Page
 from tests.helpers import config_of, encoded, make_shard, plain_image
+from tests.pages.parsed import Page as ParsedPage
 from tests.train.conftest import SMALL
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
