@@ -73,7 +73,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def lines_of(text: str) -> list[str]:
@@ -127,13 +127,13 @@ def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
 
 
 def read_yaml(path: Path) -> Any:
-    """The YAML value in ``path``. Raises as `read_text`, and `UserError` for what is no bounded, safe YAML."""
+    """The YAML value in ``path``. Raises as `read_text`, and `UserError` for what is not bounded, safe YAML."""
     try:
         return yaml.load(read_text(path), Loader=_BoundedLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise UserError(f"{path}: no valid YAML ({one_line(error, 300)})") from None
+        raise UserError(f"{path} is not valid YAML ({one_line(error, 300)})") from None
     except RecursionError:
-        raise UserError(f"{path}: no valid YAML ({_TOO_DEEP})") from None
+        raise UserError(f"{path} is not valid YAML ({_TOO_DEEP})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -111,9 +111,9 @@ def test_values_without_end_are_refused(tmp_path: Path, reader: str) -> None:
         ("- " * 100_000, "nested too deeply"),
         ("sources: 2024-99-99", "month must be in"),
         ("sources: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
-        ("name: \x00", "no valid YAML"),
+        ("name: \x00", "not valid YAML"),
         (f"name: {'x' * 1_000_000}\nsources: [{{}}]", "licence: Field required"),
-        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"\xff\xfe", "is not UTF-8 text"),
     ],
 )
 def test_a_recipe_is_plain_yaml(tmp_path: Path, content: str | bytes, what: str) -> None:
@@ -131,7 +131,7 @@ def test_pipes_in_a_folder_of_tars(run: Run, tmp_path: Path) -> None:
     make_shard(tmp_path / "a.tar", {"a.json": {"text": "a"}}, index=False)
     os.mkfifo(tmp_path / "b.tar")
     with in_time():
-        assert run("index", tmp_path) == (2, "", f"error: {tmp_path / 'b.tar'}: is no regular file\n")
+        assert run("index", tmp_path) == (2, "", f"error: {tmp_path / 'b.tar'}: is not a regular file\n")
 
 
 def lying_tar(path: Path, size: int, kind: bytes) -> Path:

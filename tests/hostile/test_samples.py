@@ -44,7 +44,7 @@ def test_fields_that_cannot_be_used_are_a_bad_sample_with_a_reason(ground: Groun
     )
     ground.is_clean(outcome)
     assert outcome.code == 0 and '"odd"' not in outcome.out
-    assert "samples cannot be used and others were drawn" in outcome.err
+    assert "samples cannot be used and were replaced by others" in outcome.err
     found = problems(ground, path) if name not in TRAINING_ALONE else [{"key": "odd", "reason": "?"}]
     assert [line["key"] for line in found] == ["odd"]
     reason = found[0]["reason"]

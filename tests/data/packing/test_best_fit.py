@@ -135,4 +135,4 @@ def test_text_longer_than_a_row_is_cut_and_goes_on_where_it_stopped() -> None:
 def test_rows_are_full_on_lengths_like_the_papers(stage: int, cut: Cut, asked: float) -> None:
     result = simulate(stage, cut, num_rows=150)
     assert 100 * result.fill >= asked
-    assert result.most_waited <= 64 + 16
+    assert result.longest_wait <= 64 + 16
