@@ -47,24 +47,24 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except _UsageError as error:
-        where = error.ctx.command_path if error.ctx else "janus-train"
-        _fail(f"{' '.join(error.format_message().split())} ({where} --help lists what there is)")
+        command = error.ctx.command_path if error.ctx else "janus-train"
+        _fail(f"{' '.join(error.format_message().split())} ({command} --help lists what there is)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = f"{error.filename} cannot be written: " if error.filename else ""
-        _fail(f"{where}{error.strerror}: make room, or choose another place")
+        prefix = f"{error.filename} cannot be written: " if error.filename else ""
+        _fail(f"{prefix}{error.strerror}: make room, or choose another place")
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not _is_out_of_memory(error):
             raise
         _fail("the memory does not suffice: a smaller --batch-size needs less, and so does --precision bf16")
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _is_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Python's, a GPU's (torch is not imported for its class) or a CPU's."""
     return (
         isinstance(error, MemoryError)

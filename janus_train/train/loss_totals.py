@@ -26,8 +26,8 @@ class LossTotals:
         return {kind: self.sums[kind] / self.counts[kind] if self.counts[kind] else None for kind in KINDS}
 
     @classmethod
-    def added(cls, totals: Sequence[LossTotals]) -> LossTotals:
+    def sum_of(cls, totals: Sequence[LossTotals]) -> LossTotals:
         return cls(
-            {kind: sum(one.sums[kind] for one in totals) for kind in KINDS},
-            {kind: sum(one.counts[kind] for one in totals) for kind in KINDS},
+            {kind: sum(part.sums[kind] for part in totals) for kind in KINDS},
+            {kind: sum(part.counts[kind] for part in totals) for kind in KINDS},
         )

@@ -20,7 +20,7 @@ from janus_train.data.streams import reassign_streams
 from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
-from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint.format import load as load_checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed import process_group
 from janus_train.train.distributed.context import Distributed
@@ -55,10 +55,10 @@ def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> P
     set_up_logging()
     store = process_group.join(config.run)
     group = Distributed(config)
-    deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
+    deadline = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
     with (
         process_group.propagate_errors(store),
-        deadlines as watchdog,
+        deadline as watchdog,
         compile_errors_as_user_errors(),
         worker_deaths_as_user_errors(),
         full_disk_as_user_error(default_path(config)),
@@ -88,7 +88,7 @@ def _run(
         group.rank,
         group.world_size,
         resume.streams,
-        fixed_shapes=model.compiled,
+        fixed_shapes=model.is_compiled,
     )
     rows.peek()  # the first rows show most of what can be wrong with data: before anything is written
 
@@ -123,31 +123,31 @@ class Resume:
 def check_batch(config: Config, group: Distributed) -> None:
     """Raises `UserError` if the global batch cannot be shared by the group's ranks."""
     batch = config.batch
-    rows_here = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
-    if rows_here % batch.micro_rows:
+    rows_per_rank = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
+    if rows_per_rank % batch.micro_rows:
         raise UserError(
-            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_here} rows a process has in a step"
+            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_per_rank} rows a process has in a step"
         )
 
 
 def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) -> Resume:
     """Fill the backend from the newest valid checkpoint, if there is one. Raises `UserError`."""
-    newest = state.search.found
-    if newest is None:
+    checkpoint = state.search.newest
+    if checkpoint is None:
         return Resume()
-    streams = checkpoint.load(newest, backend)
-    if run_dir.forced:
+    streams = load_checkpoint(checkpoint, backend)
+    if run_dir.forced_changes:
         streams = reassign_streams(streams.values(), config.batch.rows_per_step)
-    return Resume(newest.step, streams, newest.folder)
+    return Resume(checkpoint.step, streams, checkpoint.folder)
 
 
 def record_start(
     config: Config, group: Distributed, run_dir: RunDir, state: RunState, model: TrainableModel, resume: Resume
 ) -> None:
     """Write down what the run is; the first thing that is written. All ranks call it once all have come so far."""
-    resumed = resume.folder is not None
+    is_resume = resume.folder is not None
     group.barrier()
-    with group.together():
+    with group.raise_on_all_ranks():
         if group.is_main:
             make_room(run_dir, state)
             run_dir.write_start(
@@ -155,14 +155,16 @@ def record_start(
                 model.start.recorded_path,
                 model.parts_table(config),
                 model.frozen,
-                resumed,
+                is_resume,
             )
             truncate_records(run_dir, resume.step)
-    origin = f"its checkpoint {resume.folder}" if resumed else model.start.description
+    origin = f"its checkpoint {resume.folder}" if is_resume else model.start.description
     logger.info(f"stage {config.stage} starts from {origin}")
-    if run_dir.forced and resumed:
-        logger.info(f"  resume=force with other settings: {'; '.join(run_dir.forced)}; the streams are assigned anew")
-    for part in [] if resumed else model.new_parts:
+    if run_dir.forced_changes and is_resume:
+        logger.info(
+            f"  resume=force with other settings: {'; '.join(run_dir.forced_changes)}; the streams are assigned anew"
+        )
+    for part in [] if is_resume else model.new_parts:
         logger.info(f"  {part} is new, initialised by seed {config.seed}")
 
 

@@ -33,7 +33,7 @@ from janus_train.train.checkpoint.store import Search, search, set_aside, step_f
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.run_lock import RunLock
 
-_MAY_CHANGE = (
+_CHANGEABLE_KEYS = (
     "output_dir",
     "resume",
     "plugins",
@@ -46,7 +46,7 @@ _MAY_CHANGE = (
 )
 """What may differ between a run and its continuation: none of it changes what is trained on."""
 
-_MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
+_RESTART_EFFECT = "moves what is there into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
 
@@ -77,11 +77,11 @@ def open_run_dir(
     checkpoint, and on all ranks if any cannot read what it has to.
     """
     run_dir = RunDir(config, data_digests)
-    with group.together():
+    with group.raise_on_all_ranks():
         if group.is_main and not run_dir.is_finished():
             run_dir.refuse_unwritable()
             lock.acquire()
-    with group.together():
+    with group.raise_on_all_ranks():
         state = run_dir.state()
     if len(set(group.gather([state]))) > 1:
         raise UserError(
@@ -107,7 +107,7 @@ class RunDir:
     def __init__(self, config: Config, data_digests: dict[str, str]):
         self.path = default_path(config)
         self._config, self._data = config, data_digests
-        self.forced: list[str] = []
+        self.forced_changes: list[str] = []
         """What has changed since the run began, if ``resume=force`` goes on all the same; known after `state`."""
 
     @property
@@ -149,51 +149,51 @@ class RunDir:
     def state(self) -> State:
         """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
         self.refuse_unwritable()
-        before = self.manifest()
-        if not before:
+        manifest = self.manifest()
+        if not manifest:
             self._refuse_orphans()
             return "new"
-        there, here = before.get("stage"), self._config.stage
-        if there != here:
-            if isinstance(there, int) and there < here and before.get("finished"):
+        run_stage, stage = manifest.get("stage"), self._config.stage
+        if run_stage != stage:
+            if isinstance(run_stage, int) and run_stage < stage and manifest.get("finished"):
                 return "next_stage"
             raise UserError(
-                f"output_dir {self.path} holds {'a finished' if before.get('finished') else 'an unfinished'} stage {there}: "
-                f"stage {here} needs another output_dir{'' if before.get('finished') else f', or finish stage {there} first'}"
+                f"output_dir {self.path} holds {'a finished' if manifest.get('finished') else 'an unfinished'} stage {run_stage}: "
+                f"stage {stage} needs another output_dir{'' if manifest.get('finished') else f', or finish stage {run_stage} first'}"
             )
         if not self._config.resume:
             raise UserError(
                 f"output_dir {self.path} holds a run at resume=false: choose another output_dir, or resume=true goes on with it"
             )
-        self._refuse_changes(before)
-        return "finished" if self._has_finished(before) else "resume"
+        self._refuse_changes(manifest)
+        return "finished" if self._is_finished_in(manifest) else "resume"
 
     def is_finished(self) -> bool:
         """Whether the run's steps are done: nothing is to be written here, so nobody has to own the folder."""
-        before = self.manifest()
-        return before.get("stage") == self._config.stage and self._has_finished(before)
+        manifest = self.manifest()
+        return manifest.get("stage") == self._config.stage and self._is_finished_in(manifest)
 
-    def _has_finished(self, manifest: dict[str, Any]) -> bool:
+    def _is_finished_in(self, manifest: dict[str, Any]) -> bool:
         steps = manifest.get("steps")
         return bool(manifest.get("finished")) and isinstance(steps, int) and steps >= self._config.run.steps
 
     def _refuse_orphans(self) -> None:
         """Checkpoints without the run's manifest: it was lost, and a new run must not write over what is left."""
-        left = step_folders(self.path)
-        if left and self._config.resume != "restart":
+        folders = step_folders(self.path)
+        if folders and self._config.resume != "restart":
             raise UserError(
-                f"output_dir {self.path} holds checkpoints (the newest is {left[-1].name}) but no manifest.json: put it "
-                f"back, choose another output_dir, or begin at step 0 with resume=restart, which {_MOVES_ASIDE}"
+                f"output_dir {self.path} holds checkpoints (the newest is {folders[-1].name}) but no manifest.json: put it "
+                f"back, choose another output_dir, or begin at step 0 with resume=restart, which {_RESTART_EFFECT}"
             )
 
     def refuse_invalid(self, search: Search) -> None:
         """Raises `UserError` if there are checkpoints and none is valid, unless ``resume=restart`` begins anew."""
-        if search.found is None and search.passed_over and self._config.resume != "restart":
-            first, more = search.passed_over[0], len(search.passed_over) - 1
+        if search.newest is None and search.invalid and self._config.resume != "restart":
+            first, num_others = search.invalid[0], len(search.invalid) - 1
             raise UserError(
-                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.why}"
-                f"{f'; and {more} more' if more else ''}): put them back, choose another output_dir, or begin at step 0 "
-                f"with resume=restart, which {_MOVES_ASIDE}"
+                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.reason}"
+                f"{f'; and {num_others} more' if num_others else ''}): put them back, choose another output_dir, or begin at step 0 "
+                f"with resume=restart, which {_RESTART_EFFECT}"
             )
 
     def refuse_unwritable(self) -> None:
@@ -212,15 +212,15 @@ class RunDir:
         if not os.access(parent, os.W_OK):
             raise UserError(f"output_dir {self.path} cannot be written: no permission in {parent}")
 
-    def _refuse_changes(self, before: dict[str, Any]) -> None:
-        changes = _differences(before.get("config", {}), self._config.model_dump(mode="json"))
-        changes += _differences(before.get("data", {}), self._data, "data digest of ")
+    def _refuse_changes(self, manifest: dict[str, Any]) -> None:
+        changes = _differences(manifest.get("config", {}), self._config.model_dump(mode="json"))
+        changes += _differences(manifest.get("data", {}), self._data, "data digest of ")
         if changes and self._config.resume != "force":
             raise UserError(
                 f"output_dir {self.path} holds a run with other settings ({'; '.join(changes)}): choose another "
                 "output_dir, take them back, or go on all the same with resume=force"
             )
-        self.forced = changes
+        self.forced_changes = changes
 
     def refuse_if_gone(self) -> None:
         """Raises `UserError` if the folder was deleted while the run was at work in it."""
@@ -265,7 +265,7 @@ class RunDir:
         sync(self.path)
 
     def write_start(
-        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], resumed: bool
+        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], is_resume: bool
     ) -> None:
         """Create the folder and write what the run is; on a resume the manifest keeps where the run started.
 
@@ -277,8 +277,10 @@ class RunDir:
         manifest = {
             "stage": self._config.stage,
             "finished": False,
-            "start": self.manifest()["start"] if resumed else start,
-            "forced": [*self.manifest().get("forced", []), *([self.forced] if self.forced else [])] if resumed else [],
+            "start": self.manifest()["start"] if is_resume else start,
+            "forced": [*self.manifest().get("forced", []), *([self.forced_changes] if self.forced_changes else [])]
+            if is_resume
+            else [],
             "start_folder": start_folder,
             "frozen": frozen,
             "config": config,
@@ -305,9 +307,9 @@ def full_disk_as_user_error(output_dir: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = error.filename or f"output_dir {output_dir}"
+        path = error.filename or f"output_dir {output_dir}"
         raise UserError(
-            f"{where} cannot be written: {error.strerror}: make room and run the same command again to resume from the "
+            f"{path} cannot be written: {error.strerror}: make room and run the same command again to resume from the "
             "newest checkpoint"
         ) from None
 
@@ -317,12 +319,14 @@ def make_room(run_dir: RunDir, state: RunState) -> None:
     try:
         if state.state == "next_stage":
             logger.info(f"the earlier stage's files are now in {run_dir.archive()}")
-        elif state.search.found is None and step_folders(run_dir.path):  # resume=restart, or it would have been refused
+        elif state.search.newest is None and step_folders(
+            run_dir.path
+        ):  # resume=restart, or it would have been refused
             logger.warning(f"no checkpoint is valid, resume=restart: what was there is now in {run_dir.restart()}")
         else:
-            for invalid in state.search.passed_over:
-                moved = set_aside(invalid.folder)
-                logger.warning(f"checkpoint {invalid.folder} is passed over ({invalid.why}), it is now {moved.name}")
+            for invalid in state.search.invalid:
+                path = set_aside(invalid.folder)
+                logger.warning(f"checkpoint {invalid.folder} is passed over ({invalid.reason}), it is now {path.name}")
     except OSError as error:
         raise UserError(f"output_dir {run_dir.path} cannot be written: {error.strerror or error}") from None
 
@@ -335,18 +339,18 @@ def truncate_records(run_dir: RunDir, step: int) -> None:
 
 def check_space(config: Config, folder: Path) -> None:
     """Raises `UserError` if the disk of ``folder``, which need not exist yet, has no room for one checkpoint."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free_bytes = shutil.disk_usage(parent).free
     counts = parameter_counts(config.model)
-    trained = sum(counts[part] for part in config.train_parts)
-    trained += sum(adapter_counts(config.model, config.peft).values())
-    one = trained * BYTES_PER_PARAMETER
-    if free < one:
-        final = 4 * sum(counts.values())
-        most = (config.run.keep_checkpoints + 1) * one + final
+    num_trained = sum(counts[part] for part in config.train_parts)
+    num_trained += sum(adapter_counts(config.model, config.peft).values())
+    checkpoint_bytes = num_trained * BYTES_PER_PARAMETER
+    if free_bytes < checkpoint_bytes:
+        final_bytes = 4 * sum(counts.values())
+        total_bytes = (config.run.keep_checkpoints + 1) * checkpoint_bytes + final_bytes
         raise UserError(
-            f"output_dir {folder}: one checkpoint of {trained / 1e6:.1f} M trained parameters needs {_size(one)}, its disk "
-            f"has {_size(free)} free ({_size(most)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
+            f"output_dir {folder}: one checkpoint of {num_trained / 1e6:.1f} M trained parameters needs {_size(checkpoint_bytes)}, its disk "
+            f"has {_size(free_bytes)} free ({_size(total_bytes)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
             "written and the final model): make room or choose another output_dir"
         )
 
@@ -355,28 +359,30 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(recorded: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
     """``key was -> is`` for every key that differs and may not."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
+    differences = []
+    for key in sorted(recorded.keys() | current.keys()):
         name = prefix + key
-        if name in _MAY_CHANGE:
+        if name in _CHANGEABLE_KEYS:
             continue
-        was, is_now = before.get(key), now.get(key)
-        if isinstance(was, dict) and isinstance(is_now, dict):
-            found += _differences(was, is_now, f"{name}.")
-        elif was != is_now:
-            found.append(f"{name} {was} -> {is_now}")
-    return found
+        old_value, new_value = recorded.get(key), current.get(key)
+        if isinstance(old_value, dict) and isinstance(new_value, dict):
+            differences += _differences(old_value, new_value, f"{name}.")
+        elif old_value != new_value:
+            differences.append(f"{name} {old_value} -> {new_value}")
+    return differences
 
 
 def _commit() -> str | None:
     """The checkout's commit. None without git, and in an installed package: a repository around it is somebody else's."""
     if not IS_CHECKOUT:
         return None
-    words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
+        )
     except (OSError, subprocess.TimeoutExpired):  # git is not installed, or waits for something
         return None
 

@@ -37,7 +37,7 @@ HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _SETTLE_S = 1.0
 """After which the last of two that wrote at once can be read everywhere."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
@@ -48,7 +48,7 @@ class RunLock:
 
     def __init__(self, run: Path):
         self._run, self._path = run, run / NAME
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._descriptor: int | None = None
         self._heartbeat: _Heartbeat | None = None
 
@@ -63,12 +63,12 @@ class RunLock:
     def acquire(self) -> None:
         """Raises `UserError` that names host and process if a living one holds it, or if it cannot be written."""
         try:
-            self._made = [path for path in (self._run, *self._run.parents) if not path.exists()]
+            self._new_folders = [path for path in (self._run, *self._run.parents) if not path.exists()]
             self._run.mkdir(parents=True, exist_ok=True)
             if not self._lock():
                 self._refuse()
         except OSError as error:
-            self._remove_made()
+            self._remove_new_folders()
             raise UserError(f"output_dir {self._run} cannot be written: {error.strerror or error}") from None
 
     def release(self) -> None:
@@ -83,7 +83,7 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self._heartbeat = None
-        self._remove_made()
+        self._remove_new_folders()
 
     def _lock(self) -> bool:
         """Whether it is ours now."""
@@ -98,7 +98,7 @@ class RunLock:
                     self._descriptor, descriptor = descriptor, -1
                     return True
             except OSError as error:
-                if error.errno in _NO_LOCKS:
+                if error.errno in _NO_LOCKS_ERRORS:
                     return self._start_heartbeat()
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise
@@ -110,13 +110,13 @@ class RunLock:
     def _is_at_its_path(self, descriptor: int) -> bool:
         """Not if the holder before has taken it away between our opening it and its end."""
         try:
-            there, here = self._path.stat(), os.fstat(descriptor)
+            path_stat, file_stat = self._path.stat(), os.fstat(descriptor)
         except FileNotFoundError:
             return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return (path_stat.st_dev, path_stat.st_ino) == (file_stat.st_dev, file_stat.st_ino)
 
     def _start_heartbeat(self) -> bool:
-        if _is_fresh(self._path):
+        if _is_held_by_heartbeat(self._path):
             return False
         heartbeat = _Heartbeat(self._path)
         heartbeat.write()
@@ -129,18 +129,18 @@ class RunLock:
 
     def _refuse(self) -> None:
         holder = _read(self._path)
-        who = "a run"
+        owner = "a run"
         if holder:
-            who = f"a run on host {holder.get('host')} (pid {holder.get('pid')}), started {holder.get('started')}"
+            owner = f"a run on host {holder.get('host')} (pid {holder.get('pid')}), started {holder.get('started')}"
         raise UserError(
-            f"output_dir {self._run} is in use by {who}: wait for it, stop it, or choose another output_dir"
+            f"output_dir {self._run} is in use by {owner}: wait for it, stop it, or choose another output_dir"
         )
 
-    def _remove_made(self) -> None:
-        for path in self._made:
+    def _remove_new_folders(self) -> None:
+        for path in self._new_folders:
             with suppress(OSError):  # it is the run's now
                 path.rmdir()
-        self._made = []
+        self._new_folders = []
 
 
 class _Heartbeat:
@@ -149,7 +149,7 @@ class _Heartbeat:
     def __init__(self, path: Path):
         self._path, self._token = path, secrets.token_hex(8)
         self._text = _description(token=self._token)
-        self._stopped = threading.Event()
+        self._stop_event = threading.Event()
 
     def write(self) -> None:
         write_text(self._path, self._text)
@@ -161,18 +161,18 @@ class _Heartbeat:
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stop_event.set()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(HEARTBEAT_S):
+        while not self._stop_event.wait(HEARTBEAT_S):
             with suppress(OSError):  # a disk that is full at the moment
                 if self.is_ours():
                     self.write()
 
 
-def _description(**more: str) -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started, **more}) + "\n"
+def _description(**fields: str) -> str:
+    start = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": start, **fields}) + "\n"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _is_fresh(path: Path) -> bool:
+def _is_held_by_heartbeat(path: Path) -> bool:
     """Whether a living process keeps it, by the file server's own clock."""
     holder = _read(path)
     if not holder.get("token"):
@@ -194,10 +194,10 @@ def _is_fresh(path: Path) -> bool:
     probe = path.with_name(f"{NAME}.{secrets.token_hex(4)}")
     try:
         probe.touch()
-        now = probe.stat().st_mtime
+        server_time = probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
-    return now - path.stat().st_mtime < STALE_S
+    return server_time - path.stat().st_mtime < STALE_S
 
 
 def _is_alive(pid: int) -> bool:

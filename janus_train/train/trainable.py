@@ -39,22 +39,22 @@ class TrainableModel:
     """Digests of the parts that keep their bytes."""
     bf16_names: list[str]
     """Frozen weights that are here in bf16 alone."""
-    compiled: bool
+    is_compiled: bool
     extras: Extras
     """What the start has beside a Janus model; on the main process."""
 
     def parts_table(self, config: Config) -> dict[str, Any]:
         """For the manifest: each part's parameters, whether they train, whether they are new, and those of its LoRA."""
         table: dict[str, Any] = {}
-        for part, named in parameters_by_part(self.janus).items():
-            adapter = sum(p.numel() for name, p in named if is_lora(name))
-            parameters = sum(p.numel() for _, p in named) - adapter
+        for part, parameters_of_part in parameters_by_part(self.janus).items():
+            num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
+            num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
             table[part] = {
-                "parameters": parameters,
+                "parameters": num_parameters,
                 "trains": part in config.train_parts,
                 "new": part in self.new_parts,
             }
-            table[part] |= {"adapter": adapter} if adapter else {}
+            table[part] |= {"adapter": num_adapter} if num_adapter else {}
         return table
 
 

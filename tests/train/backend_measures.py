@@ -78,7 +78,7 @@ class OneStep:
         tokens = sum(batch.num_loss_tokens for batch in batches)
         result = train_step(self._backend, mine, tokens, config.optim.gradient_clip)
         assert result.applied
-        totals = LossTotals.added(self._distributed.gather([result.losses]))
+        totals = LossTotals.sum_of(self._distributed.gather([result.losses]))
         whole = self._backend.full_state_dict()
         return totals.mean, result.grad_norm, whole and {name: tensor.clone() for name, tensor in whole.items()}
 

@@ -271,7 +271,7 @@ def test_a_rank_that_cannot_write_makes_all_give_the_save_up(group: Group) -> No
 def test_three_saves_that_fail_end_the_run(group: Group) -> None:
     with pytest.raises(AssertionError, match=r"the checkpoint of step 4 could not be written.*3 in a row failed"):
         group.result(2, "fatal")
-    found = store.newest(group.folder / "fatal")
+    found = store.newest_checkpoint(group.folder / "fatal")
     assert found is not None and found.step == 1 and not (group.folder / "fatal/final").exists()
 
 

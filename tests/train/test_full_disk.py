@@ -80,9 +80,7 @@ def test_a_final_model_that_finds_no_room_is_a_line_and_is_written_by_the_next_s
     config = small(1, "run.steps=2", "run.checkpoint_every=2", f"output_dir={small_disk / 'run'}")
     with monkeypatch.context() as patched:
         before(patched, loop, "write_final_model", lambda: fill(small_disk, free_blocks=64))
-        with pytest.raises(
-            UserError, match=r"cannot be written: No space left on device: make room and run the same"
-        ):
+        with pytest.raises(UserError, match=r"cannot be written: No space left on device: make room and run the same"):
             run(config)
     assert not (small_disk / "run/final").exists() and not list((small_disk / "run").glob(".*"))
     (small_disk / "ballast").unlink()

@@ -45,7 +45,7 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
     for name, tensor in before.items():
         same = torch.equal(tensor, after[name])
         assert same == (part_of(name) not in config.train_parts), name
-    found = store.newest(folder)
+    found = store.newest_checkpoint(folder)
     assert found is not None
     stored = [key.split("/") for key in load_file(found.folder / "rank-00000.safetensors")]
     names = {name for kind, name in stored if kind == "weight"}
@@ -191,10 +191,10 @@ def test_a_damaged_checkpoint_is_passed_over(small: Small) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    found = store.newest(folder)
+    found = store.newest_checkpoint(folder)
     assert found is not None and found.step == 1
     (folder / "checkpoints/step-000001/manifest.json").unlink()
-    assert store.newest(folder) is None
+    assert store.newest_checkpoint(folder) is None
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -82,15 +82,15 @@ class Backend(ABC):
 
         Returns the norm before clipping, and whether the step was taken; the same on all ranks.
         """
-        total = torch.nn.utils.clip_grad_norm_(self._updated(), gradient_clip)
-        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+        total_norm = torch.nn.utils.clip_grad_norm_(self._updated_parameters(), gradient_clip)
+        norm = float(total_norm.full_tensor() if isinstance(total_norm, DTensor) else total_norm)
         # The norm is of averaged gradients, so it is the same on all ranks: all agree.
         applied = math.isfinite(norm)
         if applied:
             self.optimizer.step()
         return norm, applied
 
-    def _updated(self) -> list[nn.Parameter]:
+    def _updated_parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def set_learning_rate(self, rate: float) -> None:
@@ -107,8 +107,8 @@ class Backend(ABC):
         return self.local_shards()
 
     def init_optimizer_state(self) -> None:
-        """Give AdamW its state as its first step would make it, zeros, so that `held` has moments to fill."""
-        for parameter in self._updated():
+        """Give AdamW its state as its first step would make it, zeros, so that `local_shards` has moments to fill."""
+        for parameter in self._updated_parameters():
             self.optimizer.state[parameter] = {
                 "step": torch.zeros(
                     (), dtype=torch.float32, device=parameter.device
@@ -117,7 +117,7 @@ class Backend(ABC):
             }
 
     def sync_model_weights(self) -> None:  # noqa: B027
-        """After `held` was filled: bring the weights that are computed with into line with it, if they are others."""
+        """After `local_shards` was filled: bring the weights that are computed with into line with it, if they are others."""
 
     @property
     def optimizer_steps(self) -> int:
@@ -146,5 +146,5 @@ class Sharded(Backend):
         state = self.full_state_dict()
         if state is None:
             return None
-        copy = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
-        return prepare(copy).eval().to(self.distributed.device)
+        model = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
+        return prepare(model).eval().to(self.distributed.device)

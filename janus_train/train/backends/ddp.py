@@ -44,13 +44,13 @@ class DDP(Backend):
     def checkpoint_shards(self) -> list[ParameterShard]:
         """An equal share of all elements, in the model's order."""
         shards = self.local_shards()
-        total = sum(shard.stop for shard in shards)
-        rank, ranks = self.distributed.rank, self.distributed.world_size
-        first, last = total * rank // ranks, total * (rank + 1) // ranks
-        mine, offset = [], 0
+        num_elements = sum(shard.stop for shard in shards)
+        rank, num_ranks = self.distributed.rank, self.distributed.world_size
+        begin, end = num_elements * rank // num_ranks, num_elements * (rank + 1) // num_ranks
+        rank_shards, offset = [], 0
         for shard in shards:
-            start, stop = max(0, first - offset), min(shard.stop, last - offset)
+            start, stop = max(0, begin - offset), min(shard.stop, end - offset)
             if start < stop:
-                mine.append(shard.narrow(start, stop))
+                rank_shards.append(shard.narrow(start, stop))
             offset += shard.stop
-        return mine
+        return rank_shards

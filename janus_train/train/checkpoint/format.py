@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, ParameterShard
-from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable
+from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable_error
 
 
 def rank_file(rank: int) -> str:
@@ -62,13 +62,13 @@ def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
 
     Raises `UserError` on all ranks if any cannot read it, or if its tensors are not those that train.
     """
-    with backend.distributed.together():
+    with backend.distributed.raise_on_all_ranks():
         state = _fill_all(checkpoint, backend)
     if state["optimizer_steps"]:
         backend.set_optimizer_steps(state["optimizer_steps"])
     backend.sync_model_weights()
     torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["torch_rng"])), dtype=torch.uint8))
-    return {int(stream): kept for stream, kept in state["streams"].items()}
+    return {int(stream): stream_state for stream, stream_state in state["streams"].items()}
 
 
 def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
@@ -80,26 +80,26 @@ def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
         if state["optimizer_steps"]:
             backend.init_optimizer_state()
         shards = backend.local_shards()
-        missing = {id(shard): shard.weight.numel() for shard in shards}
+        num_missing = {id(shard): shard.weight.numel() for shard in shards}
         for path in sorted(checkpoint.folder.glob("rank-*.safetensors")):
             for shard, count in _fill(path, shards):
-                missing[id(shard)] -= count
+                num_missing[id(shard)] -= count
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise unreadable_error(path, error) from None
     except SafetensorError as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): nothing was changed") from None
-    assert not any(missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
+    assert not any(num_missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
     return state
 
 
 def _refuse_other_shapes(checkpoint: Checkpoint, backend: Backend, state: dict[str, Any]) -> None:
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     if shapes != backend.shapes:
-        odd = sorted(
+        names = sorted(
             name for name in shapes.keys() | backend.shapes.keys() if shapes.get(name) != backend.shapes.get(name)
         )
         raise UserError(
-            f"{checkpoint.folder}: {len(odd)} trained tensors differ from the configured train_parts, the first is {odd[0]}"
+            f"{checkpoint.folder}: {len(names)} trained tensors differ from the configured train_parts, the first is {names[0]}"
         )
 
 
@@ -112,13 +112,13 @@ def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterS
             if shard.name not in starts:
                 continue
             offset = starts[shard.name]
-            stored = file.get_slice(f"weight/{shard.name}")
-            start, stop = max(shard.start, offset), min(shard.stop, offset + stored.get_shape()[0])
+            weight = file.get_slice(f"weight/{shard.name}")
+            start, stop = max(shard.start, offset), min(shard.stop, offset + weight.get_shape()[0])
             if start >= stop:
                 continue
-            here = shard.narrow(start, stop)
-            here.weight.copy_(stored[start - offset : stop - offset])
-            for key, moment in here.moments.items():
+            target = shard.narrow(start, stop)
+            target.weight.copy_(weight[start - offset : stop - offset])
+            for key, moment in target.moments.items():
                 moment.copy_(file.get_slice(f"{key}/{shard.name}")[start - offset : stop - offset])
             yield shard, stop - start
 

@@ -43,12 +43,12 @@ MAX_FAILURES = 3
 
 
 @dataclass
-class _Pending:
+class _PendingSave:
     """A save whose files are being written."""
 
     step: int
     staging: Path
-    writing: Future[Entries]
+    future: Future[Entries]
 
 
 class CheckpointSaver:
@@ -59,44 +59,44 @@ class CheckpointSaver:
 
     def __init__(self, run_dir: Path, backend: Backend, options: RunConfig, recipe: dict[str, str]):
         self._run_dir, self._backend, self._group = run_dir, backend, backend.distributed
-        self._keep, self._recipe = options.keep_checkpoints, recipe
+        self._keep_checkpoints, self._recipe = options.keep_checkpoints, recipe
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: _Pending | None = None
+        self._pending_save: _PendingSave | None = None
         self._failures = 0
-        self.held_s = 0.0
+        self.blocked_s = 0.0
         """Seconds that steps were held up by saving."""
-        self.written_s = 0.0
+        self.save_s = 0.0
         """Seconds from the begin of saves to their commit."""
-        self._began = 0.0
+        self._start_s = 0.0
 
     @property
-    def written(self) -> bool:
+    def is_written(self) -> bool:
         """Whether this rank's part of what is being saved is on the disk, or failed: `finish` would not wait for it."""
-        return self._pending is None or self._pending.writing.done()
+        return self._pending_save is None or self._pending_save.future.done()
 
     def begin(self, step: int, streams: dict[str, dict[str, Any]]) -> None:
         """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` failures in a row."""
         self.finish()
-        self._began = began = time.perf_counter()
+        self._start_s = start_s = time.perf_counter()
         target = folder_of(self._run_dir, step)
         staging = target.with_name(f".{target.name}.part")
-        if self._fails_anywhere(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
+        if self._any_rank_failed(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
             return
         state = state_of(step, self._backend, streams) if self._group.is_main else None
         shards = [_copy(shard) for shard in self._backend.checkpoint_shards()]
-        writing = self._thread.submit(write_files, staging, self._group.rank, shards, state)
-        self._pending = _Pending(step, staging, writing)
-        self.held_s += time.perf_counter() - began
+        future = self._thread.submit(write_files, staging, self._group.rank, shards, state)
+        self._pending_save = _PendingSave(step, staging, future)
+        self.blocked_s += time.perf_counter() - start_s
 
     def finish(self) -> Checkpoint | None:
         """Wait for the pending save, and commit it."""
-        if self._pending is None:
+        if self._pending_save is None:
             return None
-        began = time.perf_counter()
-        self._pending.writing.exception()  # waits
-        committed = self._commit()
-        self.held_s += time.perf_counter() - began
-        return committed
+        start_s = time.perf_counter()
+        self._pending_save.future.exception()  # waits
+        checkpoint = self._commit()
+        self.blocked_s += time.perf_counter() - start_s
+        return checkpoint
 
     def close(self) -> None:
         """`finish`, and wait until older checkpoints are gone."""
@@ -105,15 +105,15 @@ class CheckpointSaver:
 
     def _commit(self) -> Checkpoint | None:
         """All ranks have written, or failed."""
-        assert self._pending is not None
-        pending, self._pending = self._pending, None
-        error = pending.writing.exception()
+        assert self._pending_save is not None
+        pending, self._pending_save = self._pending_save, None
+        error = pending.future.exception()
         if error is not None and not isinstance(error, (OSError, SafetensorError)):
             raise error
-        if self._fails_anywhere(error, pending.step, pending.staging):
+        if self._any_rank_failed(error, pending.step, pending.staging):
             return None
         entries: Entries = {}
-        for part in self._group.gather([pending.writing.result()]):
+        for part in self._group.gather([pending.future.result()]):
             entries |= part
         target = folder_of(self._run_dir, pending.step)
         error = None
@@ -129,12 +129,12 @@ class CheckpointSaver:
             error = self._attempt(write_manifest, pending.staging, manifest) or self._attempt(
                 publish, pending.staging, target
             )
-        if self._fails_anywhere(error, pending.step, pending.staging):
+        if self._any_rank_failed(error, pending.step, pending.staging):
             return None
         self._failures = 0
-        self.written_s += time.perf_counter() - self._began
+        self.save_s += time.perf_counter() - self._start_s
         if self._group.is_main:
-            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep)
+            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep_checkpoints)
         return Checkpoint(target, pending.step)
 
     @staticmethod
@@ -145,21 +145,21 @@ class CheckpointSaver:
             return error
         return None
 
-    def _fails_anywhere(self, error: BaseException | None, step: int, staging: Path) -> bool:
+    def _any_rank_failed(self, error: BaseException | None, step: int, staging: Path) -> bool:
         """Whether any rank has an error; then all give this save up. Raises `UserError` if it is one too many."""
-        [num_failed] = self._group.sum([float(error is not None)])
-        if not num_failed:
+        [num_failures] = self._group.sum([float(error is not None)])
+        if not num_failures:
             return False
-        said = [one for one in self._group.gather([str(error) if error else None]) if one]
+        errors = [text for text in self._group.gather([str(error) if error else None]) if text]
         if self._group.is_main:
             shutil.rmtree(staging, ignore_errors=True)
         self._failures += 1
-        what = f"the checkpoint of step {step} could not be written: {said[0]}"
+        message = f"the checkpoint of step {step} could not be written: {errors[0]}"
         if self._failures == MAX_FAILURES:
             raise UserError(
-                f"{what}; {MAX_FAILURES} in a row failed, training stops: make room or mend the disk, and go on"
+                f"{message}; {MAX_FAILURES} in a row failed, training stops: make room or mend the disk, and go on"
             )
-        logger.warning(f"{what}; the one before stays, training goes on")
+        logger.warning(f"{message}; the one before stays, training goes on")
         return True
 
 

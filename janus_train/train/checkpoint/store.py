@@ -36,19 +36,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Invalid:
+class InvalidCheckpoint:
     """A step's folder that is not what a manifest says, and why."""
 
     folder: Path
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Search:
     """The newest valid checkpoint of a run, and the newer folders that had to be passed over, the newest first."""
 
-    found: Checkpoint | None = None
-    passed_over: tuple[Invalid, ...] = ()
+    newest: Checkpoint | None = None
+    invalid: tuple[InvalidCheckpoint, ...] = ()
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -63,14 +63,14 @@ def step_folders(run: Path) -> list[Path]:
     except OSError as error:
         if _is_absent(checkpoints, error):
             return []
-        raise unreadable(checkpoints, error) from None
+        raise unreadable_error(checkpoints, error) from None
     steps = sorted((int(name.removeprefix("step-")), name) for name in names if re.fullmatch(r"step-[0-9]+", name))
     return [checkpoints / name for _, name in steps]
 
 
-def newest(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
+def newest_checkpoint(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
     """The newest valid checkpoint of the run; see `search`."""
-    return search(run, distributed).found
+    return search(run, distributed).newest
 
 
 def search(run: Path, distributed: Distributed | None = None) -> Search:
@@ -79,24 +79,24 @@ def search(run: Path, distributed: Distributed | None = None) -> Search:
     A file that is missing or not what the manifest says makes a checkpoint invalid. One that cannot be read may be
     whole, so it does not: raises `UserError` on all ranks, as for a checkpoint of another schema.
     """
-    rank, ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
-    together = distributed.together if distributed else nullcontext
-    with together():
+    rank, num_ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
+    guard = distributed.raise_on_all_ranks if distributed else nullcontext
+    with guard():
         folders = step_folders(run) if rank == 0 else []
     if distributed:  # the main process's word: on a shared file system another may not see the same yet
         folders = distributed.gather(folders)
-    passed_over: list[Invalid] = []
+    invalid: list[InvalidCheckpoint] = []
     for folder in reversed(folders):
-        with together():
-            why = _fault(folder, rank, ranks)
-        faults = [one for one in (distributed.gather([why]) if distributed else [why]) if one is not None]
+        with guard():
+            fault = _fault(folder, rank, num_ranks)
+        faults = [text for text in (distributed.gather([fault]) if distributed else [fault]) if text is not None]
         if not faults:
-            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(passed_over))
-        passed_over.append(Invalid(folder, faults[0]))
-    return Search(None, tuple(passed_over))
+            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(invalid))
+        invalid.append(InvalidCheckpoint(folder, faults[0]))
+    return Search(None, tuple(invalid))
 
 
-def _fault(folder: Path, rank: int, ranks: int) -> str | None:
+def _fault(folder: Path, rank: int, num_ranks: int) -> str | None:
     """Why the folder is no valid checkpoint, as far as this rank's share of its files tells; None if it tells nothing.
 
     Raises `UserError` for a file that cannot be read, and for another schema.
@@ -106,7 +106,7 @@ def _fault(folder: Path, rank: int, ranks: int) -> str | None:
         manifest = _manifest(path)
         if manifest["step"] != int(folder.name.removeprefix("step-")):
             return f"its manifest is of step {manifest['step']}"
-        for name, size, digest in sorted(manifest["files"])[rank::ranks]:
+        for name, size, digest in sorted(manifest["files"])[rank::num_ranks]:
             path = folder / name
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size} bytes, {size} were written"
@@ -117,7 +117,7 @@ def _fault(folder: Path, rank: int, ranks: int) -> str | None:
     except OSError as error:
         if _is_absent(path, error):
             return f"{path.name} is missing"
-        raise unreadable(path, error) from None
+        raise unreadable_error(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
@@ -128,9 +128,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     values = json.loads(read_regular(path))
     schema = int(values["schema"])
     if schema != SCHEMA:
-        newer = "a newer" if schema > SCHEMA else "the older"
+        version = "a newer" if schema > SCHEMA else "the older"
         raise UserError(
-            f"{path.parent} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: go on with {newer} "
+            f"{path.parent} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: go on with {version} "
             "janus_train, or begin a new run in another output_dir"
         )
     files = [(str(name), int(entry["size"]), str(entry["sha256"])) for name, entry in values["files"].items()]
@@ -153,18 +153,18 @@ def _leads_nowhere(place: Path) -> bool:
         return True
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
-    why = "it is a link to nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+def unreadable_error(path: Path, error: OSError) -> UserError:
+    reason = "it is a link to nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
     return UserError(
-        f"checkpoint {path} cannot be read ({why}): nothing was changed; make it readable and start the same command "
+        f"checkpoint {path} cannot be read ({reason}): nothing was changed; make it readable and start the same command "
         "again, or move its folder away to do without it"
     )
 
 
 def make_staging(staging: Path) -> None:
     """An empty folder at ``staging``; those that a kill left behind go."""
-    for left in staging.parent.glob(".step-*.part"):
-        shutil.rmtree(left)
+    for leftover in staging.parent.glob(".step-*.part"):
+        shutil.rmtree(leftover)
     staging.parent.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted is not made anew
     staging.mkdir()
 
@@ -188,15 +188,15 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def remove_superseded(run: Path, step: int, keep: int) -> None:
-    """Once step ``step`` is committed: delete all but the newest ``keep`` of the checkpoints up to it, and what was set
+def remove_superseded(run: Path, step: int, keep_checkpoints: int) -> None:
+    """Once step ``step`` is committed: delete all but the newest ``keep_checkpoints`` of the checkpoints up to it, and what was set
     aside of steps up to it. What stands for later steps stays.
 
     Each goes out of sight in one rename first: a kill in between leaves nothing that looks like a damaged checkpoint.
     """
-    upto = [folder for folder in step_folders(run) if _step_of(folder) <= step]
-    aside = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
-    for path in [*upto[:-keep], *aside]:
+    folders = [folder for folder in step_folders(run) if _step_of(folder) <= step]
+    invalid_folders = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
+    for path in [*folders[:-keep_checkpoints], *invalid_folders]:
         with suppress(OSError):
             path.rename(path.with_name(f".{path.name}.removed"))
     for path in (run / "checkpoints").glob(".step-*.removed"):
@@ -207,6 +207,6 @@ def remove_superseded(run: Path, step: int, keep: int) -> None:
 
 
 def _step_of(path: Path) -> int:
-    found = re.match(r"step-([0-9]+)", path.name)
-    assert found is not None, f"{path} names no step"
-    return int(found[1])
+    match = re.match(r"step-([0-9]+)", path.name)
+    assert match is not None, f"{path} names no step"
+    return int(match[1])

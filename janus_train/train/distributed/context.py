@@ -89,21 +89,21 @@ class Distributed:
         """All ranks' items, rank after rank."""
         if self.world_size == 1:
             return list(items)
-        found: list[list[Any]] = [[] for _ in range(self.world_size)]
-        torch.distributed.all_gather_object(found, items)
-        return [item for part in found for item in part]
+        items_by_rank: list[list[Any]] = [[] for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(items_by_rank, items)
+        return [item for rank_items in items_by_rank for item in rank_items]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_on_all_ranks(self) -> Iterator[None]:
         """All ranks go through the block, and where one raises `UserError` all raise the first one's: none goes on alone."""
-        problem = None
+        message = None
         try:
             yield
         except UserError as error:
-            problem = str(error)
-        problems = [one for one in self.gather([problem]) if one is not None]
-        if problems:
-            raise UserError(problems[0])
+            message = str(error)
+        messages = [text for text in self.gather([message]) if text is not None]
+        if messages:
+            raise UserError(messages[0])
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
@@ -117,8 +117,8 @@ class Distributed:
 
     def _use_all_cores(self, threads: int | None) -> None:
         """``accelerate launch`` sets OMP_NUM_THREADS to 1 where it finds no GPU: take this process's share of the cores."""
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
+        num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // num_local_ranks))
 
 
 def destroy_process_group() -> None:

@@ -31,32 +31,32 @@ class PeerLost(Exception):
 
 
 class StopSignals:
-    """While open, signals are noted in ``received`` (0: none) instead of ending the process.
+    """While open, signals are noted in ``number`` (0: none) instead of ending the process.
 
     Once one was received all are ignored afterwards. Only in the main thread, where Python lets signals be handled; elsewhere nothing is ever received.
     """
 
     def __init__(self, announce: bool):
-        self.received = 0
-        self._announce, self._since, self._before = announce, 0.0, dict[int, Any]()
+        self.number = 0
+        self._announce, self._signal_time, self._old_handlers = announce, 0.0, dict[int, Any]()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._old_handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             # whoever sends two shall not end a process that is on its way out, with another exit code
-            signal.signal(number, signal.SIG_IGN if self.received else handler)
+            signal.signal(number, signal.SIG_IGN if self.number else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.received:
-            self.received, self._since = number, time.monotonic()
+        if not self.number:
+            self.number, self._signal_time = number, time.monotonic()
             if self._announce:  # os.write: a handler may interrupt a print
                 name = signal.Signals(number).name
                 os.write(2, f"{name}: stopping after this step, with a checkpoint (Ctrl-C again: at once)\n".encode())
-        elif number == signal.SIGINT and time.monotonic() - self._since > FORCE_AFTER_S:
+        elif number == signal.SIGINT and time.monotonic() - self._signal_time > FORCE_AFTER_S:
             os._exit(128 + signal.SIGINT)  # what was being written is in a staging folder, and stays ignored

@@ -1,7 +1,7 @@
 """The one exchange between the ranks in a step: all that they have to tell each other, at its end.
 
     a rank's StepReport  (what the step did here, a stop signal, times)  --.
-    a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> Agreed, the same on all ranks
+    a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> StepSummary, the same on all ranks
 
 Gradients are summed by the backend, on the way back through the model; everything else that ranks agree on travels here.
 The next step's number of loss tokens is in it, so that the step knows its denominator before its first forward.
@@ -33,41 +33,41 @@ class RowsReport:
     tokens: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     flops: float = 0.0
     """Useful ones, of forward and backward."""
-    drawn: Counter[str] = field(default_factory=Counter)
+    num_drawn: Counter[str] = field(default_factory=Counter)
     """By source: samples that the rows' streams have drawn since the run began."""
-    bad: Counter[str] = field(default_factory=Counter)
+    num_bad: Counter[str] = field(default_factory=Counter)
     """By source: samples that could not be used since the run began."""
-    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    quarantined_samples: list[dict[str, Any]] = field(default_factory=list)
     """The samples that were met and could not be used, since the rows before."""
     error: str | None = None
     """There are no rows: why, for the user."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], flops: float) -> RowsReport:
+    def from_rows(cls, rows: Sequence[Row], flops: float) -> RowsReport:
         documents = [document for row in rows for document in row.documents]
         samples, tokens = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
-        drawn, bad = Counter[str](), Counter[str]()
+        num_drawn, num_bad = Counter[str](), Counter[str]()
         for document in documents:
             samples[document.kind] += document.share
             tokens[document.kind] += len(document)
         for row in rows:
-            drawn.update(row.state["draws"])
-            bad.update(row.state["bad"])
+            num_drawn.update(row.state["draws"])
+            num_bad.update(row.state["bad"])
         return cls(
             digests=[row.digest for row in rows],
             num_loss_tokens=sum(document.num_loss_tokens for document in documents),
             samples=samples,
             tokens=tokens,
             flops=flops,
-            drawn=drawn,
-            bad=bad,
-            quarantined=[
+            num_drawn=num_drawn,
+            num_bad=num_bad,
+            quarantined_samples=[
                 {"stream": row.stream, **dataclasses.asdict(sample)} for row in rows for sample in row.quarantined
             ],
         )
 
     @classmethod
-    def added(cls, reports: Sequence[RowsReport]) -> RowsReport:
+    def sum_of(cls, reports: Sequence[RowsReport]) -> RowsReport:
         """Of all ranks, rank after rank; the first error, if any has one."""
         return cls(
             digests=[text for report in reports for text in report.digests],
@@ -75,9 +75,9 @@ class RowsReport:
             samples={kind: round(sum(report.samples[kind] for report in reports), 4) for kind in KINDS},
             tokens={kind: sum(report.tokens[kind] for report in reports) for kind in KINDS},
             flops=sum(report.flops for report in reports),
-            drawn=sum((report.drawn for report in reports), Counter()),
-            bad=sum((report.bad for report in reports), Counter()),
-            quarantined=[line for report in reports for line in report.quarantined],
+            num_drawn=sum((report.num_drawn for report in reports), Counter()),
+            num_bad=sum((report.num_bad for report in reports), Counter()),
+            quarantined_samples=[line for report in reports for line in report.quarantined_samples],
             error=next((report.error for report in reports if report.error), None),
         )
 
@@ -107,12 +107,12 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class Agreed:
+class StepSummary:
     """What all ranks know after the exchange."""
 
     losses: LossTotals | None
     """The step's, over all ranks."""
-    stop: str | None
+    stop_signal: str | None
     """The signal that some rank has received, and where; None: go on."""
     save_written: bool
     """Whether every rank's part of the checkpoint being saved is on the disk."""
@@ -128,16 +128,18 @@ class StepSync:
     def __init__(self, group: Distributed):
         self._group = group
 
-    def exchange(self, step: StepReport, rows: RowsReport) -> Agreed:
+    def exchange(self, step: StepReport, rows: RowsReport) -> StepSummary:
         """A collective: every rank calls it once per step, and once before the first."""
-        gathered = self._group.gather([(step, rows)])
-        reports = [report for report, _ in gathered]
+        rank_reports = self._group.gather([(step, rows)])
+        reports = [report for report, _ in rank_reports]
         losses = [report.losses for report in reports if report.losses is not None]
-        asked = next(((rank, report) for rank, report in enumerate(reports) if report.signal), None)
-        return Agreed(
-            losses=LossTotals.added(losses) if losses else None,
-            stop=f"{signal.Signals(asked[1].signal).name} (to rank {asked[0]} on {asked[1].host})" if asked else None,
+        signal_report = next(((rank, report) for rank, report in enumerate(reports) if report.signal), None)
+        return StepSummary(
+            losses=LossTotals.sum_of(losses) if losses else None,
+            stop_signal=f"{signal.Signals(signal_report[1].signal).name} (to rank {signal_report[0]} on {signal_report[1].host})"
+            if signal_report
+            else None,
             save_written=all(report.save_written for report in reports),
-            rows=RowsReport.added([report for _, report in gathered]),
+            rows=RowsReport.sum_of([report for _, report in rank_reports]),
             reports=reports,
         )

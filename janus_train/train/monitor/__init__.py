@@ -12,7 +12,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.types import Row
 from janus_train.errors import one_line
 from janus_train.train.backends import Backend
-from janus_train.train.distributed.step_sync import Agreed, RowsReport
+from janus_train.train.distributed.step_sync import RowsReport, StepSummary
 from janus_train.train.monitor.log import set_up_logging
 from janus_train.train.monitor.loss_spikes import BadSteps
 from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rows_metrics
@@ -44,7 +44,7 @@ class Monitor:
         console = set_up_logging(group.rank)
         self._metrics = MetricsLog(config, run_dir.metrics, first_step, console) if group.is_main else None
 
-    def record_quarantined(self, step: int, rows: RowsReport) -> None:
+    def record_quarantine(self, step: int, rows: RowsReport) -> None:
         """The samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
         self._quarantine.record(step, rows)
 
@@ -55,13 +55,13 @@ class Monitor:
         """Seconds in this rank's forward passes since the last call."""
         return self._timer.take()
 
-    def say_skipped(self, step: int) -> None:
+    def log_skip(self, step: int) -> None:
         logger.info(f"step {step}: its batch is not trained on (run.skip_steps)")
 
-    def judge(self, step: int, rows: Sequence[Row], result: StepResult, agreed: Agreed) -> None:
+    def judge(self, step: int, rows: Sequence[Row], result: StepResult, summary: StepSummary) -> None:
         """Write down a step that went wrong. Raises `UserError` after too many in a row that could not be applied."""
-        assert agreed.losses is not None
-        self._bad_steps.judge(step, rows, agreed.losses.mean, result.grad_norm, result.applied)
+        assert summary.losses is not None
+        self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
     def preview(self, step: int, encoder: Encoder) -> None:
         """Generate the recipe's preview prompts; all ranks call it."""
@@ -86,22 +86,22 @@ class Monitor:
         self,
         step: int,
         result: StepResult | None,
-        agreed: Agreed,
+        summary: StepSummary,
         rows: RowsReport,
         *,
         learning_rate: float,
         wait_s: float,
         step_s: float,
     ) -> None:
-        """The step's line. ``rows``: what the ranks agreed on about its rows; ``result``: None if it was skipped."""
-        rank_times = self._stragglers.times(step, agreed.reports)
+        """The step's line. ``rows``: what the ranks summary on about its rows; ``result``: None if it was skipped."""
+        rank_times = self._stragglers.times(step, summary.reports)
         if self._metrics is None:
             return
         grad_norm, applied = (result.grad_norm, result.applied) if result else (math.nan, False)
         self._metrics.step(
             {
                 "step": step,
-                **loss_metrics(agreed.losses, grad_norm, applied),
+                **loss_metrics(summary.losses, grad_norm, applied),
                 **rows_metrics(rows, self._config.batch.row_tokens),
                 "learning_rate": learning_rate,
                 **rank_times,

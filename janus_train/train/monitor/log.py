@@ -48,8 +48,8 @@ def set_up_logging(rank: int | None = None) -> Console:
     handler = ConsoleHandler(console)
     handler.addFilter(RankFilter(int(os.environ.get("RANK", "0")) if rank is None else rank))
     package = logging.getLogger("janus_train")
-    for old in [handler for handler in package.handlers if isinstance(handler, ConsoleHandler)]:
-        package.removeHandler(old)
+    for old_handler in [handler for handler in package.handlers if isinstance(handler, ConsoleHandler)]:
+        package.removeHandler(old_handler)
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     package.propagate = False

@@ -58,7 +58,7 @@ class BadSteps:
     def __init__(self, path: Path, group: Distributed):
         self._path, self._group = path, group
         self._spikes = SpikeRule()
-        self._consecutive = 0
+        self._num_consecutive = 0
 
     def judge(self, step: int, rows: Sequence[Row], loss: float, grad_norm: float, applied: bool) -> None:
         """``loss``, ``grad_norm`` and ``applied`` are the step's, the same on all ranks; ``rows`` are this rank's.
@@ -66,7 +66,7 @@ class BadSteps:
         Raises `UserError` on every rank when too many steps in a row could not be applied.
         """
         if applied:
-            self._consecutive = 0
+            self._num_consecutive = 0
             limit = self._spikes.limit()
             if loss > limit:
                 count = self._write(step, rows, loss, grad_norm, "spike")
@@ -76,12 +76,12 @@ class BadSteps:
                 )
             self._spikes.add(loss)
             return
-        self._consecutive += 1
+        self._num_consecutive += 1
         count = self._write(step, rows, loss, grad_norm, "not finite")
         logger.warning(
             f"step {step}: loss or gradient is not finite, the step is not applied; its {count} samples are in {self._path}"
         )
-        if self._consecutive == MAX_CONSECUTIVE_BAD:
+        if self._num_consecutive == MAX_CONSECUTIVE_BAD:
             raise UserError(
                 f"step {step}: {MAX_CONSECUTIVE_BAD} steps in a row had a loss or gradient that is not finite: training "
                 f"stops, nothing of them is saved; their samples are in {self._path}"
@@ -112,8 +112,8 @@ def finite_or_none(value: float | None) -> float | None:
 def check_finite(backend: Backend, step: int) -> None:
     """Raises `UserError` on every rank if a trained weight of any is not finite: such weights are never saved."""
     checks = [torch.isfinite(shard.weight).all() for shard in backend.checkpoint_shards()]
-    finite = not checks or bool(torch.stack(checks).all())
-    if backend.distributed.sum([float(not finite)])[0]:
+    is_finite = not checks or bool(torch.stack(checks).all())
+    if backend.distributed.sum([float(not is_finite)])[0]:
         raise UserError(
             f"step {step}: the weights are not finite and are not saved: the last checkpoint is from before; go on from "
             "it with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"

@@ -28,7 +28,7 @@ def rows_metrics(rows: RowsReport, row_tokens: int) -> dict[str, Any]:
         "tokens": rows.num_tokens,
         "fill": rows.num_tokens / (len(rows.digests) * row_tokens),
         "flops": rows.flops,
-        "quarantined": len(rows.quarantined),
+        "quarantined": len(rows.quarantined_samples),
         "batch_digest": rows.digest,
     }
 

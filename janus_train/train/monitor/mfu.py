@@ -25,21 +25,21 @@ class MFU:
     """Made once a run, on every process at the same time: the processes measure what they have."""
 
     def __init__(self, config: Config, group: Distributed):
-        self._model, self._trained, self._peft = config.model, config.train_parts, config.peft
+        self._model, self._train_parts, self._peft = config.model, config.train_parts, config.peft
         self._flops_per_token = 6 * parameter_counts(config.model)["language_model"]
-        mine = peak_flops(group.device, config.precision)
-        peak, unknown = group.sum([mine or 0.0, float(mine is None)])
-        self.peak: float | None = None if unknown else peak
+        rank_peak = peak_flops(group.device, config.precision)
+        peak, num_unknown = group.sum([rank_peak or 0.0, float(rank_peak is None)])
+        self.peak: float | None = None if num_unknown else peak
         """FLOP/s of all processes together; None if a device's peak is not known, and then there is no share of it."""
 
     def useful_flops(self, rows: Sequence[Row]) -> float:
         """Of these rows' forward and backward."""
         content = workload_of(d for row in rows for d in row.documents)
-        return total_flops(self._model, self._trained, content, self._peft)
+        return total_flops(self._model, self._train_parts, content, self._peft)
 
     def shares(self, flops: float, tokens: int, step_s: float) -> dict[str, float | None]:
         """``mfu`` and ``mfu_6n`` of a step over all processes."""
         if self.peak is None:
             return {"mfu": None, "mfu_6n": None}
-        most = self.peak * step_s
-        return {"mfu": flops / most, "mfu_6n": self._flops_per_token * tokens / most}
+        peak_total = self.peak * step_s
+        return {"mfu": flops / peak_total, "mfu_6n": self._flops_per_token * tokens / peak_total}

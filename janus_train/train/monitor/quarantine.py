@@ -27,21 +27,21 @@ class Quarantine:
 
     def record(self, step: int, rows: RowsReport) -> None:
         """Write down what the rows of ``step`` could not use. Raises `UserError` with a summary if a source has too much."""
-        if not rows.quarantined:
+        if not rows.quarantined_samples:
             return
         if self._writes:
-            append_json_lines(self.path, [{"step": step, **line} for line in rows.quarantined])
-        examples = {line["source"]: line for line in rows.quarantined}
-        too_many = []
-        for source in sorted(rows.bad):
-            bad, drawn = rows.bad[source], rows.drawn[source]
-            share = bad / (drawn + bad)  # ``drawn`` are those that could be used
-            if share > self._max_bad and drawn >= min(MIN_DRAWN, self._num_samples[source]):
+            append_json_lines(self.path, [{"step": step, **line} for line in rows.quarantined_samples])
+        examples = {line["source"]: line for line in rows.quarantined_samples}
+        reports = []
+        for source in sorted(rows.num_bad):
+            num_bad, num_usable = rows.num_bad[source], rows.num_drawn[source]
+            share = num_bad / (num_usable + num_bad)
+            if share > self._max_bad and num_usable >= min(MIN_DRAWN, self._num_samples[source]):
                 line = examples.get(source)
                 example = f", such as {line['key']!r}: {line['reason']}" if line else ""
-                too_many.append(f"{source} {bad} of {drawn + bad} drawn ({100 * share:.1f} %{example})")
-        if too_many:
+                reports.append(f"{source} {num_bad} of {num_usable + num_bad} drawn ({100 * share:.1f} %{example})")
+        if reports:
             raise UserError(
-                f"step {step}: too many samples cannot be used: {'; '.join(too_many)}; all of them are in {self.path}; "
+                f"step {step}: too many samples cannot be used: {'; '.join(reports)}; all of them are in {self.path}; "
                 f"fix the data, or accept more with data.max_bad (now {self._max_bad})"
             )

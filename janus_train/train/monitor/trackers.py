@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 WANDB_INIT_S = 60
 WANDB_FINISH_S = 120
-IDS = "trackers.json"
+IDS_FILE = "trackers.json"
 """In the run's folder: the run ids that trackers know it by."""
 
 
@@ -31,7 +31,7 @@ class Trackers:
     """Those named in ``options.trackers`` that could be started. For the main process alone."""
 
     def __init__(self, options: LoggingConfig, run_dir: Path):
-        self._started: list[GeneralTracker] = []
+        self._trackers: list[GeneralTracker] = []
         for name in dict.fromkeys(options.trackers):
             if name == "wandb":
                 self._start_wandb(options.project, run_dir)
@@ -41,15 +41,15 @@ class Trackers:
     def log(self, metrics: dict[str, Any]) -> None:
         """``metrics`` of a step; what is not a number is left out."""
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
-        for tracker in list(self._started):
+        for tracker in list(self._trackers):
             try:
                 tracker.log(numbers, step=metrics["step"])
             except Exception as error:
-                self._started.remove(tracker)
+                self._trackers.remove(tracker)
                 logger.warning(f"{tracker.name} is given up ({error}); metrics.jsonl goes on")
 
     def close(self) -> None:
-        for tracker in self._started:
+        for tracker in self._trackers:
             try:
                 tracker.finish()
             except Exception as error:
@@ -64,10 +64,10 @@ class Trackers:
             tracker = kind(project, **options)
             tracker.start()
         except Exception as error:  # whatever a tracking service does
-            why = next(iter(str(error).split("\n")), type(error).__name__)
-            logger.warning(f"{label or name} could not be started ({why}); metrics.jsonl goes on")
+            reason = next(iter(str(error).split("\n")), type(error).__name__)
+            logger.warning(f"{label or name} could not be started ({reason}); metrics.jsonl goes on")
             return False
-        self._started.append(tracker)
+        self._trackers.append(tracker)
         return True
 
     def _start_wandb(self, project: str, run_dir: Path) -> None:
@@ -75,15 +75,15 @@ class Trackers:
         if mode == "offline":
             logger.warning(f"W&B logs offline: `wandb sync {run_dir}/wandb/offline-run-*` uploads it")
         options = {"dir": str(run_dir), "group": str(run_dir), "id": _run_id(run_dir, "wandb"), "resume": "allow"}
-        started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
-        if not started and mode == "online":
+        is_started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
+        if not is_started and mode == "online":
             _forget_wandb_runs()  # the one that could not be started holds its id
             self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
 
 
 def _run_id(run_dir: Path, tracker: str) -> str:
     """The id that this run has with ``tracker``: made at its first start, and kept."""
-    path = run_dir / IDS
+    path = run_dir / IDS_FILE
     try:
         ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -98,7 +98,7 @@ def test_killed_in_a_save(plan: tuple[list[str], Path], small: Small, tmp_path: 
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     left = tmp_path / "run/checkpoints/.step-000002.part"
     assert left.is_dir() and (left / "manifest.json").exists() == (point == "rename")
-    found = store.newest(tmp_path / "run")
+    found = store.newest_checkpoint(tmp_path / "run")
     assert found is not None and found.step == 1
     assert_same_run(run(config_of(*mine)), whole)
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-000003", "step-000004"]
@@ -212,4 +212,4 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path, schema: int, 
     manifest: dict[str, Any] = {"schema": schema, "step": 3, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: go on with {message}"):
-        store.newest(tmp_path)
+        store.newest_checkpoint(tmp_path)

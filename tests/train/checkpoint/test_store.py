@@ -114,8 +114,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     damage(save(tmp_path, 20))
     before = names(tmp_path)
     found = store.search(tmp_path)
-    assert found.found == store.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
-    assert found.passed_over == (store.Invalid(tmp_path / "checkpoints/step-000020", why),)
+    assert found.newest == store.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
+    assert found.invalid == (store.InvalidCheckpoint(tmp_path / "checkpoints/step-000020", why),)
     assert names(tmp_path) == before
 
 

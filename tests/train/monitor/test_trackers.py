@@ -111,7 +111,7 @@ def test_one_that_fails_later_is_given_up_with_a_line(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
-    [tracker] = started._started
+    [tracker] = started._trackers
     monkeypatch.setattr(tracker, "log", fail)
     for step in STEPS:
         started.log(step)
