@@ -1,7 +1,8 @@
-"""What a run starts from: a folder of weights in either layout, or a hub id, which has to fit the configured model.
+"""The weights a run starts from.
 
-Parts that the folder lacks as a whole (the adaptors, the image head and the code embeddings of a base that never was a
-Janus) are initialised by the run's seed; anything else that is missing, left over or of another shape is an error.
+In: a folder of weights in either layout, or a hub id. Out: the configured model with these weights. A base that was never
+a Janus model has no adaptors, image head and code embeddings: parts that are missing entirely are initialised from the
+run's seed. Any other tensor that is missing, unknown or of another shape is an error.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from janus_train.train.run_dir import RunDir, State
 NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
 )
-"""Parts that a base of ready-made pieces does not have yet."""
+"""Parts that a model assembled from base models may lack."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from, and how the run says so."""
+    """Where the weights come from, and how logs and manifest describe it."""
 
     folder: Path
     description: str
-    moved_to: Path | None = None  # where the folder will be once this run has begun, if it moves
+    moved_to: Path | None = None  # the folder's path after this run has archived it
 
     @property
     def recorded_path(self) -> str:
-        """What a continuation looks for."""
+        """The path that the manifest records, where a resumed run looks."""
         return str((self.moved_to or self.folder).absolute())
 
 
 def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
-    """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base.
+    """Choose the start: ``init_from``, else the previous stage's result (in the run's folder or beside it), else the base.
 
-    A continuation starts from what the run started from, unless ``init_from`` has changed (the weights were moved).
+    A resumed run keeps its start, unless ``init_from`` has changed because the weights were moved. Raises `UserError`.
     """
     run, manifest = run_dir.path, run_dir.manifest()
     if (
@@ -59,7 +60,7 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     previous_stage = config.stage - 1
     inner_path, sibling_path = run / f"stage{previous_stage}" / "final", run.parent / f"stage{previous_stage}" / "final"
     if state == "next_stage" and manifest["stage"] == previous_stage:
-        is_complete = (run_dir.final / "config.json").is_file()  # not if a kill interrupted the move
+        is_complete = (run_dir.final / "config.json").is_file()  # a killed process may have moved it already
         return Start(
             run_dir.final if is_complete else inner_path,
             f"stage {previous_stage}'s result {inner_path}",
@@ -76,19 +77,19 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
 
 
 def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> None:
-    """A checkpoint holds the trained parts alone: the frozen ones have to be those that it was trained beside."""
+    """Raise `UserError` if the frozen parts have changed: a checkpoint holds the trained parts only."""
     for part, digest in run_dir.manifest()["frozen"].items():
         if digests.get(part) != digest:
             raise UserError(
-                f"{run_dir.path} was trained beside another {part} than that of {start.folder}: put back what the run "
-                "started from, name it with init_from=FOLDER, or begin a new run in another output_dir"
+                f"{run_dir.path} was trained with another {part} than that of {start.folder}: put back the weights that "
+                "the run started from, name them with init_from=FOLDER, or start a new run in another output_dir"
             )
 
 
 def load_start(
     config: Config, start: Start
 ) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
-    """The model in fp32, its tokenizer, and the parts that were initialised anew. Raises `UserError` if it does not fit."""
+    """Load the model in fp32, its tokenizer, and the list of newly initialised parts. Raises `UserError` if they do not fit."""
     model = config.model
     folder = open_folder(start.folder)
     tokenizer = folder.tokenizer
@@ -125,7 +126,7 @@ def load_start(
 
 
 def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:
-    """Differences that no tensor's shape shows, such as the number of heads."""
+    """Raise `UserError` for differences that no tensor's shape shows, such as the number of heads."""
     model_config, folder_config = transformers_config(model, None, None, None, None), folder.config
     keys_by_section: dict[str, set[str]] = {
         "text_config": {*type(model.text).model_fields, "model_type", "rope_parameters", "sliding_window"},
@@ -142,11 +143,11 @@ def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:
                 and folder_value is not None
                 and folder_value >= model.text.max_position_embeddings
             ):
-                continue  # the official models were made for more than they are trained with
+                continue  # the official models allow longer texts than they are trained with
             if _plain(folder_value) != _plain(value):
                 raise UserError(
                     f"{folder.path} does not fit model {model.name}: its {section}.{key} is {folder_value}, the model's {value}; "
-                    "model=from_folder takes a model as its folder describes it"
+                    "use model=from_folder for the shape that the folder describes"
                 )
 
 

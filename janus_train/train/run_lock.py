@@ -1,17 +1,17 @@
-"""One owner of a run's folder: a lock that its main process holds for as long as it lives.
+"""The lock that gives a run's folder one owner: its main process, for as long as it lives.
 
-The lock is POSIX's (``fcntl.lockf``) on ``.lock`` in the folder, whose text says who holds it. Why this one of three:
+It is a POSIX lock (``fcntl.lockf``) on ``.lock`` in the folder; the file's text names the owner. Why POSIX:
 
-- The kernel gives it up when the process ends, however that happens, so the same command can start again right after
-  ``kill -9``; forked loader workers do not inherit it. A ``flock`` or an open-file-description lock belongs to them too
-  and would outlive the trainer for as long as they do.
-- NFS and Lustre (mounted with ``flock``) pass it on to their server, so it holds between nodes. After the crash of a whole
-  node an NFS server waits for its lease, some 90 s, before it gives the lock to another.
-- Its price: a process that closes any descriptor of the file loses it, so nothing else here opens ``.lock``.
+- The kernel releases it when the process ends, whatever the cause, so the same command can start again right after
+  ``kill -9``. Forked loader workers do not inherit it; a ``flock`` or an open-file-description lock would belong to them
+  too and could outlive the trainer.
+- NFS and Lustre (mounted with ``flock``) pass it on to their server, so it works between nodes. After the crash of a
+  whole node, an NFS server waits for its lease (some 90 s) before it gives the lock to another.
+- The drawback: a process that closes any descriptor of the file loses the lock, so nothing else opens ``.lock``.
 
-A file system without locks (Lustre mounted without, some FUSE ones) gets a heartbeat instead: the holder writes ``.lock``
-anew every `HEARTBEAT_S`, and a file that is `STALE_S` old belongs to nobody, nor one of a process of this host that is
-gone. Two starts within the same moment are then told apart by who wrote last.
+On a file system without locks (Lustre mounted without ``flock``, some FUSE ones) a heartbeat replaces it: the owner
+rewrites ``.lock`` every `HEARTBEAT_S`. A file older than `STALE_S`, or one from a dead process of this host, has no owner.
+If two processes start at the same moment, the last writer wins.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ NAME = ".lock"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _SETTLE_S = 1.0
-"""After which the last of two that wrote at once can be read everywhere."""
+"""The time after which every node reads the last of two simultaneous writes."""
 _NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """Of the run's folder ``run``; use as a context. Nothing is written before `acquire`, and nothing is left of it after.
+    """The lock of the run's folder ``run``, to use as a context. Nothing is written before `acquire`.
 
-    Folders that it had to make for ``.lock`` go with it, unless the run has put something into them.
+    At the end ``.lock`` is removed, and with it the folders that had to be created for it, unless the run uses them.
     """
 
     def __init__(self, run: Path):
@@ -61,7 +61,7 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Raises `UserError` that names host and process if a living one holds it, or if it cannot be written."""
+        """Take the lock. Raises `UserError` if a living process has it (naming host and process) or it cannot be written."""
         try:
             self._new_folders = [path for path in (self._run, *self._run.parents) if not path.exists()]
             self._run.mkdir(parents=True, exist_ok=True)
@@ -72,21 +72,21 @@ class RunLock:
             raise UserError(f"output_dir {self._run} cannot be written: {error.strerror or error}") from None
 
     def release(self) -> None:
-        """Give it up; without `acquire`, nothing."""
+        """Release the lock, if it was acquired."""
         if self._descriptor is None and self._heartbeat is None:
             return
-        with suppress(OSError):  # a folder that is gone, or can no longer be written
+        with suppress(OSError):  # the folder was deleted or is no longer writable
             if self._heartbeat is not None:
                 self._heartbeat.stop()
             if self._heartbeat is None or self._heartbeat.is_ours():
-                self._path.unlink(missing_ok=True)  # while it is held: what is there is ours
+                self._path.unlink(missing_ok=True)  # before the lock is released, while the file is ours
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self._heartbeat = None
         self._remove_new_folders()
 
     def _lock(self) -> bool:
-        """Whether it is ours now."""
+        """Try to take the lock; returns whether this process has it."""
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -94,7 +94,7 @@ class RunLock:
                 if self._is_at_its_path(descriptor):
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, _description().encode(), 0)
-                    os.fsync(descriptor)  # other nodes read who it is
+                    os.fsync(descriptor)  # other nodes read the owner from it
                     self._descriptor, descriptor = descriptor, -1
                     return True
             except OSError as error:
@@ -108,7 +108,7 @@ class RunLock:
                     os.close(descriptor)
 
     def _is_at_its_path(self, descriptor: int) -> bool:
-        """Not if the holder before has taken it away between our opening it and its end."""
+        """Whether the open file is still the one at the path; the previous owner may have removed it after we opened it."""
         try:
             path_stat, file_stat = self._path.stat(), os.fstat(descriptor)
         except FileNotFoundError:
@@ -138,13 +138,13 @@ class RunLock:
 
     def _remove_new_folders(self) -> None:
         for path in self._new_folders:
-            with suppress(OSError):  # it is the run's now
+            with suppress(OSError):  # the run has put files into it
                 path.rmdir()
         self._new_folders = []
 
 
 class _Heartbeat:
-    """Writes the file anew from time to time, until it is stopped or the file is another's."""
+    """Rewrites the file every `HEARTBEAT_S` until it is stopped or another process owns the file."""
 
     def __init__(self, path: Path):
         self._path, self._token = path, secrets.token_hex(8)
@@ -165,7 +165,7 @@ class _Heartbeat:
 
     def _beat(self) -> None:
         while not self._stop_event.wait(HEARTBEAT_S):
-            with suppress(OSError):  # a disk that is full at the moment
+            with suppress(OSError):  # the disk is full at the moment
                 if self.is_ours():
                     self.write()
 
@@ -176,7 +176,7 @@ def _description(**fields: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Empty for what is not there, or not yet written."""
+    """The owner's description; empty if the file does not exist or is not yet written."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -185,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_held_by_heartbeat(path: Path) -> bool:
-    """Whether a living process keeps it, by the file server's own clock."""
+    """Whether a living process owns the file, judged by the file server's own clock."""
     holder = _read(path)
     if not holder.get("token"):
         return False

@@ -62,7 +62,7 @@ class OneStep:
         self._backend.sync_model_weights()
 
     def on(self, assignment: Assignment) -> tuple[float, float, dict[str, torch.Tensor] | None]:
-        """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, shared out in order."""
+        """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, dealt to the ranks in order."""
         self._set_back()
         config, used = self._config, dict.fromkeys(KINDS, 0)
         batches = []

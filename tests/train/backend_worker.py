@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node W tests/train/backend_worker.py CASES.json
 
-A group that is started once and runs many configurations is much cheaper than a launch a case.
+A group that is started once and runs many configurations is much cheaper than one launch per case.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class failing_at:
 
 
 def main() -> None:
-    """Results go to RESULTS.json beside the cases, by rank 0: a value or an error a case."""
+    """Results go to RESULTS.json beside the cases, by rank 0: a value or an error per case."""
     path = Path(sys.argv[1])
     results = {}
     for case in json.loads(path.read_text()):

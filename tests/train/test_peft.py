@@ -1,4 +1,4 @@
-"""LoRA: what trains, what keeps its bytes, what is written, how a run goes on, and what is refused."""
+"""LoRA: what trains, what keeps its bytes, what is written, how a run resumes, and what is refused."""
 
 from __future__ import annotations
 

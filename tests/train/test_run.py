@@ -1,4 +1,4 @@
-"""Whole runs in this process: what trains, what is frozen, what is written, how a run goes on."""
+"""Whole runs in this process: what trains, what is frozen, what is written, how a run resumes."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path
     whole = run(small(2, "run.steps=6", f"output_dir={tmp_path / 'whole'}"))
     first = run(small(2, "run.steps=3", "run.checkpoint_every=2"))
     shutil.rmtree(first / "final")
-    shutil.rmtree(first / "checkpoints/step-000003")  # as if killed after step 3: go on from step 2
+    shutil.rmtree(first / "checkpoints/step-000003")  # as if killed after step 3: resume from step 2
     with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # and in the midst of a line
     manifest = json.loads((first / "manifest.json").read_text())
@@ -209,7 +209,7 @@ THREE = ("run.planned_steps=6", "run.checkpoint_every=1", "run.keep_checkpoints=
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_kept(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
-    """The run goes on from the one before, and what was passed over goes when a later one is committed, not sooner."""
+    """The run resumes from the previous one; the invalid ones are deleted once a later one is committed, not sooner."""
     folder = run(small(2, *THREE))
     first = lines(folder)
     damage(folder, 3)
@@ -223,7 +223,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_kept(small: Small, capfd: pyte
     said = capfd.readouterr().err
     assert "starts from its checkpoint" in said and "step-000001" in said
     for step in (2, 3):
-        assert f"warning: checkpoint {folder}/checkpoints/step-{step:06d} is passed over (rank-00000.safetensors has 7 bytes" in said  # fmt: skip
+        assert f"warning: checkpoint {folder}/checkpoints/step-{step:06d} is not valid (rank-00000.safetensors has 7 bytes" in said  # fmt: skip
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
         "step-000001",
         "step-000002",
@@ -262,7 +262,7 @@ def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
     assert "\n" not in str(error.value) and everything(folder) == before
     capfd.readouterr()
     run(small(2, *THREE, "run.steps=4", "resume=restart"))
-    assert f"what was there is now in {folder}/restart-1" in capfd.readouterr().err
+    assert f"the existing files are now in {folder}/restart-1" in capfd.readouterr().err
     kept = everything(folder / "restart-1")
     assert all(kept[name] == data for name, data in before.items() if "tensorboard" not in name)
     whole = run(small(2, *THREE, "run.steps=4", f"output_dir={tmp_path / 'whole'}"))
@@ -270,7 +270,7 @@ def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
 
 
 def test_restart_goes_on_where_a_checkpoint_is_valid(small: Small) -> None:
-    """So that a job that is requeued with the same words does not begin anew each time."""
+    """So that a job that is requeued with the same command does not start at step 0 each time."""
     folder = run(small(2, *THREE))
     first = lines(folder)
     run(small(2, *THREE, "run.steps=4", "resume=restart"))
@@ -362,7 +362,7 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
 
 @pytest.fixture
 def flawed_recipe(tmp_path: Path) -> Path:
-    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is no image."""
+    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is not an image."""
     folder = tmp_path / "flawed"
     folder.mkdir()
     texts = {f"t{i:02d}.json": {"text": "" if i % 10 == 3 else f"text number {i}"} for i in range(20)}
@@ -449,7 +449,7 @@ def test_a_continuation_takes_the_frozen_parts_that_it_was_trained_beside(
     name = "model.vision_model.embeddings.patch_embedding.bias"
     save_file(weights | {name: weights[name] + 1}, base / "model.safetensors")
     stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UserError, match=r"trained beside another understanding_encoder than that of .*/base"):
+    with pytest.raises(UserError, match=r"trained with another understanding_encoder than that of .*/base"):
         run(small(1, *plan, "run.steps=2"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
     save_file(weights, base / "model.safetensors")

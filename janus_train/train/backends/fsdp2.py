@@ -1,8 +1,8 @@
-"""FSDP2: every trained and frozen weight, its gradient and its moments sharded by rows (torch's ``fully_shard``).
+"""FSDP2: all weights, their gradients and their moments are sharded by rows (torch's ``fully_shard``).
 
-Accelerate starts the ranks and reads the launch file; the wrapping is ours, because Accelerate leaves it out on a CPU
-and the VQ encoder has to stay whole. A unit is what is gathered at a time: each layer of the language model and of the
-understanding encoder, the text embedding, and both heads; the rest, some small modules, is one more.
+Accelerate starts the ranks and reads the launch file. The wrapping is done here, because Accelerate skips it on a CPU and
+the VQ encoder must not be sharded. A unit is gathered at a time: each layer of the language model and of the
+understanding encoder, the text embedding and both heads; the remaining small modules form one more unit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from janus_train.train.optim import make_optimizer
 
 
 class FSDP2(Sharded):
-    """Gradients are averaged and sharded in every micro-batch: whole ones are never kept."""
+    """Weights, gradients and moments are sharded; gradients are averaged and sharded in every micro-batch."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         super().__init__(janus, config, distributed)
@@ -33,8 +33,9 @@ class FSDP2(Sharded):
         mesh = init_device_mesh(device.type, (distributed.world_size,))
         keep_weights_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
         fp32_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-        # In bf16 runs the language model's layers and the heads travel as bf16, as autocast would round them anyway;
-        # gradients as fp32. The embedding makes the residual stream, and LayerNorm wants its weights in its input's type.
+        # In bf16 runs the language model's layers and the heads are gathered in bf16, to which autocast would round them
+        # anyway, and gradients are reduced in fp32. The embedding stays fp32 because it makes the residual stream, the
+        # vision layers because LayerNorm needs its weights in the type of its input.
         bf16_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         layer_policy = bf16_policy if config.precision == "bf16" else fp32_policy
         model = PackedJanus(janus)
@@ -62,7 +63,7 @@ class FSDP2(Sharded):
         return shards
 
     def _first_row(self, rows: int) -> int:
-        """Rows are dealt in equal blocks, the last ones smaller or empty."""
+        """The first row on this rank: rows are split into equal blocks, the last ones smaller or empty."""
         num_ranks = self.distributed.world_size
         return min(rows, self.distributed.rank * -(-rows // num_ranks))
 

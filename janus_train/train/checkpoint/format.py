@@ -4,15 +4,12 @@
                               state.json                  step, the streams' states, the parameters' shapes
                               manifest.json               schema, step, ranks, recipe, sizes and digests of the others
 
-A folder is a checkpoint only if its manifest is there and every file is what the manifest says (`saver` writes it last, `store` looks).
-What is not is passed over, named, and kept aside as step-NNNNNN.invalid; a file that cannot be read ends the start instead,
-for it may be whole (a file server that is away, a permission).
-A rank's file holds what that rank owned, each shard flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and
-in its metadata where each begins. Whoever loads reads the stretches that it needs from whichever files have them: so
-any backend at any world size goes on from any other, and no rank holds more than its own share.
+A folder is a checkpoint only if it has a manifest and every file matches it: `saver` writes the manifest last, `store`
+checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and in
+its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have them. So
+checkpoints resume under any other backend and number of processes, and no rank holds more than its own share.
 
-The frozen parts are not stored again: a resume takes them from where the run started, and the run's manifest has their
-digests.
+The frozen parts are not saved: a resumed run takes them from where it started, and the run's manifest has their digests.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ def rank_file(rank: int) -> str:
 
 
 def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What state.json holds."""
+    """The contents of state.json."""
     return {
         "step": step,
         "optimizer_steps": backend.optimizer_steps,
@@ -49,7 +46,7 @@ def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) ->
 
 
 def tensors_of(shards: list[ParameterShard]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """What a rank's file holds, and its metadata."""
+    """The tensors of a rank's file, and its metadata."""
     tensors = {}
     for shard in shards:
         tensors[f"weight/{shard.name}"] = shard.weight
@@ -58,9 +55,9 @@ def tensors_of(shards: list[ParameterShard]) -> tuple[dict[str, torch.Tensor], d
 
 
 def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
-    """Put the checkpoint's weights and moments in place; returns the streams' states, by number.
+    """Load the checkpoint's weights and moments into the backend; returns the streams' states by number.
 
-    Raises `UserError` on all ranks if any cannot read it, or if its tensors are not those that train.
+    Raises `UserError` on all ranks if any of them cannot read it, or if its tensors are not those that train.
     """
     with backend.distributed.raise_on_all_ranks():
         state = _fill_all(checkpoint, backend)
@@ -72,7 +69,7 @@ def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
 
 
 def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
-    """Fill what this rank holds; returns what state.json has."""
+    """Fill this rank's shards; returns the contents of state.json."""
     path = checkpoint.folder / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +85,7 @@ def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
         raise unreadable_error(path, error) from None
     except SafetensorError as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): nothing was changed") from None
-    assert not any(num_missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
+    assert not any(num_missing.values()), f"{checkpoint.folder} does not cover all trained parameters"
     return state
 
 
@@ -105,7 +102,7 @@ def _refuse_other_shapes(checkpoint: Checkpoint, backend: Backend, state: dict[s
 
 @torch.no_grad()
 def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterShard, int]]:
-    """Copy into ``shards`` what the file at ``path`` has of them; yields each shard and how many elements that were."""
+    """Copy the file's elements into ``shards``; yields each shard that got any, with their number."""
     with safe_open(path, framework="pt") as file:
         starts: dict[str, int] = json.loads(file.metadata()["starts"])
         for shard in shards:
@@ -124,7 +121,7 @@ def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterS
 
 
 def write_files(staging: Path, rank: int, shards: list[ParameterShard], state: dict[str, Any] | None) -> Entries:
-    """Write a rank's shards, and ``state`` if it has one; synced when this returns."""
+    """Write a rank's shards, and ``state`` unless it is None; the files are synced to the disk on return."""
     names = [rank_file(rank)]
     tensors, metadata = tensors_of(shards)
     save_file(tensors, staging / names[0], metadata)

@@ -1,12 +1,15 @@
-"""Saving without stopping: a snapshot, a thread that writes it, and all ranks agree on whether the checkpoint is valid.
+"""Saves checkpoints while training continues.
 
-    begin    all ranks copy what they own into CPU memory; the step goes on
-    thread   each rank writes its file into the staging folder, syncs it and takes its digest
-    finish   once all ranks have written (`written`, which they tell each other at every step): if all succeeded, rank 0
-             writes the manifest and renames, and only then removes the checkpoints that this one supersedes; if any rank
-             failed, all give the save up and the one before stays
+In: the backend's shards and the streams' states. Out: a committed checkpoint folder. All ranks agree on whether the
+checkpoint is valid.
 
-Never two at once: a new one waits for the one before, as does the end of the run. All nodes have to see the same folder.
+    begin    all ranks copy their shards into CPU memory, and training continues
+    thread   each rank writes its file into the staging folder, syncs it and computes its digest
+    finish   once all ranks have written (they exchange `is_written` at every step): if all succeeded, rank 0 writes the
+             manifest, renames the folder and only then removes superseded checkpoints; if any rank failed, all give up
+             this save and the previous checkpoint stays
+
+There is one save at a time: the next one, and the end of the run, wait for it. All nodes must see the same folder.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from janus_train.train.checkpoint.store import (
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Saves in a row that fail before the run stops."""
+"""The number of consecutive failed saves that stops the run."""
 
 
 @dataclass
@@ -52,9 +55,9 @@ class _PendingSave:
 
 
 class CheckpointSaver:
-    """Saves one run's checkpoints. Every method is called by all ranks, at the same steps.
+    """Saves one run's checkpoints. All ranks call every method, at the same steps.
 
-    ``recipe``: digests of recipe and data, which go into the manifests.
+    ``recipe``: digests of recipe and data, for the manifests.
     """
 
     def __init__(self, run_dir: Path, backend: Backend, options: RunConfig, recipe: dict[str, str]):
@@ -64,18 +67,18 @@ class CheckpointSaver:
         self._pending_save: _PendingSave | None = None
         self._failures = 0
         self.blocked_s = 0.0
-        """Seconds that steps were held up by saving."""
+        """Seconds that training waited for saving."""
         self.save_s = 0.0
-        """Seconds from the begin of saves to their commit."""
+        """Seconds from the start of each save to its commit, summed."""
         self._start_s = 0.0
 
     @property
     def is_written(self) -> bool:
-        """Whether this rank's part of what is being saved is on the disk, or failed: `finish` would not wait for it."""
+        """Whether this rank has written its part or failed to, so that `finish` does not wait for it."""
         return self._pending_save is None or self._pending_save.future.done()
 
     def begin(self, step: int, streams: dict[str, dict[str, Any]]) -> None:
-        """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` failures in a row."""
+        """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` consecutive failures."""
         self.finish()
         self._start_s = start_s = time.perf_counter()
         target = folder_of(self._run_dir, step)
@@ -89,7 +92,7 @@ class CheckpointSaver:
         self.blocked_s += time.perf_counter() - start_s
 
     def finish(self) -> Checkpoint | None:
-        """Wait for the pending save, and commit it."""
+        """Wait for the pending save and commit it; returns None if there is none or it failed."""
         if self._pending_save is None:
             return None
         start_s = time.perf_counter()
@@ -99,12 +102,12 @@ class CheckpointSaver:
         return checkpoint
 
     def close(self) -> None:
-        """`finish`, and wait until older checkpoints are gone."""
+        """Finish the pending save, and wait until superseded checkpoints are deleted."""
         self.finish()
         self._thread.shutdown(wait=True)
 
     def _commit(self) -> Checkpoint | None:
-        """All ranks have written, or failed."""
+        """Commit the pending save if all ranks have written it; otherwise give it up."""
         assert self._pending_save is not None
         pending, self._pending_save = self._pending_save, None
         error = pending.future.exception()
@@ -146,7 +149,7 @@ class CheckpointSaver:
         return None
 
     def _any_rank_failed(self, error: BaseException | None, step: int, staging: Path) -> bool:
-        """Whether any rank has an error; then all give this save up. Raises `UserError` if it is one too many."""
+        """Whether any rank has an error; if so, all give this save up. Raises `UserError` at the last allowed failure."""
         [num_failures] = self._group.sum([float(error is not None)])
         if not num_failures:
             return False
@@ -157,13 +160,14 @@ class CheckpointSaver:
         message = f"the checkpoint of step {step} could not be written: {errors[0]}"
         if self._failures == MAX_FAILURES:
             raise UserError(
-                f"{message}; {MAX_FAILURES} in a row failed, training stops: make room or mend the disk, and go on"
+                f"{message}; {MAX_FAILURES} in a row failed, training stops: free or repair the disk, then run the same command "
+                "again to resume"
             )
-        logger.warning(f"{message}; the one before stays, training goes on")
+        logger.warning(f"{message}; the previous checkpoint stays, training continues")
         return True
 
 
 def _copy(shard: ParameterShard) -> ParameterShard:
-    """The shard in CPU memory, not to change any more."""
+    """A copy of the shard in CPU memory, which training does not change."""
     moments = {key: moment.detach().to("cpu", copy=True) for key, moment in shard.moments.items()}
     return ParameterShard(shard.name, shard.start, shard.weight.detach().to("cpu", copy=True), moments)

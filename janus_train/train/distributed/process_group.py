@@ -1,8 +1,8 @@
-"""All processes of a job find each other, or each says in bounded time who is missing.
+"""Starts the process group: all processes of a job find each other, or each reports in bounded time who is missing.
 
 In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
-Out: torch's process group, which Accelerate and DeepSpeed then find ready; its collectives give up after the watchdog
-would have. And the store where they met, by which a rank that fails tells the others why (`propagate_errors`).
+Out: torch's process group, which Accelerate and DeepSpeed then use, with a collective timeout longer than the watchdog's;
+and the store through which a rank that fails tells the others why (`propagate_errors`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from janus_train.train.distributed.signals import PeerLost, Preempted
 FAILURE_KEY = "failed"
 POLL_EVERY_S = 5.0
 GRACE_S = 60
-"""So much longer than the watchdog a collective waits: the watchdog says more of where it hangs."""
+"""Seconds by which collectives wait longer than the watchdog, which reports better where a process hangs."""
 
 
 def join(options: RunConfig) -> dist.Store | None:
-    """Start the process group, if the environment says that there are several processes. Raises `UserError`."""
+    """Start the process group if the environment says that there are several processes. Raises `UserError`."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or dist.is_initialized():
         return None
@@ -55,7 +55,7 @@ def join(options: RunConfig) -> dist.Store | None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether ``error`` is how torch says that another rank is gone: by type, or by the words of gloo's RuntimeError."""
+    """Whether ``error`` means that another rank is gone: by its type, or by the text of gloo's RuntimeError."""
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
         return True
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "gloo")
@@ -64,9 +64,9 @@ def is_lost_peer(error: BaseException) -> bool:
 
 @contextmanager
 def propagate_errors(store: dist.Store | None) -> Iterator[None]:
-    """Inside, an error of this rank is written into ``store``, where the others look when they find this one gone.
+    """Inside the block, an error of this rank is written into ``store``, where the other ranks read it.
 
-    For them torch's ways to say so become the other's `UserError`, or one `PeerLost` that names what is known.
+    When they notice that this rank is gone, they raise its `UserError`, or `PeerLost` with what is known of its error.
     """
     try:
         yield
@@ -83,11 +83,13 @@ def propagate_errors(store: dist.Store | None) -> Iterator[None]:
         reason = (
             f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({first_line(error)})"
         )
-        raise PeerLost(f"{rank_name}: {reason}; the same command goes on from the newest checkpoint") from error
+        raise PeerLost(
+            f"{rank_name}: {reason}; run the same command again to resume from the latest checkpoint"
+        ) from error
 
 
 def _publish_error(store: dist.Store | None, rank_name: str, error: Exception) -> None:
-    """The first one's word stays."""
+    """Write this rank's error into the store, unless another rank was first."""
     if store is None or isinstance(error, Preempted):
         return
     is_user_error = isinstance(error, UserError)
@@ -97,7 +99,7 @@ def _publish_error(store: dist.Store | None, rank_name: str, error: Exception) -
 
 
 def _peer_error(store: dist.Store | None) -> dict[str, Any]:
-    """What the first rank that failed has written; nothing if none has."""
+    """The error of the first rank that failed; empty if there is none."""
     if store is None:
         return {}
     try:
@@ -107,7 +109,7 @@ def _peer_error(store: dist.Store | None) -> dict[str, Any]:
 
 
 def missing_ranks(world_size: int, present_ranks: Sequence[int]) -> str:
-    """The ranks that are not there, as ``3, 8-15 (9 of 32)``."""
+    """The ranks that are not present, as ``3, 8-15 (9 of 32)``."""
     absent_ranks = sorted(set(range(world_size)) - set(present_ranks))
     ranges: list[list[int]] = []
     for rank in absent_ranks:
@@ -120,7 +122,7 @@ def missing_ranks(world_size: int, present_ranks: Sequence[int]) -> str:
 
 
 def _open_store(rank: int, address: str, port: int, timeout_s: float) -> dist.Store:
-    """The store at the master's address: the launcher's if it keeps one, else rank 0's."""
+    """The store at the master's address: the launcher's if it has one, else rank 0's."""
     is_server = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         store = dist.TCPStore(
@@ -136,7 +138,7 @@ def _open_store(rank: int, address: str, port: int, timeout_s: float) -> dist.St
         if "EADDRINUSE" in str(error):
             message = f"port {port} is taken: choose another MASTER_PORT (accelerate launch --main_process_port)"
         elif is_server:
-            message = f"cannot open {address}:{port}: MASTER_ADDR has to name the host of rank 0 ({first_line(error)})"
+            message = f"cannot open {address}:{port}: MASTER_ADDR must name the host of rank 0 ({first_line(error)})"
         else:
             message = (
                 f"rank 0 cannot be reached at {address}:{port} within {timeout_s:.0f} s: check MASTER_ADDR, MASTER_PORT "
@@ -147,7 +149,7 @@ def _open_store(rank: int, address: str, port: int, timeout_s: float) -> dist.St
 
 
 def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, location: str) -> None:
-    """Raises `UserError` with the missing ranks; if rank 0 has given up before, with those of a moment before that."""
+    """Wait until all ranks have joined. Raises `UserError` with the missing ranks, as last seen if rank 0 has given up."""
     keys = [f"here/{other}" for other in range(world_size)]
     present_ranks = [rank]
     deadline = time.monotonic() + timeout_s
@@ -166,7 +168,7 @@ def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: floa
 
 
 def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
-    """Whether all ``keys`` are there within ``seconds``."""
+    """Whether all ``keys`` are set within ``seconds``."""
     try:
         store.wait(keys, timedelta(seconds=seconds))
     except dist.DistStoreError:  # the time is up
@@ -175,7 +177,7 @@ def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
 
 
 def _backend() -> str:
-    """What Accelerate would choose (`PartialState`): NCCL with GPUs, with gloo beside it if FSDP offloads; else gloo."""
+    """The backend that Accelerate would choose (`PartialState`): NCCL on GPUs, plus gloo if FSDP offloads; else gloo."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
         return "gloo"
     full_state = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"

@@ -1,10 +1,10 @@
-"""The one exchange between the ranks in a step: all that they have to tell each other, at its end.
+"""The one exchange between the ranks per step, at its end.
 
     a rank's StepReport  (what the step did here, a stop signal, times)  --.
     a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> StepSummary, the same on all ranks
 
-Gradients are summed by the backend, on the way back through the model; everything else that ranks agree on travels here.
-The next step's number of loss tokens is in it, so that the step knows its denominator before its first forward.
+The backend sums gradients during the backward pass; everything else that the ranks agree on is exchanged here. It
+includes the next step's number of loss tokens, so that the step knows its denominator before its first forward.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from janus_train.train.loss_totals import LossTotals
 
 @dataclass(frozen=True)
 class RowsReport:
-    """What there is to know of a step's rows, without their content; of one rank, or of all."""
+    """Counts and digests of a step's rows, for one rank or for all."""
 
     digests: list[str] = field(default_factory=list)
     num_loss_tokens: int = 0
     samples: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
-    """A text that was cut over rows counts in each by its share."""
+    """Samples per kind; a text that was cut over rows counts in each by its share."""
     tokens: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     flops: float = 0.0
-    """Useful ones, of forward and backward."""
+    """Useful FLOPs of forward and backward."""
     num_drawn: Counter[str] = field(default_factory=Counter)
-    """By source: samples that the rows' streams have drawn since the run began."""
+    """Per source: usable samples that the rows' streams have drawn since the run began."""
     num_bad: Counter[str] = field(default_factory=Counter)
-    """By source: samples that could not be used since the run began."""
+    """Per source: samples that could not be used since the run began."""
     quarantined_samples: list[dict[str, Any]] = field(default_factory=list)
-    """The samples that were met and could not be used, since the rows before."""
+    """The samples that could not be used, since the previous rows."""
     error: str | None = None
-    """There are no rows: why, for the user."""
+    """The user's message if there are no rows."""
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], flops: float) -> RowsReport:
@@ -68,7 +68,7 @@ class RowsReport:
 
     @classmethod
     def sum_of(cls, reports: Sequence[RowsReport]) -> RowsReport:
-        """Of all ranks, rank after rank; the first error, if any has one."""
+        """The report over all ranks, in their order, with the first error if there is any."""
         return cls(
             digests=[text for report in reports for text in report.digests],
             num_loss_tokens=sum(report.num_loss_tokens for report in reports),
@@ -87,18 +87,18 @@ class RowsReport:
 
     @property
     def digest(self) -> str:
-        """Of the global batch: the same for any number of ranks."""
+        """The digest of the global batch, the same for any number of ranks."""
         return digest(self.digests)
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One rank's word on the step that it has done."""
+    """One rank's report on the step that it has done."""
 
     losses: LossTotals | None = None
     """None: nothing was computed (``run.skip_steps``, or before the first step)."""
     signal: int = 0
-    """The signal that asks to stop; 0: none."""
+    """The signal that this rank has received; 0: none."""
     save_written: bool = True
     """Whether this rank's part of the checkpoint being saved is on the disk."""
     data_s: float = 0.0
@@ -108,18 +108,18 @@ class StepReport:
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What all ranks know after the exchange."""
+    """The result of an exchange, the same on all ranks."""
 
     losses: LossTotals | None
-    """The step's, over all ranks."""
+    """The step's losses over all ranks."""
     stop_signal: str | None
-    """The signal that some rank has received, and where; None: go on."""
+    """The signal that a rank has received, and which rank; None: continue."""
     save_written: bool
     """Whether every rank's part of the checkpoint being saved is on the disk."""
     rows: RowsReport
-    """The next step's, over all ranks."""
+    """The next step's rows, over all ranks."""
     reports: list[StepReport]
-    """By rank."""
+    """The reports by rank."""
 
 
 class StepSync:
@@ -129,7 +129,7 @@ class StepSync:
         self._group = group
 
     def exchange(self, step: StepReport, rows: RowsReport) -> StepSummary:
-        """A collective: every rank calls it once per step, and once before the first."""
+        """Gather all reports. A collective: every rank calls it once per step, and once before the first."""
         rank_reports = self._group.gather([(step, rows)])
         reports = [report for report, _ in rank_reports]
         losses = [report.losses for report in reports if report.losses is not None]

@@ -1,7 +1,7 @@
-"""A heartbeat a step: a process that shows none past the deadline writes where it hangs and ends.
+"""One heartbeat per step: a process without one past the deadline prints its stacks and ends.
 
-A rank that waits in a collective for one that is stopped, dead or cut off notices itself, as every other does: so all of
-them end within the deadline, whatever happened to the one. The stopped one is ended by its launcher.
+A rank that waits in a collective for a suspended, dead or unreachable one stops its own heartbeat, as all others do. So all
+of them end within the deadline, and the launcher ends the suspended one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Watchdog:
         self._close_event.set()
 
     def beat(self, event: str, long: bool = False) -> None:
-        """``event`` (say "step 7") is done; what comes may take ``later_s``, or ``first_s`` if it is ``long``."""
+        """Record that ``event`` (say "step 7") is done; the next beat is due in ``later_s``, or in ``first_s`` if ``long``."""
         self._last_event, self._limit_s = event, self._first_s if long else self._later_s
         self._silence_s = 0.0
 
@@ -46,7 +46,7 @@ class Watchdog:
         last_tick = time.monotonic()
         while not self._close_event.wait(tick_s):
             tick = time.monotonic()
-            # ticks, not the clock: a process that was suspended (Ctrl-Z) did not hang in the meantime
+            # count ticks, not the clock: a process that was suspended (Ctrl-Z) did not hang
             self._silence_s += min(tick - last_tick, 2 * tick_s)
             last_tick = tick
             if self._silence_s > self._limit_s:

@@ -1,4 +1,8 @@
-"""What a run shows and writes down while it trains."""
+"""What a run shows and records while it trains.
+
+In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews and
+the log.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run; made by all ranks together.
+    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run. All ranks create it together.
 
-    ``first_step``: the first that this process trains.
+    ``first_step``: the first step that this process trains.
     """
 
     def __init__(self, config: Config, run_dir: RunDir, recipe: Recipe, backend: Backend, first_step: int):
@@ -45,7 +49,7 @@ class Monitor:
         self._metrics = MetricsLog(config, run_dir.metrics, first_step, console) if group.is_main else None
 
     def record_quarantine(self, step: int, rows: RowsReport) -> None:
-        """The samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
+        """Record the samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
         self._quarantine.record(step, rows)
 
     def useful_flops(self, rows: Sequence[Row]) -> float:
@@ -59,7 +63,7 @@ class Monitor:
         logger.info(f"step {step}: its batch is not trained on (run.skip_steps)")
 
     def judge(self, step: int, rows: Sequence[Row], result: StepResult, summary: StepSummary) -> None:
-        """Write down a step that went wrong. Raises `UserError` after too many in a row that could not be applied."""
+        """Record a loss spike or a step that was not applied. Raises `UserError` if too many in a row were not applied."""
         assert summary.losses is not None
         self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
@@ -67,7 +71,7 @@ class Monitor:
         """Generate the recipe's preview prompts; all ranks call it."""
         janus = self._backend.full_model() if self._prompts else None
         if janus is not None:
-            with self._group.autocast():  # as it trains: frozen weights may be there in bf16 alone
+            with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
                 try:
                     write_previews(
                         janus,
@@ -79,7 +83,7 @@ class Monitor:
                     )
                 except OSError as error:
                     logger.warning(
-                        f"step {step}: its preview could not be written ({one_line(error)}); training goes on"
+                        f"step {step}: its preview could not be written ({one_line(error)}); training continues"
                     )
 
     def log(
@@ -93,7 +97,7 @@ class Monitor:
         wait_s: float,
         step_s: float,
     ) -> None:
-        """The step's line. ``rows``: what the ranks summary on about its rows; ``result``: None if it was skipped."""
+        """Write the step's line. ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped."""
         rank_times = self._stragglers.times(step, summary.reports)
         if self._metrics is None:
             return

@@ -1,4 +1,4 @@
-"""Images drawn while training, from the recipe's preview prompts: a run shows what it has learnt."""
+"""Images that are generated during training from the recipe's preview prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_previews(
     temperature: float,
     images_per_prompt: int = 4,
 ) -> None:
-    """A grid with a row for each prompt, ``images_per_prompt`` images wide, the same seeds every time; written to ``path``."""
+    """Write a grid to ``path``: one row per prompt with ``images_per_prompt`` images, from the same seeds every time."""
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(images_per_prompt)]

@@ -1,8 +1,8 @@
-"""Which rank holds up the others: each rank's rank_times times per step, and a line for one that stands out.
+"""Finds the rank that slows down the others.
 
-A rank's rank_times times are what it does not spend waiting for others: ``data_s`` until its rows were there, ``compute_s`` in the
-model's forward passes. The whole step takes equally long on all ranks, so that alone names no culprit. (Where the weights
-are sharded, forward passes wait for other ranks' shards and grow alike; the data times still tell.)
+In: each rank's own times per step, without waiting for others: ``data_s`` until its rows arrived, ``compute_s`` in the
+model's forward passes. Out: a log line for a slow rank, and metrics. The whole step takes equally long on all ranks, so its
+time does not show which one is slow. (With sharded weights, forward passes also wait for other ranks; the data times do not.)
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from janus_train.train.distributed.step_sync import StepReport
 logger = logging.getLogger(__name__)
 
 NOTICEABLE_S = 0.01
-"""Differences between ranks below this are never named: nobody waits for them."""
+"""Smaller differences between ranks, in seconds, are never reported."""
 
 
 class ForwardTimer:
-    """Seconds in ``model``'s forward passes since the last `take`; on a GPU by events, which hold up nothing.
+    """Measures the seconds in ``model``'s forward passes; on a GPU by events, which do not synchronise.
 
-    Of a wrapped model it is the one inside: DDP's wrapper may wait for other ranks.
+    For a wrapped model it measures the inner one: DDP's wrapper may wait for other ranks.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -40,14 +40,14 @@ class ForwardTimer:
         model_inside.register_forward_hook(lambda *_: self._end())
 
     def take(self) -> float:
-        """After the step's loss was read, so that the GPU is done with all of them."""
+        """Seconds since the last call. Call it after the step's loss was read, so that the GPU has finished the passes."""
         spans, self._spans = self._spans, []
         if self._on_gpu:
-            return sum(start.elapsed_time(end) for start, end in spans) / 1000  # given in ms
+            return sum(start.elapsed_time(end) for start, end in spans) / 1000  # elapsed_time is in ms
         return sum(end - start for start, end in spans)
 
     def _begin(self) -> None:
-        if torch.is_grad_enabled():  # previews are no steps
+        if torch.is_grad_enabled():  # not in previews
             self._pass_start = self._now()
 
     def _end(self) -> None:
@@ -64,14 +64,14 @@ class ForwardTimer:
 
 
 class StragglerWatch:
-    """``every``: steps over which times are averaged; ``ratio``: how much slower than the others' median is named."""
+    """Averages times over ``every`` steps, and reports a rank slower than ``ratio`` times the others' median."""
 
     def __init__(self, every: int, ratio: float):
         self._every_steps, self._ratio = every, ratio
         self._window: list[Sequence[StepReport]] = []
 
     def times(self, step: int, reports: Sequence[StepReport]) -> dict[str, list[float]]:
-        """``rank_data_s`` and ``rank_compute_s``: means by rank over the last ``every`` steps, at each of these; else nothing."""
+        """Every ``every`` steps the means per rank, ``rank_data_s`` and ``rank_compute_s``; empty at the other steps."""
         self._window.append(reports)
         if step % self._every_steps:
             return {}
@@ -87,7 +87,7 @@ class StragglerWatch:
 def stragglers(data: Sequence[float], compute: Sequence[float], hosts: Sequence[str], ratio: float) -> list[str]:
     """A line for the slowest rank, if its data and compute time is over ``ratio`` times the others' median.
 
-    Says how many of its host's ranks are as slow, for then it is the host and not one of its GPUs.
+    It says how many of its host's ranks are as slow: if all are, the host is slow and not one GPU.
     """
     rank_times = [d + c for d, c in zip(data, compute, strict=True)]
     if len(rank_times) < 2:

@@ -126,7 +126,7 @@ def test_full_disk(
         UserError, match=r"checkpoint of step 4 could not be written: .*No space left.*3 in a row failed"
     ):
         run(config_of(*mine))
-    assert capfd.readouterr().err.count("the one before stays, training goes on") == 2
+    assert capfd.readouterr().err.count("the previous checkpoint stays, training continues") == 2
     assert [p.name for p in (small_disk / "run/checkpoints").iterdir()] == ["step-000001"]
     (small_disk / "ballast").unlink()
     monkeypatch.setattr(saver, "publish", published)
@@ -211,5 +211,5 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path, schema: int, 
     folder.mkdir(parents=True)
     manifest: dict[str, Any] = {"schema": schema, "step": 3, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: go on with {message}"):
+    with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: use {message}"):
         store.newest_checkpoint(tmp_path)
