@@ -1,7 +1,7 @@
 """The result of a finished run.
 
-In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, and with LoRA ``adapter/`` with the
-adapters alone.
+In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, and with LoRA ``adapter/`` with
+the adapters alone.
 """
 
 from __future__ import annotations

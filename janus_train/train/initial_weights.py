@@ -1,8 +1,8 @@
 """The weights a run starts from.
 
-In: a folder of weights in either layout, or a hub id. Out: the configured model with these weights. A base that was never
-a Janus model has no adaptors, image head and code embeddings: parts that are missing entirely are initialised from the
-run's seed. Any other tensor that is missing, unknown or of another shape is an error.
+In: a folder of weights in either layout, or a hub id. Out: the configured model with these weights. A base that was
+never a Janus model has no adaptors, image head and code embeddings: parts that are missing entirely are initialised
+from the run's seed. Any other tensor that is missing, unknown or of another shape is an error.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Start:
 
 
 def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
-    """Choose the start: ``init_from``, else the previous stage's result (in the run's folder or beside it), else the base.
+    """Choose the start: ``init_from``, else the previous stage's result, else the model's base.
 
-    A resumed run keeps its start, unless ``init_from`` has changed because the weights were moved. Raises `UserError`.
+    The previous stage's result is in the run's folder or beside it.    A resumed run keeps its start, unless ``init_from`` has changed because the weights were moved. Raises `UserError`.
     """
     run, manifest = run_dir.path, run_dir.manifest()
     if (
@@ -89,7 +89,10 @@ def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> Non
 def load_start(
     config: Config, start: Start
 ) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
-    """Load the model in fp32, its tokenizer, and the list of newly initialised parts. Raises `UserError` if they do not fit."""
+    """Load the model in fp32, its tokenizer, and the list of newly initialised parts.
+
+    Raises `UserError` if they do not fit.
+    """
     model = config.model
     folder = open_folder(start.folder)
     tokenizer = folder.tokenizer

@@ -1,7 +1,7 @@
 """AdamW over the trainable parameters, and the learning rate as a pure function of the step.
 
-There is no scheduler object: Accelerate's prepared schedulers advance once per process in every step, so a warm-up of 600
-steps would take 600 / num_processes.
+There is no scheduler object: Accelerate's prepared schedulers advance once per process in every step, so a warm-up of
+600 steps would take 600 / num_processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: OptimConfig, planned_steps: int) -> float:
-    """The learning rate of step ``step`` (from 1): linear warm-up over ``warmup_steps``, then constant or cosine to 0."""
+    """The learning rate of step ``step`` (from 1): linear warm-up, then constant or cosine to 0."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     if config.schedule == "constant":

@@ -3,7 +3,8 @@
     open the run folder -> load the model -> hand it to a backend -> restore -> open the rows -> record the start
     -> train -> write the result
 
-Everything is checked before the first file is written. This is the only module that sees data, model and folder together.
+Everything is checked before the first file is written. This is the only module that sees data, model and folder
+together.
 """
 
 from __future__ import annotations

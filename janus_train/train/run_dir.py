@@ -73,8 +73,8 @@ def open_run_dir(
 ) -> tuple[RunDir, RunState]:
     """Check and lock the run's folder; returns it with its state. Nothing but the lock is written.
 
-    Raises `UserError` on all ranks if the run must not continue there, if another run uses the folder, if its disk has no
-    room for a checkpoint, or if any rank cannot read its files.
+    Raises `UserError` on all ranks if the run must not continue there, if another run uses the folder, if its disk has
+    no room for a checkpoint, or if any rank cannot read its files.
     """
     run_dir = RunDir(config, data_digests)
     with group.raise_on_all_ranks():
@@ -376,7 +376,10 @@ def _differences(recorded: dict[str, Any], current: dict[str, Any], prefix: str 
 
 
 def _commit() -> str | None:
-    """The checkout's commit; None without git, and for an installed package, even inside another project's repository."""
+    """The checkout's commit, or None.
+
+    It is None without git, and for an installed package, even inside another project's repository.
+    """
     if not IS_CHECKOUT:
         return None
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]

@@ -3,15 +3,15 @@
 It is a POSIX lock (``fcntl.lockf``) on ``.lock`` in the folder; the file's text names the owner. Why POSIX:
 
 - The kernel releases it when the process ends, whatever the cause, so the same command can start again right after
-  ``kill -9``. Forked loader workers do not inherit it; a ``flock`` or an open-file-description lock would belong to them
-  too and could outlive the trainer.
+  ``kill -9``. Forked loader workers do not inherit it; a ``flock`` or an open-file-description lock would belong to
+  them too and could outlive the trainer.
 - NFS and Lustre (mounted with ``flock``) pass it on to their server, so it works between nodes. After the crash of a
   whole node, an NFS server waits for its lease (some 90 s) before it gives the lock to another.
 - The drawback: a process that closes any descriptor of the file loses the lock, so nothing else opens ``.lock``.
 
 On a file system without locks (Lustre mounted without ``flock``, some FUSE ones) a heartbeat replaces it: the owner
-rewrites ``.lock`` every `HEARTBEAT_S`. A file older than `STALE_S`, or one from a dead process of this host, has no owner.
-If two processes start at the same moment, the last writer wins.
+rewrites ``.lock`` every `HEARTBEAT_S`. A file older than `STALE_S`, or one from a dead process of this host, has no
+owner. If two processes start at the same moment, the last writer wins.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock. Raises `UserError` if a living process has it (naming host and process) or it cannot be written."""
+        """Take the lock.
+
+        Raises `UserError` if a living process has it (naming host and process) or it cannot be written.
+        """
         try:
             self._new_folders = [path for path in (self._run, *self._run.parents) if not path.exists()]
             self._run.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,10 @@ class RunLock:
                     os.close(descriptor)
 
     def _is_at_its_path(self, descriptor: int) -> bool:
-        """Whether the open file is still the one at the path; the previous owner may have removed it after we opened it."""
+        """Whether the open file is still the one at the path.
+
+        The previous owner may have removed it after we opened it.
+        """
         try:
             path_stat, file_stat = self._path.stat(), os.fstat(descriptor)
         except FileNotFoundError:

@@ -48,7 +48,7 @@ class TrainableModel:
     """Files of the start beside the Janus model; on the main process only."""
 
     def parts_table(self, config: Config) -> dict[str, Any]:
-        """For the manifest: per part the number of parameters, whether it trains, whether it is new, and the size of its LoRA."""
+        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size."""
         table: dict[str, Any] = {}
         for part, parameters_of_part in parameters_by_part(self.janus).items():
             num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
@@ -89,7 +89,10 @@ def load_trainable(
 def make_trainable(
     janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part], compiled: bool, group: Distributed
 ) -> list[str]:
-    """Apply LoRA, freezing, checkpointing, compilation and precision, in this order; returns the weights cast to bf16."""
+    """Apply LoRA, freezing, checkpointing, compilation and precision, in this order.
+
+    Returns the weights cast to bf16.
+    """
     if config.peft is not None:
         lora.add_lora(janus, config.peft)
     set_trainable(janus, config.train_parts)

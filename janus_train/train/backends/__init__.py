@@ -12,7 +12,10 @@ __all__ = ["Backend", "ParameterShard", "make_backend"]
 
 
 def make_backend(janus: JanusForConditionalGeneration, config: Config, distributed: Distributed) -> Backend:
-    """Put ``janus`` on this run's devices with the launched backend; its trainable parts are set (`parts.set_trainable`)."""
+    """Put ``janus`` on this run's devices with the launched backend.
+
+    Its trainable parts are set (`parts.set_trainable`).
+    """
     if distributed.backend == "zero":
         from janus_train.train.backends.zero import DeepSpeedZeRO  # DeepSpeed takes seconds to import
 

@@ -5,8 +5,9 @@
     fsdp2   torch's fully_shard: all three are sharded
 
 All keep fp32 weights and moments for trained parameters; ``precision=bf16`` computes matrix products in bf16
-(autocast). A frozen part has no gradients, no optimiser state and no second copy. The frozen VQ encoder is never sharded:
-it runs only on ranks whose images lack cached codes, and gathering it there would wait for the other ranks forever.
+(autocast). A frozen part has no gradients, no optimiser state and no second copy. The frozen VQ encoder is never
+sharded: it runs only on ranks whose images lack cached codes, and gathering it there would wait for the other ranks
+forever.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass
 class ParameterShard:
-    """A stretch of a trained parameter (flattened row by row) and of its moments, from element ``start``: views to read or fill."""
+    """A stretch of a trained parameter and of its moments, from element ``start``.
+
+    The parameter is flattened row by row. The tensors are views, to read or to fill.
+    """
 
     name: str
     start: int
@@ -44,7 +48,7 @@ class ParameterShard:
         return self.start + self.weight.numel()
 
     def narrow(self, start: int, stop: int) -> ParameterShard:
-        """The part of the shard with elements ``start`` to ``stop`` of the parameter, which must lie inside the shard."""
+        """The part of the shard with the parameter's elements ``start`` to ``stop``, which must lie inside it."""
         first, count = start - self.start, stop - start
         moments = {key: moment.narrow(0, first, count) for key, moment in self.moments.items()}
         return ParameterShard(self.name, start, self.weight.narrow(0, first, count), moments)
@@ -135,7 +139,10 @@ class Backend(ABC):
         return dict(self.janus.state_dict()) if self.distributed.is_main else None
 
     def full_model(self) -> JanusForConditionalGeneration | None:
-        """A model with which rank 0 can generate: the trained one if it is not sharded, else a copy. All ranks call it."""
+        """A model with which rank 0 can generate: the trained one if it is not sharded, else a copy.
+
+        All ranks call it.
+        """
         return self.janus if self.distributed.is_main else None
 
 

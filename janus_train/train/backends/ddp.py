@@ -1,4 +1,7 @@
-"""DDP: each process has the whole model, and gradients are averaged on the last backward of a step; also one process."""
+"""DDP: each process has the whole model, and gradients are averaged on the last backward of a step.
+
+It is also the backend of a run of one process.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """FSDP2: all weights, their gradients and their moments are sharded by rows (torch's ``fully_shard``).
 
-Accelerate starts the ranks and reads the launch file. The wrapping is done here, because Accelerate skips it on a CPU and
-the VQ encoder must not be sharded. A unit is gathered at a time: each layer of the language model and of the
+Accelerate starts the ranks and reads the launch file. The wrapping is done here, because Accelerate skips it on a CPU
+and the VQ encoder must not be sharded. A unit is gathered at a time: each layer of the language model and of the
 understanding encoder, the text embedding and both heads; the remaining small modules form one more unit.
 """
 

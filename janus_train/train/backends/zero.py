@@ -1,9 +1,9 @@
 """DeepSpeed ZeRO: optimiser state (1), gradients too (2) and weights too (3) are sharded, optionally in CPU memory.
 
-Stage and offloading come from the launch file through Accelerate; everything else is set here. The loss is already divided
-by the step's tokens: DeepSpeed's own division by its accumulation steps is switched off, because it would make the update
-depend on the size of the micro-batches. The optimiser is torch's AdamW, as in the other backends. In bf16 runs DeepSpeed's
-autocast keeps the weights in fp32, but sends linear layers' weights (stage 3) and gradients in bf16.
+Stage and offloading come from the launch file through Accelerate; everything else is set here. The loss is already
+divided by the step's tokens: DeepSpeed's own division by its accumulation steps is switched off, because it would make
+the update depend on the size of the micro-batches. The optimiser is torch's AdamW, as in the other backends. In bf16
+runs DeepSpeed's autocast keeps the weights in fp32, but sends linear layers' weights (stage 3) and gradients in bf16.
 """
 
 from __future__ import annotations

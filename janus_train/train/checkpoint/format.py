@@ -5,11 +5,12 @@
                               manifest.json               schema, step, ranks, recipe, sizes and digests of the others
 
 A folder is a checkpoint only if it has a manifest and every file matches it: `saver` writes the manifest last, `store`
-checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and in
-its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have them. So
-checkpoints resume under any other backend and number of processes, and no rank holds more than its own share.
+checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``,
+and in its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have
+them. So checkpoints resume under any other backend and number of processes, and no rank holds more than its own share.
 
-The frozen parts are not saved: a resumed run takes them from where it started, and the run's manifest has their digests.
+The frozen parts are not saved: a resumed run takes them from where it started, and the run's manifest has their
+digests.
 """
 
 from __future__ import annotations

@@ -149,7 +149,10 @@ class CheckpointSaver:
         return None
 
     def _any_rank_failed(self, error: BaseException | None, step: int, staging: Path) -> bool:
-        """Whether any rank has an error; if so, all give this save up. Raises `UserError` at the last allowed failure."""
+        """Whether any rank has an error; if so, all give this save up.
+
+        Raises `UserError` at the last allowed failure.
+        """
         [num_failures] = self._group.sum([float(error is not None)])
         if not num_failures:
             return False

@@ -3,8 +3,8 @@
 In: the run's folder. Out: its newest valid checkpoint, and the reasons why newer folders are not valid.
 
 A folder ``step-NNNNNN`` is a checkpoint if it has a manifest and every file matches it. Otherwise it is skipped, logged
-and kept as ``step-NNNNNN.invalid``. A file that cannot be read stops the start instead, because it may be intact (a file
-server that is away, a permission). Only checkpoints that a newer one supersedes are deleted.
+and kept as ``step-NNNNNN.invalid``. A file that cannot be read stops the start instead, because it may be intact (a
+file server that is away, a permission). Only checkpoints that a newer one supersedes are deleted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The process group: this rank, sums over all ranks, and the launched backend.
 
-Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the
-files in launch/accelerate/ choose the backend. Accelerate does not divide the loss, deal the data (it would send rank 0's)
-or step the schedule (it would do so once per process): the trainer does.
+Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the files
+in launch/accelerate/ choose the backend. Accelerate does not divide the loss, deal the data (it would send rank 0's) or
+step the schedule (it would do so once per process): the trainer does.
 
 On a machine without a GPU the same files start the same backends on the CPU, over gloo.
 """
@@ -95,7 +95,10 @@ class Distributed:
 
     @contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """All ranks run the block; if any raises `UserError`, all raise the first rank's, so that none continues alone."""
+        """All ranks run the block.
+
+        If any raises `UserError`, all raise the first rank's, so that none continues alone.
+        """
         message = None
         try:
             yield
@@ -116,7 +119,7 @@ class Distributed:
             torch.distributed.barrier()
 
     def _use_all_cores(self, threads: int | None) -> None:
-        """``accelerate launch`` sets OMP_NUM_THREADS to 1 where it finds no GPU: use this process's share of the cores."""
+        """Use this process's share of the cores: without a GPU ``accelerate launch`` sets OMP_NUM_THREADS to 1."""
         num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // num_local_ranks))
 
@@ -128,7 +131,10 @@ def destroy_process_group() -> None:
 
 
 def _launched_backend() -> BackendName:
-    """The backend, by the variables that ``accelerate launch`` sets. Raises `UserError` if it is unsupported or not installed."""
+    """The backend, by the variables that ``accelerate launch`` sets.
+
+    Raises `UserError` if it is unsupported or not installed.
+    """
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         if find_spec("deepspeed") is None:
             raise UserError(

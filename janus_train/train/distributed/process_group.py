@@ -1,8 +1,8 @@
 """Starts the process group: all processes of a job find each other, or each reports in bounded time who is missing.
 
 In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
-Out: torch's process group, which Accelerate and DeepSpeed then use, with a collective timeout longer than the watchdog's;
-and the store through which a rank that fails tells the others why (`propagate_errors`).
+Out: torch's process group, which Accelerate and DeepSpeed then use, with a collective timeout longer than the
+watchdog's; and the store through which a rank that fails tells the others why (`propagate_errors`).
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ def _open_store(rank: int, address: str, port: int, timeout_s: float) -> dist.St
 
 
 def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, location: str) -> None:
-    """Wait until all ranks have joined. Raises `UserError` with the missing ranks, as last seen if rank 0 has given up."""
+    """Wait until all ranks have joined.
+
+    Raises `UserError` with the missing ranks, as last seen if rank 0 has given up.
+    """
     keys = [f"here/{other}" for other in range(world_size)]
     present_ranks = [rank]
     deadline = time.monotonic() + timeout_s
@@ -177,7 +180,10 @@ def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
 
 
 def _backend() -> str:
-    """The backend that Accelerate would choose (`PartialState`): NCCL on GPUs, plus gloo if FSDP offloads; else gloo."""
+    """The backend that Accelerate would choose (`PartialState`): gloo on a CPU, NCCL on GPUs.
+
+    With FSDP's offloading or full state dicts it is NCCL plus gloo.
+    """
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
         return "gloo"
     full_state = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"

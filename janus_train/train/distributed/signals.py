@@ -1,7 +1,7 @@
 """Stopping on request: a signal sets a flag, all ranks agree on it at the end of a step, and a checkpoint is saved.
 
-In: SIGTERM (`kill`, a scheduler that preempts), SIGUSR1 (Slurm, before the time limit), SIGINT (Ctrl-C). Out: `Preempted`
-on every rank after the same step, and an exit code that tells a scheduler to run the same command again.
+In: SIGTERM (`kill`, a scheduler that preempts), SIGUSR1 (Slurm, before the time limit), SIGINT (Ctrl-C). Out:
+`Preempted` on every rank after the same step, and an exit code that tells a scheduler to run the same command again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one exchange between the ranks per step, at its end.
 
     a rank's StepReport  (what the step did here, a stop signal, times)  --.
-    a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> StepSummary, the same on all ranks
+    a rank's RowsReport  (the rows that it has for the next step)         --+-- one gather --> StepSummary, on all ranks
 
 The backend sums gradients during the backward pass; everything else that the ranks agree on is exchanged here. It
 includes the next step's number of loss tokens, so that the step knows its denominator before its first forward.

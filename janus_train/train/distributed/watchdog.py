@@ -1,7 +1,7 @@
 """One heartbeat per step: a process without one past the deadline prints its stacks and ends.
 
-A rank that waits in a collective for a suspended, dead or unreachable one stops its own heartbeat, as all others do. So all
-of them end within the deadline, and the launcher ends the suspended one.
+A rank that waits in a collective for a suspended, dead or unreachable one stops its own heartbeat, as all others do. So
+all of them end within the deadline, and the launcher ends the suspended one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Watchdog:
         self._close_event.set()
 
     def beat(self, event: str, long: bool = False) -> None:
-        """Record that ``event`` (say "step 7") is done; the next beat is due in ``later_s``, or in ``first_s`` if ``long``."""
+        """Record that ``event`` (say "step 7") is done.
+
+        The next beat is due in ``later_s``, or in ``first_s`` if ``long``.
+        """
         self._last_event, self._limit_s = event, self._first_s if long else self._later_s
         self._silence_s = 0.0
 

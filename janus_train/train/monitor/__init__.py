@@ -1,7 +1,7 @@
 """What a run shows and records while it trains.
 
-In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews and
-the log.
+In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews
+and the log.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run. All ranks create it together.
+    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run.
 
-    ``first_step``: the first step that this process trains.
+    All ranks create it together. ``first_step``: the first step that this process trains.
     """
 
     def __init__(self, config: Config, run_dir: RunDir, recipe: Recipe, backend: Backend, first_step: int):
@@ -63,7 +63,10 @@ class Monitor:
         logger.info(f"step {step}: its batch is not trained on (run.skip_steps)")
 
     def judge(self, step: int, rows: Sequence[Row], result: StepResult, summary: StepSummary) -> None:
-        """Record a loss spike or a step that was not applied. Raises `UserError` if too many in a row were not applied."""
+        """Record a loss spike or a step that was not applied.
+
+        Raises `UserError` if too many in a row were not applied.
+        """
         assert summary.losses is not None
         self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
@@ -97,7 +100,10 @@ class Monitor:
         wait_s: float,
         step_s: float,
     ) -> None:
-        """Write the step's line. ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped."""
+        """Write the step's line.
+
+        ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped.
+        """
         rank_times = self._stragglers.times(step, summary.reports)
         if self._metrics is None:
             return

@@ -1,13 +1,13 @@
 """Bad steps: a loss or gradient that is not finite, or a loss that jumps. They are recorded with their samples.
 
-In: every step's result and rows. Out: bad_steps.jsonl, one line per such step (``step, reason, loss, grad_norm, samples``, the
-keys of all ranks' rows), and the end of the run after three in a row that could not be applied. The loss and the norm are
-the same on all ranks, so all ranks decide alike.
+In: every step's result and rows. Out: bad_steps.jsonl, one line per such step (``step, reason, loss, grad_norm,
+samples``, the keys of all ranks' rows), and the end of the run after three in a row that could not be applied. The loss
+and the norm are the same on all ranks, so all ranks decide alike.
 
-A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones; the
-rule applies from the 20th on and starts over when a run resumes. A spike is logged, not undone: the gradient is clipped, and
-going back is a person's decision (delete the checkpoints after the one to continue from, and run the same command with
-``run.skip_steps``).
+A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones;
+the rule applies from the 20th on and starts over when a run resumes. A spike is logged, not undone: the gradient is
+clipped, and going back is a person's decision (delete the checkpoints after the one to continue from, and run the same
+command with ``run.skip_steps``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Model FLOPs utilisation: the share of the devices' peak that did useful work (``mfu``), and ``mfu_6n`` by the usual rule.
+"""Model FLOPs utilisation: the share of the devices' peak that did useful work.
 
 ``mfu`` counts the useful FLOPs of `planning.flops` and nothing else: no padding, no recomputation, frozen parts without
-weight gradients, attention inside documents, heads at loss positions. ``mfu_6n`` is 6 x parameters of the language model
-(with embeddings and text head) x tokens: comparable with others, though blind to what is frozen, to both encoders and to
-attention. Both are shares of the devices' peak over the whole step, waiting and saving included.
+weight gradients, attention inside documents, heads at loss positions. ``mfu_6n`` is 6 x parameters of the language
+model (with embeddings and text head) x tokens: comparable with others, though blind to what is frozen, to both encoders
+and to attention. Both are shares of the devices' peak over the whole step, waiting and saving included.
 
 Both are computed from the rows on the host, so nothing waits for the device.
 """

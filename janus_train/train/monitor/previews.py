@@ -23,7 +23,7 @@ def write_previews(
     temperature: float,
     images_per_prompt: int = 4,
 ) -> None:
-    """Write a grid to ``path``: one row per prompt with ``images_per_prompt`` images, from the same seeds every time."""
+    """Write a grid to ``path``: one row of ``images_per_prompt`` images per prompt, from the same seeds every time."""
     if not prompts:
         return
     ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(images_per_prompt)]

@@ -1,7 +1,7 @@
 """Records samples that cannot be used; too many of them end the run.
 
-In: the report over all ranks on a step's rows. Out: quarantine.jsonl, one line per sample (``step, stream, source, epoch,
-index, key, reason, damaged``). All ranks have the same counts, so all stop together.
+In: the report over all ranks on a step's rows. Out: quarantine.jsonl, one line per sample (``step, stream, source,
+epoch, index, key, reason, damaged``). All ranks have the same counts, so all stop together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ MIN_DRAWN = 1000
 class Quarantine:
     """Writes quarantine.jsonl and checks the share of unusable samples per source.
 
-    ``num_samples``: the sources' lengths. ``max_bad``: the accepted share. ``writes``: whether this rank writes the file.
+    ``num_samples``: the sources' lengths. ``max_bad``: the accepted share. ``writes``: whether this rank writes the
+    file.
     """
 
     def __init__(self, path: Path, num_samples: dict[str, int], max_bad: float, writes: bool):

@@ -1,8 +1,9 @@
 """Finds the rank that slows down the others.
 
 In: each rank's own times per step, without waiting for others: ``data_s`` until its rows arrived, ``compute_s`` in the
-model's forward passes. Out: a log line for a slow rank, and metrics. The whole step takes equally long on all ranks, so its
-time does not show which one is slow. (With sharded weights, forward passes also wait for other ranks; the data times do not.)
+model's forward passes. Out: a log line for a slow rank, and metrics. The whole step takes equally long on all ranks, so
+its time does not show which one is slow. (With sharded weights, forward passes also wait for other ranks; the data
+times do not.)
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class ForwardTimer:
         model_inside.register_forward_hook(lambda *_: self._end())
 
     def take(self) -> float:
-        """Seconds since the last call. Call it after the step's loss was read, so that the GPU has finished the passes."""
+        """Seconds since the last call.
+
+        Call it after the step's loss was read, so that the GPU has finished the passes.
+        """
         spans, self._spans = self._spans, []
         if self._on_gpu:
             return sum(start.elapsed_time(end) for start, end in spans) / 1000  # elapsed_time is in ms
@@ -71,7 +75,10 @@ class StragglerWatch:
         self._window: list[Sequence[StepReport]] = []
 
     def times(self, step: int, reports: Sequence[StepReport]) -> dict[str, list[float]]:
-        """Every ``every`` steps the means per rank, ``rank_data_s`` and ``rank_compute_s``; empty at the other steps."""
+        """Every ``every`` steps the means per rank, ``rank_data_s`` and ``rank_compute_s``.
+
+        The result is empty at the other steps.
+        """
         self._window.append(reports)
         if step % self._every_steps:
             return {}

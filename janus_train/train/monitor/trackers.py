@@ -1,9 +1,9 @@
 """Experiment trackers, by Accelerate's names. Whatever happens to a tracker, training continues.
 
-In: each step's metrics. Out: W&B, TensorBoard and others. metrics.jsonl is the record of a run; a tracker that cannot be
-started or stops answering is logged as a warning. W&B without a
-key, or with a host that does not answer within a minute, writes into the run's folder (``wandb sync`` uploads it later), and
-a run that is resumed keeps its W&B run. Nothing here prompts the user or waits without a limit.
+In: each step's metrics. Out: W&B, TensorBoard and others. metrics.jsonl is the record of a run; a tracker that cannot
+be started or stops answering is logged as a warning. W&B without a key, or with a host that does not answer within a
+minute, writes into the run's folder (``wandb sync`` uploads it later), and a run that is resumed keeps its W&B run.
+Nothing here prompts the user or waits without a limit.
 """
 
 from __future__ import annotations
