@@ -45,7 +45,8 @@ class Start:
 def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     """Choose the start: ``init_from``, else the previous stage's result, else the model's base.
 
-    The previous stage's result is in the run's folder or beside it.    A resumed run keeps its start, unless ``init_from`` has changed because the weights were moved. Raises `UserError`.
+    The previous stage's result is in the run's folder or beside it. A resumed run keeps its start, unless
+    ``init_from`` has changed because the weights were moved. Raises `UserError`.
     """
     run, manifest = run_dir.path, run_dir.manifest()
     if (
