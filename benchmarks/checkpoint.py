@@ -54,19 +54,19 @@ def main() -> None:
         )
     saver = CheckpointSaver(run, backend, config.run.model_copy(update={"keep_checkpoints": 1}), recipe={})
     for number in range(1, options.saves + 1):
-        saver.held_s = saver.written_s = 0.0
+        saver.blocked_s = saver.save_s = 0.0
         cpu_s = time.thread_time()  # CPU time, because load on the machine does not change it
         saver.begin(number, {})
         cpu_s = time.thread_time() - cpu_s
-        snapshot_s = saver.held_s
+        snapshot_s = saver.blocked_s
         while distributed.sum([float(not saver.written)]) != [0.0]:
             work(options.step_s, distributed.device)
         saver.finish()
         if distributed.is_main:
             print(
-                f"save {number}: steps held {saver.held_s:.3f} s (snapshot {snapshot_s:.3f} s, of that {cpu_s:.3f} s on the CPU), "
-                f"{saver.held_s / gigabytes:.3f} s/GB; "
-                f"written after {saver.written_s:.2f} s, {saver.written_s / gigabytes:.2f} s/GB"
+                f"save {number}: steps held {saver.blocked_s:.3f} s (snapshot {snapshot_s:.3f} s, of that {cpu_s:.3f} s on the CPU), "
+                f"{saver.blocked_s / gigabytes:.3f} s/GB; "
+                f"written after {saver.save_s:.2f} s, {saver.save_s / gigabytes:.2f} s/GB"
             )
     saver.close()
     if distributed.is_main:

@@ -1,7 +1,7 @@
-"""``janus-train``: everything but training itself, one command each.
+"""``janus-train``: the commands for everything except training itself.
 
-Commands import what they need when they run, so that ``--help`` is quick. A user's mistake is one line on standard
-error and exit code 2.
+In: the command line. Out: the command's output and exit code; a user's mistake is one line on standard error and exit
+code 2. Commands import what they need when they run, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ app = typer.Typer(
 )
 
 _UsageError: Any = typer.BadParameter.__bases__[0]
-"""click's class; typer brings a click of its own, under a private name."""
+"""click's ``UsageError``; typer ships its own click under a private name."""
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command that ``sys.argv`` names, and exit with its code."""
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
     except _UsageError as error:
-        where = error.ctx.command_path if error.ctx else "janus-train"
-        _fail(f"{' '.join(error.format_message().split())} ({where} --help lists what there is)")
+        command = error.ctx.command_path if error.ctx else "janus-train"
+        _fail(f"{' '.join(error.format_message().split())} (see {command} --help)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = f"{error.filename} cannot be written: " if error.filename else ""
-        _fail(f"{where}{error.strerror}: make room, or choose another place")
+        prefix = f"{error.filename} cannot be written: " if error.filename else ""
+        _fail(f"{prefix}{error.strerror}: make room, or choose another disk")
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        _fail("the memory does not suffice: a smaller --batch-size needs less, and so does --precision bf16")
+        _fail("out of memory: reduce --batch-size or use --precision bf16")
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _is_memory(error: Exception) -> bool:
-    """Python's, a GPU's (torch is not imported for its class) or a CPU's."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: in Python, on a GPU (by the class's name, without importing torch) or on the CPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -80,7 +80,7 @@ def _fail(message: str) -> None:
 
 @app.callback()
 def _root() -> None:
-    """Keeps the commands' names even while there is only one."""
+    """Makes typer use the commands' names even while there is only one."""
 
 
 app.command("app")(app_command)

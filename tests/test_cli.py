@@ -238,7 +238,7 @@ def test_too_little_memory_is_one_line(run, random_base, tmp_path, monkeypatch, 
 
     monkeypatch.setattr("janus_train.infer.load.generate_images", fail)
     code, _, stderr = run("generate", random_base, "--prompt", "a dog", "--out", tmp_path / "out")
-    assert code == 2 and stderr.count("\n") == 1 and "a smaller --batch-size" in stderr
+    assert code == 2 and stderr.count("\n") == 1 and "out of memory: reduce --batch-size" in stderr
     assert not list(tmp_path.iterdir())
 
 

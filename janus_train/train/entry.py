@@ -1,4 +1,4 @@
-"""The command that trains: compose the configuration, check it, run one stage.
+"""The training command: composes the configuration, checks it and runs one stage.
 
 accelerate launch -m janus_train.train +stage={1,2,3} [model=tiny|janus_pro_1b|janus_pro_7b|from_folder] [key=value ...]
 accelerate launch -m janus_train.train +stage=2 model=janus_pro_1b --cfg job      # print the configuration and stop
@@ -6,7 +6,7 @@ accelerate launch -m janus_train.train +stage=2 model=janus_pro_1b --cfg job    
 ``train.py`` in a checkout is the same.
 
 Exit codes: 0 finished, 1 a mistake or an error, 75 stopped by a signal with a checkpoint, 76 another process is gone or
-hangs. After 75 and 76 the same command goes on (docs/clusters.md).
+hangs. After 75 and 76, run the same command again to resume (docs/clusters.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAUNCHER_S = 10.0
 
 
 def main() -> None:
-    """Train the stage that ``sys.argv`` asks for. What a user can mend ends the process with one line and code 1."""
+    """Train the stage that ``sys.argv`` asks for. A `UserError` ends the process with one line and exit code 1."""
     stop_without_launcher()
     try:
         sys.argv[1:] = quote_stage(sys.argv[1:])
@@ -45,7 +45,7 @@ def main() -> None:
         _compose_and_run()
     except UserError as error:
         fail(error)
-    except KeyboardInterrupt:  # before training began: from then on Ctrl-C saves a checkpoint first
+    except KeyboardInterrupt:  # during start-up; once training runs, Ctrl-C saves a checkpoint first
         sys.exit(130)
 
 
@@ -61,19 +61,22 @@ def _compose_and_run(values: DictConfig) -> None:
         run(config, write_report=report.build)
     except UserError as error:  # caught inside: Hydra would print a traceback
         fail(error)
-    except Preempted as stopped:
+    except Preempted as error:
         if os.environ.get("RANK", "0") == "0":
-            print(printable_line(str(stopped)), file=sys.stderr)
+            print(printable_line(str(error)), file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
-    except PeerLost as lost:
-        print(f"error: {printable_line(str(lost))}", file=sys.stderr, flush=True)
-        os._exit(EXIT_PEER_LOST)  # nothing that waits for the others on the way out
+    except PeerLost as error:
+        print(f"error: {printable_line(str(error))}", file=sys.stderr, flush=True)
+        os._exit(EXIT_PEER_LOST)  # a normal exit would wait for the other processes
     destroy_process_group()
 
 
 def fail(error: UserError) -> NoReturn:
-    """One line and a non-zero end. Of several processes rank 0 says it; the others only if it has nothing to say."""
+    """End the process with one line and exit code 1.
+
+    Rank 0 prints at once. The other ranks wait, so that they print only if rank 0 does not fail too.
+    """
     if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends them
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher sends it once rank 0 has failed
         time.sleep(LAUNCHER_S)
     sys.exit(f"error: {printable_line(str(error))}")

@@ -1,4 +1,8 @@
-"""What a finished run leaves: ``final/``, whole and in plain layout, and with LoRA the adapters alone in ``adapter/``."""
+"""The result of a finished run.
+
+In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, and with LoRA ``adapter/`` with
+the adapters alone.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from janus_train.train.trainable import TrainableModel
 def write_final_model(
     backend: Backend, model: TrainableModel, encoder: Encoder, run_dir: RunDir, config: Config
 ) -> None:
-    """All ranks call it; the main process writes. ``final/`` comes last: with it the run is finished."""
+    """Write the model, and mark the run as finished. All ranks call it; the main process writes, ``final/`` last."""
     weights = backend.full_state_dict()
     if weights is None:
         return
@@ -37,7 +41,7 @@ def write_final_model(
 def with_start_weights(
     weights: dict[str, torch.Tensor], bf16_names: Collection[str], start: Path
 ) -> dict[str, torch.Tensor]:
-    """``weights`` with those named in ``bf16_names``, which were frozen as bf16 alone, as the start folder has them."""
+    """Replace the frozen weights that were kept in bf16 (``bf16_names``) by the start folder's, in fp32."""
     if not bf16_names:
         return weights
     names = {lora.plain_name(name): name for name in bf16_names}

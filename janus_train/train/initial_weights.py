@@ -1,7 +1,8 @@
-"""What a run starts from: a folder of weights in either layout, or a hub id, which has to fit the configured model.
+"""The weights a run starts from.
 
-Parts that the folder lacks as a whole (the adaptors, the image head and the code embeddings of a base that never was a
-Janus) are initialised by the run's seed; anything else that is missing, left over or of another shape is an error.
+In: a folder of weights in either layout, or a hub id. Out: the configured model with these weights. A base that was
+never a Janus model has no adaptors, image head and code embeddings: parts that are missing entirely are initialised
+from the run's seed. Any other tensor that is missing, unknown or of another shape is an error.
 """
 
 from __future__ import annotations
@@ -24,42 +25,51 @@ from janus_train.train.run_dir import RunDir, State
 NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
 )
-"""Parts that a base of ready-made pieces does not have yet."""
+"""Parts that a model assembled from base models may lack."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from, and how the run says so."""
+    """Where the weights come from, and how logs and manifest describe it."""
 
     folder: Path
     description: str
-    moved_to: Path | None = None  # where the folder will be once this run has begun, if it moves
+    moved_to: Path | None = None  # the folder's path after this run has archived it
 
     @property
     def recorded_path(self) -> str:
-        """What a continuation looks for."""
+        """The path that the manifest records, where a resumed run looks."""
         return str((self.moved_to or self.folder).absolute())
 
 
 def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
-    """``init_from``; else the result of the stage before, in the run's folder or beside it; else the model's base.
+    """Choose the start: ``init_from``, else the previous stage's result, else the model's base.
 
-    A continuation starts from what the run started from, unless ``init_from`` has changed (the weights were moved).
+    The previous stage's result is in the run's folder or beside it. A resumed run keeps its start, unless
+    ``init_from`` has changed because the weights were moved. Raises `UserError`.
     """
-    run, begun = run_dir.path, run_dir.manifest()
-    if state == "resume" and config.init_from == begun["config"]["init_from"] and Path(begun["start_folder"]).is_dir():
-        return Start(Path(begun["start_folder"]), begun["start"])
+    run, manifest = run_dir.path, run_dir.manifest()
+    if (
+        state == "resume"
+        and config.init_from == manifest["config"]["init_from"]
+        and Path(manifest["start_folder"]).is_dir()
+    ):
+        return Start(Path(manifest["start_folder"]), manifest["start"])
     if config.init_from is not None:
         source = open_folder(local_folder(config.init_from, "init_from=")).path
         return Start(source, f"init_from {config.init_from if is_hub_id(config.init_from) else source}")
-    before = config.stage - 1
-    inside, beside = run / f"stage{before}" / "final", run.parent / f"stage{before}" / "final"
-    if state == "next_stage" and begun["stage"] == before:
-        whole = (run_dir.final / "config.json").is_file()  # not if a kill interrupted the move
-        return Start(run_dir.final if whole else inside, f"stage {before}'s result {inside}", moved_to=inside)
-    for source in (inside, beside):
-        if before and run.name != f"stage{before}" and (source / "config.json").is_file():
-            return Start(source, f"stage {before}'s result {source}")
+    previous_stage = config.stage - 1
+    inner_path, sibling_path = run / f"stage{previous_stage}" / "final", run.parent / f"stage{previous_stage}" / "final"
+    if state == "next_stage" and manifest["stage"] == previous_stage:
+        is_complete = (run_dir.final / "config.json").is_file()  # a killed process may have moved it already
+        return Start(
+            run_dir.final if is_complete else inner_path,
+            f"stage {previous_stage}'s result {inner_path}",
+            moved_to=inner_path,
+        )
+    for source in (inner_path, sibling_path):
+        if previous_stage and run.name != f"stage{previous_stage}" and (source / "config.json").is_file():
+            return Start(source, f"stage {previous_stage}'s result {source}")
     if config.model.base is None:
         raise UserError(
             f"model={config.model.name} comes without a base: name the weights to start from with init_from=FOLDER"
@@ -68,19 +78,22 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
 
 
 def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> None:
-    """A checkpoint holds the trained parts alone: the frozen ones have to be those that it was trained beside."""
-    for part, was in run_dir.manifest()["frozen"].items():
-        if digests.get(part) != was:
+    """Raise `UserError` if the frozen parts have changed: a checkpoint holds the trained parts only."""
+    for part, digest in run_dir.manifest()["frozen"].items():
+        if digests.get(part) != digest:
             raise UserError(
-                f"{run_dir.path} was trained beside another {part} than that of {start.folder}: put back what the run "
-                "started from, name it with init_from=FOLDER, or begin a new run in another output_dir"
+                f"{run_dir.path} was trained with another {part} than that of {start.folder}: put back the weights that "
+                "the run started from, name them with init_from=FOLDER, or start a new run in another output_dir"
             )
 
 
 def load_start(
     config: Config, start: Start
 ) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
-    """The model in fp32, its tokenizer, and the parts that were initialised anew. Raises `UserError` if it does not fit."""
+    """Load the model in fp32, its tokenizer, and the list of newly initialised parts.
+
+    Raises `UserError` if they do not fit.
+    """
     model = config.model
     folder = open_folder(start.folder)
     tokenizer = folder.tokenizer
@@ -90,59 +103,65 @@ def load_start(
     _check_fits(model, folder, start)
     torch.manual_seed(config.seed)
     janus = build(model, **vars(special))
-    have = dict(janus.state_dict())
-    loaded: set[str] = set()
+    parameters = dict(janus.state_dict())
+    loaded_names: set[str] = set()
     for name, tensor in folder.tensors():
-        have[name].copy_(tensor)
-        loaded.add(name)
-    new: list[Part] = []
-    for part in sorted({part_of(name) for name in have.keys() - loaded}):
-        names = {name for name in have if part_of(name) == part}
-        if part not in NEW_PARTS or names & loaded:
-            missing = sorted(names - loaded)
+        parameters[name].copy_(tensor)
+        loaded_names.add(name)
+    new_parts: list[Part] = []
+    for part in sorted({part_of(name) for name in parameters.keys() - loaded_names}):
+        names = {name for name in parameters if part_of(name) == part}
+        if part not in NEW_PARTS or names & loaded_names:
+            missing_names = sorted(names - loaded_names)
             raise UserError(
-                f"{start.folder} is not complete: {len(missing)} tensors of {part} are missing, the first is {missing[0]}"
+                f"{start.folder} is not complete: {len(missing_names)} tensors of {part} are missing, the first is {missing_names[0]}"
             )
-        new.append(part)
-    if "generation_embedding" in new:
+        new_parts.append(part)
+    if "generation_embedding" in new_parts:
         init_generation_embeddings(janus)
-    return janus, tokenizer, new
+    return janus, tokenizer, new_parts
 
 
 def _check_fits(model: ModelConfig, folder: ModelFolder, start: Start) -> None:
     """By the tensors' headers, before any room is made: a folder's own configuration may ask for petabytes."""
     try:
-        wanted = model_shapes(transformers_config(model, None, None, None, None))
+        expected_shapes = model_shapes(transformers_config(model, None, None, None, None))
     except UserError as error:
         raise UserError(f"{start.folder}: {error}") from None
     for name, shape in folder.shapes.items():
-        if name not in wanted:
+        if name not in expected_shapes:
             raise UserError(
                 f"{start.folder} does not fit model {model.name}: it has {name}, which the model does not have"
             )
-        if shape != wanted[name]:
+        if shape != expected_shapes[name]:
             raise UserError(
-                f"{start.folder} does not fit model {model.name}: {name} is {shape}, the model takes {wanted[name]}"
+                f"{start.folder} does not fit model {model.name}: {name} is {shape}, the model takes {expected_shapes[name]}"
             )
 
 
 def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:
-    """Differences that no tensor's shape shows, such as the number of heads."""
-    wanted, found = transformers_config(model, None, None, None, None), folder.config
-    checked: dict[str, set[str]] = {
+    """Raise `UserError` for differences that no tensor's shape shows, such as the number of heads."""
+    model_config, folder_config = transformers_config(model, None, None, None, None), folder.config
+    keys_by_section: dict[str, set[str]] = {
         "text_config": {*type(model.text).model_fields, "model_type", "rope_parameters", "sliding_window"},
         "vision_config": {*type(model.vision).model_fields, "image_size", "hidden_act"},
         "vq_config": {*type(model.vq).model_fields},
     }
-    for section, keys in checked.items():
+    for section, keys in keys_by_section.items():
         for key in sorted(keys):
-            there, here = (getattr(getattr(config, section), key, None) for config in (found, wanted))
-            if key == "max_position_embeddings" and there is not None and there >= model.text.max_position_embeddings:
-                continue  # the official models were made for more than they are trained with
-            if _plain(there) != _plain(here):
+            folder_value, value = (
+                getattr(getattr(config, section), key, None) for config in (folder_config, model_config)
+            )
+            if (
+                key == "max_position_embeddings"
+                and folder_value is not None
+                and folder_value >= model.text.max_position_embeddings
+            ):
+                continue  # the official models allow longer texts than they are trained with
+            if _plain(folder_value) != _plain(value):
                 raise UserError(
-                    f"{folder.path} does not fit model {model.name}: its {section}.{key} is {there}, the model's {here}; "
-                    "model=from_folder takes a model as its folder describes it"
+                    f"{folder.path} does not fit model {model.name}: its {section}.{key} is {folder_value}, the model's {value}; "
+                    "use model=from_folder for the shape that the folder describes"
                 )
 
 

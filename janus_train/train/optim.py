@@ -1,6 +1,6 @@
-"""AdamW over what trains, and the learning rate as a function of the step.
+"""AdamW over the trainable parameters, and the learning rate as a pure function of the step.
 
-The rate is ours, not a scheduler's: Accelerate's prepared schedulers advance once per process in every step, so that a warm-up of
+There is no scheduler object: Accelerate's prepared schedulers advance once per process in every step, so a warm-up of
 600 steps would take 600 / num_processes.
 """
 
@@ -15,7 +15,7 @@ from janus_train.config import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """State exists for trainable parameters only: the others are not handed over."""
+    """Make AdamW for the trainable parameters; the others have no optimiser state."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         trainable,
@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: OptimConfig, planned_steps: int) -> float:
-    """The rate of step ``step`` (the first is 1): linear warm-up over ``warmup_steps``, then constant or cosine to 0."""
+    """The learning rate of step ``step`` (from 1): linear warm-up, then constant or cosine to 0."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     if config.schedule == "constant":

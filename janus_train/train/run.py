@@ -1,9 +1,10 @@
-"""A stage's run, from its configuration to ``final/``: its phases from top to bottom.
+"""One stage's run, from its configuration to ``final/``.
 
     open the run folder -> load the model -> hand it to a backend -> restore -> open the rows -> record the start
     -> train -> write the result
 
-Everything is checked before the first file is written. This is the one place that sees data, model and folder together.
+Everything is checked before the first file is written. This is the only module that sees data, model and folder
+together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from janus_train.data.streams import reassign_streams
 from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
-from janus_train.train.checkpoint import format as checkpoint
+from janus_train.train.checkpoint.format import load as load_checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed import process_group
 from janus_train.train.distributed.context import Distributed
@@ -47,18 +48,18 @@ logger = logging.getLogger(__name__)
 def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> Path:
     """Train one stage; returns the run's folder.
 
-    ``write_report`` is called at the end by one rank, with the folder, and returns the file that it has written: training
-    itself knows nothing of pages.
+    ``write_report`` is called on rank 0 at the end: it gets the run's folder and returns the report's path. It is an
+    argument because training does not depend on the report.
 
     Raises `UserError`, `Preempted` (on every rank, after a signal to any) and `PeerLost` (another rank is gone).
     """
     set_up_logging()
     store = process_group.join(config.run)
     group = Distributed(config)
-    deadlines = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
+    deadline = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
     with (
         process_group.propagate_errors(store),
-        deadlines as watchdog,
+        deadline as watchdog,
         compile_errors_as_user_errors(),
         worker_deaths_as_user_errors(),
         full_disk_as_user_error(default_path(config)),
@@ -88,9 +89,9 @@ def _run(
         group.rank,
         group.world_size,
         resume.streams,
-        fixed_shapes=model.compiled,
+        fixed_shapes=model.is_compiled,
     )
-    rows.peek()  # the first rows show most of what can be wrong with data: before anything is written
+    rows.peek()  # most errors in the data show in the first rows: find them before anything is written
 
     record_start(config, group, run_dir, state, model, resume)
     monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
@@ -110,44 +111,44 @@ def _run(
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a run goes on."""
+    """Where a run continues: step 0 for a new run."""
 
     step: int = 0
-    """Steps that are done."""
+    """The number of completed steps."""
     streams: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """The streams' states, by number."""
+    """The streams' states by number."""
     folder: Path | None = None
-    """The checkpoint; None: it begins."""
+    """The checkpoint's folder; None for a new run."""
 
 
 def check_batch(config: Config, group: Distributed) -> None:
-    """Raises `UserError` if the global batch cannot be shared by the group's ranks."""
+    """Raise `UserError` if the global batch cannot be divided among the ranks."""
     batch = config.batch
-    rows_here = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
-    if rows_here % batch.micro_rows:
+    rows_per_rank = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
+    if rows_per_rank % batch.micro_rows:
         raise UserError(
-            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_here} rows a process has in a step"
+            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_per_rank} rows per process and step"
         )
 
 
 def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) -> Resume:
-    """Fill the backend from the newest valid checkpoint, if there is one. Raises `UserError`."""
-    newest = state.search.found
-    if newest is None:
+    """Load the latest valid checkpoint into the backend, if there is one. Raises `UserError`."""
+    checkpoint = state.search.newest
+    if checkpoint is None:
         return Resume()
-    streams = checkpoint.load(newest, backend)
-    if run_dir.forced:
+    streams = load_checkpoint(checkpoint, backend)
+    if run_dir.forced_changes:
         streams = reassign_streams(streams.values(), config.batch.rows_per_step)
-    return Resume(newest.step, streams, newest.folder)
+    return Resume(checkpoint.step, streams, checkpoint.folder)
 
 
 def record_start(
     config: Config, group: Distributed, run_dir: RunDir, state: RunState, model: TrainableModel, resume: Resume
 ) -> None:
-    """Write down what the run is; the first thing that is written. All ranks call it once all have come so far."""
-    resumed = resume.folder is not None
+    """Write the configuration and the manifest: the first files of the run, once all ranks have passed the checks."""
+    is_resume = resume.folder is not None
     group.barrier()
-    with group.together():
+    with group.raise_on_all_ranks():
         if group.is_main:
             make_room(run_dir, state)
             run_dir.write_start(
@@ -155,23 +156,27 @@ def record_start(
                 model.start.recorded_path,
                 model.parts_table(config),
                 model.frozen,
-                resumed,
+                is_resume,
             )
             truncate_records(run_dir, resume.step)
-    origin = f"its checkpoint {resume.folder}" if resumed else model.start.description
+    origin = f"its checkpoint {resume.folder}" if is_resume else model.start.description
     logger.info(f"stage {config.stage} starts from {origin}")
-    if run_dir.forced and resumed:
-        logger.info(f"  resume=force with other settings: {'; '.join(run_dir.forced)}; the streams are assigned anew")
-    for part in [] if resumed else model.new_parts:
-        logger.info(f"  {part} is new, initialised by seed {config.seed}")
+    if run_dir.forced_changes and is_resume:
+        logger.info(
+            f"  resume=force with other settings: {'; '.join(run_dir.forced_changes)}; the data streams are reassigned"
+        )
+    for part in [] if is_resume else model.new_parts:
+        logger.info(f"  {part} is new, initialised from seed {config.seed}")
 
 
 def announce_result(run_dir: RunDir, write_report: Callable[[Path], Path] | None) -> None:
-    """Say where the model is, and write the report. The run is finished: a report that cannot be written is a warning."""
+    """Log where the model is, and write the report; a report that cannot be written is only a warning."""
     logger.info(f"the model is in {run_dir.final}")
     if write_report is None:
         return
     try:
         logger.info(f"the report is {write_report(run_dir.path)}")
     except (OSError, UserError) as error:
-        logger.warning(f"no report was written ({one_line(error)}): janus-train report {run_dir.path} makes it")
+        logger.warning(
+            f"the report could not be written ({one_line(error)}): janus-train report {run_dir.path} writes it"
+        )

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whether this run may go on there, and the records it keeps.
+"""A run's folder: its files, the checks before a run may use it, and its manifest.
 
 config.yaml  manifest.json  metrics.jsonl  samples/  checkpoints/step-NNNNNN/  final/  report.html
 """
@@ -33,7 +33,7 @@ from janus_train.train.checkpoint.store import Search, search, set_aside, step_f
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.run_lock import RunLock
 
-_MAY_CHANGE = (
+_CHANGEABLE_KEYS = (
     "output_dir",
     "resume",
     "plugins",
@@ -44,25 +44,25 @@ _MAY_CHANGE = (
     "batch.micro_rows",
     "memory",
 )
-"""What may differ between a run and its continuation: none of it changes what is trained on."""
+"""Options that may differ between a run and its continuation because they do not affect what is trained on."""
 
-_MOVES_ASIDE = "moves what is there into restart-N/ and deletes nothing"
+_RESTART_EFFECT = "moves the existing files into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
 
 GIT_S = 10
-"""Within it git has to name the commit; it only reads a file."""
+"""Time limit for git to name the commit, in seconds."""
 BYTES_PER_PARAMETER = 4 + 8
-"""In a checkpoint: the fp32 weight and AdamW's two moments."""
+"""The size of a parameter in a checkpoint: the fp32 weight and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run finds in its folder, the same on all ranks."""
+    """The state in which a run finds its folder; the same on all ranks."""
 
     state: State
     search: Search = field(default_factory=Search)
-    """For a checkpoint to resume from."""
+    """The search for a checkpoint to resume from."""
 
 
 logger = logging.getLogger(__name__)
@@ -71,21 +71,21 @@ logger = logging.getLogger(__name__)
 def open_run_dir(
     config: Config, data_digests: dict[str, str], group: Distributed, lock: RunLock
 ) -> tuple[RunDir, RunState]:
-    """The run's folder, which is this run's alone from now on, and what is to be done there. Only the lock is written yet.
+    """Check and lock the run's folder; returns it with its state. Nothing but the lock is written.
 
-    Raises `UserError` if the run must not go on there, if another is at work there, if its disk has no room for a
-    checkpoint, and on all ranks if any cannot read what it has to.
+    Raises `UserError` on all ranks if the run must not continue there, if another run uses the folder, if its disk has
+    no room for a checkpoint, or if any rank cannot read its files.
     """
     run_dir = RunDir(config, data_digests)
-    with group.together():
+    with group.raise_on_all_ranks():
         if group.is_main and not run_dir.is_finished():
             run_dir.refuse_unwritable()
             lock.acquire()
-    with group.together():
+    with group.raise_on_all_ranks():
         state = run_dir.state()
     if len(set(group.gather([state]))) > 1:
         raise UserError(
-            f"output_dir {run_dir.path} is not the same folder for all processes: give one that all nodes share"
+            f"output_dir {run_dir.path} is not the same folder for all processes: choose one that all nodes share"
         )
     if state == "finished":
         return run_dir, RunState(state)
@@ -102,13 +102,13 @@ def default_path(config: Config) -> Path:
 
 
 class RunDir:
-    """The folder of ``config``'s run. Making the object writes nothing."""
+    """The folder of ``config``'s run. Creating the object writes nothing."""
 
     def __init__(self, config: Config, data_digests: dict[str, str]):
         self.path = default_path(config)
         self._config, self._data = config, data_digests
-        self.forced: list[str] = []
-        """What has changed since the run began, if ``resume=force`` goes on all the same; known after `state`."""
+        self.forced_changes: list[str] = []
+        """The settings that ``resume=force`` accepts although they have changed; set by `state`."""
 
     @property
     def final(self) -> Path:
@@ -132,7 +132,7 @@ class RunDir:
         return self.path / "bad_steps.jsonl"
 
     def manifest(self) -> dict[str, Any]:
-        """Empty if there is none. Raises `UserError` for one that cannot be read or is damaged."""
+        """The contents of manifest.json, empty if there is none. Raises `UserError` if it is unreadable or damaged."""
         path = self.path / "manifest.json"
         try:
             manifest = json.loads(read_regular(path))
@@ -143,61 +143,61 @@ class RunDir:
         except (ValueError, RecursionError):
             manifest = None
         if not isinstance(manifest, dict):
-            raise UserError(f"{path} is damaged, it is no JSON object: choose another output_dir, or put it back")
+            raise UserError(f"{path} is damaged, it is not a JSON object: restore it, or choose another output_dir")
         return manifest
 
     def state(self) -> State:
-        """What a run with this configuration finds here. Raises `UserError` if it must not go on here."""
+        """The folder's state for this configuration. Raises `UserError` if the run must not continue here."""
         self.refuse_unwritable()
-        before = self.manifest()
-        if not before:
+        manifest = self.manifest()
+        if not manifest:
             self._refuse_orphans()
             return "new"
-        there, here = before.get("stage"), self._config.stage
-        if there != here:
-            if isinstance(there, int) and there < here and before.get("finished"):
+        run_stage, stage = manifest.get("stage"), self._config.stage
+        if run_stage != stage:
+            if isinstance(run_stage, int) and run_stage < stage and manifest.get("finished"):
                 return "next_stage"
             raise UserError(
-                f"output_dir {self.path} holds {'a finished' if before.get('finished') else 'an unfinished'} stage {there}: "
-                f"stage {here} needs another output_dir{'' if before.get('finished') else f', or finish stage {there} first'}"
+                f"output_dir {self.path} holds {'a finished' if manifest.get('finished') else 'an unfinished'} stage {run_stage}: "
+                f"stage {stage} needs another output_dir{'' if manifest.get('finished') else f', or finish stage {run_stage} first'}"
             )
         if not self._config.resume:
             raise UserError(
-                f"output_dir {self.path} holds a run at resume=false: choose another output_dir, or resume=true goes on with it"
+                f"output_dir {self.path} holds a run at resume=false: choose another output_dir, or use resume=true to continue the run"
             )
-        self._refuse_changes(before)
-        return "finished" if self._has_finished(before) else "resume"
+        self._refuse_changes(manifest)
+        return "finished" if self._is_finished_in(manifest) else "resume"
 
     def is_finished(self) -> bool:
-        """Whether the run's steps are done: nothing is to be written here, so nobody has to own the folder."""
-        before = self.manifest()
-        return before.get("stage") == self._config.stage and self._has_finished(before)
+        """Whether all steps are done, so that the run writes nothing and needs no lock."""
+        manifest = self.manifest()
+        return manifest.get("stage") == self._config.stage and self._is_finished_in(manifest)
 
-    def _has_finished(self, manifest: dict[str, Any]) -> bool:
+    def _is_finished_in(self, manifest: dict[str, Any]) -> bool:
         steps = manifest.get("steps")
         return bool(manifest.get("finished")) and isinstance(steps, int) and steps >= self._config.run.steps
 
     def _refuse_orphans(self) -> None:
-        """Checkpoints without the run's manifest: it was lost, and a new run must not write over what is left."""
-        left = step_folders(self.path)
-        if left and self._config.resume != "restart":
+        """Raise `UserError` for checkpoints without a manifest: a new run must not overwrite them."""
+        folders = step_folders(self.path)
+        if folders and self._config.resume != "restart":
             raise UserError(
-                f"output_dir {self.path} holds checkpoints (the newest is {left[-1].name}) but no manifest.json: put it "
-                f"back, choose another output_dir, or begin at step 0 with resume=restart, which {_MOVES_ASIDE}"
+                f"output_dir {self.path} holds checkpoints (the newest is {folders[-1].name}) but no manifest.json: restore "
+                f"it, choose another output_dir, or start at step 0 with resume=restart, which {_RESTART_EFFECT}"
             )
 
     def refuse_invalid(self, search: Search) -> None:
-        """Raises `UserError` if there are checkpoints and none is valid, unless ``resume=restart`` begins anew."""
-        if search.found is None and search.passed_over and self._config.resume != "restart":
-            first, more = search.passed_over[0], len(search.passed_over) - 1
+        """Raise `UserError` if there are checkpoints and none is valid, unless ``resume=restart`` starts at step 0."""
+        if search.newest is None and search.invalid and self._config.resume != "restart":
+            first, num_others = search.invalid[0], len(search.invalid) - 1
             raise UserError(
-                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.why}"
-                f"{f'; and {more} more' if more else ''}): put them back, choose another output_dir, or begin at step 0 "
-                f"with resume=restart, which {_MOVES_ASIDE}"
+                f"output_dir {self.path} holds no valid checkpoint ({first.folder.name}: {first.reason}"
+                f"{f'; and {num_others} more' if num_others else ''}): restore them, choose another output_dir, or start at step 0 "
+                f"with resume=restart, which {_RESTART_EFFECT}"
             )
 
     def refuse_unwritable(self) -> None:
-        """Raises `UserError` if no run can be in this place."""
+        """Raise `UserError` if the folder cannot be created or written."""
         try:
             self._refuse_unwritable()
         except OSError as error:
@@ -205,40 +205,40 @@ class RunDir:
 
     def _refuse_unwritable(self) -> None:
         if self.path.is_symlink() and not self.path.exists():
-            raise UserError(f"output_dir {self.path} is a link to nothing: make the folder that it leads to")
+            raise UserError(f"output_dir {self.path} is a link to nothing: create the folder that it points to")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir {self.path} is a file")
         parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())
         if not os.access(parent, os.W_OK):
             raise UserError(f"output_dir {self.path} cannot be written: no permission in {parent}")
 
-    def _refuse_changes(self, before: dict[str, Any]) -> None:
-        changes = _differences(before.get("config", {}), self._config.model_dump(mode="json"))
-        changes += _differences(before.get("data", {}), self._data, "data digest of ")
+    def _refuse_changes(self, manifest: dict[str, Any]) -> None:
+        changes = _differences(manifest.get("config", {}), self._config.model_dump(mode="json"))
+        changes += _differences(manifest.get("data", {}), self._data, "data digest of ")
         if changes and self._config.resume != "force":
             raise UserError(
                 f"output_dir {self.path} holds a run with other settings ({'; '.join(changes)}): choose another "
-                "output_dir, take them back, or go on all the same with resume=force"
+                "output_dir, undo the changes, or accept them with resume=force"
             )
-        self.forced = changes
+        self.forced_changes = changes
 
     def refuse_if_gone(self) -> None:
-        """Raises `UserError` if the folder was deleted while the run was at work in it."""
+        """Raise `UserError` if the folder was deleted during the run."""
         if not (self.path / "manifest.json").is_file():
             raise UserError(
-                f"output_dir {self.path} was deleted or moved during the run: put it back and start the same command "
-                "again, or begin anew in another folder"
+                f"output_dir {self.path} was deleted or moved during the run: restore it and run the same command "
+                "again to resume, or start a new run in another folder"
             )
 
     def archive(self) -> Path:
-        """Move the finished earlier stage's files into ``stageN/`` here, so that the next stage can take their place."""
+        """Move the finished earlier stage's files into ``stageN/`` to make room for the next stage."""
         target = self.path / f"stage{self.manifest()['stage']}"
-        target.mkdir(exist_ok=True)  # there already if a kill interrupted this
+        target.mkdir(exist_ok=True)  # it exists if an earlier move was interrupted
         self._move_into(target)
         return target
 
     def restart(self) -> Path:
-        """Move what the run has left into ``restart-N/`` here, so that it can begin anew; nothing is deleted."""
+        """Move the run's files into ``restart-N/``, so that it can start at step 0; nothing is deleted."""
         target = next(path for n in count(1) if not os.path.lexists(path := self.path / f"restart-{n}"))
         target.mkdir()
         self._move_into(target)
@@ -258,18 +258,19 @@ class RunDir:
             "trackers.json",
             "manifest.json",
         )
-        for name in names:  # the manifest goes last: until then the folder is still the earlier stage's
+        for name in names:  # the manifest moves last: until then the folder still belongs to the earlier stage
             if os.path.lexists(self.path / name):
                 os.replace(self.path / name, target / name)
         sync(target)
         sync(self.path)
 
     def write_start(
-        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], resumed: bool
+        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], is_resume: bool
     ) -> None:
-        """Create the folder and write what the run is; on a resume the manifest keeps where the run started.
+        """Create the folder, and write config.yaml and manifest.json; a resumed run keeps its recorded start.
 
-        ``start`` says it in words, ``start_folder`` is the path, ``frozen`` has the digests of the parts kept as there.
+        ``start`` describes where the weights come from, ``start_folder`` is the path, ``frozen`` has the digests of the
+        frozen parts.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         config = self._config.model_dump(mode="json")
@@ -277,8 +278,10 @@ class RunDir:
         manifest = {
             "stage": self._config.stage,
             "finished": False,
-            "start": self.manifest()["start"] if resumed else start,
-            "forced": [*self.manifest().get("forced", []), *([self.forced] if self.forced else [])] if resumed else [],
+            "start": self.manifest()["start"] if is_resume else start,
+            "forced": [*self.manifest().get("forced", []), *([self.forced_changes] if self.forced_changes else [])]
+            if is_resume
+            else [],
             "start_folder": start_folder,
             "frozen": frozen,
             "config": config,
@@ -299,54 +302,56 @@ class RunDir:
 
 @contextmanager
 def full_disk_as_user_error(output_dir: Path) -> Iterator[None]:
-    """Inside, a disk without room becomes a `UserError` of one line."""
+    """Inside the block, an error from a full disk becomes a `UserError` of one line."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = error.filename or f"output_dir {output_dir}"
+        path = error.filename or f"output_dir {output_dir}"
         raise UserError(
-            f"{where} cannot be written: {error.strerror}: make room and run the same command again to resume from the "
+            f"{path} cannot be written: {error.strerror}: make room and run the same command again to resume from the "
             "newest checkpoint"
         ) from None
 
 
 def make_room(run_dir: RunDir, state: RunState) -> None:
-    """Move out of the way what the run does not go on with, and say so; on one rank. Raises `UserError`."""
+    """Move files that the run does not continue from out of the way; called on rank 0. Raises `UserError`."""
     try:
         if state.state == "next_stage":
             logger.info(f"the earlier stage's files are now in {run_dir.archive()}")
-        elif state.search.found is None and step_folders(run_dir.path):  # resume=restart, or it would have been refused
-            logger.warning(f"no checkpoint is valid, resume=restart: what was there is now in {run_dir.restart()}")
+        elif state.search.newest is None and step_folders(
+            run_dir.path
+        ):  # resume=restart: otherwise `refuse_invalid` has raised
+            logger.warning(f"no checkpoint is valid, resume=restart: the existing files are now in {run_dir.restart()}")
         else:
-            for invalid in state.search.passed_over:
-                moved = set_aside(invalid.folder)
-                logger.warning(f"checkpoint {invalid.folder} is passed over ({invalid.why}), it is now {moved.name}")
+            for invalid in state.search.invalid:
+                path = set_aside(invalid.folder)
+                logger.warning(f"checkpoint {invalid.folder} is not valid ({invalid.reason}) and is now {path.name}")
     except OSError as error:
         raise UserError(f"output_dir {run_dir.path} cannot be written: {error.strerror or error}") from None
 
 
 def truncate_records(run_dir: RunDir, step: int) -> None:
-    """After a resume from ``step`` every step is in the records once."""
+    """Drop the records of the steps after ``step``, which a resumed run repeats."""
     for record in (run_dir.metrics, run_dir.quarantine, run_dir.bad_steps):
         truncate_after(record, step)
 
 
 def check_space(config: Config, folder: Path) -> None:
-    """Raises `UserError` if the disk of ``folder``, which need not exist yet, has no room for one checkpoint."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    """Raise `UserError` if the disk of ``folder`` has no room for one checkpoint. The folder need not exist yet."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free_bytes = shutil.disk_usage(parent).free
     counts = parameter_counts(config.model)
-    trained = sum(counts[part] for part in config.train_parts)
-    trained += sum(adapter_counts(config.model, config.peft).values())
-    one = trained * BYTES_PER_PARAMETER
-    if free < one:
-        final = 4 * sum(counts.values())
-        most = (config.run.keep_checkpoints + 1) * one + final
+    num_trained = sum(counts[part] for part in config.train_parts)
+    num_trained += sum(adapter_counts(config.model, config.peft).values())
+    checkpoint_bytes = num_trained * BYTES_PER_PARAMETER
+    if free_bytes < checkpoint_bytes:
+        final_bytes = 4 * sum(counts.values())
+        total_bytes = (config.run.keep_checkpoints + 1) * checkpoint_bytes + final_bytes
         raise UserError(
-            f"output_dir {folder}: one checkpoint of {trained / 1e6:.1f} M trained parameters needs {_size(one)}, its disk "
-            f"has {_size(free)} free ({_size(most)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
+            f"output_dir {folder}: one checkpoint of {num_trained / 1e6:.1f} M trained parameters needs {_size(checkpoint_bytes)}, its disk "
+            f"has {_size(free_bytes)} free ({_size(total_bytes)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
             "written and the final model): make room or choose another output_dir"
         )
 
@@ -355,29 +360,34 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """``key was -> is`` for every key that differs and may not."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
+def _differences(recorded: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+    """``key old -> new`` for every difference that is not allowed."""
+    differences = []
+    for key in sorted(recorded.keys() | current.keys()):
         name = prefix + key
-        if name in _MAY_CHANGE:
+        if name in _CHANGEABLE_KEYS:
             continue
-        was, is_now = before.get(key), now.get(key)
-        if isinstance(was, dict) and isinstance(is_now, dict):
-            found += _differences(was, is_now, f"{name}.")
-        elif was != is_now:
-            found.append(f"{name} {was} -> {is_now}")
-    return found
+        old_value, new_value = recorded.get(key), current.get(key)
+        if isinstance(old_value, dict) and isinstance(new_value, dict):
+            differences += _differences(old_value, new_value, f"{name}.")
+        elif old_value != new_value:
+            differences.append(f"{name} {old_value} -> {new_value}")
+    return differences
 
 
 def _commit() -> str | None:
-    """The checkout's commit. None without git, and in an installed package: a repository around it is somebody else's."""
+    """The checkout's commit, or None.
+
+    It is None without git, and for an installed package, even inside another project's repository.
+    """
     if not IS_CHECKOUT:
         return None
-    words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or waits for something
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
+        )
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs
         return None
 
 

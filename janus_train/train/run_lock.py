@@ -1,17 +1,17 @@
-"""One owner of a run's folder: a lock that its main process holds for as long as it lives.
+"""The lock that gives a run's folder one owner: its main process, for as long as it lives.
 
-The lock is POSIX's (``fcntl.lockf``) on ``.lock`` in the folder, whose text says who holds it. Why this one of three:
+It is a POSIX lock (``fcntl.lockf``) on ``.lock`` in the folder; the file's text names the owner. Why POSIX:
 
-- The kernel gives it up when the process ends, however that happens, so the same command can start again right after
-  ``kill -9``; forked loader workers do not inherit it. A ``flock`` or an open-file-description lock belongs to them too
-  and would outlive the trainer for as long as they do.
-- NFS and Lustre (mounted with ``flock``) pass it on to their server, so it holds between nodes. After the crash of a whole
-  node an NFS server waits for its lease, some 90 s, before it gives the lock to another.
-- Its price: a process that closes any descriptor of the file loses it, so nothing else here opens ``.lock``.
+- The kernel releases it when the process ends, whatever the cause, so the same command can start again right after
+  ``kill -9``. Forked loader workers do not inherit it; a ``flock`` or an open-file-description lock would belong to
+  them too and could outlive the trainer.
+- NFS and Lustre (mounted with ``flock``) pass it on to their server, so it works between nodes. After the crash of a
+  whole node, an NFS server waits for its lease (some 90 s) before it gives the lock to another.
+- The drawback: a process that closes any descriptor of the file loses the lock, so nothing else opens ``.lock``.
 
-A file system without locks (Lustre mounted without, some FUSE ones) gets a heartbeat instead: the holder writes ``.lock``
-anew every `HEARTBEAT_S`, and a file that is `STALE_S` old belongs to nobody, nor one of a process of this host that is
-gone. Two starts within the same moment are then told apart by who wrote last.
+On a file system without locks (Lustre mounted without ``flock``, some FUSE ones) a heartbeat replaces it: the owner
+rewrites ``.lock`` every `HEARTBEAT_S`. A file older than `STALE_S`, or one from a dead process of this host, has no
+owner. If two processes start at the same moment, the last writer wins.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ NAME = ".lock"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _SETTLE_S = 1.0
-"""After which the last of two that wrote at once can be read everywhere."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""The time after which every node reads the last of two simultaneous writes."""
+_NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """Of the run's folder ``run``; use as a context. Nothing is written before `acquire`, and nothing is left of it after.
+    """The lock of the run's folder ``run``, to use as a context. Nothing is written before `acquire`.
 
-    Folders that it had to make for ``.lock`` go with it, unless the run has put something into them.
+    At the end ``.lock`` is removed, and with it the folders that had to be created for it, unless the run uses them.
     """
 
     def __init__(self, run: Path):
         self._run, self._path = run, run / NAME
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._descriptor: int | None = None
         self._heartbeat: _Heartbeat | None = None
 
@@ -61,32 +61,35 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Raises `UserError` that names host and process if a living one holds it, or if it cannot be written."""
+        """Take the lock.
+
+        Raises `UserError` if a living process has it (naming host and process) or it cannot be written.
+        """
         try:
-            self._made = [path for path in (self._run, *self._run.parents) if not path.exists()]
+            self._new_folders = [path for path in (self._run, *self._run.parents) if not path.exists()]
             self._run.mkdir(parents=True, exist_ok=True)
             if not self._lock():
                 self._refuse()
         except OSError as error:
-            self._remove_made()
+            self._remove_new_folders()
             raise UserError(f"output_dir {self._run} cannot be written: {error.strerror or error}") from None
 
     def release(self) -> None:
-        """Give it up; without `acquire`, nothing."""
+        """Release the lock, if it was acquired."""
         if self._descriptor is None and self._heartbeat is None:
             return
-        with suppress(OSError):  # a folder that is gone, or can no longer be written
+        with suppress(OSError):  # the folder was deleted or is no longer writable
             if self._heartbeat is not None:
                 self._heartbeat.stop()
             if self._heartbeat is None or self._heartbeat.is_ours():
-                self._path.unlink(missing_ok=True)  # while it is held: what is there is ours
+                self._path.unlink(missing_ok=True)  # before the lock is released, while the file is ours
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self._heartbeat = None
-        self._remove_made()
+        self._remove_new_folders()
 
     def _lock(self) -> bool:
-        """Whether it is ours now."""
+        """Try to take the lock; returns whether this process has it."""
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -94,11 +97,11 @@ class RunLock:
                 if self._is_at_its_path(descriptor):
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, _description().encode(), 0)
-                    os.fsync(descriptor)  # other nodes read who it is
+                    os.fsync(descriptor)  # other nodes read the owner from it
                     self._descriptor, descriptor = descriptor, -1
                     return True
             except OSError as error:
-                if error.errno in _NO_LOCKS:
+                if error.errno in _NO_LOCKS_ERRORS:
                     return self._start_heartbeat()
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise
@@ -108,15 +111,18 @@ class RunLock:
                     os.close(descriptor)
 
     def _is_at_its_path(self, descriptor: int) -> bool:
-        """Not if the holder before has taken it away between our opening it and its end."""
+        """Whether the open file is still the one at the path.
+
+        The previous owner may have removed it after we opened it.
+        """
         try:
-            there, here = self._path.stat(), os.fstat(descriptor)
+            path_stat, file_stat = self._path.stat(), os.fstat(descriptor)
         except FileNotFoundError:
             return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return (path_stat.st_dev, path_stat.st_ino) == (file_stat.st_dev, file_stat.st_ino)
 
     def _start_heartbeat(self) -> bool:
-        if _is_fresh(self._path):
+        if _is_held_by_heartbeat(self._path):
             return False
         heartbeat = _Heartbeat(self._path)
         heartbeat.write()
@@ -129,27 +135,27 @@ class RunLock:
 
     def _refuse(self) -> None:
         holder = _read(self._path)
-        who = "a run"
+        owner = "a run"
         if holder:
-            who = f"a run on host {holder.get('host')} (pid {holder.get('pid')}), started {holder.get('started')}"
+            owner = f"a run on host {holder.get('host')} (pid {holder.get('pid')}), started {holder.get('started')}"
         raise UserError(
-            f"output_dir {self._run} is in use by {who}: wait for it, stop it, or choose another output_dir"
+            f"output_dir {self._run} is in use by {owner}: wait for it, stop it, or choose another output_dir"
         )
 
-    def _remove_made(self) -> None:
-        for path in self._made:
-            with suppress(OSError):  # it is the run's now
+    def _remove_new_folders(self) -> None:
+        for path in self._new_folders:
+            with suppress(OSError):  # the run has put files into it
                 path.rmdir()
-        self._made = []
+        self._new_folders = []
 
 
 class _Heartbeat:
-    """Writes the file anew from time to time, until it is stopped or the file is another's."""
+    """Rewrites the file every `HEARTBEAT_S` until it is stopped or another process owns the file."""
 
     def __init__(self, path: Path):
         self._path, self._token = path, secrets.token_hex(8)
         self._text = _description(token=self._token)
-        self._stopped = threading.Event()
+        self._stop_event = threading.Event()
 
     def write(self) -> None:
         write_text(self._path, self._text)
@@ -161,22 +167,22 @@ class _Heartbeat:
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stop_event.set()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(HEARTBEAT_S):
-            with suppress(OSError):  # a disk that is full at the moment
+        while not self._stop_event.wait(HEARTBEAT_S):
+            with suppress(OSError):  # the disk is full at the moment
                 if self.is_ours():
                     self.write()
 
 
-def _description(**more: str) -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started, **more}) + "\n"
+def _description(**fields: str) -> str:
+    start = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": start, **fields}) + "\n"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Empty for what is not there, or not yet written."""
+    """The owner's description; empty if the file does not exist or is not yet written."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -184,8 +190,8 @@ def _read(path: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _is_fresh(path: Path) -> bool:
-    """Whether a living process keeps it, by the file server's own clock."""
+def _is_held_by_heartbeat(path: Path) -> bool:
+    """Whether a living process owns the file, judged by the file server's own clock."""
     holder = _read(path)
     if not holder.get("token"):
         return False
@@ -194,10 +200,10 @@ def _is_fresh(path: Path) -> bool:
     probe = path.with_name(f"{NAME}.{secrets.token_hex(4)}")
     try:
         probe.touch()
-        now = probe.stat().st_mtime
+        server_time = probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
-    return now - path.stat().st_mtime < STALE_S
+    return server_time - path.stat().st_mtime < STALE_S
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,4 +1,8 @@
-"""The model of a run: loaded from where it starts, made trainable as the configuration says."""
+"""The model of a run.
+
+In: the configuration and the run's folder. Out: the loaded model with its trainable parts set, and what the manifest
+records about it.
+"""
 
 from __future__ import annotations
 
@@ -28,40 +32,43 @@ from janus_train.train.run_dir import RunDir, RunState
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model with what trains set, and what a run has to know and record of it."""
+    """A model with its trainable parts set, and what the run records about it."""
 
     janus: JanusForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
     start: Start
     new_parts: list[Part]
-    """The parts that the start does not have, initialised by the run's seed."""
+    """Parts that the start does not have, initialised from the run's seed."""
     frozen: dict[Part, str]
-    """Digests of the parts that keep their bytes."""
+    """Digests of the frozen parts."""
     bf16_names: list[str]
-    """Frozen weights that are here in bf16 alone."""
-    compiled: bool
+    """Frozen weights that are kept in bf16 only."""
+    is_compiled: bool
     extras: Extras
-    """What the start has beside a Janus model; on the main process."""
+    """Files of the start beside the Janus model; on the main process only."""
 
     def parts_table(self, config: Config) -> dict[str, Any]:
-        """For the manifest: each part's parameters, whether they train, whether they are new, and those of its LoRA."""
+        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size."""
         table: dict[str, Any] = {}
-        for part, named in parameters_by_part(self.janus).items():
-            adapter = sum(p.numel() for name, p in named if is_lora(name))
-            parameters = sum(p.numel() for _, p in named) - adapter
+        for part, parameters_of_part in parameters_by_part(self.janus).items():
+            num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
+            num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
             table[part] = {
-                "parameters": parameters,
+                "parameters": num_parameters,
                 "trains": part in config.train_parts,
                 "new": part in self.new_parts,
             }
-            table[part] |= {"adapter": adapter} if adapter else {}
+            table[part] |= {"adapter": num_adapter} if num_adapter else {}
         return table
 
 
 def load_trainable(
     config: Config, group: Distributed, run_dir: RunDir, state: RunState, recipe: Recipe
 ) -> TrainableModel:
-    """Raises `UserError` for weights that do not fit the configuration, the run so far, or the recipe's cached codes."""
+    """Load the weights and make them trainable.
+
+    Raises `UserError` if they do not fit the configuration, the run's checkpoint or the recipe's cached codes.
+    """
     if config.peft is not None:
         lora.check_usable(group.backend)
     compiled = should_compile(config, group.device, group.gathers_inside_layers)
@@ -82,7 +89,10 @@ def load_trainable(
 def make_trainable(
     janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part], compiled: bool, group: Distributed
 ) -> list[str]:
-    """What the configuration does to the model, in the order that it needs; the names of the weights that are bf16 now."""
+    """Apply LoRA, freezing, checkpointing, compilation and precision, in this order.
+
+    Returns the weights cast to bf16.
+    """
     if config.peft is not None:
         lora.add_lora(janus, config.peft)
     set_trainable(janus, config.train_parts)
@@ -90,6 +100,6 @@ def make_trainable(
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
         compile_layers(janus)
-    if config.precision == "bf16" and group.backend == "ddp":  # elsewhere they are sharded, as fp32
-        return cast_frozen_to_bf16(janus, keep=new_parts)  # new ones are in no folder to take them from in the end
+    if config.precision == "bf16" and group.backend == "ddp":  # the other backends shard them in fp32
+        return cast_frozen_to_bf16(janus, keep=new_parts)  # no folder has the fp32 values of new parts
     return []

@@ -1,8 +1,13 @@
-"""The steps of a run: rows in, updates, metrics and checkpoints out."""
+"""The steps of a run.
+
+In: packed rows from the loader. Out: weight updates, metrics and checkpoints. All ranks do the same things in the same
+order, because most of them are collectives.
+"""
 
 from __future__ import annotations
 
 import time
+from typing import NoReturn
 
 from janus_train.config import Config
 from janus_train.data.loader import RowLoader
@@ -20,7 +25,7 @@ from janus_train.train.step import StepResult, train_step
 
 
 class Trainer:
-    """Owns the order of things in a step. All ranks go through it together."""
+    """Runs the training steps and decides what happens in which order."""
 
     def __init__(
         self,
@@ -39,72 +44,74 @@ class Trainer:
     def train(self, steps_done: int) -> None:
         """Train from the step after ``steps_done`` to ``run.steps``.
 
-        Raises `Preempted` on every rank after a signal to any, and `UserError` for data or losses that end the run; what
-        was trained until then is saved.
+        Raises `Preempted` on every rank after a signal to any of them, and `UserError` for data or losses that end the
+        run. A checkpoint is saved before a signal or an error in the data ends it.
         """
         run = self.config.run
         with StopSignals(announce=self.group.is_main) as signals:
-            rows, report, wait_s = self._fetch()
-            coming = self.sync.exchange(StepReport(), report).rows
+            rows, local_report, _ = self._fetch()
+            rows_report = self.sync.exchange(StepReport(), local_report).rows
             for step in range(steps_done + 1, run.steps + 1):
-                if coming.error:
+                if rows_report.error:
                     self.saver.finish()
-                    raise UserError(coming.error)
-                began = time.perf_counter()
-                self.monitor.record_quarantined(step, coming)
+                    raise UserError(rows_report.error)
+                start_s = time.perf_counter()
+                self.monitor.record_quarantine(step, rows_report)
                 rate = learning_rate(step, self.config.optim, run.planned_steps or run.steps)
-                result = self._step(step, rows, coming.num_loss_tokens, rate)
-                trained_rows, this_step = rows, coming
-                compute_s = self.monitor.forward_s()
-                # The next rows come before the exchange: their counts are in it, and their errors are everyone's.
-                rows, report, wait_s = self._fetch() if step < run.steps else ([], RowsReport(), 0.0)
-                agreed = self.sync.exchange(
-                    StepReport(
-                        result.losses if result else None, signals.received, self.saver.written, wait_s, compute_s
-                    ),
-                    report,
-                )
-                coming = agreed.rows
-                stop = agreed.stop if step < run.steps else None  # after the last step there is nothing to stop
+                result = self._step(step, rows, rows_report.num_loss_tokens, rate)
+                losses, compute_s = result.losses if result else None, self.monitor.forward_s()
 
-                if agreed.save_written or (result and not result.applied):
-                    self.saver.finish()  # what was saved before stays good, should this be the end
+                # The next rows come before the exchange: it carries their counts, and their errors to all ranks.
+                next_rows, local_report, wait_s = self._fetch() if step < run.steps else ([], RowsReport(), 0.0)
+                step_report = StepReport(losses, signals.number, self.saver.is_written, wait_s, compute_s)
+                summary = self.sync.exchange(step_report, local_report)
+                stop_signal = summary.stop_signal if step < run.steps else None  # the last step ends the run anyway
+
+                if summary.save_written or (result and not result.applied):
+                    self.saver.finish()  # the checkpoint stays valid even if the next lines end the run
                 if result:
-                    self.monitor.judge(step, trained_rows, result, agreed)
-                due = run.checkpoint_every and step % run.checkpoint_every == 0
-                if due or stop or coming.error or step == run.steps:
-                    self._save(step, trained_rows)
-                if run.sample_every and not stop and step % run.sample_every == 0:
+                    self.monitor.judge(step, rows, result, summary)
+                if self._saves_at(step) or stop_signal or summary.rows.error:
+                    self._save(step, rows)
+                if run.sample_every and not stop_signal and step % run.sample_every == 0:
                     self.monitor.preview(step, self.rows.encoder)
-                step_s = time.perf_counter() - began
-                self.monitor.log(step, result, agreed, this_step, learning_rate=rate, wait_s=wait_s, step_s=step_s)
+                step_s = time.perf_counter() - start_s
+                self.monitor.log(step, result, summary, rows_report, learning_rate=rate, wait_s=wait_s, step_s=step_s)
                 self.watchdog.beat(f"step {step}")
-                if stop:
-                    saved = self.saver.finish()
-                    what = f"step {step} is saved" if saved else f"step {step} could not be saved"
-                    raise Preempted(f"stopped by {stop}: {what}; run the same command again to resume")
+                if stop_signal:
+                    self._stop(step, stop_signal)
+                rows, rows_report = next_rows, summary.rows
             self.saver.close()
 
     def _step(self, step: int, rows: list[Row], num_loss_tokens: int, rate: float) -> StepResult | None:
-        """None: the step is left out (``run.skip_steps``)."""
+        """Train on the rows; returns None if ``run.skip_steps`` names the step."""
         self.backend.set_learning_rate(rate)
         if step in self.config.run.skip_steps:
-            self.monitor.say_skipped(step)
+            self.monitor.log_skip(step)
             return None
         micro_batches = self.rows.micro_batches(rows)
         return train_step(self.backend, micro_batches, num_loss_tokens, self.config.optim.gradient_clip)
 
     def _fetch(self) -> tuple[list[Row], RowsReport, float]:
-        """The next step's rows, what is to be said of them, and the seconds that they were waited for."""
-        began = time.perf_counter()
+        """The next step's rows, the report on them, and the seconds this rank waited for them."""
+        start_s = time.perf_counter()
         try:
             rows = next(self.rows)
         except UserError as error:
-            return [], RowsReport(error=str(error)), time.perf_counter() - began
-        wait_s = time.perf_counter() - began
-        return rows, RowsReport.of(rows, self.monitor.useful_flops(rows)), wait_s
+            return [], RowsReport(error=str(error)), time.perf_counter() - start_s
+        wait_s = time.perf_counter() - start_s
+        return rows, RowsReport.from_rows(rows, self.monitor.useful_flops(rows)), wait_s
+
+    def _saves_at(self, step: int) -> bool:
+        run = self.config.run
+        return step == run.steps or bool(run.checkpoint_every and step % run.checkpoint_every == 0)
 
     def _save(self, step: int, rows: list[Row]) -> None:
         check_finite(self.backend, step)
         states = dict(self.group.gather([(str(row.stream), row.state) for row in rows]))
         self.saver.begin(step, states)
+
+    def _stop(self, step: int, stop_signal: str) -> NoReturn:
+        """Wait for the checkpoint of ``step`` and raise `Preempted`."""
+        result = "is saved" if self.saver.finish() else "could not be saved"
+        raise Preempted(f"stopped by {stop_signal}: step {step} {result}; run the same command again to resume")

@@ -62,7 +62,7 @@ class OneStep:
         self._backend.sync_model_weights()
 
     def on(self, assignment: Assignment) -> tuple[float, float, dict[str, torch.Tensor] | None]:
-        """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, shared out in order."""
+        """Loss, gradient norm, and on rank 0 all weights after a step on these micro-batches, dealt to the ranks in order."""
         self._set_back()
         config, used = self._config, dict.fromkeys(KINDS, 0)
         batches = []
@@ -78,7 +78,7 @@ class OneStep:
         tokens = sum(batch.num_loss_tokens for batch in batches)
         result = train_step(self._backend, mine, tokens, config.optim.gradient_clip)
         assert result.applied
-        totals = LossTotals.added(self._distributed.gather([result.losses]))
+        totals = LossTotals.sum_of(self._distributed.gather([result.losses]))
         whole = self._backend.full_state_dict()
         return totals.mean, result.grad_norm, whole and {name: tensor.clone() for name, tensor in whole.items()}
 

@@ -1,6 +1,6 @@
 """What every process of a group does: the runs that a test has listed, one after the other.
 
-A group that is started once and runs many configurations is much cheaper than a start a case.
+A group that is started once and runs many configurations is much cheaper than one start per case.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that are stopped, killed, suspended or poisoned: how the others end, and how the run goes on."""
+"""Processes that are stopped, killed, suspended or poisoned: how the others end, and how the run resumes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def words(random_base: Path, tmp_path: Path) -> tuple[str, ...]:
 
 
 def finish(words: tuple[str, ...], whole: Path, world_size: int, **environment: str) -> Path:
-    """Start the same command again: it goes on from what was committed, and ends well, with the undisturbed run's batches."""
+    """Run the same command again: it resumes from the committed checkpoint, and finishes with the undisturbed run's batches."""
     folder = whole_folder(words)
     committed = list(folder.glob("checkpoints/step-*/manifest.json"))
     with job(folder.parent / "again", words, world_size, **environment) as again:
@@ -168,7 +168,7 @@ def test_one_ranks_bad_loss_is_applied_by_none(words: tuple[str, ...], tmp_path:
 
 
 def mistake(rank: int) -> None:
-    """In its third step rank 1 finds something that a person has to mend."""
+    """In its third step rank 1 finds an error that only a person can fix."""
     _fail_in_third_step(rank, UserError("shard a.tar cannot be read: Input/output error"))
 
 
@@ -202,11 +202,11 @@ def test_one_ranks_mistake_ends_all_as_a_mistake(words: tuple[str, ...], tmp_pat
 
 
 def test_one_ranks_defect_is_named_by_the_others(words: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
-    """With its trace in its own log; the same command may go on."""
+    """With its trace in its own log; the same command may resume."""
     with job(tmp_path / "log", words, 2, sabotage=defect) as failed:
         assert failed.codes(timeout_s=60) == [76, 1], failed.said()
     last, host = failed.said(0).strip().splitlines()[-1], os.uname().nodename
-    assert last == f"error: rank 0 on {host}: rank 1 on {host} failed: KeyError: 'weight'; the same command goes on from the newest checkpoint"  # fmt: skip
+    assert last == f"error: rank 0 on {host}: rank 1 on {host} failed: KeyError: 'weight'; run the same command again to resume from the latest checkpoint"  # fmt: skip
     assert "Traceback" not in failed.said(0) and "in failing" in failed.said(1)
 
 

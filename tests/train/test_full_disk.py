@@ -68,8 +68,8 @@ def test_a_preview_or_report_that_cannot_be_written_ends_no_run(
     folder = run(small(2, "run.steps=2", "run.sample_every=2"), write_report=full)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned == [
-        "step 2: its preview could not be written ([Errno 28] No space left on device); training goes on",
-        f"no report was written ([Errno 28] No space left on device): janus-train report {folder} makes it",
+        "step 2: its preview could not be written ([Errno 28] No space left on device); training continues",
+        f"the report could not be written ([Errno 28] No space left on device): janus-train report {folder} writes it",
     ]
     assert (folder / "final/config.json").is_file()
 
@@ -92,7 +92,7 @@ def test_a_final_model_that_finds_no_room_is_a_line_and_is_written_by_the_next_s
 def test_a_folder_deleted_in_a_step_is_noticed_in_that_step(
     small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, every: int
 ) -> None:
-    """Nothing makes it anew, with checkpoints and previews or without."""
+    """Nothing creates it again, with checkpoints and previews or without."""
     before(monkeypatch, trainer, "train_step", lambda: shutil.rmtree(tmp_path / "run"), call=2)
     with pytest.raises(UserError, match=r"metrics\.jsonl was deleted or replaced while it was written"):
         run(small(2, "run.steps=5", f"run.checkpoint_every={every}", f"run.sample_every={every}"))
@@ -111,7 +111,7 @@ def test_a_folder_deleted_after_the_last_step_gets_no_model(
 def test_a_run_goes_on_in_a_folder_with_brackets_in_its_path(
     small: Small, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """To rich ``[/x]`` ends what was never begun."""
+    """For rich, ``[/x]`` closes a tag that was never opened."""
     where = f"output_dir='{tmp_path}/run[/x]'"
     config = [
         small(2, f"run.steps={steps}", "run.planned_steps=2", "run.checkpoint_every=1", where) for steps in (1, 2, 2)

@@ -1,4 +1,4 @@
-"""LoRA: what trains, what keeps its bytes, what is written, how a run goes on, and what is refused."""
+"""LoRA: what trains, what keeps its bytes, what is written, how a run resumes, and what is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_trains_adapters_and_named_parts_alone(small: Small, random_base: 
     for name, tensor in before.items():
         trains = name in adapted or part_of(name) == "image_head"
         assert torch.equal(tensor, after[name]) != trains and tensor.dtype == after[name].dtype, name
-    found = store.newest(folder)
+    found = store.newest_checkpoint(folder)
     assert found is not None
     stored = {key.split("/")[1] for key in load_file(found.folder / "rank-00000.safetensors")}
     assert all(is_lora(name) or part_of(name) == "image_head" for name in stored)

@@ -1,4 +1,4 @@
-"""Whole runs in this process: what trains, what is frozen, what is written, how a run goes on."""
+"""Whole runs in this process: what trains, what is frozen, what is written, how a run resumes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
     for name, tensor in before.items():
         same = torch.equal(tensor, after[name])
         assert same == (part_of(name) not in config.train_parts), name
-    found = store.newest(folder)
+    found = store.newest_checkpoint(folder)
     assert found is not None
     stored = [key.split("/") for key in load_file(found.folder / "rank-00000.safetensors")]
     names = {name for kind, name in stored if kind == "weight"}
@@ -156,7 +156,7 @@ def test_resume_gives_the_same_batches_losses_and_weights(small: Small, tmp_path
     whole = run(small(2, "run.steps=6", f"output_dir={tmp_path / 'whole'}"))
     first = run(small(2, "run.steps=3", "run.checkpoint_every=2"))
     shutil.rmtree(first / "final")
-    shutil.rmtree(first / "checkpoints/step-000003")  # as if killed after step 3: go on from step 2
+    shutil.rmtree(first / "checkpoints/step-000003")  # as if killed after step 3: resume from step 2
     with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # and in the midst of a line
     manifest = json.loads((first / "manifest.json").read_text())
@@ -192,11 +192,11 @@ def test_a_damaged_checkpoint_is_passed_over(three_steps: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    found = store.newest(folder)
-    assert found is not None and found.step == 2
+    checkpoint = store.newest_checkpoint(folder)
+    assert checkpoint is not None and checkpoint.step == 2
     for step in (1, 2):
         (folder / f"checkpoints/step-{step:06d}/manifest.json").unlink()
-    assert store.newest(folder) is None
+    assert store.newest_checkpoint(folder) is None
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -240,7 +240,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_kept(
     said = capfd.readouterr().err
     assert "starts from its checkpoint" in said and "step-000001" in said
     for step in (2, 3):
-        assert f"warning: checkpoint {folder}/checkpoints/step-{step:06d} is passed over (rank-00000.safetensors has 7 bytes" in said  # fmt: skip
+        assert f"warning: checkpoint {folder}/checkpoints/step-{step:06d} is not valid (rank-00000.safetensors has 7 bytes" in said  # fmt: skip
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
         "step-000001",
         "step-000002",
@@ -281,7 +281,7 @@ def test_no_valid_checkpoint_is_refused_unless_told_to_restart(
     assert "\n" not in str(error.value) and everything(folder) == before
     capfd.readouterr()
     run(small(2, *THREE, "run.steps=4", "resume=restart"))
-    assert f"what was there is now in {folder}/restart-1" in capfd.readouterr().err
+    assert f"the existing files are now in {folder}/restart-1" in capfd.readouterr().err
     kept = everything(folder / "restart-1")
     assert all(kept[name] == data for name, data in before.items() if "tensorboard" not in name)
     whole = run(small(2, *THREE, "run.steps=4", f"output_dir={tmp_path / 'whole'}"))
@@ -383,7 +383,7 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
 
 @pytest.fixture
 def flawed_recipe(tmp_path: Path) -> Path:
-    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is no image."""
+    """Texts 3 and 13 of 20 are empty, and image 9 of 40 is not an image."""
     folder = tmp_path / "flawed"
     folder.mkdir()
     texts = {f"t{i:02d}.json": {"text": "" if i % 10 == 3 else f"text number {i}"} for i in range(20)}
@@ -466,7 +466,7 @@ def test_a_continuation_takes_the_frozen_parts_that_it_was_trained_beside(
     name = "model.vision_model.embeddings.patch_embedding.bias"
     save_file(weights | {name: weights[name] + 1}, base / "model.safetensors")
     stamp = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UserError, match=r"trained beside another understanding_encoder than that of .*/base"):
+    with pytest.raises(UserError, match=r"trained with another understanding_encoder than that of .*/base"):
         run(small(1, *plan, "run.steps=2"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamp
     save_file(weights, base / "model.safetensors")

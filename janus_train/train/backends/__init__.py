@@ -1,4 +1,4 @@
-"""One training code, several ways to share it out. `make_backend` is the only place that knows them all."""
+"""The ways to distribute training over processes: DDP, DeepSpeed ZeRO and FSDP2, behind one `Backend` interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["Backend", "ParameterShard", "make_backend"]
 
 
 def make_backend(janus: JanusForConditionalGeneration, config: Config, distributed: Distributed) -> Backend:
-    """``janus``, with what trains already set (`parts.set_trainable`), on this run's devices."""
+    """Put ``janus`` on this run's devices with the launched backend.
+
+    Its trainable parts are set (`parts.set_trainable`).
+    """
     if distributed.backend == "zero":
         from janus_train.train.backends.zero import DeepSpeedZeRO  # DeepSpeed takes seconds to import
 

@@ -1,12 +1,13 @@
-"""What the trainer asks of a backend, and nothing more: gradients, one update, and who keeps which weights.
+"""The interface between the trainer and a backend: gradients, one update, and which rank keeps which weights.
 
-    ddp     one process, or DDP: every rank has everything
-    zero    DeepSpeed's ZeRO 1, 2, 3: optimiser state, gradients, weights are sharded
+    ddp     one process, or DDP: every rank has all weights, gradients and optimiser state
+    zero    DeepSpeed ZeRO: optimiser state (1), gradients too (2) and weights too (3) are sharded
     fsdp2   torch's fully_shard: all three are sharded
 
-All keep fp32 weights and moments for what trains; ``precision=bf16`` computes matrix products in bf16 (autocast). A
-frozen part has neither gradients nor optimiser state nor a second copy. The frozen VQ encoder stays whole everywhere:
-it runs only where codes are missing, and gathering it there would wait for ranks that do not come.
+All keep fp32 weights and moments for trained parameters; ``precision=bf16`` computes matrix products in bf16
+(autocast). A frozen part has no gradients, no optimiser state and no second copy. The frozen VQ encoder is never
+sharded: it runs only on ranks whose images lack cached codes, and gathering it there would wait for the other ranks
+forever.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's, in torch's names."""
+"""AdamW's moments, by torch's names."""
 
 
 @dataclass
 class ParameterShard:
-    """Elements ``start ..`` of a trained parameter, flattened row by row, and of its moments: views, to read or fill."""
+    """A stretch of a trained parameter and of its moments, from element ``start``.
+
+    The parameter is flattened row by row. The tensors are views, to read or to fill.
+    """
 
     name: str
     start: int
@@ -44,33 +48,33 @@ class ParameterShard:
         return self.start + self.weight.numel()
 
     def narrow(self, start: int, stop: int) -> ParameterShard:
-        """The shard's part within elements ``start .. stop`` of the parameter; these must lie inside the shard."""
+        """The part of the shard with the parameter's elements ``start`` to ``stop``, which must lie inside it."""
         first, count = start - self.start, stop - start
         moments = {key: moment.narrow(0, first, count) for key, moment in self.moments.items()}
         return ParameterShard(self.name, start, self.weight.narrow(0, first, count), moments)
 
 
 class Backend(ABC):
-    """A model that is ready to be trained by all ranks together; where nothing else is said, by plain torch."""
+    """A model that all ranks train together; the default methods use plain torch."""
 
     model: nn.Module
-    """What is called with a `Batch`."""
+    """The module to call with a `Batch`."""
     optimizer: torch.optim.Optimizer
-    """Torch's AdamW over what this rank updates."""
+    """torch's AdamW over the parameters that this rank updates."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         self.janus, self.config, self.distributed = janus, config, distributed
-        # Taken before anything is sharded: a shard does not know its parameter's shape.
+        # Recorded before anything is sharded: a shard does not know its parameter's shape.
         self.shapes = {name: tuple(p.shape) for name, p in janus.named_parameters() if p.requires_grad}
 
     # ------------------------------------------------------------------------------------------------------------ step
 
     def zero_grad(self) -> None:
-        """Before a step's first micro-batch."""
+        """Clear the gradients before a step's first micro-batch."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch; ``last`` of its step or not."""
+        """A context for the forward and backward of a micro-batch; ``last``: whether it is the step's last one."""
         return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -78,19 +82,19 @@ class Backend(ABC):
         loss.backward()
 
     def update(self, gradient_clip: float) -> tuple[float, bool]:
-        """Clip by the norm over all parameters and ranks, and take one AdamW step if the norm is finite.
+        """Clip by the gradient norm over all parameters and ranks, and take one AdamW step if the norm is finite.
 
-        Returns the norm before clipping, and whether the step was taken; the same on all ranks.
+        Returns the norm before clipping and whether the step was taken, the same on all ranks.
         """
-        total = torch.nn.utils.clip_grad_norm_(self._updated(), gradient_clip)
-        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
-        # The norm is of averaged gradients, so it is the same on all ranks: all agree.
+        total_norm = torch.nn.utils.clip_grad_norm_(self._updated_parameters(), gradient_clip)
+        norm = float(total_norm.full_tensor() if isinstance(total_norm, DTensor) else total_norm)
+        # The gradients are already averaged, so all ranks have the same norm and decide alike.
         applied = math.isfinite(norm)
         if applied:
             self.optimizer.step()
         return norm, applied
 
-    def _updated(self) -> list[nn.Parameter]:
+    def _updated_parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def set_learning_rate(self, rate: float) -> None:
@@ -100,15 +104,15 @@ class Backend(ABC):
 
     @abstractmethod
     def local_shards(self) -> list[ParameterShard]:
-        """All that this rank keeps in fp32."""
+        """All trained parameters and moments that this rank keeps in fp32."""
 
     def checkpoint_shards(self) -> list[ParameterShard]:
-        """What this rank writes into a checkpoint: over all ranks, each element of each trained parameter once."""
+        """The shards that this rank saves: all ranks together save each element of each trained parameter once."""
         return self.local_shards()
 
     def init_optimizer_state(self) -> None:
-        """Give AdamW its state as its first step would make it, zeros, so that `held` has moments to fill."""
-        for parameter in self._updated():
+        """Create AdamW's state as its first step would (zeros), so that `local_shards` has moments to fill."""
+        for parameter in self._updated_parameters():
             self.optimizer.state[parameter] = {
                 "step": torch.zeros(
                     (), dtype=torch.float32, device=parameter.device
@@ -117,34 +121,37 @@ class Backend(ABC):
             }
 
     def sync_model_weights(self) -> None:  # noqa: B027
-        """After `held` was filled: bring the weights that are computed with into line with it, if they are others."""
+        """Copy the filled `local_shards` into the model's weights, if the backend keeps both."""
 
     @property
     def optimizer_steps(self) -> int:
-        """Updates so far: AdamW's bias correction counts them."""
+        """The number of updates so far, which AdamW's bias correction needs."""
         return max((int(state["step"]) for state in self.optimizer.state.values() if "step" in state), default=0)
 
     def set_optimizer_steps(self, steps: int) -> None:
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
 
-    # ----------------------------------------------------------------------------------------------------- whole model
+    # ------------------------------------------------------------------------------------------------------ full model
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        """All weights and buffers, whole: on the CPU of rank 0, None elsewhere. All ranks call it."""
+        """All weights and buffers, unsharded: on rank 0's CPU, None on the other ranks. All ranks call it."""
         return dict(self.janus.state_dict()) if self.distributed.is_main else None
 
     def full_model(self) -> JanusForConditionalGeneration | None:
-        """A model for rank 0 to generate with: the trained one itself if it is whole, else a copy. All ranks call it."""
+        """A model with which rank 0 can generate: the trained one if it is not sharded, else a copy.
+
+        All ranks call it.
+        """
         return self.janus if self.distributed.is_main else None
 
 
 class Sharded(Backend):
-    """A backend whose weights no rank has whole."""
+    """A backend that shards the weights: no rank has all of them."""
 
     def full_model(self) -> JanusForConditionalGeneration | None:
         state = self.full_state_dict()
         if state is None:
             return None
-        copy = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
-        return prepare(copy).eval().to(self.distributed.device)
+        model = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
+        return prepare(model).eval().to(self.distributed.device)

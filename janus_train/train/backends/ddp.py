@@ -1,4 +1,7 @@
-"""One process, or several with the whole model each (DDP): gradients are averaged on the last backward of a step."""
+"""DDP: each process has the whole model, and gradients are averaged on the last backward of a step.
+
+It is also the backend of a run of one process.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from janus_train.train.optim import make_optimizer
 
 
 class DDP(Backend):
-    """Every rank has all weights, gradients and moments."""
+    """Nothing is sharded: every rank has all weights, gradients and moments."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         super().__init__(janus, config, distributed)
         model: nn.Module = PackedJanus(janus).to(distributed.device)
         if distributed.world_size > 1:
-            # Buffers never change; gradients as views into the buckets save a copy of all of them.
+            # Buffers never change. Gradients as views into the buckets avoid a second copy of them.
             model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.model = model
         self.optimizer = make_optimizer(model, config.optim)
@@ -42,15 +45,15 @@ class DDP(Backend):
         return shards
 
     def checkpoint_shards(self) -> list[ParameterShard]:
-        """An equal share of all elements, in the model's order."""
+        """This rank's equal share of all elements, in the model's order."""
         shards = self.local_shards()
-        total = sum(shard.stop for shard in shards)
-        rank, ranks = self.distributed.rank, self.distributed.world_size
-        first, last = total * rank // ranks, total * (rank + 1) // ranks
-        mine, offset = [], 0
+        num_elements = sum(shard.stop for shard in shards)
+        rank, num_ranks = self.distributed.rank, self.distributed.world_size
+        begin, end = num_elements * rank // num_ranks, num_elements * (rank + 1) // num_ranks
+        rank_shards, offset = [], 0
         for shard in shards:
-            start, stop = max(0, first - offset), min(shard.stop, last - offset)
+            start, stop = max(0, begin - offset), min(shard.stop, end - offset)
             if start < stop:
-                mine.append(shard.narrow(start, stop))
+                rank_shards.append(shard.narrow(start, stop))
             offset += shard.stop
-        return mine
+        return rank_shards

@@ -1,8 +1,8 @@
-"""FSDP2: every trained and frozen weight, its gradient and its moments sharded by rows (torch's ``fully_shard``).
+"""FSDP2: all weights, their gradients and their moments are sharded by rows (torch's ``fully_shard``).
 
-Accelerate starts the ranks and reads the launch file; the wrapping is ours, because Accelerate leaves it out on a CPU
-and the VQ encoder has to stay whole. A unit is what is gathered at a time: each layer of the language model and of the
-understanding encoder, the text embedding, and both heads; the rest, some small modules, is one more.
+Accelerate starts the ranks and reads the launch file. The wrapping is done here, because Accelerate skips it on a CPU
+and the VQ encoder must not be sharded. A unit is gathered at a time: each layer of the language model and of the
+understanding encoder, the text embedding and both heads; the remaining small modules form one more unit.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ from janus_train.train.optim import make_optimizer
 
 
 class FSDP2(Sharded):
-    """Gradients are averaged and sharded in every micro-batch: whole ones are never kept."""
+    """Weights, gradients and moments are sharded; gradients are averaged and sharded in every micro-batch."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         super().__init__(janus, config, distributed)
         device = distributed.device
         mesh = init_device_mesh(device.type, (distributed.world_size,))
-        keep_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
-        exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-        # In bf16 runs the language model's layers and the heads travel as bf16, as autocast would round them anyway;
-        # gradients as fp32. The embedding makes the residual stream, and LayerNorm wants its weights in its input's type.
-        narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        policy = narrow if config.precision == "bf16" else exact
+        keep_weights_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
+        fp32_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+        # In bf16 runs the language model's layers and the heads are gathered in bf16, to which autocast would round them
+        # anyway, and gradients are reduced in fp32. The embedding stays fp32 because it makes the residual stream, the
+        # vision layers because LayerNorm needs its weights in the type of its input.
+        bf16_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        layer_policy = bf16_policy if config.precision == "bf16" else fp32_policy
         model = PackedJanus(janus)
         encoder = janus.model.vqmodel.to(device)
-        inner = janus.model
-        narrow_units: list[nn.Module] = [*inner.language_model.layers, janus.lm_head, inner.generation_head]
-        exact_units: list[nn.Module] = [*inner.vision_model.encoder.layers, janus.get_input_embeddings()]
-        for units, units_policy in ((narrow_units, policy), (exact_units, exact)):
+        janus_model = janus.model
+        bf16_units: list[nn.Module] = [*janus_model.language_model.layers, janus.lm_head, janus_model.generation_head]
+        fp32_units: list[nn.Module] = [*janus_model.vision_model.encoder.layers, janus.get_input_embeddings()]
+        for units, units_policy in ((bf16_units, layer_policy), (fp32_units, fp32_policy)):
             for unit in units:
-                fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_gathered)
-        fully_shard(model, mesh=mesh, mp_policy=exact, ignored_params=set(encoder.parameters()))
+                fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_weights_gathered)
+        fully_shard(model, mesh=mesh, mp_policy=fp32_policy, ignored_params=set(encoder.parameters()))
         self.model = model
         self.optimizer = make_optimizer(model, config.optim)
 
@@ -62,14 +63,14 @@ class FSDP2(Sharded):
         return shards
 
     def _first_row(self, rows: int) -> int:
-        """Rows are dealt in equal blocks, the last ones smaller or empty."""
-        ranks = self.distributed.world_size
-        return min(rows, self.distributed.rank * -(-rows // ranks))
+        """The first row on this rank: rows are split into equal blocks, the last ones smaller or empty."""
+        num_ranks = self.distributed.world_size
+        return min(rows, self.distributed.rank * -(-rows // num_ranks))
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        whole = {}
+        weights = {}
         for name, tensor in self.janus.state_dict().items():
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            full_tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if self.distributed.is_main:
-                whole[name] = full.cpu()
-        return whole if self.distributed.is_main else None
+                weights[name] = full_tensor.cpu()
+        return weights if self.distributed.is_main else None

@@ -1,9 +1,9 @@
-"""DeepSpeed's ZeRO: optimiser state (1), gradients too (2), weights too (3) sharded; states may lie in CPU memory.
+"""DeepSpeed ZeRO: optimiser state (1), gradients too (2) and weights too (3) are sharded, optionally in CPU memory.
 
-Stage and offloading come from the launch file by way of Accelerate; everything else that DeepSpeed would decide is
-ours. The loss is already divided by the step's tokens: DeepSpeed divides it by its accumulation steps unless told not to,
-which would make the update depend on the size of the micro-batches. The optimiser is torch's AdamW like everywhere. In bf16 runs DeepSpeed's own autocast keeps the
-weights in fp32, but sends linear layers' weights (stage 3) and gradients as bf16.
+Stage and offloading come from the launch file through Accelerate; everything else is set here. The loss is already
+divided by the step's tokens: DeepSpeed's own division by its accumulation steps is switched off, because it would make
+the update depend on the size of the micro-batches. The optimiser is torch's AdamW, as in the other backends. In bf16
+runs DeepSpeed's autocast keeps the weights in fp32, but sends linear layers' weights (stage 3) and gradients in bf16.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from janus_train.train.optim import make_optimizer
 
 warnings.filterwarnings(
     "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
-)  # DeepSpeed's calls, at each
+)  # raised by each of DeepSpeed's calls
 
 
 class DeepSpeedZeRO(Sharded):
@@ -44,7 +44,7 @@ class DeepSpeedZeRO(Sharded):
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         options = zero_options(distributed)
         self.stage = options["stage"]
-        rows_here = config.batch.rows_per_step // distributed.world_size
+        rows_per_rank = config.batch.rows_per_step // distributed.world_size
         model = PackedJanus(janus)
         self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
         engine, *_ = deepspeed.initialize(
@@ -52,7 +52,7 @@ class DeepSpeedZeRO(Sharded):
             optimizer=make_optimizer(model, config.optim),
             config={
                 "train_micro_batch_size_per_gpu": config.batch.micro_rows,
-                "gradient_accumulation_steps": rows_here // config.batch.micro_rows,
+                "gradient_accumulation_steps": rows_per_rank // config.batch.micro_rows,
                 "gradient_clipping": config.optim.gradient_clip,
                 "zero_optimization": options,
                 # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
@@ -67,7 +67,7 @@ class DeepSpeedZeRO(Sharded):
         self.optimizer = self._zero.optimizer
 
     def zero_grad(self) -> None:
-        """Done by DeepSpeed after its step."""
+        """Does nothing: DeepSpeed clears the gradients after its step."""
 
     @contextlib.contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
@@ -79,16 +79,16 @@ class DeepSpeedZeRO(Sharded):
 
     def update(self, gradient_clip: float) -> tuple[float, bool]:
         assert gradient_clip == self._engine.gradient_clipping()
-        self._engine.step()  # skipped by DeepSpeed itself if the norm is not finite
+        self._engine.step()  # DeepSpeed skips the step if the norm is not finite
         return float(self._zero._global_grad_norm), self._engine.was_step_applied()
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def local_shards(self) -> list[ParameterShard]:
-        return list(self._partitioned() if self.stage == 3 else self._fragments())
+        return list(self._partitioned_shards() if self.stage == 3 else self._flat_shards())
 
-    def _fragments(self) -> Iterator[ParameterShard]:
-        """ZeRO 1, 2: all parameters stand in one flat vector, and this rank keeps a stretch of it."""
+    def _flat_shards(self) -> Iterator[ParameterShard]:
+        """ZeRO 1, 2: all parameters form one flat vector, and this rank keeps a stretch of it."""
         for name in self.shapes:
             mapping = self.janus.get_parameter(name)._hp_mapping
             if mapping is not None:
@@ -96,13 +96,13 @@ class DeepSpeedZeRO(Sharded):
                 address = mapping.get_hp_fragment_address()
                 yield self._shard(name, mapping.lp_fragment_address.start, flat, address.start, address.numel)
 
-    def _partitioned(self) -> Iterator[ParameterShard]:
-        """ZeRO 3: each parameter by itself is cut into equal stretches, the last ones padded."""
+    def _partitioned_shards(self) -> Iterator[ParameterShard]:
+        """ZeRO 3: each parameter is cut into equal stretches, the last ones padded."""
         for name, shape in self.shapes.items():
             parameter: Any = self.janus.get_parameter(name)
-            group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
-            start = self.distributed.rank * padded
-            count = min(padded, math.prod(shape) - start)
+            group, offset, padded_size = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            start = self.distributed.rank * padded_size
+            count = min(padded_size, math.prod(shape) - start)
             if count > 0:
                 yield self._shard(name, start, self._zero.fp32_partitioned_groups_flat[group], offset, count)
 
@@ -112,10 +112,10 @@ class DeepSpeedZeRO(Sharded):
         return ParameterShard(name, start, flat.detach().narrow(0, offset, count), moments)
 
     def init_optimizer_state(self) -> None:
-        flats = (
+        flat_groups = (
             self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
         )
-        for flat in flats:
+        for flat in flat_groups:
             self.optimizer.state[flat] = {
                 "step": torch.zeros((), dtype=torch.float32, device=flat.device),
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
@@ -132,18 +132,18 @@ class DeepSpeedZeRO(Sharded):
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
-    # ----------------------------------------------------------------------------------------------------- whole model
+    # ------------------------------------------------------------------------------------------------------ full model
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        whole = {}
+        weights = {}
         for name, tensor in self.janus.state_dict(keep_vars=True).items():
-            partitioned = [tensor] if hasattr(tensor, "ds_id") else []
-            with GatheredParameters(partitioned, enabled=bool(partitioned)):
+            partitioned_tensors = [tensor] if hasattr(tensor, "ds_id") else []
+            with GatheredParameters(partitioned_tensors, enabled=bool(partitioned_tensors)):
                 if self.distributed.is_main:
                     value = tensor.detach().cpu()
-                    whole[name] = value.clone() if partitioned else value
-        whole |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
-        return whole if self.distributed.is_main else None
+                    weights[name] = value.clone() if partitioned_tensors else value
+        weights |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
+        return weights if self.distributed.is_main else None
 
     def full_model(self) -> JanusForConditionalGeneration | None:
         if self.stage == 3:
@@ -152,7 +152,7 @@ class DeepSpeedZeRO(Sharded):
 
 
 def _take_out_code_encoder(janus: JanusForConditionalGeneration) -> nn.Module:
-    """The VQ tokenizer, from now on a plain attribute where it was a submodule: DeepSpeed does not see it."""
+    """Turn the VQ tokenizer from a submodule into a plain attribute, so that DeepSpeed does not shard it."""
     encoder = janus.model._modules.pop("vqmodel")
     assert encoder is not None
     janus.model.__dict__["vqmodel"] = encoder
@@ -160,9 +160,9 @@ def _take_out_code_encoder(janus: JanusForConditionalGeneration) -> nn.Module:
 
 
 def zero_options(distributed: Distributed) -> dict[str, Any]:
-    """DeepSpeed's ``zero_optimization`` as the launch file asks for it. Raises `UserError` for what is not supported."""
-    asked = distributed.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
-    options = {key: value for key, value in asked.items() if value != "auto"}
+    """DeepSpeed's ``zero_optimization`` section from the launch file. Raises `UserError` for unsupported options."""
+    launch_options = distributed.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+    options = {key: value for key, value in launch_options.items() if value != "auto"}
     for part in ("offload_optimizer", "offload_param"):
         device = (options.get(part) or {}).get("device", "none")
         if device == "nvme":

@@ -4,14 +4,12 @@
                               state.json                  step, the streams' states, the parameters' shapes
                               manifest.json               schema, step, ranks, recipe, sizes and digests of the others
 
-A folder is a checkpoint only if its manifest is there and every file is what the manifest says (`saver` writes it last, `store` looks).
-What is not is passed over, named, and kept aside as step-NNNNNN.invalid; a file that cannot be read ends the start instead,
-for it may be whole (a file server that is away, a permission).
-A rank's file holds what that rank owned, each shard flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, and
-in its metadata where each begins. Whoever loads reads the stretches that it needs from whichever files have them: so
-any backend at any world size goes on from any other, and no rank holds more than its own share.
+A folder is a checkpoint only if it has a manifest and every file matches it: `saver` writes the manifest last, `store`
+checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``,
+and in its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have
+them. So checkpoints resume under any other backend and number of processes, and no rank holds more than its own share.
 
-The frozen parts are not stored again: a resume takes them from where the run started, and the run's manifest has their
+The frozen parts are not saved: a resumed run takes them from where it started, and the run's manifest has their
 digests.
 """
 
@@ -30,7 +28,7 @@ from safetensors.torch import save_file
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, ParameterShard
-from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable
+from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable_error
 
 
 def rank_file(rank: int) -> str:
@@ -38,7 +36,7 @@ def rank_file(rank: int) -> str:
 
 
 def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What state.json holds."""
+    """The contents of state.json."""
     return {
         "step": step,
         "optimizer_steps": backend.optimizer_steps,
@@ -49,7 +47,7 @@ def state_of(step: int, backend: Backend, streams: dict[str, dict[str, Any]]) ->
 
 
 def tensors_of(shards: list[ParameterShard]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """What a rank's file holds, and its metadata."""
+    """The tensors of a rank's file, and its metadata."""
     tensors = {}
     for shard in shards:
         tensors[f"weight/{shard.name}"] = shard.weight
@@ -58,21 +56,21 @@ def tensors_of(shards: list[ParameterShard]) -> tuple[dict[str, torch.Tensor], d
 
 
 def load(checkpoint: Checkpoint, backend: Backend) -> dict[int, dict[str, Any]]:
-    """Put the checkpoint's weights and moments in place; returns the streams' states, by number.
+    """Load the checkpoint's weights and moments into the backend; returns the streams' states by number.
 
-    Raises `UserError` on all ranks if any cannot read it, or if its tensors are not those that train.
+    Raises `UserError` on all ranks if any of them cannot read it, or if its tensors are not those that train.
     """
-    with backend.distributed.together():
+    with backend.distributed.raise_on_all_ranks():
         state = _fill_all(checkpoint, backend)
     if state["optimizer_steps"]:
         backend.set_optimizer_steps(state["optimizer_steps"])
     backend.sync_model_weights()
     torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["torch_rng"])), dtype=torch.uint8))
-    return {int(stream): kept for stream, kept in state["streams"].items()}
+    return {int(stream): stream_state for stream, stream_state in state["streams"].items()}
 
 
 def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
-    """Fill what this rank holds; returns what state.json has."""
+    """Fill this rank's shards; returns the contents of state.json."""
     path = checkpoint.folder / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -80,51 +78,51 @@ def _fill_all(checkpoint: Checkpoint, backend: Backend) -> dict[str, Any]:
         if state["optimizer_steps"]:
             backend.init_optimizer_state()
         shards = backend.local_shards()
-        missing = {id(shard): shard.weight.numel() for shard in shards}
+        num_missing = {id(shard): shard.weight.numel() for shard in shards}
         for path in sorted(checkpoint.folder.glob("rank-*.safetensors")):
             for shard, count in _fill(path, shards):
-                missing[id(shard)] -= count
+                num_missing[id(shard)] -= count
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise unreadable_error(path, error) from None
     except SafetensorError as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): nothing was changed") from None
-    assert not any(missing.values()), f"{checkpoint.folder} does not cover what it says it holds"
+    assert not any(num_missing.values()), f"{checkpoint.folder} does not cover all trained parameters"
     return state
 
 
 def _refuse_other_shapes(checkpoint: Checkpoint, backend: Backend, state: dict[str, Any]) -> None:
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     if shapes != backend.shapes:
-        odd = sorted(
+        names = sorted(
             name for name in shapes.keys() | backend.shapes.keys() if shapes.get(name) != backend.shapes.get(name)
         )
         raise UserError(
-            f"{checkpoint.folder}: {len(odd)} trained tensors differ from the configured train_parts, the first is {odd[0]}"
+            f"{checkpoint.folder}: {len(names)} trained tensors differ from the configured train_parts, the first is {names[0]}"
         )
 
 
 @torch.no_grad()
 def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterShard, int]]:
-    """Copy into ``shards`` what the file at ``path`` has of them; yields each shard and how many elements that were."""
+    """Copy the file's elements into ``shards``; yields each shard that got any, with their number."""
     with safe_open(path, framework="pt") as file:
         starts: dict[str, int] = json.loads(file.metadata()["starts"])
         for shard in shards:
             if shard.name not in starts:
                 continue
             offset = starts[shard.name]
-            stored = file.get_slice(f"weight/{shard.name}")
-            start, stop = max(shard.start, offset), min(shard.stop, offset + stored.get_shape()[0])
+            weight = file.get_slice(f"weight/{shard.name}")
+            start, stop = max(shard.start, offset), min(shard.stop, offset + weight.get_shape()[0])
             if start >= stop:
                 continue
-            here = shard.narrow(start, stop)
-            here.weight.copy_(stored[start - offset : stop - offset])
-            for key, moment in here.moments.items():
+            target = shard.narrow(start, stop)
+            target.weight.copy_(weight[start - offset : stop - offset])
+            for key, moment in target.moments.items():
                 moment.copy_(file.get_slice(f"{key}/{shard.name}")[start - offset : stop - offset])
             yield shard, stop - start
 
 
 def write_files(staging: Path, rank: int, shards: list[ParameterShard], state: dict[str, Any] | None) -> Entries:
-    """Write a rank's shards, and ``state`` if it has one; synced when this returns."""
+    """Write a rank's shards, and ``state`` unless it is None; the files are synced to the disk on return."""
     names = [rank_file(rank)]
     tensors, metadata = tensors_of(shards)
     save_file(tensors, staging / names[0], metadata)

@@ -1,12 +1,15 @@
-"""Saving without stopping: a snapshot, a thread that writes it, and all ranks agree on whether the checkpoint is valid.
+"""Saves checkpoints while training continues.
 
-    begin    all ranks copy what they own into CPU memory; the step goes on
-    thread   each rank writes its file into the staging folder, syncs it and takes its digest
-    finish   once all ranks have written (`written`, which they tell each other at every step): if all succeeded, rank 0
-             writes the manifest and renames, and only then removes the checkpoints that this one supersedes; if any rank
-             failed, all give the save up and the one before stays
+In: the backend's shards and the streams' states. Out: a committed checkpoint folder. All ranks agree on whether the
+checkpoint is valid.
 
-Never two at once: a new one waits for the one before, as does the end of the run. All nodes have to see the same folder.
+    begin    all ranks copy their shards into CPU memory, and training continues
+    thread   each rank writes its file into the staging folder, syncs it and computes its digest
+    finish   once all ranks have written (they exchange `is_written` at every step): if all succeeded, rank 0 writes the
+             manifest, renames the folder and only then removes superseded checkpoints; if any rank failed, all give up
+             this save and the previous checkpoint stays
+
+There is one save at a time: the next one, and the end of the run, wait for it. All nodes must see the same folder.
 """
 
 from __future__ import annotations
@@ -39,81 +42,81 @@ from janus_train.train.checkpoint.store import (
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Saves in a row that fail before the run stops."""
+"""The number of consecutive failed saves that stops the run."""
 
 
 @dataclass
-class _Pending:
+class _PendingSave:
     """A save whose files are being written."""
 
     step: int
     staging: Path
-    writing: Future[Entries]
+    future: Future[Entries]
 
 
 class CheckpointSaver:
-    """Saves one run's checkpoints. Every method is called by all ranks, at the same steps.
+    """Saves one run's checkpoints. All ranks call every method, at the same steps.
 
-    ``recipe``: digests of recipe and data, which go into the manifests.
+    ``recipe``: digests of recipe and data, for the manifests.
     """
 
     def __init__(self, run_dir: Path, backend: Backend, options: RunConfig, recipe: dict[str, str]):
         self._run_dir, self._backend, self._group = run_dir, backend, backend.distributed
-        self._keep, self._recipe = options.keep_checkpoints, recipe
+        self._keep_checkpoints, self._recipe = options.keep_checkpoints, recipe
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: _Pending | None = None
+        self._pending_save: _PendingSave | None = None
         self._failures = 0
-        self.held_s = 0.0
-        """Seconds that steps were held up by saving."""
-        self.written_s = 0.0
-        """Seconds from the begin of saves to their commit."""
-        self._began = 0.0
+        self.blocked_s = 0.0
+        """Seconds that training waited for saving."""
+        self.save_s = 0.0
+        """Seconds from the start of each save to its commit, summed."""
+        self._start_s = 0.0
 
     @property
-    def written(self) -> bool:
-        """Whether this rank's part of what is being saved is on the disk, or failed: `finish` would not wait for it."""
-        return self._pending is None or self._pending.writing.done()
+    def is_written(self) -> bool:
+        """Whether this rank has written its part or failed to, so that `finish` does not wait for it."""
+        return self._pending_save is None or self._pending_save.future.done()
 
     def begin(self, step: int, streams: dict[str, dict[str, Any]]) -> None:
-        """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` failures in a row."""
+        """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` consecutive failures."""
         self.finish()
-        self._began = began = time.perf_counter()
+        self._start_s = start_s = time.perf_counter()
         target = folder_of(self._run_dir, step)
         staging = target.with_name(f".{target.name}.part")
-        if self._fails_anywhere(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
+        if self._any_rank_failed(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
             return
         state = state_of(step, self._backend, streams) if self._group.is_main else None
         shards = [_copy(shard) for shard in self._backend.checkpoint_shards()]
-        writing = self._thread.submit(write_files, staging, self._group.rank, shards, state)
-        self._pending = _Pending(step, staging, writing)
-        self.held_s += time.perf_counter() - began
+        future = self._thread.submit(write_files, staging, self._group.rank, shards, state)
+        self._pending_save = _PendingSave(step, staging, future)
+        self.blocked_s += time.perf_counter() - start_s
 
     def finish(self) -> Checkpoint | None:
-        """Wait for the pending save, and commit it."""
-        if self._pending is None:
+        """Wait for the pending save and commit it; returns None if there is none or it failed."""
+        if self._pending_save is None:
             return None
-        began = time.perf_counter()
-        self._pending.writing.exception()  # waits
-        committed = self._commit()
-        self.held_s += time.perf_counter() - began
-        return committed
+        start_s = time.perf_counter()
+        self._pending_save.future.exception()  # waits
+        checkpoint = self._commit()
+        self.blocked_s += time.perf_counter() - start_s
+        return checkpoint
 
     def close(self) -> None:
-        """`finish`, and wait until older checkpoints are gone."""
+        """Finish the pending save, and wait until superseded checkpoints are deleted."""
         self.finish()
         self._thread.shutdown(wait=True)
 
     def _commit(self) -> Checkpoint | None:
-        """All ranks have written, or failed."""
-        assert self._pending is not None
-        pending, self._pending = self._pending, None
-        error = pending.writing.exception()
+        """Commit the pending save if all ranks have written it; otherwise give it up."""
+        assert self._pending_save is not None
+        pending, self._pending_save = self._pending_save, None
+        error = pending.future.exception()
         if error is not None and not isinstance(error, (OSError, SafetensorError)):
             raise error
-        if self._fails_anywhere(error, pending.step, pending.staging):
+        if self._any_rank_failed(error, pending.step, pending.staging):
             return None
         entries: Entries = {}
-        for part in self._group.gather([pending.writing.result()]):
+        for part in self._group.gather([pending.future.result()]):
             entries |= part
         target = folder_of(self._run_dir, pending.step)
         error = None
@@ -129,12 +132,12 @@ class CheckpointSaver:
             error = self._attempt(write_manifest, pending.staging, manifest) or self._attempt(
                 publish, pending.staging, target
             )
-        if self._fails_anywhere(error, pending.step, pending.staging):
+        if self._any_rank_failed(error, pending.step, pending.staging):
             return None
         self._failures = 0
-        self.written_s += time.perf_counter() - self._began
+        self.save_s += time.perf_counter() - self._start_s
         if self._group.is_main:
-            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep)
+            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep_checkpoints)
         return Checkpoint(target, pending.step)
 
     @staticmethod
@@ -145,25 +148,29 @@ class CheckpointSaver:
             return error
         return None
 
-    def _fails_anywhere(self, error: BaseException | None, step: int, staging: Path) -> bool:
-        """Whether any rank has an error; then all give this save up. Raises `UserError` if it is one too many."""
-        [num_failed] = self._group.sum([float(error is not None)])
-        if not num_failed:
+    def _any_rank_failed(self, error: BaseException | None, step: int, staging: Path) -> bool:
+        """Whether any rank has an error; if so, all give this save up.
+
+        Raises `UserError` at the last allowed failure.
+        """
+        [num_failures] = self._group.sum([float(error is not None)])
+        if not num_failures:
             return False
-        said = [one for one in self._group.gather([str(error) if error else None]) if one]
+        errors = [text for text in self._group.gather([str(error) if error else None]) if text]
         if self._group.is_main:
             shutil.rmtree(staging, ignore_errors=True)
         self._failures += 1
-        what = f"the checkpoint of step {step} could not be written: {said[0]}"
+        message = f"the checkpoint of step {step} could not be written: {errors[0]}"
         if self._failures == MAX_FAILURES:
             raise UserError(
-                f"{what}; {MAX_FAILURES} in a row failed, training stops: make room or mend the disk, and go on"
+                f"{message}; {MAX_FAILURES} in a row failed, training stops: free or repair the disk, then run the same command "
+                "again to resume"
             )
-        logger.warning(f"{what}; the one before stays, training goes on")
+        logger.warning(f"{message}; the previous checkpoint stays, training continues")
         return True
 
 
 def _copy(shard: ParameterShard) -> ParameterShard:
-    """The shard in CPU memory, not to change any more."""
+    """A copy of the shard in CPU memory, which training does not change."""
     moments = {key: moment.detach().to("cpu", copy=True) for key, moment in shard.moments.items()}
     return ParameterShard(shard.name, shard.start, shard.weight.detach().to("cpu", copy=True), moments)

@@ -1,8 +1,10 @@
-"""The checkpoints of a run on the disk: which are there, which is the newest valid one, what goes and what stays aside.
+"""The checkpoints of a run on the disk.
 
-A folder ``step-NNNNNN`` is a checkpoint if its manifest is there and every file is what the manifest says. Otherwise it
-is passed over, named, and kept aside as ``step-NNNNNN.invalid``. A file that cannot be read ends the start instead, for
-it may be whole (a file server that is away, a permission). Nothing is deleted but what a newer checkpoint supersedes.
+In: the run's folder. Out: its newest valid checkpoint, and the reasons why newer folders are not valid.
+
+A folder ``step-NNNNNN`` is a checkpoint if it has a manifest and every file matches it. Otherwise it is skipped, logged
+and kept as ``step-NNNNNN.invalid``. A file that cannot be read stops the start instead, because it may be intact (a
+file server that is away, a permission). Only checkpoints that a newer one supersedes are deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SCHEMA = 2
 MANIFEST, STATE = "manifest.json", "state.json"
 
 Entries = dict[str, dict[str, Any]]
-"""A file's name -> its size and digest, as in the manifest."""
+"""Per file name the size and digest, as in the manifest."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +38,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Invalid:
-    """A step's folder that is not what a manifest says, and why."""
+class InvalidCheckpoint:
+    """A step's folder that is not a valid checkpoint, and the reason."""
 
     folder: Path
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Search:
-    """The newest valid checkpoint of a run, and the newer folders that had to be passed over, the newest first."""
+    """The newest valid checkpoint of a run, and the newer folders that are not valid, the newest first."""
 
-    found: Checkpoint | None = None
-    passed_over: tuple[Invalid, ...] = ()
+    newest: Checkpoint | None = None
+    invalid: tuple[InvalidCheckpoint, ...] = ()
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -56,48 +58,48 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """What stands for a step in the run's folder, the oldest first. Raises `UserError` if it cannot be known."""
+    """The run's ``step-NNNNNN`` folders, the oldest first. Raises `UserError` if they cannot be listed."""
     checkpoints = run / "checkpoints"
     try:
         names = [path.name for path in checkpoints.iterdir()]
     except OSError as error:
         if _is_absent(checkpoints, error):
             return []
-        raise unreadable(checkpoints, error) from None
+        raise unreadable_error(checkpoints, error) from None
     steps = sorted((int(name.removeprefix("step-")), name) for name in names if re.fullmatch(r"step-[0-9]+", name))
     return [checkpoints / name for _, name in steps]
 
 
-def newest(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
+def newest_checkpoint(run: Path, distributed: Distributed | None = None) -> Checkpoint | None:
     """The newest valid checkpoint of the run; see `search`."""
-    return search(run, distributed).found
+    return search(run, distributed).newest
 
 
 def search(run: Path, distributed: Distributed | None = None) -> Search:
-    """Look from the newest back until one is valid; the ranks share the reading and come to the same answer.
+    """Find the newest valid checkpoint. The ranks divide the files among them and all get the same result.
 
-    A file that is missing or not what the manifest says makes a checkpoint invalid. One that cannot be read may be
-    whole, so it does not: raises `UserError` on all ranks, as for a checkpoint of another schema.
+    A file that is missing or does not match the manifest makes a checkpoint invalid. A file that cannot be read may be
+    intact: it raises `UserError` on all ranks, as does a checkpoint of another schema.
     """
-    rank, ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
-    together = distributed.together if distributed else nullcontext
-    with together():
+    rank, num_ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
+    guard = distributed.raise_on_all_ranks if distributed else nullcontext
+    with guard():
         folders = step_folders(run) if rank == 0 else []
-    if distributed:  # the main process's word: on a shared file system another may not see the same yet
+    if distributed:  # rank 0's list: other nodes may not yet see the same files on a shared file system
         folders = distributed.gather(folders)
-    passed_over: list[Invalid] = []
+    invalid: list[InvalidCheckpoint] = []
     for folder in reversed(folders):
-        with together():
-            why = _fault(folder, rank, ranks)
-        faults = [one for one in (distributed.gather([why]) if distributed else [why]) if one is not None]
+        with guard():
+            fault = _fault(folder, rank, num_ranks)
+        faults = [text for text in (distributed.gather([fault]) if distributed else [fault]) if text is not None]
         if not faults:
-            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(passed_over))
-        passed_over.append(Invalid(folder, faults[0]))
-    return Search(None, tuple(passed_over))
+            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(invalid))
+        invalid.append(InvalidCheckpoint(folder, faults[0]))
+    return Search(None, tuple(invalid))
 
 
-def _fault(folder: Path, rank: int, ranks: int) -> str | None:
-    """Why the folder is no valid checkpoint, as far as this rank's share of its files tells; None if it tells nothing.
+def _fault(folder: Path, rank: int, num_ranks: int) -> str | None:
+    """Why the folder is not a valid checkpoint, judged by this rank's share of its files; None if they are valid.
 
     Raises `UserError` for a file that cannot be read, and for another schema.
     """
@@ -106,7 +108,7 @@ def _fault(folder: Path, rank: int, ranks: int) -> str | None:
         manifest = _manifest(path)
         if manifest["step"] != int(folder.name.removeprefix("step-")):
             return f"its manifest is of step {manifest['step']}"
-        for name, size, digest in sorted(manifest["files"])[rank::ranks]:
+        for name, size, digest in sorted(manifest["files"])[rank::num_ranks]:
             path = folder / name
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size} bytes, {size} were written"
@@ -117,21 +119,24 @@ def _fault(folder: Path, rank: int, ranks: int) -> str | None:
     except OSError as error:
         if _is_absent(path, error):
             return f"{path.name} is missing"
-        raise unreadable(path, error) from None
+        raise unreadable_error(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """Its ``step``, and ``files`` as (name, size, digest). Raises what a file that is no manifest leads to."""
+    """The manifest's ``step``, and its ``files`` as (name, size, digest).
+
+    Raises `ValueError`, `KeyError` or the like for a file that is not a manifest, and `UserError` for another schema.
+    """
     values = json.loads(read_regular(path))
     schema = int(values["schema"])
     if schema != SCHEMA:
-        newer = "a newer" if schema > SCHEMA else "the older"
+        version = "a newer" if schema > SCHEMA else "the older"
         raise UserError(
-            f"{path.parent} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: go on with {newer} "
-            "janus_train, or begin a new run in another output_dir"
+            f"{path.parent} is of checkpoint schema {schema}, this version reads schema {SCHEMA}: use {version} "
+            "janus_train, or start a new run in another output_dir"
         )
     files = [(str(name), int(entry["size"]), str(entry["sha256"])) for name, entry in values["files"].items()]
     if STATE not in values["files"]:
@@ -140,7 +145,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_absent(path: Path, error: OSError) -> bool:
-    """Whether ``error`` says that there is no such file, rather than a link (or a folder behind one) that leads nowhere."""
+    """Whether the file does not exist, as opposed to a link (or a folder behind one) that leads nowhere."""
     if not isinstance(error, FileNotFoundError):
         return False
     return not any(_leads_nowhere(place) for place in (path, *path.parents))
@@ -153,32 +158,32 @@ def _leads_nowhere(place: Path) -> bool:
         return True
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
-    why = "it is a link to nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+def unreadable_error(path: Path, error: OSError) -> UserError:
+    reason = "it is a link to nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
     return UserError(
-        f"checkpoint {path} cannot be read ({why}): nothing was changed; make it readable and start the same command "
-        "again, or move its folder away to do without it"
+        f"checkpoint {path} cannot be read ({reason}): nothing was changed; make it readable and run the same command "
+        "again to resume, or move its folder away to continue without it"
     )
 
 
 def make_staging(staging: Path) -> None:
-    """An empty folder at ``staging``; those that a kill left behind go."""
-    for left in staging.parent.glob(".step-*.part"):
-        shutil.rmtree(left)
-    staging.parent.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted is not made anew
+    """Create an empty folder at ``staging``, and delete those that killed runs have left."""
+    for leftover in staging.parent.glob(".step-*.part"):
+        shutil.rmtree(leftover)
+    staging.parent.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted is not created again
     staging.mkdir()
 
 
 def publish(staging: Path, target: Path) -> None:
-    """The moment from which it is a checkpoint."""
-    if os.path.lexists(target):  # not one that this run has saved
+    """Rename the complete staging folder: from here on it is a checkpoint."""
+    if os.path.lexists(target):  # it is not from this run
         set_aside(target)
     staging.rename(target)
     sync(target.parent)
 
 
 def set_aside(folder: Path) -> Path:
-    """Give what is no valid checkpoint a name that says so, ``step-NNNNNN.invalid``, and keep it; returns its new path."""
+    """Rename a folder that is not a valid checkpoint to ``step-NNNNNN.invalid``; returns the new path."""
     number, target = 1, folder.with_name(f"{folder.name}.invalid")
     while os.path.lexists(target):
         number += 1
@@ -188,15 +193,15 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def remove_superseded(run: Path, step: int, keep: int) -> None:
-    """Once step ``step`` is committed: delete all but the newest ``keep`` of the checkpoints up to it, and what was set
-    aside of steps up to it. What stands for later steps stays.
+def remove_superseded(run: Path, step: int, keep_checkpoints: int) -> None:
+    """Delete what the committed step ``step`` supersedes.
 
-    Each goes out of sight in one rename first: a kill in between leaves nothing that looks like a damaged checkpoint.
+    That is all but the newest ``keep_checkpoints`` checkpoints up to it, and the invalid folders up to it. Folders of
+    later steps stay. Each folder is renamed first, so that a kill leaves nothing that looks like a damaged checkpoint.
     """
-    upto = [folder for folder in step_folders(run) if _step_of(folder) <= step]
-    aside = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
-    for path in [*upto[:-keep], *aside]:
+    folders = [folder for folder in step_folders(run) if _step_of(folder) <= step]
+    invalid_folders = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
+    for path in [*folders[:-keep_checkpoints], *invalid_folders]:
         with suppress(OSError):
             path.rename(path.with_name(f".{path.name}.removed"))
     for path in (run / "checkpoints").glob(".step-*.removed"):
@@ -207,6 +212,6 @@ def remove_superseded(run: Path, step: int, keep: int) -> None:
 
 
 def _step_of(path: Path) -> int:
-    found = re.match(r"step-([0-9]+)", path.name)
-    assert found is not None, f"{path} names no step"
-    return int(found[1])
+    match = re.match(r"step-([0-9]+)", path.name)
+    assert match is not None, f"{path} names no step"
+    return int(match[1])

@@ -1,8 +1,8 @@
-"""The processes as the trainer needs them: who am I, sums over all ranks, and which backend does the work.
+"""The process group: this rank, sums over all ranks, and the launched backend.
 
-Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the
-files in launch/accelerate/ choose the backend. What Accelerate would decide for us it is not asked for: how the loss is
-divided, who deals the data (it would send rank 0's), how the schedule counts (once per process and step).
+Accelerate starts the group from what ``accelerate launch`` (or ``torchrun`` with the same variables) has set; the files
+in launch/accelerate/ choose the backend. Accelerate does not divide the loss, deal the data (it would send rank 0's) or
+step the schedule (it would do so once per process): the trainer does.
 
 On a machine without a GPU the same files start the same backends on the CPU, over gloo.
 """
@@ -26,25 +26,25 @@ BackendName = Literal["ddp", "zero", "fsdp2"]
 
 
 class Distributed:
-    """The process group, narrowed down."""
+    """One process's view of the group: rank, device and the collectives that training needs."""
 
     def __init__(self, config: Config):
         self.backend = _launched_backend()
         on_gpu = torch.cuda.is_available() and not _is_set("ACCELERATE_USE_CPU")
-        if not on_gpu:  # also where DeepSpeed is not asked for: transformers looks whether it is there
+        if not on_gpu:  # even without DeepSpeed: transformers imports it if it is installed
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             if self.backend == "zero":
                 _without_shared_memory()
-                os.environ.pop("ACCELERATE_USE_CPU", None)  # `use_cpu: true`: Accelerate would leave DeepSpeed out
+                os.environ.pop("ACCELERATE_USE_CPU", None)  # `use_cpu: true` would make Accelerate skip DeepSpeed
         self.accelerator = Accelerator(
-            cpu=not on_gpu and self.backend != "zero",  # likewise
+            cpu=not on_gpu and self.backend != "zero",  # for the same reason
             kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")]
             if "LOCAL_RANK" in os.environ and not on_gpu
             else [],
             mixed_precision="no",  # the backends own the precision
         )
         if self.backend == "zero":
-            # Or transformers would share out each model that it makes, as soon as it makes it.
+            # Otherwise transformers would shard each model as soon as it creates it.
             self.accelerator.state.deepspeed_plugin.dschf = None
         self._bf16 = config.precision == "bf16"
         if self.device.type == "cpu":
@@ -68,7 +68,7 @@ class Distributed:
 
     @property
     def gathers_inside_layers(self) -> bool:
-        """ZeRO-3: every linear layer's weights come and go around its own call."""
+        """Whether every linear layer's weights are gathered around its own call, as in ZeRO-3."""
         if self.backend != "zero":
             return False
         return self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"].get("stage") == 3
@@ -86,28 +86,31 @@ class Distributed:
         return tensor.tolist()
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """All ranks' items, rank after rank."""
+        """All ranks' items, in the order of the ranks."""
         if self.world_size == 1:
             return list(items)
-        found: list[list[Any]] = [[] for _ in range(self.world_size)]
-        torch.distributed.all_gather_object(found, items)
-        return [item for part in found for item in part]
+        items_by_rank: list[list[Any]] = [[] for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(items_by_rank, items)
+        return [item for rank_items in items_by_rank for item in rank_items]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """All ranks go through the block, and where one raises `UserError` all raise the first one's: none goes on alone."""
-        problem = None
+    def raise_on_all_ranks(self) -> Iterator[None]:
+        """All ranks run the block.
+
+        If any raises `UserError`, all raise the first rank's, so that none continues alone.
+        """
+        message = None
         try:
             yield
         except UserError as error:
-            problem = str(error)
-        problems = [one for one in self.gather([problem]) if one is not None]
-        if problems:
-            raise UserError(problems[0])
+            message = str(error)
+        messages = [text for text in self.gather([message]) if text is not None]
+        if messages:
+            raise UserError(messages[0])
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
-        """Each machine's first process goes through the block before its others: what it fetches, they find."""
+        """Each machine's first process runs the block before the others, so that they find what it has fetched."""
         with self.accelerator.local_main_process_first():
             yield
 
@@ -116,19 +119,22 @@ class Distributed:
             torch.distributed.barrier()
 
     def _use_all_cores(self, threads: int | None) -> None:
-        """``accelerate launch`` sets OMP_NUM_THREADS to 1 where it finds no GPU: take this process's share of the cores."""
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
+        """Use this process's share of the cores: without a GPU ``accelerate launch`` sets OMP_NUM_THREADS to 1."""
+        num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // num_local_ranks))
 
 
 def destroy_process_group() -> None:
-    """End this process's part in the group: NCCL complains about those who just go."""
+    """Leave the process group: NCCL warns about processes that exit without it."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _launched_backend() -> BackendName:
-    """By the variables that ``accelerate launch`` sets. Raises `UserError` for what is not there or not supported."""
+    """The backend, by the variables that ``accelerate launch`` sets.
+
+    Raises `UserError` if it is unsupported or not installed.
+    """
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         if find_spec("deepspeed") is None:
             raise UserError(
@@ -153,9 +159,9 @@ def _launched_backend() -> BackendName:
 
 
 def _without_shared_memory() -> None:
-    """Gloo alone between processes on a CPU: DeepSpeed's own way through shared memory is compiled when it starts.
+    """Make DeepSpeed use gloo alone on a CPU: its shared-memory communication is compiled at start-up.
 
-    That would need a C++ compiler, and a start that was killed meanwhile leaves a lock on which the next ones wait.
+    That needs a C++ compiler, and a start that is killed meanwhile leaves a lock on which later starts wait.
     """
     from deepspeed import ops
 

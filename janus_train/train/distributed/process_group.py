@@ -1,8 +1,8 @@
-"""All processes of a job find each other, or each says in bounded time who is missing.
+"""Starts the process group: all processes of a job find each other, or each reports in bounded time who is missing.
 
 In: the environment that torchrun, `accelerate launch` and Kubernetes set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
-Out: torch's process group, which Accelerate and DeepSpeed then find ready; its collectives give up after the watchdog
-would have. And the store where they met, by which a rank that fails tells the others why (`propagate_errors`).
+Out: torch's process group, which Accelerate and DeepSpeed then use, with a collective timeout longer than the
+watchdog's; and the store through which a rank that fails tells the others why (`propagate_errors`).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from janus_train.config import RunConfig
 from janus_train.errors import UserError, first_line
 from janus_train.train.distributed.signals import PeerLost, Preempted
 
-FAILED = "failed"
-LOOK_EVERY_S = 5.0
+FAILURE_KEY = "failed"
+POLL_EVERY_S = 5.0
 GRACE_S = 60
-"""So much longer than the watchdog a collective waits: the watchdog says more of where it hangs."""
+"""Seconds by which collectives wait longer than the watchdog, which reports better where a process hangs."""
 
 
 def join(options: RunConfig) -> dist.Store | None:
-    """Start the process group, if the environment says that there are several processes. Raises `UserError`."""
+    """Start the process group if the environment says that there are several processes. Raises `UserError`."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or dist.is_initialized():
         return None
     rank, address, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = _meeting_point(rank, address, port, options.join_timeout_s)
+    store = _open_store(rank, address, port, options.join_timeout_s)
     _wait_for_all(store, rank, world_size, options.join_timeout_s, f"{address}:{port}")
-    patience_s = max(options.timeout_s, options.first_step_timeout_s) + GRACE_S
+    collective_timeout_s = max(options.timeout_s, options.first_step_timeout_s) + GRACE_S
     try:
         dist.init_process_group(
             _backend(),
             store=dist.PrefixStore("group", store),
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(seconds=patience_s),
+            timeout=timedelta(seconds=collective_timeout_s),
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -55,7 +55,7 @@ def join(options: RunConfig) -> dist.Store | None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether ``error`` is how torch says that another rank is gone: by type, or by the words of gloo's RuntimeError."""
+    """Whether ``error`` means that another rank is gone: by its type, or by the text of gloo's RuntimeError."""
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
         return True
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "gloo")
@@ -64,105 +64,114 @@ def is_lost_peer(error: BaseException) -> bool:
 
 @contextmanager
 def propagate_errors(store: dist.Store | None) -> Iterator[None]:
-    """Inside, an error of this rank is written into ``store``, where the others look when they find this one gone.
+    """Inside the block, an error of this rank is written into ``store``, where the other ranks read it.
 
-    For them torch's ways to say so become the other's `UserError`, or one `PeerLost` that names what is known.
+    When they notice that this rank is gone, they raise its `UserError`, or `PeerLost` with what is known of its error.
     """
     try:
         yield
     except Exception as error:
         if not dist.is_initialized():
             raise
-        here = f"rank {dist.get_rank()} on {socket.gethostname()}"
+        rank_name = f"rank {dist.get_rank()} on {socket.gethostname()}"
         if not is_lost_peer(error):
-            _publish_error(store, here, error)
+            _publish_error(store, rank_name, error)
             raise
         cause = _peer_error(store)
         if cause.get("mistake"):
             raise UserError(f"{cause['where']}: {cause['what']}") from error
-        why = f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({first_line(error)})"
-        raise PeerLost(f"{here}: {why}; the same command goes on from the newest checkpoint") from error
+        reason = (
+            f"{cause['where']} failed: {cause['what']}" if cause else f"another process is gone ({first_line(error)})"
+        )
+        raise PeerLost(
+            f"{rank_name}: {reason}; run the same command again to resume from the latest checkpoint"
+        ) from error
 
 
-def _publish_error(store: dist.Store | None, here: str, error: Exception) -> None:
-    """The first one's word stays."""
+def _publish_error(store: dist.Store | None, rank_name: str, error: Exception) -> None:
+    """Write this rank's error into the store, unless another rank was first."""
     if store is None or isinstance(error, Preempted):
         return
-    mistake = isinstance(error, UserError)
-    what = str(error) if mistake else f"{type(error).__name__}: {first_line(error)}"
+    is_user_error = isinstance(error, UserError)
+    message = str(error) if is_user_error else f"{type(error).__name__}: {first_line(error)}"
     with suppress(RuntimeError):  # the store may be gone with its host
-        store.compare_set(FAILED, "", json.dumps({"where": here, "mistake": mistake, "what": what}))
+        store.compare_set(FAILURE_KEY, "", json.dumps({"where": rank_name, "mistake": is_user_error, "what": message}))
 
 
 def _peer_error(store: dist.Store | None) -> dict[str, Any]:
-    """What the first rank that failed has written; nothing if none has."""
+    """The error of the first rank that failed; empty if there is none."""
     if store is None:
         return {}
     try:
-        return json.loads(store.get(FAILED)) if store.check([FAILED]) else {}
+        return json.loads(store.get(FAILURE_KEY)) if store.check([FAILURE_KEY]) else {}
     except RuntimeError:
         return {}
 
 
-def missing(world_size: int, present: Sequence[int]) -> str:
-    """The ranks that are not there, as ``3, 8-15 (9 of 32)``."""
-    absent = sorted(set(range(world_size)) - set(present))
+def missing_ranks(world_size: int, present_ranks: Sequence[int]) -> str:
+    """The ranks that are not present, as ``3, 8-15 (9 of 32)``."""
+    absent_ranks = sorted(set(range(world_size)) - set(present_ranks))
     ranges: list[list[int]] = []
-    for rank in absent:
+    for rank in absent_ranks:
         if ranges and rank == ranges[-1][1] + 1:
             ranges[-1][1] = rank
         else:
             ranges.append([rank, rank])
-    names = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
-    return f"{names} ({len(absent)} of {world_size})"
+    names = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
+    return f"{names} ({len(absent_ranks)} of {world_size})"
 
 
-def _meeting_point(rank: int, address: str, port: int, timeout_s: float) -> dist.Store:
-    """The store at the master's address: the launcher's if it keeps one, else rank 0's."""
-    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+def _open_store(rank: int, address: str, port: int, timeout_s: float) -> dist.Store:
+    """The store at the master's address: the launcher's if it has one, else rank 0's."""
+    is_server = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         store = dist.TCPStore(
             address,
             port,
-            is_master=serves,
+            is_master=is_server,
             timeout=timedelta(seconds=timeout_s),
             wait_for_workers=False,
             multi_tenant=True,
         )
     except (dist.DistError, RuntimeError, ValueError) as error:
-        here = f"rank {rank} on {socket.gethostname()}"
+        rank_name = f"rank {rank} on {socket.gethostname()}"
         if "EADDRINUSE" in str(error):
-            what = f"port {port} is taken: choose another MASTER_PORT (accelerate launch --main_process_port)"
-        elif serves:
-            what = f"cannot open {address}:{port}: MASTER_ADDR has to name the host of rank 0 ({first_line(error)})"
+            message = f"port {port} is taken: choose another MASTER_PORT (accelerate launch --main_process_port)"
+        elif is_server:
+            message = f"cannot open {address}:{port}: MASTER_ADDR must name the host of rank 0 ({first_line(error)})"
         else:
-            what = (
+            message = (
                 f"rank 0 cannot be reached at {address}:{port} within {timeout_s:.0f} s: check MASTER_ADDR, MASTER_PORT "
                 f"and the firewall, and that rank 0 runs ({first_line(error)})"
             )
-        raise UserError(f"{here}: {what}") from None
+        raise UserError(f"{rank_name}: {message}") from None
     return dist.PrefixStore(f"janus_train/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, where: str) -> None:
-    """Raises `UserError` with the missing ranks; if rank 0 has given up before, with those of a moment before that."""
+def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout_s: float, location: str) -> None:
+    """Wait until all ranks have joined.
+
+    Raises `UserError` with the missing ranks, as last seen if rank 0 has given up.
+    """
     keys = [f"here/{other}" for other in range(world_size)]
-    present = [rank]
+    present_ranks = [rank]
     deadline = time.monotonic() + timeout_s
-    here, why = f"rank {rank} on {socket.gethostname()}", f"after {timeout_s:.0f} s (run.join_timeout_s)"
+    rank_name, reason = f"rank {rank} on {socket.gethostname()}", f"after {timeout_s:.0f} s (run.join_timeout_s)"
     try:
         store.set(keys[rank], socket.gethostname())
         while time.monotonic() < deadline:
-            if _wait(store, keys, min(LOOK_EVERY_S, timeout_s / 4)):
+            if _wait(store, keys, min(POLL_EVERY_S, timeout_s / 4)):
                 return
-            present = [other for other in range(world_size) if store.check([keys[other]])]
+            present_ranks = [other for other in range(world_size) if store.check([keys[other]])]
     except (dist.DistError, RuntimeError):
-        why = "rank 0 has given up, and"
-    raise UserError(f"{here}: {why} these ranks have not come to {where}: {missing(world_size, present)}")
+        reason = "rank 0 has given up, and"
+    raise UserError(
+        f"{rank_name}: {reason} these ranks have not come to {location}: {missing_ranks(world_size, present_ranks)}"
+    )
 
 
 def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
-    """Whether all ``keys`` are there within ``seconds``."""
+    """Whether all ``keys`` are set within ``seconds``."""
     try:
         store.wait(keys, timedelta(seconds=seconds))
     except dist.DistStoreError:  # the time is up
@@ -171,8 +180,11 @@ def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
 
 
 def _backend() -> str:
-    """What Accelerate would choose (`PartialState`): NCCL with GPUs, with gloo beside it if FSDP offloads; else gloo."""
+    """The backend that Accelerate would choose (`PartialState`): gloo on a CPU, NCCL on GPUs.
+
+    With FSDP's offloading or full state dicts it is NCCL plus gloo.
+    """
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
         return "gloo"
-    whole = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
-    return "cuda:nccl,cpu:gloo" if whole or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true" else "nccl"
+    full_state = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
+    return "cuda:nccl,cpu:gloo" if full_state or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true" else "nccl"

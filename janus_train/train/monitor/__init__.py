@@ -1,4 +1,8 @@
-"""What a run shows and writes down while it trains."""
+"""What a run shows and records while it trains.
+
+In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews
+and the log.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.types import Row
 from janus_train.errors import one_line
 from janus_train.train.backends import Backend
-from janus_train.train.distributed.step_sync import Agreed, RowsReport
+from janus_train.train.distributed.step_sync import RowsReport, StepSummary
 from janus_train.train.monitor.log import set_up_logging
 from janus_train.train.monitor.loss_spikes import BadSteps
 from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rows_metrics
@@ -27,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run; made by all ranks together.
+    """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run.
 
-    ``first_step``: the first that this process trains.
+    All ranks create it together. ``first_step``: the first step that this process trains.
     """
 
     def __init__(self, config: Config, run_dir: RunDir, recipe: Recipe, backend: Backend, first_step: int):
@@ -44,8 +48,8 @@ class Monitor:
         console = set_up_logging(group.rank)
         self._metrics = MetricsLog(config, run_dir.metrics, first_step, console) if group.is_main else None
 
-    def record_quarantined(self, step: int, rows: RowsReport) -> None:
-        """The samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
+    def record_quarantine(self, step: int, rows: RowsReport) -> None:
+        """Record the samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
         self._quarantine.record(step, rows)
 
     def useful_flops(self, rows: Sequence[Row]) -> float:
@@ -55,19 +59,22 @@ class Monitor:
         """Seconds in this rank's forward passes since the last call."""
         return self._timer.take()
 
-    def say_skipped(self, step: int) -> None:
+    def log_skip(self, step: int) -> None:
         logger.info(f"step {step}: its batch is not trained on (run.skip_steps)")
 
-    def judge(self, step: int, rows: Sequence[Row], result: StepResult, agreed: Agreed) -> None:
-        """Write down a step that went wrong. Raises `UserError` after too many in a row that could not be applied."""
-        assert agreed.losses is not None
-        self._bad_steps.judge(step, rows, agreed.losses.mean, result.grad_norm, result.applied)
+    def judge(self, step: int, rows: Sequence[Row], result: StepResult, summary: StepSummary) -> None:
+        """Record a loss spike or a step that was not applied.
+
+        Raises `UserError` if too many in a row were not applied.
+        """
+        assert summary.losses is not None
+        self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
     def preview(self, step: int, encoder: Encoder) -> None:
         """Generate the recipe's preview prompts; all ranks call it."""
         janus = self._backend.full_model() if self._prompts else None
         if janus is not None:
-            with self._group.autocast():  # as it trains: frozen weights may be there in bf16 alone
+            with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
                 try:
                     write_previews(
                         janus,
@@ -79,29 +86,32 @@ class Monitor:
                     )
                 except OSError as error:
                     logger.warning(
-                        f"step {step}: its preview could not be written ({one_line(error)}); training goes on"
+                        f"step {step}: its preview could not be written ({one_line(error)}); training continues"
                     )
 
     def log(
         self,
         step: int,
         result: StepResult | None,
-        agreed: Agreed,
+        summary: StepSummary,
         rows: RowsReport,
         *,
         learning_rate: float,
         wait_s: float,
         step_s: float,
     ) -> None:
-        """The step's line. ``rows``: what the ranks agreed on about its rows; ``result``: None if it was skipped."""
-        rank_times = self._stragglers.times(step, agreed.reports)
+        """Write the step's line.
+
+        ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped.
+        """
+        rank_times = self._stragglers.times(step, summary.reports)
         if self._metrics is None:
             return
         grad_norm, applied = (result.grad_norm, result.applied) if result else (math.nan, False)
         self._metrics.step(
             {
                 "step": step,
-                **loss_metrics(agreed.losses, grad_norm, applied),
+                **loss_metrics(summary.losses, grad_norm, applied),
                 **rows_metrics(rows, self._config.batch.row_tokens),
                 "learning_rate": learning_rate,
                 **rank_times,

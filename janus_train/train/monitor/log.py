@@ -1,7 +1,7 @@
-"""What a run says while it goes: Python's ``logging``, shown by rank 0 on standard error, beside the progress bar.
+"""A run's log: Python's ``logging``, shown by rank 0 on standard error, beside the progress bar.
 
-Every module logs to its own logger below ``janus_train``. Warnings of other ranks are about what all ranks see, so they
-are left out; errors of any rank are shown.
+Every module logs to its own logger below ``janus_train``. Warnings of other ranks repeat rank 0's, so they
+are dropped; errors of any rank are shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from janus_train.text import printable_line
 
 
 class RankFilter(logging.Filter):
-    """Lets through what rank 0 says, and errors of any rank."""
+    """Passes rank 0's messages, and errors of any rank."""
 
     def __init__(self, rank: int):
         super().__init__()
@@ -26,7 +26,7 @@ class RankFilter(logging.Filter):
 
 
 class ConsoleHandler(logging.Handler):
-    """A line per message, as it is: brackets are not markup, control characters are escaped; warnings and errors say so."""
+    """Prints one line per message: no markup, control characters escaped, warnings and errors with a prefix."""
 
     def __init__(self, console: Console):
         super().__init__()
@@ -48,8 +48,8 @@ def set_up_logging(rank: int | None = None) -> Console:
     handler = ConsoleHandler(console)
     handler.addFilter(RankFilter(int(os.environ.get("RANK", "0")) if rank is None else rank))
     package = logging.getLogger("janus_train")
-    for old in [handler for handler in package.handlers if isinstance(handler, ConsoleHandler)]:
-        package.removeHandler(old)
+    for old_handler in [handler for handler in package.handlers if isinstance(handler, ConsoleHandler)]:
+        package.removeHandler(old_handler)
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     package.propagate = False

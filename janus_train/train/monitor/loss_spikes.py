@@ -1,12 +1,13 @@
-"""Steps that went wrong: a loss or gradient that is not finite, or a loss that jumps. Written down with their samples.
+"""Bad steps: a loss or gradient that is not finite, or a loss that jumps. They are recorded with their samples.
 
-In: every step's result and rows. Out: bad_steps.jsonl, a line per such step (``step, reason, loss, grad_norm, samples``, the
-keys of all ranks' rows), and the end of the run after three in a row that could not be applied. The loss and the norm are
-the same on all ranks, so all judge alike.
+In: every step's result and rows. Out: bad_steps.jsonl, one line per such step (``step, reason, loss, grad_norm,
+samples``, the keys of all ranks' rows), and the end of the run after three in a row that could not be applied. The loss
+and the norm are the same on all ranks, so all ranks decide alike.
 
-A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones; it
-is judged from the 20th on, anew after a restart. It is logged, not undone: the gradient is clipped, and going back is a
-person's decision (delete the checkpoints after the one to go on from, and start the same command with ``run.skip_steps``).
+A spike is an applied step whose loss lies more than 6 standard deviations above the mean of the last 100 applied ones;
+the rule applies from the 20th on and starts over when a run resumes. A spike is logged, not undone: the gradient is
+clipped, and going back is a person's decision (delete the checkpoints after the one to continue from, and run the same
+command with ``run.skip_steps``).
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ SPIKE_FROM = 20
 
 
 class SpikeRule:
-    """Whether a loss stands out from those before it."""
+    """Decides whether a loss stands out from the previous ones."""
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
     def limit(self) -> float:
-        """What is above it is a spike; infinite as long as too little is known."""
+        """The loss above which a step is a spike; infinite until there are enough losses."""
         if len(self._losses) < SPIKE_FROM:
             return math.inf
         return statistics.fmean(self._losses) + SPIKE_SIGMAS * statistics.pstdev(self._losses)
@@ -53,20 +54,20 @@ class SpikeRule:
 
 
 class BadSteps:
-    """``path``: where they are written down."""
+    """Records bad steps in ``path``, and ends the run after too many in a row."""
 
     def __init__(self, path: Path, group: Distributed):
         self._path, self._group = path, group
         self._spikes = SpikeRule()
-        self._consecutive = 0
+        self._num_consecutive = 0
 
     def judge(self, step: int, rows: Sequence[Row], loss: float, grad_norm: float, applied: bool) -> None:
-        """``loss``, ``grad_norm`` and ``applied`` are the step's, the same on all ranks; ``rows`` are this rank's.
+        """Record the step if it is bad. ``rows`` are this rank's; the other arguments are the same on all ranks.
 
-        Raises `UserError` on every rank when too many steps in a row could not be applied.
+        Raises `UserError` on every rank when too many steps in a row were not applied.
         """
         if applied:
-            self._consecutive = 0
+            self._num_consecutive = 0
             limit = self._spikes.limit()
             if loss > limit:
                 count = self._write(step, rows, loss, grad_norm, "spike")
@@ -76,21 +77,21 @@ class BadSteps:
                 )
             self._spikes.add(loss)
             return
-        self._consecutive += 1
+        self._num_consecutive += 1
         count = self._write(step, rows, loss, grad_norm, "not finite")
         logger.warning(
             f"step {step}: loss or gradient is not finite, the step is not applied; its {count} samples are in {self._path}"
         )
-        if self._consecutive == MAX_CONSECUTIVE_BAD:
+        if self._num_consecutive == MAX_CONSECUTIVE_BAD:
             raise UserError(
                 f"step {step}: {MAX_CONSECUTIVE_BAD} steps in a row had a loss or gradient that is not finite: training "
-                f"stops, nothing of them is saved; their samples are in {self._path}"
+                f"stops and does not save them; their samples are in {self._path}"
             )
 
     def _write(
         self, step: int, rows: Sequence[Row], loss: float, grad_norm: float, reason: Literal["spike", "not finite"]
     ) -> int:
-        """A collective; the number of samples over all ranks."""
+        """Write the step's line; returns its number of samples over all ranks. A collective."""
         keys = self._group.gather([document.reference.text() for row in rows for document in row.documents])
         if self._group.is_main:
             line = {
@@ -105,16 +106,16 @@ class BadSteps:
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """JSON has no NaN."""
+    """The value, or None if it is not finite: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def check_finite(backend: Backend, step: int) -> None:
-    """Raises `UserError` on every rank if a trained weight of any is not finite: such weights are never saved."""
+    """Raise `UserError` on every rank if any rank has a weight that is not finite: such weights are never saved."""
     checks = [torch.isfinite(shard.weight).all() for shard in backend.checkpoint_shards()]
-    finite = not checks or bool(torch.stack(checks).all())
-    if backend.distributed.sum([float(not finite)])[0]:
+    is_finite = not checks or bool(torch.stack(checks).all())
+    if backend.distributed.sum([float(not is_finite)])[0]:
         raise UserError(
-            f"step {step}: the weights are not finite and are not saved: the last checkpoint is from before; go on from "
-            "it with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
+            f"step {step}: the weights are not finite and are not saved: continue from the "
+            "previous checkpoint with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
         )

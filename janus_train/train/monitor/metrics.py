@@ -1,4 +1,4 @@
-"""A line per step: metrics.jsonl always, trackers if asked for, a progress bar on a terminal, plain lines elsewhere."""
+"""One line per step: metrics.jsonl always, trackers if configured, a progress bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 def rows_metrics(rows: RowsReport, row_tokens: int) -> dict[str, Any]:
-    """Counts of a step's rows over all ranks: by kind, ``fill`` (the share of the rows' tokens that are used), ``flops``."""
+    """The metrics of a step's rows over all ranks; ``fill`` is the share of the rows' tokens that are used."""
     return {
         **{f"samples/{kind}": rows.samples[kind] for kind in KINDS},
         **{f"tokens/{kind}": rows.tokens[kind] for kind in KINDS},
         "tokens": rows.num_tokens,
         "fill": rows.num_tokens / (len(rows.digests) * row_tokens),
         "flops": rows.flops,
-        "quarantined": len(rows.quarantined),
+        "quarantined": len(rows.quarantined_samples),
         "batch_digest": rows.digest,
     }
 
 
 def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> dict[str, Any]:
-    """The step's losses over all ranks; None for what is not finite and for what was not computed."""
+    """The step's losses over all ranks; None for a value that is not finite or was not computed."""
     by_kind = losses.by_kind if losses else dict.fromkeys(KINDS)
     return {
         "loss": finite_or_none(losses.mean) if losses else None,
@@ -46,7 +46,7 @@ def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> 
 
 
 class MetricsLog:
-    """Writes the run's metrics, on the main process; elsewhere it is not made."""
+    """Writes the run's metrics; it exists on the main process only."""
 
     def __init__(self, config: Config, path: Path, first_step: int, console: Console):
         self._config = config
@@ -69,7 +69,7 @@ class MetricsLog:
             self._bar.start()
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """Raises `UserError` if the line cannot be written, or the file is gone: the JSONL is the record of the run."""
+        """Write one step's metrics. Raises `UserError` if metrics.jsonl, the record of the run, cannot be written."""
         self._file.append(metrics)
         self._trackers.log(metrics)
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"

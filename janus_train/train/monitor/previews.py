@@ -1,4 +1,4 @@
-"""Images drawn while training, from the recipe's preview prompts: a run shows what it has learnt."""
+"""Images that are generated during training from the recipe's preview prompts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ def write_previews(
     path: Path,
     guidance: float,
     temperature: float,
-    each: int = 4,
+    images_per_prompt: int = 4,
 ) -> None:
-    """A grid with a row for each prompt, ``each`` images wide, the same seeds every time; written to ``path``."""
+    """Write a grid to ``path``: one row of ``images_per_prompt`` images per prompt, from the same seeds every time."""
     if not prompts:
         return
-    ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(each)]
+    ids = [encoder.generation_prompt_ids(prompt) for prompt in prompts for _ in range(images_per_prompt)]
     images = generate_images(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
     path.parent.mkdir(exist_ok=True)
-    drawn = BytesIO()
-    grid([images[row : row + each] for row in range(0, len(images), each)]).save(drawn, "PNG")
-    write_bytes(path, drawn.getvalue())
+    buffer = BytesIO()
+    grid([images[row : row + images_per_prompt] for row in range(0, len(images), images_per_prompt)]).save(
+        buffer, "PNG"
+    )
+    write_bytes(path, buffer.getvalue())

@@ -1,8 +1,9 @@
-"""Experiment trackers, by the names that Accelerate gives them: whatever they do, training goes on.
+"""Experiment trackers, by Accelerate's names. Whatever happens to a tracker, training continues.
 
-metrics.jsonl is the record of a run; a tracker that cannot be started or stops answering costs a warning. W&B without a
-key, or with a host that does not answer within a minute, writes into the run's folder (``wandb sync`` uploads it later), and
-a run that is resumed keeps its W&B run. Nothing here asks a question or waits without a bound.
+In: each step's metrics. Out: W&B, TensorBoard and others. metrics.jsonl is the record of a run; a tracker that cannot
+be started or stops answering is logged as a warning. W&B without a key, or with a host that does not answer within a
+minute, writes into the run's folder (``wandb sync`` uploads it later), and a run that is resumed keeps its W&B run.
+Nothing here prompts the user or waits without a limit.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 WANDB_INIT_S = 60
 WANDB_FINISH_S = 120
-IDS = "trackers.json"
-"""In the run's folder: the run ids that trackers know it by."""
+IDS_FILE = "trackers.json"
+"""The file in the run's folder with its ids at the trackers."""
 
 
 class Trackers:
-    """Those named in ``options.trackers`` that could be started. For the main process alone."""
+    """The trackers of ``options.trackers`` that could be started; on the main process only."""
 
     def __init__(self, options: LoggingConfig, run_dir: Path):
-        self._started: list[GeneralTracker] = []
+        self._trackers: list[GeneralTracker] = []
         for name in dict.fromkeys(options.trackers):
             if name == "wandb":
                 self._start_wandb(options.project, run_dir)
@@ -39,35 +40,35 @@ class Trackers:
                 self._start(name, options.project, run_dir)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """``metrics`` of a step; what is not a number is left out."""
+        """Send the numbers among a step's ``metrics``."""
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
-        for tracker in list(self._started):
+        for tracker in list(self._trackers):
             try:
                 tracker.log(numbers, step=metrics["step"])
             except Exception as error:
-                self._started.remove(tracker)
-                logger.warning(f"{tracker.name} is given up ({error}); metrics.jsonl goes on")
+                self._trackers.remove(tracker)
+                logger.warning(f"{tracker.name} is disabled after an error ({error}); metrics.jsonl is still written")
 
     def close(self) -> None:
-        for tracker in self._started:
+        for tracker in self._trackers:
             try:
                 tracker.finish()
             except Exception as error:
                 logger.warning(f"{tracker.name} could not be closed ({error})")
 
     def _start(self, name: str, project: str, run_dir: Path, label: str | None = None, **options: Any) -> bool:
-        """``label``: what a warning calls it."""
+        """Start a tracker; returns whether it could be started. ``label`` is its name in warnings."""
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
         if kind.requires_logging_directory:
             options["logging_dir"] = run_dir / name
         try:
             tracker = kind(project, **options)
             tracker.start()
-        except Exception as error:  # whatever a tracking service does
-            why = next(iter(str(error).split("\n")), type(error).__name__)
-            logger.warning(f"{label or name} could not be started ({why}); metrics.jsonl goes on")
+        except Exception as error:  # a tracking service may raise anything
+            reason = next(iter(str(error).split("\n")), type(error).__name__)
+            logger.warning(f"{label or name} could not be started ({reason}); metrics.jsonl is still written")
             return False
-        self._started.append(tracker)
+        self._trackers.append(tracker)
         return True
 
     def _start_wandb(self, project: str, run_dir: Path) -> None:
@@ -75,15 +76,15 @@ class Trackers:
         if mode == "offline":
             logger.warning(f"W&B logs offline: `wandb sync {run_dir}/wandb/offline-run-*` uploads it")
         options = {"dir": str(run_dir), "group": str(run_dir), "id": _run_id(run_dir, "wandb"), "resume": "allow"}
-        started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
-        if not started and mode == "online":
-            _forget_wandb_runs()  # the one that could not be started holds its id
+        is_started = self._start("wandb", project, run_dir, "W&B", mode=mode, settings=_wandb_settings(), **options)
+        if not is_started and mode == "online":
+            _forget_wandb_runs()  # the failed run still holds its id
             self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
 
 
 def _run_id(run_dir: Path, tracker: str) -> str:
-    """The id that this run has with ``tracker``: made at its first start, and kept."""
-    path = run_dir / IDS
+    """The id of this run at ``tracker``, created at the first start and kept."""
+    path = run_dir / IDS_FILE
     try:
         ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -107,10 +108,10 @@ def _forget_wandb_runs() -> None:
 
 
 def _has_wandb_key() -> bool:
-    """Whether W&B knows who we are; never asks on the terminal."""
+    """Whether W&B has an API key; never prompts on the terminal."""
     import wandb
 
     try:
         return bool(wandb.login(prompt=False))
-    except Exception:  # a key that is not one, or a host that does not answer: `_start` will say it
+    except Exception:  # an invalid key or a host that does not answer: `_start` reports it
         return bool(os.environ.get("WANDB_API_KEY"))

@@ -93,7 +93,7 @@ def _cases() -> list[Any]:
 
 
 CHAIN = [("one", 1), *((b, 2) for b in SEVERAL), *((b, 4) for b in ("ddp", "zero3", "fsdp2")), ("one", 1)]
-"""Saved by each, gone on with by the next: by way of one format, any can go on from any."""
+"""Saved by each and resumed by the next: with one format, any backend resumes from any other."""
 
 
 class Group:
@@ -117,7 +117,7 @@ class Group:
     def result(self, world_size: int, name: str) -> Any:
         if world_size not in self._done:
             if world_size == 4:
-                self.result(2, "chain-1")  # four go on where two have been
+                self.result(2, "chain-1")  # four resume where two have been
             self._done[world_size] = self._start(world_size)
         found = self._done[world_size][name]
         assert "error" not in found, found["error"]
@@ -205,7 +205,7 @@ def test_as_one_process(group: Group, case: Case) -> None:
     exact = case.precision == "fp32"
     folder, reference = group.path(case), group.path(case.reference)
     assert_same_training(folder, reference, TOLERANCE if exact else BF16_TOLERANCE, TOLERANCE if exact else 2e-2)
-    # What is frozen has the bytes of the base, after whatever sharing out and gathering.
+    # What is frozen has the bytes of the base, after whatever sharding and gathering.
     config = config_of(*case.overrides(group.base, folder))
     before, after = load_file(group.base / "model.safetensors"), load_file(folder / "final/model.safetensors")
     for name, tensor in before.items():
@@ -225,8 +225,8 @@ def test_adapters_as_one_process(group: Group) -> None:
     assert all(tensor.any() for name, tensor in here.items() if ".lora_B." in name)  # they were zero
 
 
-def test_any_backend_goes_on_from_any_other(group: Group) -> None:
-    """A step each, saved by one and gone on with by the next, with other numbers of processes too."""
+def test_any_backend_resumes_from_any_other(group: Group) -> None:
+    """One step each, saved by one and resumed by the next, with other numbers of processes too."""
     group.result(4, f"chain-{len(CHAIN) - 2}")
     folder = run(config_of(*group.chain_overrides(len(CHAIN) - 1)))
     whole = Case("one", 1, 2, 4, steps=len(CHAIN))
@@ -236,7 +236,7 @@ def test_any_backend_goes_on_from_any_other(group: Group) -> None:
 
 @pytest.mark.parametrize("backend", SEVERAL)
 def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: str) -> None:
-    """fp32, bytes a rank for W = 2: what is frozen costs its weights alone, shared out where weights are."""
+    """fp32, bytes per rank for W = 2: what is frozen costs its weights alone, sharded where weights are."""
     found = group.result(2, f"memory-{backend}")
     config = config_of(*Case(backend, 2, 2, 1).overrides(group.base, group.folder / "unused"))
     sizes = {name: tensor.numel() for name, tensor in load_file(group.base / "model.safetensors").items()}
@@ -265,14 +265,14 @@ def test_a_rank_that_cannot_write_makes_all_give_the_save_up(group: Group) -> No
     folder = group.folder / "fails"
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000001", "step-000004"]
     warning = "warning: the checkpoint of step 2 could not be written: [Errno 28] No space left"
-    assert group.said[2].count(warning) == 2  # once in this run and once in the next test's, not once a rank
+    assert group.said[2].count(warning) == 2  # once in this run and once in the next test's, not once per rank
     assert (folder / "final").is_dir() and len(steps_of(folder)) == 4
 
 
 def test_three_saves_that_fail_end_the_run(group: Group) -> None:
     with pytest.raises(AssertionError, match=r"the checkpoint of step 4 could not be written.*3 in a row failed"):
         group.result(2, "fatal")
-    found = store.newest(group.folder / "fatal")
+    found = store.newest_checkpoint(group.folder / "fatal")
     assert found is not None and found.step == 1 and not (group.folder / "fatal/final").exists()
 
 

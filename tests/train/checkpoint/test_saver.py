@@ -86,7 +86,7 @@ def test_killed_in_a_save(plan: tuple[list[str], Path], small: Small, tmp_path: 
         assert killed.codes() == [-signal.SIGKILL], killed.said()
     left = tmp_path / "run/checkpoints/.step-000002.part"
     assert left.is_dir() and (left / "manifest.json").exists() == (point == "rename")
-    found = store.newest(tmp_path / "run")
+    found = store.newest_checkpoint(tmp_path / "run")
     assert found is not None and found.step == 1
     assert_same_run(run(config_of(*mine)), whole)
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-000003", "step-000004"]
@@ -112,7 +112,7 @@ def test_full_disk(
         UserError, match=r"checkpoint of step 4 could not be written: .*No space left.*3 in a row failed"
     ):
         run(config_of(*mine))
-    assert capfd.readouterr().err.count("the one before stays, training goes on") == 2
+    assert capfd.readouterr().err.count("the previous checkpoint stays, training continues") == 2
     assert [p.name for p in (small_disk / "run/checkpoints").iterdir()] == ["step-000001"]
     (small_disk / "ballast").unlink()
     monkeypatch.setattr(saver, "publish", published)
@@ -193,5 +193,5 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path, schema: int, 
     folder.mkdir(parents=True)
     manifest: dict[str, Any] = {"schema": schema, "step": 3, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: go on with {message}"):
-        store.newest(tmp_path)
+    with pytest.raises(UserError, match=f"schema {schema}, this version reads schema 2: use {message}"):
+        store.newest_checkpoint(tmp_path)

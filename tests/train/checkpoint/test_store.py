@@ -1,4 +1,4 @@
-"""Which folder is a checkpoint: damaged is passed over and named, unreadable ends the search, and nothing is deleted by it."""
+"""Which folder is a checkpoint: damaged is skipped and named, unreadable ends the search, and nothing is deleted by it."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(
     damage(save(tmp_path, 20))
     before = names(tmp_path)
     found = store.search(tmp_path)
-    assert found.found == store.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
-    assert found.passed_over == (store.Invalid(tmp_path / "checkpoints/step-000020", why),)
+    assert found.newest == store.Checkpoint(tmp_path / "checkpoints/step-000010", 10)
+    assert found.invalid == (store.InvalidCheckpoint(tmp_path / "checkpoints/step-000020", why),)
     assert names(tmp_path) == before
 
 
@@ -169,9 +169,9 @@ def test_only_what_a_committed_newer_one_supersedes_is_deleted(tmp_path: Path) -
     save(tmp_path, 50)
     set_aside(save(tmp_path, 15))
     set_aside(save(tmp_path, 45))
-    remove_superseded(tmp_path, 40, keep=2)
+    remove_superseded(tmp_path, 40, keep_checkpoints=2)
     assert names(tmp_path) == ["step-000030", "step-000040", "step-000045.invalid", "step-000050"]
-    remove_superseded(tmp_path, 50, keep=2)
+    remove_superseded(tmp_path, 50, keep_checkpoints=2)
     assert names(tmp_path) == ["step-000040", "step-000050"]
 
 
@@ -184,9 +184,9 @@ def test_a_kill_while_deleting_leaves_no_damaged_checkpoint(tmp_path: Path, monk
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
-        remove_superseded(tmp_path, 30, keep=1)
+        remove_superseded(tmp_path, 30, keep_checkpoints=1)
     assert [folder.name for folder in store.step_folders(tmp_path)] == ["step-000030"]
-    remove_superseded(tmp_path, 30, keep=1)
+    remove_superseded(tmp_path, 30, keep_checkpoints=1)
     assert names(tmp_path) == ["step-000030"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.train.distributed.process_group import is_lost_peer, missing
+from janus_train.train.distributed.process_group import is_lost_peer, missing_ranks
 from tests.processes import SMALL, free_port, job
 
 WAIT_S = 4
@@ -62,7 +62,7 @@ def test_a_port_that_is_taken(words: tuple[str, ...], tmp_path: Path) -> None:
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
 def test_missing_names_exactly_those(case: tuple[int, set[int]]) -> None:
     world_size, present = case
-    names, _, count = missing(world_size, sorted(present)).rpartition(" (")
+    names, _, count = missing_ranks(world_size, sorted(present)).rpartition(" (")
     named = set[int]()
     for part in names.split(", ") if names else []:
         first, _, last = part.partition("-")

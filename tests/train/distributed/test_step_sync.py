@@ -64,19 +64,19 @@ def test_losses_counts_and_digests_are_those_of_all_ranks() -> None:
         RowsReport(["a", "b"], 10, {"text": 1.5, "understanding": 0, "generation": 0}, dict.fromkeys(KINDS, 7), 1.0),
         RowsReport(["c"], 20, {"text": 0.5, "understanding": 2, "generation": 0}, dict.fromkeys(KINDS, 1), 2.0),
     ]
-    agreed = exchanged((StepReport(losses(3.0, 2)), rows[0]), (StepReport(losses(1.0, 0)), rows[1]))
-    assert agreed.losses.mean == 4.0 / 2 and agreed.losses.counts == dict.fromkeys(KINDS, 2)
-    assert agreed.rows.digests == ["a", "b", "c"] and agreed.rows.num_loss_tokens == 30
-    assert agreed.rows.samples == {"text": 2.0, "understanding": 2, "generation": 0}
-    assert agreed.rows.num_tokens == 24 and agreed.rows.flops == 3.0
+    summary = exchanged((StepReport(losses(3.0, 2)), rows[0]), (StepReport(losses(1.0, 0)), rows[1]))
+    assert summary.losses.mean == 4.0 / 2 and summary.losses.counts == dict.fromkeys(KINDS, 2)
+    assert summary.rows.digests == ["a", "b", "c"] and summary.rows.num_loss_tokens == 30
+    assert summary.rows.samples == {"text": 2.0, "understanding": 2, "generation": 0}
+    assert summary.rows.num_tokens == 24 and summary.rows.flops == 3.0
 
 
 def test_a_signal_or_an_error_on_one_rank_is_every_ranks() -> None:
     calm, asked = StepReport(), StepReport(signal=15, host="node7")
-    agreed = exchanged((calm, RowsReport()), (asked, RowsReport(error="shard x is damaged")))
-    assert agreed.stop == "SIGTERM (to rank 1 on node7)"
-    assert agreed.rows.error == "shard x is damaged"
-    assert exchanged((calm, RowsReport())).stop is None
+    summary = exchanged((calm, RowsReport()), (asked, RowsReport(error="shard x is damaged")))
+    assert summary.stop_signal == "SIGTERM (to rank 1 on node7)"
+    assert summary.rows.error == "shard x is damaged"
+    assert exchanged((calm, RowsReport())).stop_signal is None
 
 
 def test_a_save_counts_once_every_rank_has_written() -> None:
@@ -85,7 +85,7 @@ def test_a_save_counts_once_every_rank_has_written() -> None:
 
 
 def test_sources_that_only_one_rank_has_met_are_counted() -> None:
-    first = RowsReport(drawn=Counter(a=3), bad=Counter(a=1))
-    second = RowsReport(drawn=Counter(a=2, b=5))
+    first = RowsReport(num_drawn=Counter(a=3), num_bad=Counter(a=1))
+    second = RowsReport(num_drawn=Counter(a=2, b=5))
     rows = exchanged((StepReport(), first), (StepReport(), second)).rows
-    assert rows.drawn == Counter(a=5, b=5) and rows.bad == Counter(a=1)
+    assert rows.num_drawn == Counter(a=5, b=5) and rows.num_bad == Counter(a=1)

@@ -13,7 +13,7 @@ from janus_train.train.distributed.watchdog import Watchdog
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would have ended the process."""
     ends: list[str] = []
-    monkeypatch.setattr(Watchdog, "_end", lambda self: ends.append(self._after))
+    monkeypatch.setattr(Watchdog, "_end", lambda self: ends.append(self._last_event))
     return ends
 
 

@@ -21,7 +21,7 @@ Small = Callable[..., Config]
 
 
 def test_a_runs_lines_hold_the_shares_of_its_rows(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two micro-batches a step; the rows are those that ``inspect`` draws, the peak is a round number."""
+    """Two micro-batches per step; the rows are those that ``inspect`` draws, the peak is a round number."""
     monkeypatch.setattr(mfu, "peak_flops", lambda *_: 1e12)
     config = small(1, "run.steps=2", "batch.micro_rows=1")
     lines = read_lines(run(config) / "metrics.jsonl")

@@ -16,7 +16,7 @@ from janus_train.train.monitor.quarantine import Quarantine
 def test_the_end_names_how_many_of_those_drawn(tmp_path: Path) -> None:
     """42 samples could be used, 45 could not: a share of what was met, never more than the whole."""
     line = {"stream": 0, "source": "a", "key": "k\u2028", "reason": "field 'text' is empty"}
-    rows = RowsReport(drawn=Counter(a=42), bad=Counter(a=45), quarantined=[line])
+    rows = RowsReport(num_drawn=Counter(a=42), num_bad=Counter(a=45), quarantined_samples=[line])
     with pytest.raises(UserError, match=r"cannot be used: a 45 of 87 drawn \(51\.7 %, such as 'k.u2028': field"):
         Quarantine(tmp_path / "q.jsonl", {"a": 40}, max_bad=0.01, writes=True).record(3, rows)
     assert read_json_lines(tmp_path / "q.jsonl") == [{"step": 3, **line}]

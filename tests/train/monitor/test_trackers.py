@@ -115,9 +115,11 @@ def test_one_that_fails_later_is_given_up_with_a_line(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
-    [tracker] = started._started
+    [tracker] = started._trackers
     monkeypatch.setattr(tracker, "log", fail)
     for step in STEPS:
         started.log(step)
     started.close()
-    assert warned() == ["tensorboard is given up (No space left on device); metrics.jsonl goes on"]
+    assert warned() == [
+        "tensorboard is disabled after an error (No space left on device); metrics.jsonl is still written"
+    ]
