@@ -17,6 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageFilter
 
 from janus_train.demo.objects import BACKGROUNDS, PLACES_OF_COUNT, SIDES, UNIT, Library, center_of
@@ -186,11 +187,10 @@ def _small(images: np.ndarray) -> np.ndarray:
     """(N, side, side, 3) -> (N, values): large windows at half the size, which takes a quarter of the time."""
     side = images.shape[1]
     if side >= LARGE and side % 2 == 0:
-        images = images.reshape(len(images), side // 2, 2, side // 2, 2, 3).mean(axis=(2, 4))
-    return images.reshape(len(images), -1)
+        images = rearrange(images, "n (h a) (w b) c -> n h a w b c", a=2, b=2).mean(axis=(2, 4))
+    return rearrange(images, "n h w c -> n (h w c)")
 
 
 def _cells(values: np.ndarray) -> np.ndarray:
     """(64, 64) -> (256,) means over cells."""
-    side = UNIT // CELL
-    return values.reshape(side, CELL, side, CELL).mean(axis=(1, 3)).ravel()
+    return rearrange(values, "(h a) (w b) -> (h w) (a b)", a=CELL, b=CELL).mean(axis=1)

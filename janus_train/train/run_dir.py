@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from janus_train import __version__
@@ -27,10 +25,10 @@ from janus_train.config import Config, Part
 from janus_train.errors import UserError
 from janus_train.files import FULL, read_regular, sync, write_json, write_text
 from janus_train.jsonl import truncate_after
-from janus_train.paths import IS_CHECKOUT, ROOT
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
+from janus_train.train.provenance import commit, hardware
 from janus_train.train.run_lock import RunLock
 
 _CHANGEABLE_KEYS = (
@@ -50,8 +48,6 @@ _RESTART_EFFECT = "moves the existing files into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
 
-GIT_S = 10
-"""Time limit for git to name the commit, in seconds."""
 BYTES_PER_PARAMETER = 4 + 8
 """The size of a parameter in a checkpoint: the fp32 weight and AdamW's two moments."""
 
@@ -287,11 +283,11 @@ class RunDir:
             "config": config,
             "data": self._data,
             "parts": parts,
-            "commit": _commit(),
+            "commit": commit(),
             "versions": {"janus_train": __version__}
             | {p: version(p) for p in ("torch", "transformers", "accelerate")}
             | {"python": platform.python_version()},
-            "hardware": _hardware(),
+            "hardware": hardware(),
         }
         write_json(self.path / "manifest.json", manifest)
 
@@ -373,29 +369,3 @@ def _differences(recorded: dict[str, Any], current: dict[str, Any], prefix: str 
         elif old_value != new_value:
             differences.append(f"{name} {old_value} -> {new_value}")
     return differences
-
-
-def _commit() -> str | None:
-    """The checkout's commit, or None.
-
-    It is None without git, and for an installed package, even inside another project's repository.
-    """
-    if not IS_CHECKOUT:
-        return None
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        return (
-            subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_S).stdout.strip() or None
-        )
-    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs
-        return None
-
-
-def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "gpus": gpus,
-    }

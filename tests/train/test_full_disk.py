@@ -121,10 +121,3 @@ def test_a_run_goes_on_in_a_folder_with_brackets_in_its_path(
     said = capfd.readouterr().err
     assert f"starts from its checkpoint {tmp_path}/run[/x]/checkpoints/step-000001" in said
     assert f"{tmp_path}/run[/x] is finished at step 2" in said
-
-
-def test_a_machine_without_git_names_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from janus_train.train import run_dir
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_dir._commit() is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 
 from janus_train.demo.objects import embedded_shards
@@ -53,7 +54,7 @@ class Progress:
 
 def to_tensor(images: list[Image.Image]) -> torch.Tensor:
     """uint8 (N, 3, S, S)."""
-    return torch.from_numpy(np.stack([np.asarray(p) for p in images])).permute(0, 3, 1, 2)
+    return rearrange(torch.from_numpy(np.stack([np.asarray(p) for p in images])), "n h w c -> n c h w")
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEDecoder, JanusVQVAEEncoder
 
@@ -173,13 +174,13 @@ def decode(decoder: JanusVQVAEDecoder, latent: torch.Tensor, all_layers: bool) -
 
 def flat_latents(vq: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (N, 3, S, S) in -1..1 -> unit latents (N * P, e); e: size of a code's embedding."""
-    return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    return rearrange(F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1), "n e h w -> (n h w) e")
 
 
 def as_grid(flat: torch.Tensor, like: torch.Tensor, stride: int) -> torch.Tensor:
     """(N * P, e) -> (N, e, S / stride, S / stride)"""
     side = like.shape[-1] // stride
-    return flat.view(len(like), side, side, -1).permute(0, 3, 1, 2)
+    return rearrange(flat, "(n h w) e -> n e h w", h=side, w=side)
 
 
 def recompose(pixels: torch.Tensor, latents: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,7 +282,7 @@ def evaluate_vq(vq: JanusVQVAE, size: int, count: int = 200) -> Figures:
     vq.eval()
     _, pixels = scenes("held_out", 7003, count, size)
     ids = encode_images(vq, to_float(pixels))
-    output = decode_codes(vq, ids).permute(0, 3, 1, 2).float()
+    output = rearrange(decode_codes(vq, ids), "n h w c -> n c h w").float()
     error = output - pixels.float()
     ground = pixels.flatten(2).mode(2).values[..., None, None]  # the background's colour
     on_ground = (pixels == ground).all(1, keepdim=True).expand_as(error)

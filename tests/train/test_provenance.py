@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.train import run_dir
+from janus_train.train import provenance
 
 
 @pytest.fixture
@@ -14,18 +14,18 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     for words in (("init", "-q"), (*identity, "commit", "-q", "--allow-empty", "-m", "one")):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr(run_dir, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     return subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
 def test_the_commit_is_the_checkouts(repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_dir._commit() == repository
-    monkeypatch.setattr(run_dir, "IS_CHECKOUT", False)  # installed somewhere inside another project's repository
-    assert run_dir._commit() is None
+    assert provenance.commit() == repository
+    monkeypatch.setattr(provenance, "IS_CHECKOUT", False)  # installed somewhere inside another project's repository
+    assert provenance.commit() is None
 
 
 def test_without_git_there_is_no_commit(repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_dir._commit() is None
+    assert provenance.commit() is None
