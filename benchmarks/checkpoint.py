@@ -59,7 +59,7 @@ def main() -> None:
         saver.begin(number, {})
         cpu_s = time.thread_time() - cpu_s
         snapshot_s = saver.blocked_s
-        while distributed.sum([float(not saver.written)]) != [0.0]:
+        while distributed.sum([float(not saver.is_written)]) != [0.0]:
             work(options.step_s, distributed.device)
         saver.finish()
         if distributed.is_main:

@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line_for_every_command(run: Run, tmp_path: Path, mon
 
     monkeypatch.setattr("janus_train.report.build", full)
     code, _, told = run("report", tmp_path)
-    assert (code, told) == (2, "error: No space left on device: make room, or choose another place\n")
+    assert (code, told) == (2, "error: No space left on device: make room, or choose another disk\n")
     monkeypatch.setattr("janus_train.report.build", lambda _: (tmp_path / "none").read_text())
     with pytest.raises(FileNotFoundError):
         run("report", tmp_path)

@@ -110,7 +110,7 @@ def test_the_lists_name_what_is_there_and_nothing_that_needs_no_place_in_them() 
 
 
 def test_each_folder_of_tests_is_named_for_a_package() -> None:
-    of_more_than_a_package = {"benchmarks", "docs", "examples", "integration", "launch"}
+    of_more_than_a_package = {"benchmarks", "docs", "examples", "hostile", "integration", "launch"}
     for path in TESTS.rglob("test_*.py"):
         folder = path.parent.relative_to(TESTS)
         if not of_more_than_a_package.intersection(folder.parts):

@@ -175,7 +175,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = read_json_object(path)
     except FileNotFoundError:
-        what = "no model there (config.json is missing)" if folder.is_dir() else "there is no such folder"
+        what = "there is no model (config.json is missing)" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None
     _refuse_endless(path, values)
     return values

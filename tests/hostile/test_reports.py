@@ -129,7 +129,7 @@ LINES: dict[str, Any] = {
 @pytest.mark.parametrize("name", LINES)
 def test_lines_that_are_none_are_refused_in_one_line(ground: Ground, name: str) -> None:
     folder = written(ground, results={"measures": []}, **LINES[name])
-    ground.refuses(ground.command("report", folder), r"(images|answers)\.jsonl")
+    ground.refuses(ground.command("report", folder), r"(pictures|answers)\.jsonl")
 
 
 GOOD = [{"step": n, "loss": 1.0, "lr": 0.1, "step_s": 0.1} for n in range(1, 4)]

@@ -321,7 +321,9 @@ def test_a_named_model_wants_its_own_shape(parts, tmp_path, assembled) -> None:
 
     _, out = assembled
     config = config_of("+stage=1", f"init_from={out}")
-    with pytest.raises(UserError, match=r"does not fit model tiny: .*; model=from_folder takes a model as its folder"):
+    with pytest.raises(
+        UserError, match=r"does not fit model tiny: .*; use model=from_folder for the shape that the folder"
+    ):
         load_start(config, find_start(config, RunDir(config, {}), "new"))
     with pytest.raises(UserError, match=r"model=from_folder takes the model's shape from init_from: add init_from="):
         config_of("+stage=1", "model=from_folder")

@@ -153,7 +153,7 @@ def run(official: JanusForConditionalGeneration, golden: dict[str, np.ndarray]) 
 def test_understanding_pixels(golden: dict[str, np.ndarray], i: int) -> None:
     """Exactly: truncation of the resized side, bicubic, 127 around it."""
     original = image(i)
-    assert hashlib.sha256(original.tobytes()).digest() == golden[f"image{i}_sha256"].tobytes()
+    assert hashlib.sha256(original.tobytes()).digest() == golden[f"picture{i}_sha256"].tobytes()
     actual = to_float(understanding_pixels(Image.fromarray(original), SIZE))
     assert np.array_equal(actual[:, ::8, ::8], golden[f"und_pixels{i}"])
     np.testing.assert_allclose(
