@@ -77,10 +77,35 @@ def validate(values: dict[str, Any]) -> Config:
 
 def check_overrides(arguments: list[str]) -> None:
     """Composes and validates the command line's overrides; flags such as ``--cfg job`` and ``--help`` are left to Hydra."""
-    if set(arguments) & {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}:
+    if set(arguments) & _LEFT_TO_HYDRA:
         return
-    flag_values = {i + 1 for i, argument in enumerate(arguments) if argument in ("--cfg", "-c", "--package", "-p")}
+    for argument in arguments:
+        if argument.startswith("-"):
+            _refuse_flag(argument)
+    flag_values = {i + 1 for i, argument in enumerate(arguments) if argument in _WITH_VALUE}
     compose_config([a for i, a in enumerate(arguments) if not a.startswith("-") and i not in flag_values])
+
+
+_LEFT_TO_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+_WITH_VALUE = {"--cfg", "-c", "--package", "-p"}
+_WITHOUT_VALUE = {"--resolve", "--run", "-r"}
+_NOT_SUPPORTED = {
+    **dict.fromkeys(("--multirun", "-m"), "start one run per command, each with its own output_dir"),
+    **dict.fromkeys(("--config-name", "-cn", "--config-path", "-cp"), "give the options as key=value"),
+    **dict.fromkeys(("--config-dir", "-cd"), "give the options as key=value"),
+    "--experimental-rerun": "run the same command again to resume",
+}
+"""Hydra's flags that would start something other than the one run of this project's configuration."""
+
+
+def _refuse_flag(argument: str) -> None:
+    """Raises `UserError` for a flag that is not Hydra's, or that is not supported here."""
+    flag, _, value = argument.partition("=")
+    if flag in _NOT_SUPPORTED:
+        raise UserError(f"{flag} is not supported: {_NOT_SUPPORTED[flag]}")
+    if flag not in _WITH_VALUE | _WITHOUT_VALUE:
+        option = _nearest_key(flag.lstrip("-").replace("-", "_")) or "key"
+        raise UserError(f"{argument}: options are written without dashes, {option}={value or 'value'}")
 
 
 def _explain(error: Exception, overrides: list[str]) -> str:
@@ -95,14 +120,33 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         option = key["key"] or key["other"]
         if option.split(".")[0] == "peft":
             return f"{option}: LoRA is not enabled; did you mean +peft=lora?"
-        close_matches = difflib.get_close_matches(option, _known_keys(), n=1, cutoff=0.5)
-        hint = f"; did you mean {close_matches[0]}?" if close_matches else "; --cfg job prints every key"
+        nearest = _nearest_key(option)
+        hint = f"; did you mean {nearest}?" if nearest else "; --cfg job prints every key"
         return f"{option}: no such option{hint}"
     parsing = re.search(r"Error parsing override '(?P<override>.*)'", message)
     if parsing:
-        return f"{parsing['override']}: cannot be parsed, options are written key=value (quote values with special characters)"
+        name, _, value = parsing["override"].partition("=")
+        quoted = f"{name}='{value}'".replace('"', '\\"')
+        return f'{parsing["override"]}: cannot be parsed, options are written key=value; quote special characters: "{quoted}"'
     first_line = next(line.strip() for line in message.splitlines() if line.strip())
     return f"{first_line} (in: {' '.join(overrides)})"
+
+
+def _nearest_key(option: str) -> str | None:
+    """The key that ``option`` probably means: an abbreviation (``optim.lr``), a key of another section, a misspelling."""
+    section, _, name = option.rpartition(".")
+    keys = [key for key in _known_keys() if "." in key or not section]
+    in_section = [key for key in keys if key.rpartition(".")[0] == section]
+    for candidates in (in_section, keys):
+        for key in candidates:
+            words = key.rpartition(".")[2].split("_")
+            if len(words) > 1 and name in ("".join(word[0] for word in words), "".join(words)):
+                return key
+    same_name = [key for key in keys if key.rpartition(".")[2] == name]
+    if same_name:
+        return same_name[0]
+    close_matches = difflib.get_close_matches(option, [*in_section, *keys], n=1, cutoff=0.6)
+    return close_matches[0] if close_matches else None
 
 
 def _known_keys() -> list[str]:
