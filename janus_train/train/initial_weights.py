@@ -143,7 +143,13 @@ def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:
     """Raise `UserError` for differences that no tensor's shape shows, such as the number of heads."""
     model_config, folder_config = transformers_config(model, None, None, None, None), folder.config
     keys_by_section: dict[str, set[str]] = {
-        "text_config": {*type(model.text).model_fields, "model_type", "rope_parameters", "sliding_window"},
+        "text_config": {
+            *type(model.text).model_fields,
+            "model_type",
+            "hidden_act",
+            "rope_parameters",
+            "sliding_window",
+        },
         "vision_config": {*type(model.vision).model_fields, "image_size", "hidden_act"},
         "vq_config": {*type(model.vq).model_fields},
     }
