@@ -63,15 +63,15 @@ class JsonLinesFile:
 
     def _refuse_if_gone(self) -> None:
         """What is written to a file that was deleted, or whose folder was, is lost without a word."""
-        here = os.fstat(self._file.fileno())
+        opened = os.fstat(self._file.fileno())
         try:
-            there = self._path.stat()
+            current = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            there = None
-        if there is None or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            current = None
+        if current is None or (opened.st_dev, opened.st_ino) != (current.st_dev, current.st_ino):
             raise UserError(
                 f"{self._path} was deleted or replaced while it was written, alone or with its folder: put it back and "
-                "start the same command again, or begin anew in another folder"
+                "run the same command again, or start a new run in another folder"
             )
 
     def _refused(self, error: OSError) -> UserError:

@@ -70,7 +70,7 @@ def first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, int]:
 
     One that ended because another was gone (76) did so within moments: any other code tells more.
     """
-    rank = min(failures, key=lambda one: (failures[one].exitcode == EXIT_PEER_LOST, failures[one].timestamp))
+    rank = min(failures, key=lambda rank: (failures[rank].exitcode == EXIT_PEER_LOST, failures[rank].timestamp))
     return rank, exit_code(failures[rank].exitcode)
 
 

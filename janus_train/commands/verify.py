@@ -71,8 +71,8 @@ def verify(
         )
     table_console(100).print(summary.table())
     fit, verdict = summary.verdict
-    seen = f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""
-    print(printable_line(verdict + seen))
+    pointer = f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""
+    print(printable_line(verdict + pointer))
     if not fit:
         raise typer.Exit(1)
 

@@ -149,13 +149,13 @@ def worker_deaths_as_user_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        found = re.search(
+        match = re.search(
             r"DataLoader worker \(pid(?:\(s\))? ([0-9, ]+)\)(?: is killed by signal: ([\w ]+))?", str(error)
         )
-        if found is None:
+        if match is None:
             raise
-        why = _WHY_KILLED.get(found[2], f"it crashed ({found[2]}); data.num_workers=0 shows where")
-        raise UserError(f"a data worker (pid {found[1]}) on {socket.gethostname()} is gone: {why}") from None
+        why = _WHY_KILLED.get(match[2], f"it crashed ({match[2]}); data.num_workers=0 shows where")
+        raise UserError(f"a data worker (pid {match[1]}) on {socket.gethostname()} is gone: {why}") from None
 
 
 _OUT_OF_MEMORY = (

@@ -73,11 +73,11 @@ def places_of(source: SourceConfig, recipe: Path) -> list[Location]:
 
 def check_names(sources: Sequence[SourceConfig], recipe: Path) -> None:
     """Raises `UserError` if two sources have one name."""
-    seen: set[str] = set()
+    names: set[str] = set()
     for source in sources:
-        if source.name in seen:
+        if source.name in names:
             raise UserError(f"{recipe}: two sources are called {source.name!r}")
-        seen.add(source.name)
+        names.add(source.name)
 
 
 class Recipe:

@@ -77,7 +77,7 @@ def build(loaded: LoadedModel, name: str, limits: AppLimits | None = None) -> gr
     """The page over one model, called ``name``. One question or generation runs at a time; the others wait in a queue."""
     limits = limits or AppLimits()
 
-    def ask(shown: list[tuple[str, str | None]] | None, question: str, max_new_tokens: float) -> Iterator[Any]:
+    def ask(uploads: list[tuple[str, str | None]] | None, question: str, max_new_tokens: float) -> Iterator[Any]:
         deadline = Deadline(limits.time_limit_s)
         if not question.strip():
             yield _warn("Write a question first.")
@@ -86,9 +86,9 @@ def build(loaded: LoadedModel, name: str, limits: AppLimits | None = None) -> gr
         try:
             check_prompt(question)
             tokens = int(check_number("the longest answer", max_new_tokens, 1, MAX_TOKENS))
-            check_images(len(shown or []))
+            check_images(len(uploads or []))
             images: list[Image.Image] = []
-            for path, _ in shown or []:
+            for path, _ in uploads or []:
                 images.append(_image(path))
                 check_images(len(images), sum(image.width * image.height for image in images))
                 deadline.check()
@@ -128,7 +128,7 @@ def build(loaded: LoadedModel, name: str, limits: AppLimits | None = None) -> gr
         with gradio.Row():
             with gradio.Column():
                 gradio.Markdown("## Ask")
-                shown = _take_uploads_only(
+                uploads = _take_uploads_only(
                     gradio.Gallery(
                         label="Images to ask about (without any, it answers from words alone)",
                         type="filepath",
@@ -166,7 +166,7 @@ def build(loaded: LoadedModel, name: str, limits: AppLimits | None = None) -> gr
                 generate_button = gradio.Button("Draw", variant="primary")
                 generated = gradio.Gallery(label="Images drawn", columns=4, format="png", interactive=False)
         for event in (ask_button.click, question.submit):
-            event(ask, [shown, question, tokens], answer, **one_at_a_time)
+            event(ask, [uploads, question, tokens], answer, **one_at_a_time)
         for event in (generate_button.click, prompt.submit):
             event(generate, [prompt, number, seed, guidance, temperature], generated, **one_at_a_time)
     return page.queue(max_size=MAX_WAITING, api_open=False)  # an open one lets requests pass the queue

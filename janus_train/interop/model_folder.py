@@ -144,7 +144,7 @@ class ModelFolder:
 
     def check_tokenizer(self, num_embeddings: int) -> None:
         """Raises `UserError` if its tokens do not all have a row in the table of ``num_embeddings``."""
-        token, highest = max(self.tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
+        token, highest = max(self.tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
         if highest >= num_embeddings:
             raise UserError(
                 f"{self.path}: its tokenizer has tokens up to number {highest} ({shortened(token, 40)}), the model has room "
@@ -182,15 +182,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
-    """Raises `UserError` for a number of layers, or a list, that no model has: to build it would take hours."""
-    left: list[tuple[str, Any]] = list(values.items())
-    while left:
-        key, value = left.pop()
+    """Raises `UserError` for a number of layers, or a list, that no model has: building it would take hours."""
+    pairs: list[tuple[str, Any]] = list(values.items())
+    while pairs:
+        key, value = pairs.pop()
         if isinstance(value, dict):
-            left += value.items()
+            pairs += value.items()
             continue
         if isinstance(value, list):
-            left += [(key, one) for one in value[:MAX_LAYERS]]
+            pairs += [(key, item) for item in value[:MAX_LAYERS]]
         num = len(value) if isinstance(value, list) else value if _COUNT.search(key) else 0
         if isinstance(num, (int, float)) and num > MAX_LAYERS:
             what = f"a list of {num:,}" if isinstance(value, list) else shortened(value, 20)

@@ -37,8 +37,8 @@ def weight_files(folder: Path) -> list[Path]:
             return _indexed_files(folder / index)
         if (folder / single).is_file():
             return [folder / single]
-        if found := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS and path.is_file()):
-            return found
+        if weight_files := sorted(path for path in folder.glob(pattern) if path.name != EXTRAS and path.is_file()):
+            return weight_files
     raise UserError(
         f"{folder} is not complete: model.safetensors is missing, and there is no other .safetensors or .bin file"
     )

@@ -103,8 +103,8 @@ def test_training_reads_the_format_that_inference_writes(turns: list[tuple[str, 
     assert training_text == chat_prompt(messages, "").replace(
         f"{ASSISTANT}: {PLACEHOLDER}", f"{ASSISTANT}:{PLACEHOLDER}"
     )
-    learnt = [segment.text for segment in segments if segment.loss]
-    assert learnt == [
+    trained_texts = [segment.text for segment in segments if segment.loss]
+    assert trained_texts == [
         f" {answer.strip().removesuffix(PLACEHOLDER)}" + ("" if answer.endswith(PLACEHOLDER) else EOS)
         for _, answer in turns
         if answer != PLACEHOLDER

@@ -29,7 +29,7 @@ ROLES = {
 class Token:
     """A token as the page shows it. ``parts``: (text, number of line breaks after it, line end on the page)."""
 
-    learnt: bool
+    has_loss: bool
     css: str
     title: str
     parts: list[tuple[str, int, str]]
@@ -98,7 +98,7 @@ def _token(piece: TextPiece, line_continues: bool) -> Token:
         parts[-1] = (text, num_breaks, "")
     css = " ".join(name for name, on in (("x", piece.special), ("g", piece.image_loss), ("y", piece.beyond)) if on)
     repeats = len(piece.ids) if piece.special else 1
-    return Token(piece.learnt, css, _title(piece), parts or [("∅", 0, "")], repeats)
+    return Token(piece.has_loss, css, _title(piece), parts or [("∅", 0, "")], repeats)
 
 
 def _title(piece: TextPiece) -> str:

@@ -28,7 +28,7 @@ class TextPiece:
 
     text: str
     ids: tuple[int, ...]
-    learnt: bool
+    has_loss: bool
     """Whether the model learns to write it (at the position before it)."""
     special: bool = False
     image_loss: bool = False
@@ -63,13 +63,13 @@ class PieceReader:
     def pieces(self, document: Document) -> Iterator[TextPiece | ImagePiece]:
         """All of the document's tokens, in order."""
         ids = document.input_ids.tolist()
-        learnt = np.zeros(len(ids), bool)
-        learnt[1:] = document.labels[:-1] != IGNORE
+        has_loss = np.zeros(len(ids), bool)
+        has_loss[1:] = document.labels[:-1] != IGNORE
         place = number = num_understanding = num_generation = 0
         while place < len(ids):
             end = _run(document.modality, place)
             if document.modality[place] == TEXT:
-                yield from self._text(ids[place:end], learnt[place:end], document.image_targets[place:end])
+                yield from self._text(ids[place:end], has_loss[place:end], document.image_targets[place:end])
             elif document.modality[place] == IMAGE_FEATURE:
                 yield ImagePiece("in", number, end - place, 0, document.understanding_pixels[num_understanding])
                 num_understanding += 1
@@ -86,29 +86,32 @@ class PieceReader:
             last_id = int(document.labels[-1])
             yield TextPiece(self._write((last_id,)), (last_id,), True, last_id in self._special, beyond=True)
 
-    def _text(self, ids: list[int], learnt: np.ndarray, image_targets: np.ndarray) -> Iterator[TextPiece]:
+    def _text(self, ids: list[int], has_loss: np.ndarray, image_targets: np.ndarray) -> Iterator[TextPiece]:
         place = 0
         while place < len(ids):
-            token_id, is_learnt = ids[place], bool(learnt[place])
+            token_id, token_has_loss = ids[place], bool(has_loss[place])
             if token_id in self._special:
                 end = place + 1
                 while (
-                    end < len(ids) and ids[end] == token_id and learnt[end] == is_learnt and not image_targets[end - 1]
+                    end < len(ids)
+                    and ids[end] == token_id
+                    and has_loss[end] == token_has_loss
+                    and not image_targets[end - 1]
                 ):
                     end += 1
                 end = end if end - place >= MIN_REPEAT else place + 1
                 yield TextPiece(
-                    self._write((token_id,)), tuple(ids[place:end]), is_learnt, True, bool(image_targets[end - 1])
+                    self._write((token_id,)), tuple(ids[place:end]), token_has_loss, True, bool(image_targets[end - 1])
                 )
             else:
-                end = self._characters_end(ids, learnt, place)
-                yield TextPiece(self._write(tuple(ids[place:end])), tuple(ids[place:end]), is_learnt)
+                end = self._characters_end(ids, has_loss, place)
+                yield TextPiece(self._write(tuple(ids[place:end])), tuple(ids[place:end]), token_has_loss)
             place = end
 
-    def _characters_end(self, ids: list[int], learnt: np.ndarray, place: int) -> int:
+    def _characters_end(self, ids: list[int], has_loss: np.ndarray, place: int) -> int:
         """The end of the shortest group from ``place`` that makes complete characters; one token if there is none."""
         for end in range(place + 1, min(place + MAX_GROUP, len(ids)) + 1):
-            if ids[end - 1] in self._special or learnt[end - 1] != learnt[place]:
+            if ids[end - 1] in self._special or has_loss[end - 1] != has_loss[place]:
                 break
             if "\ufffd" not in self._write(tuple(ids[place:end])):
                 return end

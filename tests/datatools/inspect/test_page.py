@@ -66,7 +66,7 @@ def test_the_page_shows_rows_samples_images_and_tokens(data: RunData) -> None:
     assert len(of("article", "sample")) == len(documents)
     assert sum("width" in (a.get("style") or "") for t, a in page.tags if t == "i") == len(documents) + 3
     assert len(of("figure", "seen")) == sum(d.kind != "text" for d in documents)
-    assert len(of("figure", "learnt")) == sum(d.kind == "generation" for d in documents)
+    assert len(of("figure", "has_loss")) == sum(d.kind == "generation" for d in documents)
     for step, rows in steps:
         assert f"Step {step}" in page.text
         for row in rows:
@@ -104,7 +104,7 @@ def test_data_cannot_become_mark_up_and_nothing_is_fetched(data: RunData) -> Non
 
 def test_text_is_there_token_by_token(data: RunData) -> None:
     html = build_page(data, 3).html()
-    assert re.search(r"<u>line</u>|<u>l</u>", html), "text is learnt"
+    assert re.search(r"<u>line</u>|<u>l</u>", html), "text has a loss"
     assert "<em>↵</em><em>↵</em>\n" in html or "<em>↵</em></u><u><em>↵</em>\n" in html
     assert "苹" in html
 

@@ -18,8 +18,8 @@ def document(encoder: Encoder, template: str, kind: str, record: Record, drop: f
     return document_of(encoder, record, template, kind, dropout=drop)  # type: ignore[arg-type]
 
 
-def learnt(pieces: list[TextPiece | ImagePiece]) -> str:
-    return "".join(piece.text for piece in pieces if isinstance(piece, TextPiece) and piece.learnt)
+def text_with_loss(pieces: list[TextPiece | ImagePiece]) -> str:
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextPiece) and piece.has_loss)
 
 
 def test_a_dialogue_with_a_image_to_see_and_one_to_draw(encoder: Encoder) -> None:
@@ -32,7 +32,7 @@ def test_a_dialogue_with_a_image_to_see_and_one_to_draw(encoder: Encoder) -> Non
     record = Record("k", {"conversations": turns}, [plain_image(), plain_image((0, 200, 0))])
     encoded_document = document(encoder, "conversation", "understanding", record)
     pieces = list(PieceReader(encoder.tokenizer).pieces(encoded_document))
-    assert learnt(pieces) == " A red apple." + EOS
+    assert text_with_loss(pieces) == " A red apple." + EOS
     understanding_piece, generation_piece = (piece for piece in pieces if isinstance(piece, ImagePiece))
     assert (
         understanding_piece.role,
@@ -85,7 +85,7 @@ def test_a_cut_text_shows_the_target_beyond_its_end(encoder: Encoder) -> None:
     )
     assert not any(isinstance(piece, TextPiece) and piece.beyond for piece in reader.pieces(second_half))
     first_of_second = next(iter(reader.pieces(second_half)))
-    assert isinstance(first_of_second, TextPiece) and not first_of_second.learnt, "its loss is in the piece before"
+    assert isinstance(first_of_second, TextPiece) and not first_of_second.has_loss, "its loss is in the piece before"
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,10 +96,10 @@ def test_every_token_is_shown_once(encoder: Encoder, words: str) -> None:
         piece for piece in PieceReader(encoder.tokenizer).pieces(encoded_document) if isinstance(piece, TextPiece)
     ]
     assert [i for piece in pieces for i in piece.ids] == encoded_document.input_ids.tolist()
-    assert learnt(pieces) == encoder.tokenizer.backend_tokenizer.decode(
+    assert text_with_loss(pieces) == encoder.tokenizer.backend_tokenizer.decode(
         encoded_document.input_ids[1:].tolist(), skip_special_tokens=False
     )
-    assert [piece.learnt for piece in pieces] == [False] + [True] * (len(pieces) - 1)
+    assert [piece.has_loss for piece in pieces] == [False] + [True] * (len(pieces) - 1)
 
 
 @pytest.mark.parametrize("words", ["苹果是红色的。", "🙂🙃", "naïve — “quotes”"])
