@@ -1,6 +1,6 @@
 """A source of one's own: samples from an SQLite database, read at random places, without a conversion to shards.
 
-    python examples/custom_source.py                        # 20 seconds on two CPU cores
+    python examples/custom_source.py                        # 5 seconds on two CPU cores
 
 A source is a sequence of records: ``len(source)``, ``source[i]``, and a digest that changes with the data. The same ``i``
 gives the same record in every process, which is what lets a run resume in the middle of an epoch. The script writes a

@@ -1,6 +1,6 @@
 """A template of one's own: a record layout that none of the shipped templates reads.
 
-    python examples/custom_template.py                      # 15 seconds on two CPU cores
+    python examples/custom_template.py                      # 5 seconds on two CPU cores
 
 The data are pairs of images, with a sentence that says what changed between them, as JSON Lines:
 

@@ -1,6 +1,6 @@
 """Fine-tune the tiny model on your own images: prepare, check, look, train, and compare before and after.
 
-    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, 3 minutes
+    python examples/finetune_own_images.py                         # 24 example images drawn on the spot, 75 seconds
     python examples/finetune_own_images.py --images photos --steps 1000 --out outputs/photos
 
 Times are for two CPU cores. ``--images`` names a folder with your images and two files in JSON Lines, paths relative to
@@ -109,7 +109,7 @@ def main() -> None:
     prompts, question = examples_of(images)
     before = try_out(load_model(start), prompts, question, images)
 
-    # 6. Training: 15 seconds per 100 steps. Run again, a finished run is left as it is and an unfinished one resumes.
+    # 6. Training: 10 seconds per 100 steps. Run again, a finished run is left as it is and an unfinished one resumes.
     train(*training, f"output_dir={out / 'run'}")
 
     # 7. After.

@@ -1,6 +1,6 @@
 """Generate images and ask about them from Python, with a trained model of any size.
 
-    python examples/sample.py outputs/tiny/stage3/final               # 15 seconds on two CPU cores
+    python examples/sample.py outputs/tiny/stage3/final               # 4 seconds on two CPU cores
     python examples/sample.py deepseek-ai/Janus-Pro-1B --device cuda --prompt "a red apple on a table"
 
 The first argument is a run's ``final/``, the folder of a model in transformers' or the official layout, or a hub id.
