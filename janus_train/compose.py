@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from janus_train.config import Config
-from janus_train.errors import UserError
+from janus_train.errors import UserError, first_line
 from janus_train.paths import CONFIGS
 from janus_train.plugins import import_plugins
 
@@ -128,8 +128,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         name, _, value = parsing["override"].partition("=")
         quoted = f"{name}='{value}'".replace('"', '\\"')
         return f'{parsing["override"]}: cannot be parsed, options are written key=value; quote special characters: "{quoted}"'
-    first_line = next(line.strip() for line in message.splitlines() if line.strip())
-    return f"{first_line} (in: {' '.join(overrides)})"
+    return f"{first_line(error)} (in: {' '.join(overrides)})"
 
 
 def _nearest_key(option: str) -> str | None:

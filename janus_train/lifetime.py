@@ -9,6 +9,7 @@ the other ranks, and keep its port, for as long as the worker runs. Linux only.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -42,6 +43,19 @@ def end_with(parent: int, by_signal: bool) -> None:
 def end_if_orphan(parent: int) -> None:
     """Ends an orphan at once, without waiting for threads or flushing a queue that nobody reads."""
     if os.getppid() != parent:
+        os._exit(1)
+
+
+def end_with_pool() -> None:
+    """For a worker of a process pool: Ctrl-C is left to the parent, and the worker ends when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
+from janus_train import lifetime
 from janus_train.data.shards.scan import write_index
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.items import InputFormat, Unit
@@ -126,16 +124,8 @@ def _result(future: Future[Any]) -> Any:
 def _start_worker(options: PrepareOptions) -> None:
     """Initialise a new process: open the format, leave Ctrl-C to the parent, end when the parent ends."""
     global _format
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lifetime.end_with_pool()
     _format = open_format(options)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _plan(job: Any) -> list[Unit]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
+from janus_train import lifetime
 from janus_train.data.sources.registry import Source
 from janus_train.data.storage.remote import Location
 from janus_train.datatools.verify.check import SampleCheck
@@ -84,18 +82,10 @@ def _start_worker(
 ) -> None:
     """Initialise a new process: leave Ctrl-C to the parent, end when the parent ends, suppress Pillow's warnings."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lifetime.end_with_pool()
     warnings.simplefilter("ignore")
     import_plugins(plugins)  # their templates count where no recipe names one
     _worker = _Worker(names, checks, sources)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _do(piece: VerificationPiece) -> PieceResult:
