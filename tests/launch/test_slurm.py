@@ -123,6 +123,7 @@ def test_a_node_that_dies_is_waited_for(slurm: Slurm, random_base: Path, tmp_pat
     assert "starts from its checkpoint" in job.said()
     # With the first node its launcher of steps goes too, and Slurm may end the other node's process before it says a word.
     assert node == "a" or "another process is gone" in job.said()
+    assert "Traceback" not in job.said()
     assert "start 2: ended with code 0" in job.log()
     job.assert_same_batches()
 
