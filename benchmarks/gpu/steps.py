@@ -89,8 +89,8 @@ def _end_to_end() -> list[Result]:
     ]
 
 
-def _compare_with_end_to_end(name: str, runs: str) -> Callable[[], list[Result]]:
-    return lambda: [compare(runs, _metrics(name), _metrics("end_to_end"))]
+def _resumed() -> list[Result]:
+    return [compare("stopped and gone on, with not stopped", _metrics("resumed"), _metrics("end_to_end"))]
 
 
 def _previews() -> list[Result]:
@@ -99,8 +99,12 @@ def _previews() -> list[Result]:
 
 def _sharded(launch: str) -> Step:
     command = train_command(launch, "run.steps=3", "precision=bf16", "run.checkpoint_every=0", launch=launch)
-    afterwards = _compare_with_end_to_end(launch, f"{launch} with one process")
-    return Step(command, 60, f"{launch} trains as one process does", afterwards)
+    return Step(
+        command,
+        60,
+        f"{launch} trains on the batches of a CPU's run",
+        lambda: [compare(f"{launch} in bf16 with fp32 on a CPU", _metrics(launch), metrics_of(REFERENCE))],
+    )
 
 
 def _run(name: str, steps: int) -> tuple[str, ...]:
@@ -134,7 +138,7 @@ STEPS: dict[str, Step] = {
         _run("resumed", 20),
         60,
         "and goes on as if it had not",
-        _compare_with_end_to_end("resumed", "stopped and gone on, with not stopped"),
+        _resumed,
     ),
     "kernels": Step(module_command("kernels"), 60, "the attention kernel and the VQ tokenizer"),
     "quickstart": Step(
