@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
-from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist
-from janus_train.datatools.prepare.inputs import file_size
+from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist, size_of
 from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
@@ -46,12 +45,12 @@ class CaptionsFormat(RecordListFormat):
         for record in _coco(file):
             location = f"{file}, image {record['id']}"
             size = 0
-            for path in self._paths_or_none(record, file, location):
-                num_bytes = file_size(path)
+            for image in self._images_or_none(record, file, location):
+                num_bytes = size_of(image)
                 num_images, num_existing, example = (
                     num_images + 1,
                     num_existing + (num_bytes is not None),
-                    example or path,
+                    example or str(image)[:200],
                 )
                 size += num_bytes or 0
             yield record, size

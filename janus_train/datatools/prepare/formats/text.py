@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
@@ -12,6 +11,7 @@ from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRe
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.unused import TrackedRecord
 
 
 class TextFormat(InputFormat):
@@ -60,5 +60,7 @@ class TextFormat(InputFormat):
     def item(self, entry: Entry) -> Item:
         if isinstance(entry.value, SkipRecord):
             raise entry.value
-        record: dict[str, Any] = entry.value
-        return Item([{"text": text(record, self.options)}], name=name_of(record))
+        record = TrackedRecord(entry.value)
+        item = Item([{"text": text(record, self.options)}], name=name_of(record))
+        record.count_unread()
+        return item
