@@ -14,7 +14,7 @@ from janus_train.datatools.prepare.formats.imagefolder import ENDINGS as IMAGE_F
 from janus_train.datatools.prepare.inputs import expand, file_extent, path_inside, read_file
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, records
+from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, forget_files, records
 from janus_train.errors import UserError
 
 _FIRST_IMAGES = 100
@@ -29,6 +29,7 @@ class RecordListFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
+        forget_files()
         self.files = expand(options.inputs, ENDINGS, "file of records", beside=IMAGE_FILE_ENDINGS)
         if options.images is not None and not Path(options.images).is_dir():
             raise UserError(f"--images {options.images}: there is no such folder")
