@@ -254,6 +254,12 @@ def _handle(path: str) -> IO[bytes]:
     return _open(path)
 
 
+def forget_files() -> None:
+    """Forget what was kept of files: they may be other ones when a conversion starts."""
+    for kept in (kind_of, _delimiter, _head, _handle):
+        kept.cache_clear()
+
+
 def _at(path: str, offset: int) -> IO[bytes]:
     file = _handle(path)
     file.seek(offset)

@@ -10,6 +10,8 @@ from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
+from janus_train.datatools.prepare.records import forget_files as forget_record_files
+from janus_train.datatools.prepare.tables import forget_files as forget_tables
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
 from janus_train.datatools.prepare.unused import TrackedRecord
 
@@ -19,11 +21,16 @@ class TextFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
+        forget_record_files()
+        forget_tables()
         self.files = expand(options.inputs, (*ENDINGS, ".parquet"), "file of texts")
         self._names = list(dict.fromkeys(top_names(options.text_field or ("text",))))
 
     def jobs(self) -> list[str]:
         return self.files
+
+    def planned_files(self, job: str) -> list[str]:
+        return [] if job.endswith(".parquet") else [job]
 
     def plan(self, job: str) -> Iterator[Unit]:
         if job.endswith(".parquet"):
