@@ -17,7 +17,7 @@ from typing import Any
 
 from janus_train.data.conversations import TALK_FIELDS
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, text
+from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, embedded_images, text
 from janus_train.datatools.prepare.inputs import expand, file_extent
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
@@ -71,16 +71,23 @@ class WebDatasetFormat(InputFormat):
         image_matches = {ending: _IMAGE.match(ending) for ending in parts}
         endings = sorted((int(m["number"] or -1), ending) for ending, m in image_matches.items() if m is not None)
         images = [parts[ending] for _, ending in endings]
-        check_number(len(images), self.options)
         record = TrackedRecord(_record(parts))
+        if self._is_talk(record):
+            images = embedded_images(record, images)
+        check_number(len(images), self.options)
         item = Item(self._fields(record, parts, len(images)), images, Path(key).name)
         record.count_unread()
         return item
 
+    def _is_talk(self, record: dict[str, Any]) -> bool:
+        if self.options.text_field or "caption" in record:
+            return False
+        return any(record.get(field) for field in TALK_FIELDS)
+
     def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_images: int) -> list[dict[str, Any]]:
+        if self._is_talk(record):
+            return [conversation(record, num_images)]
         if not self.options.text_field:
-            if any(record.get(field) for field in TALK_FIELDS) and "caption" not in record:
-                return [conversation(record, num_images)]
             if record.get("question") and record.get("answer"):
                 return [{"question": record["question"], "answer": record["answer"]}]
             if "cls" in parts:
