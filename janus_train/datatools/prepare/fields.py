@@ -182,6 +182,16 @@ def talk(question: str, answer: str) -> dict[str, Any]:
     return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
 
 
+def question_answer(question: Any, answer: Any) -> dict[str, Any]:
+    """The fields of a question about an image. Raises `SkipRecord`."""
+    if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
+        raise SkipRecord("a question or an answer is missing or empty")
+    tag = unread_tag(question) or unread_tag(answer)
+    if tag:
+        raise SkipRecord(f"a question or an answer has the tag {tag}")
+    return {"question": question, "answer": answer}
+
+
 def conversation(record: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with the problem."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from janus_train.data.conversations import REFUSED_FIELDS, SYSTEM_FIELDS, TALK_FIELDS, unread_tag
+from janus_train.data.conversations import REFUSED_FIELDS, SYSTEM_FIELDS, TALK_FIELDS
 from janus_train.data.unused import field_reason, not_used
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.fields import (
@@ -20,6 +20,7 @@ from janus_train.datatools.prepare.fields import (
     embedded_images,
     name_of,
     pick,
+    question_answer,
     text,
     top_names,
 )
@@ -117,7 +118,7 @@ class TableRowReader:
         if self.layout == "talk":
             return [conversation(row, num_images)]
         if self.layout == "pair":
-            return [_pair(row.get("question"), row.get("answer"))]
+            return [question_answer(row.get("question"), row.get("answer"))]
         if self.layout == "class":
             return [{"class_name": self._class_name(row.get(self._label))}]
         if self.layout == "caption":
@@ -129,7 +130,7 @@ class TableRowReader:
             texts = [dict(zip(texts, values, strict=False)) for values in zip(*texts.values(), strict=False)]
         if not isinstance(texts, list) or not texts or not all(isinstance(turn, dict) for turn in texts):
             raise SkipRecord("the row has no questions and answers")
-        pairs = [_pair(turn.get("user"), turn.get("assistant")) for turn in texts]
+        pairs = [question_answer(turn.get("user"), turn.get("assistant")) for turn in texts]
         if self._options.samples == "pairs":
             return pairs
         turns: list[Any] = []
@@ -179,15 +180,6 @@ class TableRowReader:
             f"{self._path} has columns {', '.join(names)}: name the image's with --image-field and the text's with "
             "--text-field"
         )
-
-
-def _pair(question: Any, answer: Any) -> dict[str, Any]:
-    if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
-        raise SkipRecord("a question or an answer is missing or empty")
-    tag = unread_tag(question) or unread_tag(answer)
-    if tag:
-        raise SkipRecord(f"a question or an answer has the tag {tag}")
-    return {"question": question, "answer": answer}
 
 
 def _bytes(value: Any) -> bytes:

@@ -17,7 +17,14 @@ from typing import Any
 
 from janus_train.data.conversations import TALK_FIELDS
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, embedded_images, text
+from janus_train.datatools.prepare.fields import (
+    captioned_samples,
+    check_number,
+    conversation,
+    embedded_images,
+    question_answer,
+    text,
+)
 from janus_train.datatools.prepare.inputs import expand, file_extent
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
@@ -89,7 +96,7 @@ class WebDatasetFormat(InputFormat):
             return [conversation(record, num_images)]
         if not self.options.text_field:
             if record.get("question") and record.get("answer"):
-                return [{"question": record["question"], "answer": record["answer"]}]
+                return [question_answer(record["question"], record["answer"])]
             if "cls" in parts:
                 return [{"class_name": self._classes.name(parts["cls"].decode("utf-8", "replace").strip())}]
             if record.get("class_name"):
