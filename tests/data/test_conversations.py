@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from janus_train.data.conversations import (
     OUTSIDE,
@@ -241,3 +244,30 @@ def test_fields_of_turns_and_parts_that_say_something_else_are_counted() -> None
 def test_image_name() -> None:
     assert image_name({"path": "a.png", "bytes": None}) == "a.png" and image_name({"bytes": b"x"}) == b"x"
     assert image_name(3) is None and image_name("") is None and image_name({"x": "y"}) is None
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.floats(), st.integers(-2, 2), st.sampled_from(["", "user", "gpt", "<image>", "x"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["role", "from", "content", "value", "type", "text", "image", "images", "loss", "weight", "human", "assistant"]
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(
+    fields=st.dictionaries(st.sampled_from(["conversations", "messages", "system", "tools"]), VALUES),
+    num_images=st.integers(0, 2),
+    repair=st.booleans(),
+)
+def test_whatever_a_record_holds_is_read_or_refused(fields: dict[str, Any], num_images: int, repair: bool) -> None:
+    for read in (lambda: read_conversation(fields, num_images, repair=repair), lambda: images_in_order(fields, ["a"])):
+        with suppress(UnusableConversation):
+            read()
