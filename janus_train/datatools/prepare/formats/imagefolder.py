@@ -13,8 +13,8 @@ from tarfile import TarInfo
 from typing import Any
 
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.inputs import file_size, read_file
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import file_extent, read_file
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import Slice, members
 from janus_train.errors import UserError
@@ -41,20 +41,20 @@ class ImageFolderFormat(InputFormat):
         return [None]
 
     def plan(self, job: Any) -> Iterator[Unit]:
-        places: list[ImagePlace] = []
+        places: list[tuple[ImagePlace, Extent]] = []
         for number, path in enumerate(self.options.inputs):
             input_places = list(_in_folder(number, path) if Path(path).is_dir() else _in_tar(number, path))
             if not input_places:
                 raise UserError(f"{path} contains no image in a folder or inner tar of its class")
             places += input_places
-        for class_id in sorted({place[1] for place in places}):
+        for class_id in sorted({place[1] for place, _ in places}):
             self._classes.name(class_id)  # raises for a class without a name before anything is written
-        return split_into_units(((place, place[4]) for place in self._deal(places)), list)
+        return split_into_units(self._deal(places), list)
 
-    def _deal(self, places: list[ImagePlace]) -> Iterator[ImagePlace]:
+    def _deal(self, places: list[tuple[ImagePlace, Extent]]) -> Iterator[tuple[ImagePlace, Extent]]:
         limit = self.options.shard_samples
         by_samples = 1 if limit is None else -(-len(places) // limit)
-        piles = max(by_samples, -(-sum(place[4] for place in places) // self.options.shard_size))
+        piles = max(by_samples, -(-sum(extent.size for _, extent in places) // self.options.shard_size))
         for pile in range(piles):
             yield from places[pile::piles]
 
@@ -75,7 +75,7 @@ class ImageFolderFormat(InputFormat):
         return Item([{"class_name": self._classes.name(class_id)}], [data], Path(name).stem)
 
 
-def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
+def _in_folder(number: int, root: str) -> Iterator[tuple[ImagePlace, Extent]]:
     """Images under ``root/CLASS/``, at any depth, sorted by name."""
     for class_folder in sorted(path for path in Path(root).iterdir() if path.is_dir() and path.name[0] != "."):
         for folder, subfolders, files in os.walk(class_folder, onerror=_fail):
@@ -83,15 +83,17 @@ def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
             for name in sorted(files):
                 path = Path(folder) / name
                 if _is_image(name):
-                    yield number, class_folder.name, str(path.relative_to(root)), -1, file_size(str(path)) or 0
+                    extent = file_extent(str(path)) or Extent()
+                    yield (number, class_folder.name, str(path.relative_to(root)), -1, extent.size), extent
 
 
 def _fail(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror})")
 
 
-def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
+def _in_tar(number: int, path: str) -> Iterator[tuple[ImagePlace, Extent]]:
     """Images in inner tars ``CLASS.tar``, or in folders whose last part is the class."""
+    stamp = (file_extent(path) or Extent()).stamp
     with Path(path).open("rb") as outer:
         for member in members(outer, path):
             if member.isreg() and member.name.lower().endswith(".tar"):
@@ -99,9 +101,11 @@ def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
                 for image in members(inner, f"{member.name} in {path}"):
                     if _is_image_member(image):
                         name = f"{member.name}/{image.name}"
-                        yield number, Path(member.name).stem, name, member.offset_data + image.offset_data, image.size
+                        place = number, Path(member.name).stem, name, member.offset_data + image.offset_data, image.size
+                        yield place, Extent(image.size, stamp)
             elif _is_image_member(member) and Path(member.name).parent.name:
-                yield number, Path(member.name).parent.name, member.name, member.offset_data, member.size
+                place = number, Path(member.name).parent.name, member.name, member.offset_data, member.size
+                yield place, Extent(member.size, stamp)
 
 
 def _is_image_member(member: TarInfo) -> bool:

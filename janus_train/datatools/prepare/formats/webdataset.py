@@ -15,12 +15,21 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import Any
 
+from janus_train.data.conversations import TALK_FIELDS
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned_samples, check_number, conversation, text
-from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.fields import (
+    captioned_samples,
+    check_number,
+    conversation,
+    embedded_images,
+    question_answer,
+    text,
+)
+from janus_train.datatools.prepare.inputs import expand, file_extent
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
+from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]+)$")
@@ -44,11 +53,11 @@ class WebDatasetFormat(InputFormat):
     def plan(self, job: str) -> Iterator[Unit]:
         return split_into_units(self._sample_sizes(job), lambda offsets: [job, offsets[0]])
 
-    def _sample_sizes(self, path: str) -> Iterator[tuple[int, int]]:
-        is_empty = True
+    def _sample_sizes(self, path: str) -> Iterator[tuple[int, Extent]]:
+        is_empty, stamp = True, (file_extent(path) or Extent()).stamp
         for _, sample_members in _samples(path, 0):
             is_empty = False
-            yield sample_members[0].offset, sum(member.size for member in sample_members)
+            yield sample_members[0].offset, Extent(sum(member.size for member in sample_members), stamp)
         if is_empty:
             raise UserError(f"{path} contains no sample: no member is KEY.jpg|png|webp, KEY.json, KEY.txt or KEY.cls")
 
@@ -69,22 +78,33 @@ class WebDatasetFormat(InputFormat):
         image_matches = {ending: _IMAGE.match(ending) for ending in parts}
         endings = sorted((int(m["number"] or -1), ending) for ending, m in image_matches.items() if m is not None)
         images = [parts[ending] for _, ending in endings]
+        record = TrackedRecord(_record(parts))
+        if self._is_talk(record):
+            images = embedded_images(record, images)
         check_number(len(images), self.options)
-        return Item(self._fields(_record(parts), parts, len(images)), images, Path(key).name)
+        item = Item(self._fields(record, parts, len(images)), images, Path(key).name)
+        record.count_unread()
+        return item
+
+    def _is_talk(self, record: dict[str, Any]) -> bool:
+        if self.options.text_field or "caption" in record:
+            return False
+        return any(record.get(field) for field in TALK_FIELDS)
 
     def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_images: int) -> list[dict[str, Any]]:
+        if self._is_talk(record):
+            return [conversation(record, num_images)]
         if not self.options.text_field:
-            if any(record.get(field) for field in TALK_FIELDS) and "caption" not in record:
-                return [conversation(record, num_images)]
             if record.get("question") and record.get("answer"):
-                return [{"question": record["question"], "answer": record["answer"]}]
+                return [question_answer(record["question"], record["answer"])]
             if "cls" in parts:
                 return [{"class_name": self._classes.name(parts["cls"].decode("utf-8", "replace").strip())}]
             if record.get("class_name"):
                 return [{"class_name": record["class_name"]}]
         if num_images:
             return captioned_samples(record, self.options, num_images)
-        return [{"text": text(record if "text" in record else {"text": record.get("caption")} | record, self.options)}]
+        has_text = self.options.text_field or "text" in record
+        return [{"text": text(record if has_text else {"text": record.get("caption")}, self.options)}]
 
 
 def _record(parts: dict[str, bytes]) -> dict[str, Any]:
