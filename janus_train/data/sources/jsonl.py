@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from janus_train.data.image_files import ImageError, read_image_file
+from janus_train.data.image_folders import HIDDEN, describe, images_under
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
 from janus_train.data.sources.registry import SourceConfig, register_source
@@ -27,7 +30,8 @@ from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 from janus_train.files import open_regular, read_json_object
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_log = logging.getLogger(__name__)
+
 LINES_PER_MARK = 16
 """The offset of every 16th line is kept, which takes half a byte per line; the lines between are found by reading."""
 _CHUNK = 8 << 20
@@ -173,16 +177,21 @@ class ImageFolderSource:
     def _list(self) -> tuple[StringArray, list[int]]:
         """The images' paths in their class's folder, and the index of the first image of each class."""
         data, lengths, starts = bytearray(), [], [0]
+        all_unread: Counter[str] = Counter()
         for name in self.classes:
-            folder = self.root / name
-            for path in with_retries(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
+            paths, unread = with_retries(self.root / name, lambda name=name: _list_class(self.root / name))  # type: ignore[misc]
+            if not paths:
+                raise UserError(
+                    f"imagefolder {self.root}: the class {name!r} has no image that can be read, but {describe(unread)}"
+                )
+            for path in paths:
                 data += path
                 lengths.append(len(path))
-            if len(lengths) == starts[-1]:
-                raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no image ({', '.join(IMAGE_ENDINGS)})"
-                )
             starts.append(len(lengths))
+            all_unread += unread
+        del all_unread[HIDDEN]
+        if all_unread.total():
+            _log.warning("imagefolder %s: files that are not read: %s", self.root, describe(all_unread))
         return StringArray.from_lengths(data, lengths), starts
 
     def __len__(self) -> int:
@@ -208,17 +217,10 @@ class ImageFolderSource:
         return Record(key, fields, [read_image(self.root, path, key)], [None])
 
 
-def _images_under(folder: Path) -> Iterator[bytes]:
-    """Paths relative to ``folder`` in a fixed order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders.sort()
-        for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(IMAGE_ENDINGS):
-                yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
+def _list_class(folder: Path) -> tuple[list[bytes], Counter[str]]:
+    """The images' paths relative to ``folder`` in a fixed order, and the numbers of other files by their ending."""
+    unread: Counter[str] = Counter()
+    return [os.fsencode(path.relative_to(folder).as_posix()) for path in images_under(folder, unread)], unread
 
 
 def _read_class_names(path: Path, classes: list[str]) -> list[str]:

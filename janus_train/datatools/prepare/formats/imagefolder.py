@@ -7,11 +7,14 @@ each shard has its share of every class, because training shuffles only inside a
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from tarfile import TarInfo
 from typing import Any
 
+from janus_train.data.image_files import has_image_ending
+from janus_train.data.image_folders import describe, ending_of, images_under
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.inputs import file_size, read_file
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
@@ -19,7 +22,6 @@ from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import Slice, members
 from janus_train.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 ImagePlace = tuple[int, str, str, int, int]
 """Input, class, name (a path under the input), offset (-1: a file of its own), size."""
 
