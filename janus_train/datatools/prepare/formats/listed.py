@@ -82,7 +82,7 @@ class RecordListFormat(InputFormat):
             )
             if not isinstance(name, str) or not name:
                 raise SkipRecord("the image's path is not a string")
-            paths.append(path_inside(folder, name, location))
+            paths.append(path_inside(folder, name, location, str(Path(file).parent)))
         return paths
 
     def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
