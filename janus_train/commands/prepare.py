@@ -14,7 +14,9 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from janus_train.commands.options import MaxBad, Workers
+from janus_train.commands.terminal import note
 from janus_train.cpu import available_cores
+from janus_train.data.unused import summary_of
 from janus_train.datatools.prepare.options import PrepareOptions, field_types, flag, option_specs
 from janus_train.errors import UserError
 from janus_train.text import printable
@@ -113,6 +115,8 @@ def prepare(
         + (f"; {num_left_out:,} left out" if num_left_out else "")
         + (f" ({folder}/skipped.jsonl lists the reasons)" if num_skipped or num_left_out else "")
     )
+    if result["unused"]:
+        note(f"not used: {summary_of(result['unused'])}")
 
 
 def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, max_bad: float) -> None:

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from janus_train.data.image_files import ImageError, read_image_file
-from janus_train.data.image_folders import HIDDEN, describe, images_under
+from janus_train.data.image_folders import images_under
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
 from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_retries
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.data.unused import counting, summary_of
 from janus_train.errors import UserError
 from janus_train.files import open_regular, read_json_object
 
@@ -182,16 +183,16 @@ class ImageFolderSource:
             paths, unread = with_retries(self.root / name, lambda name=name: _list_class(self.root / name))  # type: ignore[misc]
             if not paths:
                 raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no image that can be read, but {describe(unread)}"
+                    f"imagefolder {self.root}: the class {name!r} has no image that can be read; its folder has "
+                    + (summary_of(unread) or "no file")
                 )
             for path in paths:
                 data += path
                 lengths.append(len(path))
             starts.append(len(lengths))
             all_unread += unread
-        del all_unread[HIDDEN]
-        if all_unread.total():
-            _log.warning("imagefolder %s: files that are not read: %s", self.root, describe(all_unread))
+        if all_unread:
+            _log.warning("imagefolder %s: not used: %s", self.root, summary_of(all_unread))
         return StringArray.from_lengths(data, lengths), starts
 
     def __len__(self) -> int:
@@ -218,9 +219,10 @@ class ImageFolderSource:
 
 
 def _list_class(folder: Path) -> tuple[list[bytes], Counter[str]]:
-    """The images' paths relative to ``folder`` in a fixed order, and the numbers of other files by their ending."""
-    unread: Counter[str] = Counter()
-    return [os.fsencode(path.relative_to(folder).as_posix()) for path in images_under(folder, unread)], unread
+    """The images' paths relative to ``folder`` in a fixed order, and counts of what else is there."""
+    with counting() as unread:
+        paths = [os.fsencode(path.relative_to(folder).as_posix()) for path in images_under(folder)]
+    return paths, unread
 
 
 def _read_class_names(path: Path, classes: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import Any
 
 from janus_train.data.shards.index import own_index, write_listing
 from janus_train.data.shards.scan import write_index
+from janus_train.data.unused import add_counts, counting
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Unit
@@ -19,6 +21,7 @@ from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.output import Cursor, Output, Totals
 from janus_train.datatools.prepare.workers import Workers, start
 from janus_train.errors import UserError
+from janus_train.files import file_sha256
 from janus_train.targets import check_folder
 
 ProgressCallback = Callable[[Totals, int], None]
@@ -27,11 +30,15 @@ ProgressCallback = Callable[[Totals, int], None]
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """All units in order. A changed digest means that the input has changed since a folder was started."""
+    """All units in order. A changed digest means that the input has changed since a folder was started.
+
+    ``unused``: counts of files, members and the like that no unit uses.
+    """
 
     units: list[Unit]
     records: int
     digest: str
+    unused: Counter[str]
 
 
 def prepare(
@@ -44,27 +51,37 @@ def prepare(
     """
     options.check()
     check_folder(out)
-    format_ = open_format(options)
+    with counting() as unused:
+        format_ = open_format(options)
     serial_workers, parallel_workers = start(options, format_, 1), start(options, format_, workers)
     try:
         jobs = format_.jobs()
-        plan = make_plan(parallel_workers if len(jobs) > 1 else serial_workers, jobs)
+        plan = make_plan(parallel_workers if len(jobs) > 1 else serial_workers, jobs, options)
+        add_counts(plan.unused, unused)
         output = Output(out, options, plan.digest)
+        unit_workers = parallel_workers if len(plan.units) > 1 else serial_workers
         finished_result = output.finished_result()
-        return finished_result or _fill(
-            output, plan, parallel_workers if len(plan.units) > 1 else serial_workers, max_bad, report
-        )
+        if finished_result is None:
+            return _fill(output, plan, unit_workers, max_bad, report)
+        if _compare_content(output, plan, unit_workers):
+            output.write_inputs()
+        return finished_result
     finally:
         parallel_workers.close()
 
 
-def make_plan(workers: Workers, jobs: list[Any]) -> ConversionPlan:
+def make_plan(workers: Workers, jobs: list[Any], options: PrepareOptions) -> ConversionPlan:
     """The units of all jobs, with record numbers over all of them. Raises `UserError` if there is no record."""
     units: list[Unit] = []
     records, digest = 0, hashlib.sha256()
+    unused: Counter[str] = Counter()
+    if options.classes is not None:
+        digest.update(file_sha256(Path(options.classes)).encode())
     try:
-        for job_units in workers.plan(jobs):
-            for unit in job_units:
+        for job in workers.plan(jobs):
+            digest.update("".join(job.digests).encode())
+            add_counts(unused, job.unused)
+            for unit in job.units:
                 digest.update(unit.line() + b"\n")
                 units.append(replace(unit, first_record=records))
                 records += unit.count
@@ -72,7 +89,22 @@ def make_plan(workers: Workers, jobs: list[Any]) -> ConversionPlan:
         raise UserError(f"{error.filename or 'the input'} cannot be read ({error.strerror or error})") from None
     if not records:
         raise UserError("the input contains no record: there is nothing to prepare")
-    return ConversionPlan(units, records, digest.hexdigest()[:16])
+    return ConversionPlan(units, records, digest.hexdigest()[:16], unused)
+
+
+def _compare_content(output: Output, plan: ConversionPlan, workers: Workers) -> bool:
+    """Read again what has another stamp than when it was converted. Returns whether there was any.
+
+    Raises `UserError` if its content is not the same.
+    """
+    pairs = list(zip(output.units, plan.units, strict=False))  # an unfinished folder has the first units only
+    touched = [number for number, (unit, planned_unit) in enumerate(pairs) if unit.stamp != planned_unit.stamp]
+    contents = workers.read_content(plan.units[number] for number in touched)
+    for number, content in zip(touched, contents, strict=True):
+        if content.digest != output.units[number].digest:
+            raise output.input_changed(content.where)
+        output.units[number] = content
+    return bool(touched)
 
 
 def _fill(
@@ -80,8 +112,9 @@ def _fill(
 ) -> dict[str, Any]:
     try:
         with output:
+            _compare_content(output, plan, workers)
             _convert(output, plan, workers, max_bad, report)
-            return output.finish(version("janus_train"))
+            return output.finish(version("janus_train"), plan.unused)
     except OSError as error:  # errors while reading have become `UserError` before
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         problem = "the disk is full" if is_full else f"{error.filename or output.folder}: {error.strerror or error}"
@@ -94,11 +127,8 @@ def _convert(output: Output, plan: ConversionPlan, workers: Workers, max_bad: fl
     totals, cursor = output.totals, output.cursor
     report(totals, plan.records)
     for number, outcomes in enumerate(workers.convert(plan.units[cursor.unit :]), cursor.unit):
-        for record, outcome in enumerate(outcomes):
-            if number == cursor.unit and record < cursor.record:
-                continue
-            for tar in output.add(outcome, number, record):
-                workers.index(tar)
+        for tar in output.add_unit(number, plan.units[number], outcomes):
+            workers.index(tar)
         if totals.num_bad > max_bad * plan.records:
             path = output.write_skipped_records()
             raise UserError(

@@ -56,7 +56,7 @@ def test_the_command_is_one_and_makes_the_shards(stage, source, monkeypatch, cap
     def no_work(options, out, workers, max_bad, report):
         options.check()
         calls.append((options, out))
-        return {"samples": 1, "shards": 1, "bytes": 1, "skipped": {}, "left_out": {}}
+        return {"samples": 1, "shards": 1, "bytes": 1, "skipped": {}, "left_out": {}, "unused": {}}
 
     monkeypatch.setattr(run, "prepare", no_work)
     monkeypatch.setattr(sys, "argv", shlex.split(source.prepare))

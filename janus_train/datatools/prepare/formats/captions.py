@@ -7,8 +7,8 @@ from typing import Any
 
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
 from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist
-from janus_train.datatools.prepare.inputs import file_size
-from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import file_extent
+from janus_train.datatools.prepare.items import Entry, Extent, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
 from janus_train.errors import UserError
@@ -40,21 +40,21 @@ class CaptionsFormat(RecordListFormat):
         for record in unit.place["records"]:
             yield Entry(f"{unit.place['file']}, image {record['id']}", (unit.place["file"], record))
 
-    def _coco_sizes(self, file: str) -> Iterator[tuple[dict[str, Any], int]]:
+    def _coco_sizes(self, file: str) -> Iterator[tuple[dict[str, Any], Extent]]:
         num_images = num_existing = 0
         example = ""
         for record in _coco(file):
             location = f"{file}, image {record['id']}"
-            size = 0
+            total = Extent()
             for path in self._paths_or_none(record, file, location):
-                num_bytes = file_size(path)
+                extent = file_extent(path)
                 num_images, num_existing, example = (
                     num_images + 1,
-                    num_existing + (num_bytes is not None),
+                    num_existing + (extent is not None),
                     example or path,
                 )
-                size += num_bytes or 0
-            yield record, size
+                total += extent or Extent()
+            yield record, total
         check_images_exist(num_images, num_existing, example)
 
 

@@ -9,9 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from janus_train.data.image_files import IMAGE_ENDINGS
 from janus_train.datatools.prepare.fields import check_number, name_of, pick
-from janus_train.datatools.prepare.inputs import expand, file_size, path_inside, read_file
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import expand, file_extent, path_inside, read_file
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, records
 from janus_train.errors import UserError
@@ -28,7 +29,7 @@ class RecordListFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
-        self.files = expand(options.inputs, ENDINGS, "file of records")
+        self.files = expand(options.inputs, ENDINGS, "file of records", beside=IMAGE_ENDINGS)
         if options.images is not None and not Path(options.images).is_dir():
             raise UserError(f"--images {options.images}: there is no such folder")
 
@@ -37,6 +38,9 @@ class RecordListFormat(InputFormat):
 
     def plan(self, job: str) -> Iterator[Unit]:
         return split_into_units(self._record_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+
+    def planned_files(self, job: str) -> list[str]:
+        return [job]
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
         path, offset, number = unit.place
@@ -85,23 +89,23 @@ class RecordListFormat(InputFormat):
             paths.append(path_inside(folder, name, location, str(Path(file).parent)))
         return paths
 
-    def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
+    def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, Extent]]:
         """The places of all records with the bytes of their images. Stops early if no image exists."""
         num_images = num_existing = 0
         example = ""
         for record_at in records(file, columns=self.options.columns):
-            size = 0
+            total = Extent()
             for path in self._paths_or_none(record_at.value, file, record_at.location):
-                num_bytes = file_size(path)
+                extent = file_extent(path)
                 num_images, num_existing, example = (
                     num_images + 1,
-                    num_existing + (num_bytes is not None),
+                    num_existing + (extent is not None),
                     example or path,
                 )
-                size += num_bytes or 0
+                total += extent or Extent()
             if num_images >= _FIRST_IMAGES and not num_existing:
                 break
-            yield record_at.place, size
+            yield record_at.place, total
         check_images_exist(num_images, num_existing, example)
 
     def _paths_or_none(self, record: dict[str, Any] | SkipRecord, file: str, location: str) -> list[str]:

@@ -25,6 +25,9 @@ class TextFormat(InputFormat):
     def jobs(self) -> list[str]:
         return self.files
 
+    def planned_files(self, job: str) -> list[str]:
+        return [] if job.endswith(".parquet") else [job]
+
     def plan(self, job: str) -> Iterator[Unit]:
         if job.endswith(".parquet"):
             return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))

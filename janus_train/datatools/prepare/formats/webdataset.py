@@ -17,8 +17,8 @@ from typing import Any
 
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned_samples, check_number, conversation, text
-from janus_train.datatools.prepare.inputs import expand
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import expand, file_extent
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
 from janus_train.errors import UserError
@@ -44,11 +44,11 @@ class WebDatasetFormat(InputFormat):
     def plan(self, job: str) -> Iterator[Unit]:
         return split_into_units(self._sample_sizes(job), lambda offsets: [job, offsets[0]])
 
-    def _sample_sizes(self, path: str) -> Iterator[tuple[int, int]]:
-        is_empty = True
+    def _sample_sizes(self, path: str) -> Iterator[tuple[int, Extent]]:
+        is_empty, stamp = True, (file_extent(path) or Extent()).stamp
         for _, sample_members in _samples(path, 0):
             is_empty = False
-            yield sample_members[0].offset, sum(member.size for member in sample_members)
+            yield sample_members[0].offset, Extent(sum(member.size for member in sample_members), stamp)
         if is_empty:
             raise UserError(f"{path} contains no sample: no member is KEY.jpg|png|webp, KEY.json, KEY.txt or KEY.cls")
 
