@@ -94,6 +94,12 @@ class _RowGroupReader:
                 start += 1
 
 
+def forget_files() -> None:
+    """Forget what was kept of files: they may be other ones when a conversion starts."""
+    open_parquet.cache_clear()
+    _rows.cache_clear()
+
+
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """The class names of each label column, if HF ``datasets`` wrote the file."""
     try:

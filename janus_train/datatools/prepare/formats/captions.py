@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
-from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist
-from janus_train.datatools.prepare.inputs import file_extent
+from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist, extent_of
 from janus_train.datatools.prepare.items import Entry, Extent, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
@@ -46,12 +45,12 @@ class CaptionsFormat(RecordListFormat):
         for record in _coco(file):
             location = f"{file}, image {record['id']}"
             total = Extent()
-            for path in self._paths_or_none(record, file, location):
-                extent = file_extent(path)
+            for image in self._images_or_none(record, file, location):
+                extent = extent_of(image)
                 num_images, num_existing, example = (
                     num_images + 1,
                     num_existing + (extent is not None),
-                    example or path,
+                    example or str(image)[:200],
                 )
                 total += extent or Extent()
             yield record, total

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
+from janus_train.datatools.prepare.records import forget_files as forget_record_files
+from janus_train.datatools.prepare.tables import forget_files as forget_tables
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.unused import TrackedRecord
 
 
 class TextFormat(InputFormat):
@@ -19,6 +21,8 @@ class TextFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
+        forget_record_files()
+        forget_tables()
         self.files = expand(options.inputs, (*ENDINGS, ".parquet"), "file of texts")
         self._names = list(dict.fromkeys(top_names(options.text_field or ("text",))))
 
@@ -63,5 +67,7 @@ class TextFormat(InputFormat):
     def item(self, entry: Entry) -> Item:
         if isinstance(entry.value, SkipRecord):
             raise entry.value
-        record: dict[str, Any] = entry.value
-        return Item([{"text": text(record, self.options)}], name=name_of(record))
+        record = TrackedRecord(entry.value)
+        item = Item([{"text": text(record, self.options)}], name=name_of(record))
+        record.count_unread()
+        return item

@@ -15,12 +15,14 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import Any
 
+from janus_train.data.conversations import TALK_FIELDS
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned_samples, check_number, conversation, text
+from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, text
 from janus_train.datatools.prepare.inputs import expand, file_extent
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
+from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]+)$")
@@ -70,7 +72,10 @@ class WebDatasetFormat(InputFormat):
         endings = sorted((int(m["number"] or -1), ending) for ending, m in image_matches.items() if m is not None)
         images = [parts[ending] for _, ending in endings]
         check_number(len(images), self.options)
-        return Item(self._fields(_record(parts), parts, len(images)), images, Path(key).name)
+        record = TrackedRecord(_record(parts))
+        item = Item(self._fields(record, parts, len(images)), images, Path(key).name)
+        record.count_unread()
+        return item
 
     def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_images: int) -> list[dict[str, Any]]:
         if not self.options.text_field:
@@ -84,7 +89,8 @@ class WebDatasetFormat(InputFormat):
                 return [{"class_name": record["class_name"]}]
         if num_images:
             return captioned_samples(record, self.options, num_images)
-        return [{"text": text(record if "text" in record else {"text": record.get("caption")} | record, self.options)}]
+        has_text = self.options.text_field or "text" in record
+        return [{"text": text(record if has_text else {"text": record.get("caption")}, self.options)}]
 
 
 def _record(parts: dict[str, bytes]) -> dict[str, Any]:
