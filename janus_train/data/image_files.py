@@ -41,7 +41,7 @@ _INSTALL = {"AVIF": "pip install 'pillow>=11.3'", "HEIF": "pip install pillow-he
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"
 )
-"""What stands in bytes 8 to 12 of such a file."""
+"""What stands in the first box of such a file."""
 
 
 def _has_avif() -> bool:
@@ -99,6 +99,14 @@ class ImageTooLarge(ImageError):
     """The image has too many pixels."""
 
 
+class DecoderMissing(ImageError):
+    """The image's format cannot be read on this machine. ``remedy``: what to install."""
+
+    def __init__(self, format_: str):
+        self.remedy = _INSTALL[format_]
+        super().__init__(f"is an image of the format {format_}, which needs {self.remedy}")
+
+
 def has_image_ending(name: str) -> bool:
     """Whether a file of this name is taken for an image that can be read here."""
     return name.lower().endswith(IMAGE_ENDINGS)
@@ -128,9 +136,10 @@ def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> I
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        format_ = _BRANDS.get(data[8:12], "") if is_avif_or_heif else ""
+        brands = [data[place : place + 4] for place in range(8, 48, 4)] if is_avif_or_heif else []
+        format_ = next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "")
         if format_ in _UNREADABLE:
-            raise ImageError(f"is an image of the format {format_}, which needs {_INSTALL[format_]}") from None
+            raise DecoderMissing(format_) from None
         raise ImageError(f"is not an image of the formats {', '.join(formats)}") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"cannot be read (more than {MAX_PIXELS:,} pixels)") from None

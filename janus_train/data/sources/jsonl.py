@@ -276,7 +276,7 @@ class ImageFolderSource:
             paths, unread = with_retries(self.root / name, lambda name=name: _list_class(self.root / name))  # type: ignore[misc]
             if not paths:
                 raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no image that can be read; its folder has "
+                    f"imagefolder {self.root}: the class {name!r} has no image that can be read, it contains "
                     + (summary_of(unread) or "no file")
                 )
             for path in paths:

@@ -43,16 +43,19 @@ def metadata_files(folder: str) -> list[str]:
     with counting() as unused:
         paths = list(files_under(Path(folder)))
     files = [str(path) for path in paths if path.name.lower() in METADATA]
-    parents = [path.parent for path in map(Path, files)]
-    for parent in parents:
-        if parents.count(parent) > 1:
-            names = " and ".join(Path(file).name for file in files if Path(file).parent == parent)
-            raise UserError(f"{parent} has {names}: give the name of the one to read")
+    parents = {Path(file).parent for file in files}
+    for parent in sorted(parents):
+        names = [Path(file).name for file in files if Path(file).parent == parent]
+        if len(names) > 1:
+            raise UserError(f"{parent} has {' and '.join(names)}: give the name of the one to read")
     if files:
         for reason, count in unused.items():
             not_used(reason, count)
         for path in paths:
-            if path.name.lower() not in METADATA and not has_image_ending(path.name):
+            if has_image_ending(path.name):
+                if not parents.intersection(path.parents):
+                    not_used("images outside the folders with metadata")
+            elif path.name.lower() not in METADATA:
                 not_used(unread_reason(path.name))
     return files
 
@@ -122,7 +125,7 @@ def read_pairs(job: PairFolder) -> Iterator[tuple[str, str]]:
     folders = sorted({image.parent for image, _ in pairs if _REPEATS.fullmatch(image.parent.absolute().name)})
     if folders:
         not_used(
-            f"repeats in the names of folders, such as {folders[0].absolute().name}: a source's weight in the recipe does it",
+            f"folder names with repeats, such as {folders[0].absolute().name}: a source's weight in the recipe repeats it",
             len(folders),
         )
     return ((str(image), str(caption)) for image, caption in pairs)

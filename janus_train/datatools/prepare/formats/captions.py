@@ -80,10 +80,10 @@ class CaptionsFormat(RecordListFormat):
     def _files_in(self, folder: str) -> list[str]:
         try:
             return expand((folder,), _ENDINGS, "file of records", beside=IMAGE_ENDINGS)
-        except UserError as error:
+        except UserError:
             raise UserError(
-                f"{error}, nor images with a {CAPTION_EXTENSION} beside each (--caption-extension names another ending); "
-                f"it contains {contents(folder)}"
+                f"{folder} contains neither a file of records (.jsonl, .json, .csv, .tsv, .parquet) nor images with a "
+                f"{CAPTION_EXTENSION} beside each (--caption-extension names another ending), but {contents(folder)}"
             ) from None
 
     def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
@@ -168,7 +168,10 @@ class CaptionsFormat(RecordListFormat):
         image, caption = entry.value
         if not isinstance(caption, str):
             return super().item(entry)
-        samples = captioned_samples({"caption": read_caption(caption)}, self.options, 1)
+        text = read_caption(caption)
+        if not text:
+            raise SkipRecord("the caption is empty", caption, left_out=self.options.drop_empty)
+        samples = captioned_samples({"caption": text}, self.options, 1)
         return Item(samples, [read_file(image)], Path(image).stem)
 
 

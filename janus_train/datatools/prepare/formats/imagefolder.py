@@ -100,7 +100,7 @@ def _count_class(root: str, class_id: str, unread: Counter[str], has_image: bool
     """Count what is not read of a class. Raises `UserError` if nothing of it is an image that can be read."""
     if not has_image:
         raise UserError(
-            f"{root}: the class {class_id!r} has no image that can be read, but {summary_of(unread) or 'no file'}"
+            f"{root}: the class {class_id!r} has no image that can be read, it contains {summary_of(unread) or 'no file'}"
         )
     for reason, count in unread.items():
         not_used(f"{reason} of the class {class_id!r}", count)
