@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from janus_train.data import image_files
 from janus_train.data.image_files import read_image_file
 from janus_train.data.recipe import Recipe
 from janus_train.data.sources import jsonl as sources
@@ -278,6 +279,20 @@ def test_imagefolder_mistakes(root: Path) -> None:
         ImageFolderSource(root / "n02")
     (root / "empty").mkdir()
     with pytest.raises(UserError, match="the class 'empty' has no image"):
+        ImageFolderSource(root)
+
+
+def test_imagefolder_says_what_it_does_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(image_files, "_UNREADABLE", {"HEIF"})
+    monkeypatch.setattr(image_files, "IMAGE_ENDINGS", (".jpg", ".jpeg", ".png", ".tiff"))
+    (root / "n02/c.HEIC").write_bytes(b"")
+    ImageFolderSource(root)
+    assert "not used: 1 files .heic (pip install pillow-heif), 1 files .txt, 1 hidden files" in caplog.text
+    (root / "n04").mkdir()
+    (root / "n04/c.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match=r"'n04' has no image .* 1 files \.heic \(pip install pillow-heif\)"):
         ImageFolderSource(root)
 
 
