@@ -19,7 +19,7 @@ def index(
         list[Path], typer.Argument(help="WebDataset tars, or folders of them.", metavar="PATH", show_default=False)
     ],
     missing: Annotated[
-        bool, typer.Option("--missing", help="Index only tars that have no index yet, or whose size has changed.")
+        bool, typer.Option("--missing", help="Index only tars that have no index yet, or have changed since.")
     ] = False,
     workers: Workers = None,
 ) -> None:
@@ -27,6 +27,7 @@ def index(
 
     Writes an index beside each tar, and shards.json in each folder. The members of a sample are KEY.json (or KEY.txt, a
     caption) with KEY.jpg, KEY.png or KEY.webp, or with KEY.0.jpg, KEY.1.jpg, ...; other members are ignored and counted.
+    KEY may contain dots, as long as it is clear which image belongs to which text.
     Damaged tars and duplicate keys are refused, and shards.json is not written in their folder.
 
     \b
@@ -34,6 +35,8 @@ def index(
       janus-train index shards/photos
       janus-train index --missing shards/photos shards/extra/007.tar
     """
+    from janus_train.data.shards.index import some_of
+    from janus_train.data.shards.names import RENAME
     from janus_train.datatools.index import index_tars, tars_to_index
 
     tars = tars_to_index(paths)
@@ -54,6 +57,16 @@ def index(
         note(f"note: {result.ignored_counts.total():,} members are not used and were ignored: {counts}")
     if result.num_left_out:
         note(f"note: {result.num_left_out:,} keys have neither .json nor .txt: these samples are left out")
+    if result.ambiguous_keys:
+        note(
+            f"note: {len(result.ambiguous_keys):,} samples are left out, it is not clear which image belongs to which text "
+            f"({some_of(result.ambiguous_keys)}): {RENAME}"
+        )
+    if result.scattered_keys:
+        note(
+            f"note: the members of {len(result.scattered_keys):,} samples do not stand together, so reading them is slow: "
+            "janus-train prepare webdataset --sort writes tars in order"
+        )
     if len(result.errors) > 1:
         for message in result.errors.values():
             note(message)
