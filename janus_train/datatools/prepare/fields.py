@@ -6,13 +6,14 @@ record --captions / text--> words --plain, draw or ask--> {"caption": ...} or {"
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
+from janus_train.data.conversations import TALK_FIELDS, UnusableConversation, read_conversation, role_of, unread_tag
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.turns import read_turns, role_of
 from janus_train.errors import UserError
 
 IMAGE_FIELDS = (
@@ -30,7 +31,6 @@ IMAGE_FIELDS = (
     "png",
 )
 CAPTION_FIELDS = ("caption", "captions", "text", "prompt", "title")
-TALK_FIELDS = ("conversations", "messages", "conversation")
 ID_FIELDS = ("id", "key", "uid", "image_id", "question_id", "photoid")
 _PART = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<key>[^=\[\]]+)=(?P<value>[^\[\]]*)\])?")
 
@@ -100,6 +100,9 @@ def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
         if values and not all(value is None or isinstance(value, str) for value in values):
             raise SkipRecord("the caption is not a string")
         raise SkipRecord("the caption is empty" if values else "there is no caption", left_out=options.drop_empty)
+    tag = next(filter(None, map(unread_tag, words)), None)
+    if tag:
+        raise SkipRecord(f"the caption has the tag {tag}")
     if options.captions == "each":
         return words
     return [max(words, key=len)] if options.captions == "longest" else words[:1]
@@ -170,12 +173,13 @@ def talk(question: str, answer: str) -> dict[str, Any]:
     return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
 
 
-def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
+def conversation(record: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with the problem."""
-    turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
-    if not isinstance(turns, list) or not turns:
-        raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
-    return {"conversations": read_turns(turns, num_images)}
+    try:
+        turns = read_conversation(record, num_images, repair=True)
+    except UnusableConversation as error:
+        raise SkipRecord(error.reason, error.detail) from None
+    return {"conversations": [turn.fields() for turn in turns]}
 
 
 def check_number(num_images: int, options: PrepareOptions) -> None:

@@ -10,7 +10,7 @@ import zlib
 from PIL import Image
 
 from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
-from janus_train.data.images import to_rgb
+from janus_train.data.images import to_rgb, upright
 from janus_train.data.types import BadSample
 from janus_train.datatools.prepare.items import SkipRecord
 
@@ -66,7 +66,8 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
 
 def _png(image: Image.Image) -> bytes:
     """Encode the file's first image as PNG: upright, and with all its levels if PNG has them."""
-    load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
+    load_image(image)
+    image = upright(image)
     if image.mode not in _AS_PNG:
         image = _rgb(image)
     out = io.BytesIO()

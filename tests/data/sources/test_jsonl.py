@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -17,8 +18,9 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.sources import jsonl as sources
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource, Lines
 from janus_train.data.storage import remote as storage
-from janus_train.data.types import BadSample, Record
+from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
+from janus_train.jsonl import is_blank
 from tests.helpers import config_of, encoded, make_shard, plain_image
 
 
@@ -44,9 +46,15 @@ def bad_sample(source: object, index: int, message: str) -> BadSample:
 # ---------------------------------------------------------------------------------------------------------------- lines
 
 
-@settings(max_examples=60, deadline=None)
+LINE = st.one_of(
+    st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"x")),
+    st.sampled_from([b"", b" ", b"\t\r", b"\xef\xbb\xbf", b"{}", b" {}"]),
+)
+
+
+@settings(max_examples=120, deadline=None)
 @given(
-    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"x")), max_size=70),
+    lines=st.lists(LINE, max_size=70),
     chunk=st.integers(1, 200),
     last_newline=st.booleans(),
 )
@@ -57,19 +65,40 @@ def test_lines_come_by_their_number(
     path.write_bytes(b"\n".join(lines) + b"\n" * last_newline)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_CHUNK", chunk)
-        while lines and not lines[-1].strip():
-            lines.pop()
-        if not lines:
+        expected = [(number, line) for number, line in enumerate(lines, 1) if not is_blank(line)]
+        if not expected:
             with pytest.raises(UserError, match="the file is empty"):
                 Lines(path)
             return
         found = Lines(path)
-    assert [found[i] for i in range(len(found))] == lines
+    assert [found.read(i) for i in range(len(found))] == expected
+    assert found.has_gaps == ([number for number, _ in expected] != list(range(1, len(expected) + 1)))
 
 
 def test_lines_take_half_a_byte_each(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", *["{}"] * 10_000)
-    assert Lines(path)._starts.nbytes == 8 * 626 and len(pickle.dumps(Lines(path))) < 6000
+    assert Lines(path)._offsets.nbytes == 8 * 625 and len(pickle.dumps(Lines(path))) < 6000
+
+
+def test_of_long_lines_no_more_is_read_than_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = jsonl(tmp_path / "x.jsonl", *[{"text": "x" * 20_000, "n": n} for n in range(20)])
+    lines, sizes = Lines(path), []
+    reader = lines._open()
+    monkeypatch.setattr(lines, "_reader", lambda: reader)
+    monkeypatch.setattr(reader, "read", lambda offset, size: sizes.append(size) or path.read_bytes()[offset:][:size])
+    assert json.loads(lines.read(17)[1])["n"] == 17 and sizes[0] < 21_000
+
+
+def test_blank_lines_are_no_records_and_keys_keep_the_lines_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf\r\n{"text": "a"}\n\n  \t\n' + b'{"text": "b"}\r\n\n' * 40 + b"\n\n")
+    source = JsonlSource([path])
+    assert [source[i].key for i in (0, 1, 2, 40)] == ["x.jsonl:2", "x.jsonl:5", "x.jsonl:7", "x.jsonl:83"]
+    assert len(source) == 41 and source[40].fields == {"text": "b"}
+    digest_before = source.data_digest()
+    path.write_bytes(b'{"text": "a"}\n\n')  # at the end they move no number
+    source, without = JsonlSource([path]), digest([hashlib.sha256(path.read_bytes()).hexdigest()])
+    assert len(source) == 1 and source.data_digest() == without != digest_before
 
 
 def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
@@ -117,7 +146,6 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
     ("line", "message"),
     [
         ("{", "its JSON cannot be read"),
-        ("", "its JSON cannot be read"),
         ("[]", "not an object"),
         ({"image": "no.png"}, "image 'no.png' is missing"),
         ({"image": "folder"}, "image 'folder' is missing"),
@@ -125,11 +153,14 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
         ({"image": "/etc/passwd"}, "not a path inside the source's folder"),
         ({"image": "../x.jsonl"}, "not a path inside"),
         ({"image": "a/../../x.jsonl"}, "not a path inside"),
-        ({"image": "https://host/a.png"}, "not a path inside"),
+        ({"image": "https://host/a.png"}, "is an address: download it"),
         ({"image": "file:///etc/passwd"}, "not a path inside"),
         ({"image": "a\0.png"}, "not a path inside"),
         ({"image": ""}, "not a path inside"),
-        ({"image": "data:image/png;base64," + "A" * 9000}, "longer than a path can be"),
+        ({"image": "data:image/png;base64," + "A" * 9000}, "its embedded image is not an image of the formats"),
+        ({"image": "data:image/png;base64,A-"}, "its embedded image is a data: URI whose base64 is damaged"),
+        ({"image": "data:image/png"}, "its embedded image is a data: URI that has no comma"),
+        ({"image": "A" * 9000}, "longer than a path can be"),
         ({"image": 3}, "neither a path nor a list of paths"),
         ({"images": ["a", 3]}, "neither a path nor a list of paths"),
         ({"image": "a.png", "images": ["a.png"]}, "both 'image' and 'images'"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
+from janus_train.datatools.prepare.field_names import check_text
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
@@ -14,6 +14,9 @@ from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, k
 from janus_train.datatools.prepare.records import forget_files as forget_record_files
 from janus_train.datatools.prepare.tables import forget_files as forget_tables
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.unused import TrackedRecord
+
+_FIRST_RECORDS = 100
 
 
 class TextFormat(InputFormat):
@@ -35,6 +38,10 @@ class TextFormat(InputFormat):
     def plan(self, job: str) -> Iterator[Unit]:
         if job.endswith(".parquet"):
             return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))
+        first_records = [record.value for record in islice(records(job, columns=self.options.columns), _FIRST_RECORDS)]
+        names = {name: None for record in first_records if not isinstance(record, SkipRecord) for name in record}
+        if names:
+            check_text(job, list(names), self.options)
         return split_into_units(self._document_sizes(job), lambda places: [job, places[0].offset, places[0].number])
 
     def _document_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
@@ -67,5 +74,7 @@ class TextFormat(InputFormat):
     def item(self, entry: Entry) -> Item:
         if isinstance(entry.value, SkipRecord):
             raise entry.value
-        record: dict[str, Any] = entry.value
-        return Item([{"text": text(record, self.options)}], name=name_of(record))
+        record = TrackedRecord(entry.value)
+        item = Item([{"text": text(record, self.options)}], name=name_of(record))
+        record.count_unread()
+        return item

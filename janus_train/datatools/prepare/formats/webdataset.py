@@ -16,17 +16,21 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import IO, Any
 
+from janus_train.data.conversations import TALK_FIELDS
+from janus_train.data.image_files import IMAGE_ENDINGS
+from janus_train.data.image_folders import unread_reason
 from janus_train.data.shards.names import RENAME, key_of, split_key
-from janus_train.data.unused import file_reason, is_hidden, not_used
+from janus_train.data.unused import is_hidden, not_used
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import TALK_FIELDS, captioned_samples, check_number, conversation, text
+from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, text
 from janus_train.datatools.prepare.inputs import expand, file_extent
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import members
+from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "image")
+_IMAGES = (*(ending.removeprefix(".") for ending in IMAGE_ENDINGS), "image")
 _TEXTS = ("txt", "caption", "text")
 _WORDS = (*_TEXTS, "json", "cls")
 _NAME = re.compile(rf"(?P<name>.+)\.(?P<ending>{'|'.join((*_IMAGES, *_WORDS))})", re.IGNORECASE)
@@ -121,7 +125,9 @@ class WebDatasetFormat(InputFormat):
             raise SkipRecord("an image without a text")
         if tar_has_images and not images and not parts.keys() & {"json", "cls"} and self.options.max_pictures != 0:
             raise SkipRecord(_TEXT_ALONE)
-        item = Item(self._fields(_record(parts), parts, len(images)), images, Path(sample.key).name)
+        record = TrackedRecord(_record(parts))
+        item = Item(self._fields(record, parts, len(images)), images, Path(sample.key).name)
+        record.count_unread()
         if "cls" in parts and "class_name" not in item.samples[0]:
             not_used("members .cls of samples with words")
         for ending in [ending for ending in _TEXTS if ending in parts][1:]:
@@ -140,7 +146,8 @@ class WebDatasetFormat(InputFormat):
                 return [{"class_name": record["class_name"]}]
         if num_images:
             return captioned_samples(record, self.options, num_images)
-        return [{"text": text(record if "text" in record else {"text": record.get("caption")} | record, self.options)}]
+        has_text = self.options.text_field or "text" in record
+        return [{"text": text(record if has_text else {"text": record.get("caption")}, self.options)}]
 
 
 def _record(parts: dict[str, bytes]) -> dict[str, Any]:
@@ -222,10 +229,10 @@ def _usable_members(path: str, offset: int) -> Iterator[TarInfo]:
             if member.isdir():
                 continue
             if is_hidden(member.name):
-                not_used(file_reason(member.name, "members"))
+                not_used(unread_reason(member.name, "members"))
             elif not member.isreg() or member.issparse():
                 not_used("members that are links or special files")
             elif _NAME.fullmatch(member.name) is None:
-                not_used(file_reason(member.name, "members"))
+                not_used(unread_reason(member.name, "members"))
             else:
                 yield member
