@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from janus_train.commands.terminal import bytes_bar, note
 from janus_train.cpu import available_cores
 from janus_train.errors import UserError
 from janus_train.text import printable
+
+if TYPE_CHECKING:
+    from janus_train.datatools.index import IndexResult
 
 
 def index(
@@ -35,8 +38,6 @@ def index(
       janus-train index shards/photos
       janus-train index --missing shards/photos shards/extra/007.tar
     """
-    from janus_train.data.shards.index import some_of
-    from janus_train.data.shards.names import RENAME
     from janus_train.datatools.index import index_tars, tars_to_index
 
     tars = tars_to_index(paths)
@@ -52,6 +53,20 @@ def index(
     for listing in result.listings:
         more = f"; {listing.num_unindexed:,} more tars in the folder have no index" if listing.num_unindexed else ""
         print(f"{printable(str(listing.path))}: {listing.tars:,} tars, {listing.samples:,} samples{more}")
+    print_notes(result)
+    if len(result.errors) > 1:
+        for message in result.errors.values():
+            note(message)
+        raise UserError(f"{len(result.errors)} of {result.num_attempted} tars cannot be indexed, see above")
+    if result.errors:
+        raise UserError(next(iter(result.errors.values())))
+
+
+def print_notes(result: IndexResult) -> None:
+    """Say on standard error what the tars have that is not in their indices."""
+    from janus_train.data.shards.index import some_of
+    from janus_train.data.shards.names import RENAME
+
     if result.ignored_counts:
         counts = ", ".join(f"{number:,} {ending}" for ending, number in result.ignored_counts.most_common(10))
         note(f"note: {result.ignored_counts.total():,} members are not used and were ignored: {counts}")
@@ -67,9 +82,3 @@ def index(
             f"note: the members of {len(result.scattered_keys):,} samples do not stand together, so reading them is slow: "
             "janus-train prepare webdataset --sort writes tars in order"
         )
-    if len(result.errors) > 1:
-        for message in result.errors.values():
-            note(message)
-        raise UserError(f"{len(result.errors)} of {result.num_attempted} tars cannot be indexed, see above")
-    if result.errors:
-        raise UserError(next(iter(result.errors.values())))
