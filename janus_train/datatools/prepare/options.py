@@ -154,6 +154,14 @@ class PrepareOptions:
         ),
     ] = "pairs"
     split: Annotated[str | None, OptionSpec("Split to read from a folder that has several.", ("hf",))] = None
+    sort: Annotated[
+        bool,
+        OptionSpec(
+            "Read tars whose samples' members do not stand together, such as all images and then all texts: the places of "
+            "all members are kept in memory.",
+            ("webdataset",),
+        ),
+    ] = False
     url_encoded: Annotated[bool, OptionSpec("Decode URL-encoded texts, as in YFCC100M.", _TEXTS)] = False
     drop_empty: Annotated[
         bool, OptionSpec("Leave out records without text and do not count them as unusable.", _TEXTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
     jsonl(path, {"text": "another"})
     with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
         source[0]
+
+
+def test_a_file_that_changes_under_way_and_keeps_its_size_ends_the_run(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
+    source, other = JsonlSource([path]), JsonlSource([path])
+    jsonl(path, {"text": "a"}, {"text": "b"})  # written again, with the same bytes
+    os.utime(path, ns=(1, 1))
+    assert source[0].fields == {"text": "a"}
+    jsonl(path, {"text": "c"}, {"text": "b"})
+    with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
+        other[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSONL
@@ -300,6 +312,9 @@ def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
     digest_before = source.data_digest()
     assert ImageFolderSource(root).data_digest() == digest_before
+    data = (root / "n02/a.jpg").read_bytes()
+    (root / "n02/a.jpg").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    assert ImageFolderSource(root).data_digest() != digest_before
     (root / "n02/a.jpg").write_bytes(b"no image")
     assert ImageFolderSource(root).data_digest() != digest_before
     bad_sample(source, 1, "is not an image of the formats")
