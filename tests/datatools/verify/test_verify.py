@@ -96,7 +96,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"x.json": {"text": 3}}, "not a string"),
     "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
     "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 images"),
-    "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
+    "turns": ({"x.json": {"conversations": [ANSWER]}}, "do not alternate"),
 }
 
 
