@@ -95,6 +95,7 @@ def prepare(
     Examples:
       janus-train prepare imagefolder ILSVRC2012_img_train.tar --classes classes.txt --out shards/imagenet
       janus-train prepare captions captions.jsonl --images photos --out shards/photos
+      janus-train prepare captions dogs --out shards/dogs            (dogs/001.png with dogs/001.txt)
       janus-train prepare conversations llava.json --images coco/train2017 --out shards/llava
       janus-train prepare text 'wiki/*.parquet' --shard-size 1GB --out shards/wiki
     """
