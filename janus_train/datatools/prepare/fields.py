@@ -10,8 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
-from janus_train.data.conversations import TALK_FIELDS, UnusableConversation, read_conversation, role_of, unread_tag
+from janus_train.data.conversations import (
+    TALK_FIELDS,
+    UnusableConversation,
+    images_in_order,
+    read_conversation,
+    role_of,
+    unread_tag,
+)
+from janus_train.data.embedded_images import embedded_image
+from janus_train.data.image_files import ImageError
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.unused import not_used
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.errors import UserError
@@ -105,6 +115,8 @@ def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
         raise SkipRecord(f"the caption has the tag {tag}")
     if options.captions == "each":
         return words
+    if len(words) > 1:
+        not_used("further captions of an image (--captions each takes all)", len(words) - 1)
     return [max(words, key=len)] if options.captions == "longest" else words[:1]
 
 
@@ -180,6 +192,28 @@ def conversation(record: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     except UnusableConversation as error:
         raise SkipRecord(error.reason, error.detail) from None
     return {"conversations": [turn.fields() for turn in turns]}
+
+
+def embedded_images(record: Mapping[str, Any], images: list[bytes]) -> list[bytes]:
+    """A record's images in the order of its turns: those beside the turns, and those that the turns contain.
+
+    Raises `SkipRecord` for an image that a turn only names.
+    """
+    try:
+        ordered = images_in_order(record, images)
+    except UnusableConversation:  # names of the images beside the turns, or `conversation` says why
+        return images
+    return [image if isinstance(image, bytes) else _embedded(image) for image in ordered]
+
+
+def _embedded(name: str) -> bytes:
+    try:
+        data = embedded_image(name)
+    except ImageError as error:
+        raise SkipRecord("the image does not open", str(error)) from None
+    if data is None:
+        raise SkipRecord("the image is not inside", f"only its path {name[:80]!r}")
+    return data
 
 
 def check_number(num_images: int, options: PrepareOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import multiprocessing
@@ -20,6 +21,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.sources import jsonl as sources
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource, Lines
 from janus_train.data.storage import remote as storage
+from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
 from janus_train.jsonl import is_blank
@@ -225,6 +227,61 @@ def test_unreadable_images_are_tried_again_then_end_the_run(
     calls[0] = -99
     with pytest.raises(UserError, match=r"a\.png cannot be read, 5 tries failed"):
         lines_source[0]
+
+
+QUESTION = "<image>\nWhat is it?"
+OPENAI = {"role": "assistant", "content": "A dog."}
+
+
+def layouts() -> dict[str, dict[str, object]]:
+    data = base64.b64encode(encoded(plain_image((0, 0, 250)))).decode()
+    qwen = {"role": "user", "content": "Picture 1: <img>a.png</img>\nWhat is it?"}
+    return {
+        "LLaVA": {"image": "a.png", "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "A dog."}]},
+        "Qwen-VL": {"messages": [qwen, OPENAI], "image": ""},
+        "OpenAI": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, OPENAI]},
+        "data: URI": {"image": f"data:image/png;base64,{data}", "messages": [{"role": "user", "content": QUESTION}, OPENAI]},
+        "base64": {"messages": [{"role": "user", "content": [{"type": "image", "image": data}]}, OPENAI]},
+        "an object": {"images": [{"path": "a.png", "bytes": None}], "messages": [{"role": "user", "content": QUESTION}, OPENAI]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_layout_of_conversations_is_read_without_prepare(tmp_path: Path, layout: str) -> None:
+    write_image(tmp_path / "a.png", colour=(0, 0, 250))
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", layouts()[layout])])[0]
+    assert [image.size for image in record.images] == [(80, 60)]
+    roles = [segment.role for segment in get_template("conversation").build(record)]
+    assert roles == ["text", "image_in", "text", "text", "text"]
+    assert record.images[0].convert("RGB").getpixel((5, 5)) == (0, 0, 250)
+
+
+def test_images_of_turns_and_images_beside_them_keep_their_order(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / f"{name}.png", colour=(number, 0, 0))
+    user = {"role": "user", "content": "<image> <img>b.png</img> <image>?"}
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", {"images": ["a.png", "c.png"], "messages": [user, OPENAI]})])[0]
+    assert [image.convert("RGB").getpixel((5, 5))[0] for image in record.images] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools are not supported"),
+        ({"videos": ["v.mp4"]}, "videos and audio are not supported"),
+        ({"messages": [{"role": "user", "content": "<video>?"}, OPENAI]}, "a turn has the tag <video>"),
+        ({"messages": [{"role": "user", "content": "<image>?"}, OPENAI]}, "1 placeholders but 0 images"),
+        ({"image": "a.png"}, "0 placeholders but 1 images"),
+    ],
+)
+def test_what_a_conversation_cannot_be_learned_from_is_a_bad_sample(
+    tmp_path: Path, fields: dict[str, object], reason: str
+) -> None:
+    write_image(tmp_path / "a.png")
+    good = {"messages": [{"role": "user", "content": "Hello"}, OPENAI]}
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", good | fields)])[0]
+    with pytest.raises(BadSample, match=reason):
+        get_template("conversation").build(record)
 
 
 # --------------------------------------------------------------------------------------------------------- imagefolder

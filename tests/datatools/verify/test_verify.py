@@ -96,7 +96,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"x.json": {"text": 3}}, "not a string"),
     "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
     "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 images"),
-    "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
+    "turns": ({"x.json": {"conversations": [ANSWER]}}, "do not alternate"),
 }
 
 
@@ -254,6 +254,18 @@ def test_images_per_sample_are_counted(run: Run, tmp_path: Path) -> None:
         ("words-text", {"0": 3}, 0, 0),
     ]
     assert values["fit"] and values["warnings"] == [warning.removeprefix("warning: ")]
+
+
+def test_what_stands_beside_the_tars_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data/more").mkdir(parents=True)
+    make_shard(tmp_path / "data/a.tar", good_samples(2))
+    make_shard(tmp_path / "data/more/b.tar", good_samples(2))
+    write_listing(tmp_path / "data")
+    (tmp_path / "data/c.tar.gz").write_bytes(b"x")
+    code, output, notes = run("verify", tmp_path / "data", "--json", tmp_path / "verify.json")
+    assert code == 0 and "2 samples" in output
+    assert notes == "not used: 1 files .gz, 1 folders with tars inside a folder or pattern of tars\n"
+    assert json.loads((tmp_path / "verify.json").read_text())["unused"]["files .gz"] == 1
 
 
 def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_base: Path) -> None:

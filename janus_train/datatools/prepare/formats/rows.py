@@ -17,6 +17,7 @@ from janus_train.datatools.prepare.fields import (
     captioned_samples,
     check_number,
     conversation,
+    embedded_images,
     name_of,
     pick,
     text,
@@ -99,6 +100,8 @@ class TableRowReader:
         row = TrackedRecord(row)
         value = None if self.image is None else pick(row, self._options.image_field or self.image)
         images = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
+        if self.layout == "talk":
+            images = embedded_images(row, images)
         check_number(len(images), self._options)
         if self.layout in ("caption", "class", "pair") and self.image is not None and not images:
             raise SkipRecord("the row has no image")

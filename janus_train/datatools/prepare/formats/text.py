@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from janus_train.data.unused import field_reason, not_used
 from janus_train.datatools.prepare.field_names import check_text
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
@@ -37,12 +38,21 @@ class TextFormat(InputFormat):
 
     def plan(self, job: str) -> Iterator[Unit]:
         if job.endswith(".parquet"):
-            return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))
+            return parquet_units(job, self._columns(job))
         first_records = [record.value for record in islice(records(job, columns=self.options.columns), _FIRST_RECORDS)]
         names = {name: None for record in first_records if not isinstance(record, SkipRecord) for name in record}
         if names:
             check_text(job, list(names), self.options)
         return split_into_units(self._document_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+
+    def _columns(self, file: str) -> list[str]:
+        """The columns to read; the others are counted."""
+        parquet = open_parquet(file)
+        columns = needed_columns(file, parquet.schema_arrow.names, self._names, ("id",))
+        for name in parquet.schema_arrow.names:
+            if name not in columns:
+                not_used(field_reason(name), parquet.metadata.num_rows)
+        return columns
 
     def _document_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
         if kind_of(file) == LINES:  # finding the lines needs no parsing

@@ -22,7 +22,7 @@ from janus_train.data.image_folders import unread_reason
 from janus_train.data.shards.names import RENAME, key_of, split_key
 from janus_train.data.unused import is_hidden, not_used
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, text
+from janus_train.datatools.prepare.fields import captioned_samples, check_number, conversation, embedded_images, text
 from janus_train.datatools.prepare.inputs import expand, file_extent
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
@@ -117,15 +117,16 @@ class WebDatasetFormat(InputFormat):
         sample, parts, tar_has_images = entry.value
         if sample.problem:
             raise SkipRecord(sample.problem)
-        images = [
-            parts[ending] for _, ending in sorted((_number(ending), ending) for ending in filter(_is_image, parts))
-        ]
-        check_number(len(images), self.options)
+        endings = sorted((_number(ending), ending) for ending in filter(_is_image, parts))
+        images = [parts[ending] for _, ending in endings]
         if images and not any(ending in parts for ending in _WORDS):
             raise SkipRecord("an image without a text")
+        record = TrackedRecord(_record(parts))
+        if self._is_talk(record):
+            images = embedded_images(record, images)
+        check_number(len(images), self.options)
         if tar_has_images and not images and not parts.keys() & {"json", "cls"} and self.options.max_pictures != 0:
             raise SkipRecord(_TEXT_ALONE)
-        record = TrackedRecord(_record(parts))
         item = Item(self._fields(record, parts, len(images)), images, Path(sample.key).name)
         record.count_unread()
         if "cls" in parts and "class_name" not in item.samples[0]:
@@ -134,10 +135,15 @@ class WebDatasetFormat(InputFormat):
             not_used(f"members .{ending} beside the sample's own")
         return item
 
+    def _is_talk(self, record: dict[str, Any]) -> bool:
+        if self.options.text_field or "caption" in record:
+            return False
+        return any(record.get(field) for field in TALK_FIELDS)
+
     def _fields(self, record: dict[str, Any], parts: dict[str, bytes], num_images: int) -> list[dict[str, Any]]:
+        if self._is_talk(record):
+            return [conversation(record, num_images)]
         if not self.options.text_field:
-            if any(record.get(field) for field in TALK_FIELDS) and "caption" not in record:
-                return [conversation(record, num_images)]
             if record.get("question") and record.get("answer"):
                 return [{"question": record["question"], "answer": record["answer"]}]
             if "cls" in parts:
