@@ -9,6 +9,7 @@ import typer
 
 from janus_train.commands.options import Data, MaxBad, Plugins, Workers
 from janus_train.commands.terminal import count_bar, note, table_console
+from janus_train.data.unused import summary_of
 from janus_train.errors import UserError
 from janus_train.files import write_json
 from janus_train.plugins import import_plugins
@@ -76,6 +77,8 @@ def verify(
             on_problem=_ProblemPrinter().show if out is None else lambda problem: None,
         )
     table_console(100).print(summary.table())
+    if summary.unused:
+        note(f"not used: {summary_of(summary.unused)}")
     for warning in summary.warnings:
         note(f"warning: {warning}")
     if json is not None:

@@ -76,8 +76,8 @@ class PrepareOptions:
         OptionSpec(
             "Layout of the input. imagefolder: one folder or tar of images per class, also ILSVRC-2012's train tar. "
             "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths, or a folder of images with metadata.jsonl "
-            "(.csv, .parquet) or a .txt beside each. conversations: JSON or JSON lines of "
-            "LLaVA, ShareGPT, OpenAI, Qwen-VL or Janus. parquet: Parquet files that contain the images. hf: folders written by "
+            "(.csv, .parquet) or a .txt beside each. conversations: JSON or JSON lines of LLaVA, ShareGPT, OpenAI, Qwen-VL "
+            "or Janus. parquet: Parquet files that contain the images. hf: folders written by "
             "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars.",
             metavar="FORMAT",
         ),

@@ -58,8 +58,10 @@ class SourceCounts:
 class Summary:
     """Counts the results as they come; ``add`` returns each problem only once."""
 
-    def __init__(self, plan: VerificationPlan, max_bad: float):
+    def __init__(self, plan: VerificationPlan, max_bad: float, unused: Counter[str]):
         self.max_bad = max_bad
+        self.unused = unused
+        """What stands beside the data and is no part of it, by reason."""
         self.sources = [
             SourceCounts(name, size, check.kind)
             for name, size, check in zip(plan.names, plan.sizes, plan.checks, strict=True)
@@ -120,6 +122,7 @@ class Summary:
             "fit": fit,
             "verdict": verdict,
             "warnings": self.warnings,
+            "unused": dict(sorted(self.unused.items())),
             "sources": [counts.values() for counts in self.sources],
         }
 

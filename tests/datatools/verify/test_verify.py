@@ -256,6 +256,18 @@ def test_images_per_sample_are_counted(run: Run, tmp_path: Path) -> None:
     assert values["fit"] and values["warnings"] == [warning.removeprefix("warning: ")]
 
 
+def test_what_stands_beside_the_tars_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data/more").mkdir(parents=True)
+    make_shard(tmp_path / "data/a.tar", good_samples(2))
+    make_shard(tmp_path / "data/more/b.tar", good_samples(2))
+    write_listing(tmp_path / "data")
+    (tmp_path / "data/c.tar.gz").write_bytes(b"x")
+    code, output, notes = run("verify", tmp_path / "data", "--json", tmp_path / "verify.json")
+    assert code == 0 and "2 samples" in output
+    assert notes == "not used: 1 files .gz, 1 folders with tars inside a folder or pattern of tars\n"
+    assert json.loads((tmp_path / "verify.json").read_text())["unused"]["files .gz"] == 1
+
+
 def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_base: Path) -> None:
     long_text = "word " * 300
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho."}]

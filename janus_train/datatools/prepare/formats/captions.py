@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.data.image_files import IMAGE_ENDINGS
+from janus_train.data.unused import not_used
 from janus_train.datatools.prepare.field_names import check_image_and_caption, is_file_name
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
 from janus_train.datatools.prepare.formats.caption_folders import (
@@ -198,6 +199,8 @@ def _coco(file: str) -> list[dict[str, Any]]:
         for annotation in annotations:
             if annotation["image_id"] in records:
                 records[annotation["image_id"]]["caption"].append(annotation["caption"])
+            else:
+                not_used("annotations of images that are not listed")
     except (AssertionError, KeyError, TypeError):
         raise UserError(
             f"{file} is one JSON object but not COCO's captions: 'images' with 'id' and 'file_name', and 'annotations' "

@@ -117,15 +117,14 @@ class WebDatasetFormat(InputFormat):
         sample, parts, tar_has_images = entry.value
         if sample.problem:
             raise SkipRecord(sample.problem)
-        images = [
-            parts[ending] for _, ending in sorted((_number(ending), ending) for ending in filter(_is_image, parts))
-        ]
+        endings = sorted((_number(ending), ending) for ending in filter(_is_image, parts))
+        images = [parts[ending] for _, ending in endings]
+        if images and not any(ending in parts for ending in _WORDS):
+            raise SkipRecord("an image without a text")
         record = TrackedRecord(_record(parts))
         if self._is_talk(record):
             images = embedded_images(record, images)
         check_number(len(images), self.options)
-        if images and not any(ending in parts for ending in _WORDS):
-            raise SkipRecord("an image without a text")
         if tar_has_images and not images and not parts.keys() & {"json", "cls"} and self.options.max_pictures != 0:
             raise SkipRecord(_TEXT_ALONE)
         item = Item(self._fields(record, parts, len(images)), images, Path(sample.key).name)

@@ -178,7 +178,7 @@ def test_what_has_no_partner_and_what_is_not_clear_is_counted_and_named(tmp_path
         "good0x.mask.png": image_bytes(5, "PNG"),
         "good0x.txt": "with a mask",
         "good0x.npy": b"x",
-        "link.heic": b"x",
+        "link.pdf": b"x",
         "__MACOSX/good0.jpg": b"x",
         "._good0.jpg": b"x",
     }
@@ -197,7 +197,7 @@ def test_what_has_no_partner_and_what_is_not_clear_is_counted_and_named(tmp_path
     ]
     assert result["unused"] == {
         "hidden members": 2,
-        "members .heic": 1,
+        "members .pdf": 1,
         "members .mask.png beside the sample's own": 1,
         "members .npy": 1,
         "members .v1.png beside the sample's own": 1,
