@@ -252,6 +252,8 @@ def read_image(folder: Path, name: str, key: str) -> Any:
     try:
         data = with_retries(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
+        if "\\" in name:  # written on Windows
+            return read_image(folder, name.replace("\\", "/"), key)
         raise BadSample(f"image {name!r} is missing", key=key) from None
     except ImageError as error:
         raise BadSample(f"image {name!r} {error}", key=key) from None

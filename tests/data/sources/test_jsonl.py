@@ -188,6 +188,16 @@ def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message:
     assert error.key == "x.jsonl:2" and len(str(error)) < 200
 
 
+def test_separators_of_windows(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep/a.png")
+    write_image(tmp_path / "deep\\b.png")
+    lines = [{"image": name} for name in ("deep\\a.png", ".\\deep\\a.png", "deep\\b.png", "..\\a.png", "C:\\a.png")]
+    source = JsonlSource([jsonl(tmp_path / "x.jsonl", *lines)])
+    assert [len(source[index].images) for index in range(3)] == [1, 1, 1]
+    bad_sample(source, 3, "not a path inside")
+    bad_sample(source, 4, "is missing")
+
+
 def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "\xff"}\n{"text": "b"}\r\n')
     source = JsonlSource([tmp_path / "x.jsonl"])
