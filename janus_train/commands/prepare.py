@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from janus_train.commands.index import print_notes
 from janus_train.commands.options import MaxBad, Workers
 from janus_train.commands.terminal import note
 from janus_train.cpu import available_cores
@@ -94,6 +95,7 @@ def prepare(
     Examples:
       janus-train prepare imagefolder ILSVRC2012_img_train.tar --classes classes.txt --out shards/imagenet
       janus-train prepare captions captions.jsonl --images photos --out shards/photos
+      janus-train prepare captions dogs --out shards/dogs            (dogs/001.png with dogs/001.txt)
       janus-train prepare conversations llava.json --images coco/train2017 --out shards/llava
       janus-train prepare text 'wiki/*.parquet' --shard-size 1GB --out shards/wiki
     """
@@ -128,5 +130,7 @@ def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, 
         raise UserError("--index-only leaves the tars as they are: leave the other options out")
     from janus_train.datatools.prepare.run import index_only
 
-    for path in index_only(options):
+    index_paths, result = index_only(options)
+    for path in index_paths:
         print(printable(str(path)))
+    print_notes(result)

@@ -36,6 +36,11 @@ def not_used(reason: str, count: int = 1) -> None:
         counts[reason] += count
 
 
+def is_counting() -> bool:
+    """Whether somebody collects the counts; otherwise a reader need not look at what it does not read."""
+    return _counts.get() is not None
+
+
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
     """Collect what `not_used` counts inside; an enclosing `counting` gets nothing of it."""

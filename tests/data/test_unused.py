@@ -12,6 +12,7 @@ from janus_train.data.unused import (
     counting,
     field_reason,
     file_reason,
+    is_counting,
     is_hidden,
     not_used,
     summary_of,
@@ -20,7 +21,9 @@ from janus_train.data.unused import (
 
 def test_counts_belong_to_the_innermost_place_that_counts():
     not_used("files .heic")  # nobody counts
+    assert not is_counting()
     with counting() as outer:
+        assert is_counting()
         not_used("files .heic", 2)
         with counting() as inner:
             not_used("members .npy")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.image_files import ImageError, open_image
+from janus_train.data.image_files import SAFE_FORMATS, ImageError, open_image
 from janus_train.data.types import BadSample
 from janus_train.jsonl import LineError, parse_line
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats of images in shards (Pillow's names)."""
-FOLDER_FORMATS = (*SHARD_FORMATS, "GIF", "BMP", "TIFF")
+FOLDER_FORMATS = SAFE_FORMATS
 """The formats of images in files of their own, or in a data set's column."""
 
 

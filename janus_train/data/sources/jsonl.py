@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,16 +31,19 @@ from janus_train.data.conversations import (
 )
 from janus_train.data.embedded_images import ADDRESS, embedded_image
 from janus_train.data.image_files import ImageError, read_image_file
+from janus_train.data.image_folders import images_under
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
-from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.data.sources.registry import CONTENT_DIGEST_LIMIT, SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_retries
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.data.unused import counting, summary_of
 from janus_train.errors import UserError
-from janus_train.files import open_regular, read_json_object
+from janus_train.files import file_sha256, open_regular, read_json_object, read_regular
 from janus_train.jsonl import BLANK, is_blank
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_log = logging.getLogger(__name__)
+
 LINES_PER_MARK, LONG_LINE = 16, 4096
 """The offset of every 16th line is kept, which takes half a byte per line; the lines between are found by reading. Of lines
 with more bytes than this on average, which hold images, every offset is kept."""
@@ -56,7 +61,7 @@ class Lines:
     def __init__(self, path: Path):
         self.path = path
         try:
-            marks, self.size, self.sha256 = with_retries(path, self._scan)
+            marks, self.size, self.sha256, self._mtime_ns = with_retries(path, self._scan)
         except MISSING:
             raise UserError(f"{path}: there is no such file") from None
         self._offsets, self._numbers, self._stride, self._count = marks.result()
@@ -64,16 +69,17 @@ class Lines:
             raise UserError(f"{path}: the file is empty")
         self._forget()
 
-    def _scan(self) -> tuple[_Marks, int, str]:
-        """The marks, the file's size and its SHA-256."""
+    def _scan(self) -> tuple[_Marks, int, str, int]:
+        """The marks, the file's size, its SHA-256 and the time of its last change."""
         hasher, marks, size = hashlib.sha256(), _Marks(), 0
         with open_regular(self.path) as file:
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             while chunk := file.read(_CHUNK):
                 hasher.update(chunk)
                 marks.add(chunk)
                 size += len(chunk)
         marks.end()
-        return marks, size, hasher.hexdigest()
+        return marks, size, hasher.hexdigest(), mtime_ns
 
     def _forget(self) -> None:
         self._reader = lru_cache(1)(self._open)
@@ -86,9 +92,15 @@ class Lines:
         self._forget()
 
     def _open(self) -> Reader:
-        if not self.path.exists() or self.path.stat().st_size != self.size:
+        if not self._is_unchanged():
             raise UserError(f"{self.path} was changed or removed while it is in use")
         return open_reader(self.path, self.size, self.sha256)
+
+    def _is_unchanged(self) -> bool:
+        """The bytes are compared only if the file was written since it was scanned."""
+        if not self.path.exists() or (status := self.path.stat()).st_size != self.size:
+            return False
+        return status.st_mtime_ns == self._mtime_ns or file_sha256(self.path) == self.sha256
 
     def __len__(self) -> int:
         return self._count
@@ -240,6 +252,8 @@ def read_image(folder: Path, name: str, key: str) -> Any:
     try:
         data = with_retries(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
+        if "\\" in name:  # written on Windows
+            return read_image(folder, name.replace("\\", "/"), key)
         raise BadSample(f"image {name!r} is missing", key=key) from None
     except ImageError as error:
         raise BadSample(f"image {name!r} {error}", key=key) from None
@@ -266,27 +280,40 @@ class ImageFolderSource:
     def _list(self) -> tuple[StringArray, list[int]]:
         """The images' paths in their class's folder, and the index of the first image of each class."""
         data, lengths, starts = bytearray(), [], [0]
+        all_unread: Counter[str] = Counter()
         for name in self.classes:
-            folder = self.root / name
-            for path in with_retries(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
+            paths, unread = with_retries(self.root / name, lambda name=name: _list_class(self.root / name))  # type: ignore[misc]
+            if not paths:
+                raise UserError(
+                    f"imagefolder {self.root}: the class {name!r} has no image that can be read, it contains "
+                    + (summary_of(unread) or "no file")
+                )
+            for path in paths:
                 data += path
                 lengths.append(len(path))
-            if len(lengths) == starts[-1]:
-                raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no image ({', '.join(IMAGE_ENDINGS)})"
-                )
             starts.append(len(lengths))
+            all_unread += unread
+        if all_unread:
+            _log.warning("imagefolder %s: not used: %s", self.root, summary_of(all_unread))
         return StringArray.from_lengths(data, lengths), starts
 
     def __len__(self) -> int:
         return len(self._files)
 
     def data_digest(self) -> str:
-        """Changes with the classes and with any file's name or size. Takes some seconds for a million files."""
+        """Changes with the classes, with any file's name or size, and with any byte up to `CONTENT_DIGEST_LIMIT`.
+
+        Takes some seconds for a million files.
+        """
         hasher = hashlib.sha256(json.dumps([self.classes, self.class_names]).encode())
+        total = 0
         for number in range(len(self)):
             name = self._path(number)
-            hasher.update(os.fsencode(f"{name}\n{(self.root / name).stat().st_size}\n"))
+            size = (self.root / name).stat().st_size
+            total += size
+            hasher.update(os.fsencode(f"{name}\n{size}\n"))
+        for number in range(len(self) if total <= CONTENT_DIGEST_LIMIT else 0):
+            hasher.update(with_retries(self.root, lambda number=number: read_regular(self.root / self._path(number))))  # type: ignore[misc]
         return hasher.hexdigest()[:16]
 
     def _path(self, number: int) -> str:
@@ -301,17 +328,11 @@ class ImageFolderSource:
         return Record(key, fields, [read_image(self.root, path, key)], [None])
 
 
-def _images_under(folder: Path) -> Iterator[bytes]:
-    """Paths relative to ``folder`` in a fixed order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders.sort()
-        for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(IMAGE_ENDINGS):
-                yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
+def _list_class(folder: Path) -> tuple[list[bytes], Counter[str]]:
+    """The images' paths relative to ``folder`` in a fixed order, and counts of what else is there."""
+    with counting() as unread:
+        paths = [os.fsencode(path.relative_to(folder).as_posix()) for path in images_under(folder)]
+    return paths, unread
 
 
 def _read_class_names(path: Path, classes: list[str]) -> list[str]:

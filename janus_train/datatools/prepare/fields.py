@@ -21,6 +21,7 @@ from janus_train.data.conversations import (
 from janus_train.data.embedded_images import embedded_image
 from janus_train.data.image_files import ImageError
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.unused import not_used
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.errors import UserError
@@ -114,6 +115,8 @@ def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
         raise SkipRecord(f"the caption has the tag {tag}")
     if options.captions == "each":
         return words
+    if len(words) > 1:
+        not_used("further captions of an image (--captions each takes all)", len(words) - 1)
     return [max(words, key=len)] if options.captions == "longest" else words[:1]
 
 

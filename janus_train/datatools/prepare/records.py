@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+from janus_train.datatools.prepare.delimiter import NUM_LINES, find_delimiter
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.errors import UserError
 from janus_train.jsonl import BLANK, LineError, is_blank, parse_line
@@ -177,7 +178,7 @@ def _table(path: str, place: RecordPlace, columns: tuple[str, ...]) -> Iterator[
     """Rows as records by the names in the first line, or by ``columns`` if the file has no such line."""
     names, start_of_rows = (columns, START) if columns else _head(path)
     source = _Lines(path, start_of_rows if place == START else place)
-    rows = csv.reader(source, delimiter=_delimiter(path))
+    rows = csv.reader(source, delimiter=_delimiter(path, columns))
     while True:
         start = RecordPlace(source.offset, source.number)
         location = f"{path}:{start.number}"
@@ -218,12 +219,12 @@ class _Lines:
 
 
 @lru_cache(maxsize=256)
-def _delimiter(path: str) -> str:
-    """A tab if the first line has more tabs than commas, which also happens in files called .csv."""
+def _delimiter(path: str, columns: tuple[str, ...]) -> str:
+    """The delimiter, whatever the file is called: what spreadsheets call CSV has semicolons in half of Europe."""
     csv.field_size_limit(_LONGEST)
     with _readable(path), _open(path) as file:
-        line = file.readline(_CHUNK)
-    return "\t" if line.count(b"\t") > line.count(b",") else ","
+        lines = file.read(_CHUNK).decode("utf-8-sig", "replace").split("\n")
+    return find_delimiter([f"{line}\n" for line in lines[:-1] or lines][:NUM_LINES], columns)
 
 
 @lru_cache(maxsize=256)
@@ -231,7 +232,7 @@ def _head(path: str) -> tuple[tuple[str, ...], RecordPlace]:
     """The names in a table's first line, and the place after that line."""
     source = _Lines(path, START)
     try:
-        names = tuple(name.strip() for name in next(csv.reader(source, delimiter=_delimiter(path)), []))
+        names = tuple(name.strip() for name in next(csv.reader(source, delimiter=_delimiter(path, ())), []))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}:1: is not valid CSV in UTF-8 ({error})") from None
     if not names:

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from janus_train.data.shards.index import own_index, write_listing
-from janus_train.data.shards.scan import write_index
+from janus_train.data.shards.index import own_index
 from janus_train.data.unused import add_counts, counting
+from janus_train.datatools.index import IndexResult, index_tars
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Unit
@@ -131,9 +131,10 @@ def _convert(output: Output, plan: ConversionPlan, workers: Workers, max_bad: fl
             workers.index(tar)
         if totals.num_bad > max_bad * plan.records:
             path = output.write_skipped_records()
+            [(reason, count)] = Counter(r.reason for r in totals.skipped_records if not r.left_out).most_common(1)
             raise UserError(
-                f"{totals.num_bad} of {plan.records} records cannot be used, more than {max_bad:.3g} of them: see {path}; "
-                "the same command with a larger --max-bad resumes"
+                f"{totals.num_bad} of {plan.records} records cannot be used, more than {max_bad:.3g} of them: see {path} "
+                f"({count} times: {reason}); the same command with a larger --max-bad resumes"
             )
         report(totals, plan.records)
     for tar in output.close(Cursor(unit=len(plan.units))):
@@ -143,10 +144,13 @@ def _convert(output: Output, plan: ConversionPlan, workers: Workers, max_bad: fl
         raise UserError(f"{plan.records} records gave no sample: see {output.write_skipped_records()}")
 
 
-def index_only(options: PrepareOptions) -> list[Path]:
-    """Index the tars in place and return the paths of the indices. Raises `UserError` for a tar in another layout."""
+def index_only(options: PrepareOptions) -> tuple[list[Path], IndexResult]:
+    """Index the tars in place. Returns the paths of the indices, and what the tars have that is not in them.
+
+    Raises `UserError` for a tar in another layout.
+    """
     tars = [Path(path) for path in expand(options.inputs, (".tar",), "tar")]
-    indices = [own_index(tar) if own_index(tar).exists() else write_index(tar) for tar in tars]
-    for folder in sorted({tar.parent for tar in tars}):
-        write_listing(folder)
-    return indices
+    result = index_tars(tars, workers=1, only_missing=True)
+    for message in result.errors.values():
+        raise UserError(message)
+    return [own_index(tar) for tar in tars], result

@@ -100,6 +100,13 @@ def forget_files() -> None:
     _rows.cache_clear()
 
 
+def is_path_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type may hold paths, or lists of them."""
+    while pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        type_ = type_.value_type
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_)
+
+
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """The class names of each label column, if HF ``datasets`` wrote the file."""
     try:

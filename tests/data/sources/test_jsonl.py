@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from janus_train.data import image_files
 from janus_train.data.image_files import read_image_file
 from janus_train.data.recipe import Recipe
 from janus_train.data.sources import jsonl as sources
@@ -111,6 +113,17 @@ def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
         source[0]
 
 
+def test_a_file_that_changes_under_way_and_keeps_its_size_ends_the_run(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
+    source, other = JsonlSource([path]), JsonlSource([path])
+    jsonl(path, {"text": "a"}, {"text": "b"})  # written again, with the same bytes
+    os.utime(path, ns=(1, 1))
+    assert source[0].fields == {"text": "a"}
+    jsonl(path, {"text": "c"}, {"text": "b"})
+    with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
+        other[0]
+
+
 # ---------------------------------------------------------------------------------------------------------------- JSONL
 
 
@@ -173,6 +186,16 @@ def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message:
     (tmp_path / "text.png").write_text("no image")
     error = bad_sample(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
     assert error.key == "x.jsonl:2" and len(str(error)) < 200
+
+
+def test_separators_of_windows(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep/a.png")
+    write_image(tmp_path / "deep\\b.png")
+    lines = [{"image": name} for name in ("deep\\a.png", ".\\deep\\a.png", "deep\\b.png", "..\\a.png", "C:\\a.png")]
+    source = JsonlSource([jsonl(tmp_path / "x.jsonl", *lines)])
+    assert [len(source[index].images) for index in range(3)] == [1, 1, 1]
+    bad_sample(source, 3, "not a path inside")
+    bad_sample(source, 4, "is missing")
 
 
 def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
@@ -338,10 +361,27 @@ def test_imagefolder_mistakes(root: Path) -> None:
         ImageFolderSource(root)
 
 
+def test_imagefolder_says_what_it_does_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(image_files, "_UNREADABLE", {"HEIF"})
+    monkeypatch.setattr(image_files, "IMAGE_ENDINGS", (".jpg", ".jpeg", ".png", ".tiff"))
+    (root / "n02/c.HEIC").write_bytes(b"")
+    ImageFolderSource(root)
+    assert "not used: 1 files .heic (pip install pillow-heif), 1 files .txt, 1 hidden files" in caplog.text
+    (root / "n04").mkdir()
+    (root / "n04/c.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match=r"'n04' has no image .* 1 files \.heic \(pip install pillow-heif\)"):
+        ImageFolderSource(root)
+
+
 def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
     digest_before = source.data_digest()
     assert ImageFolderSource(root).data_digest() == digest_before
+    data = (root / "n02/a.jpg").read_bytes()
+    (root / "n02/a.jpg").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    assert ImageFolderSource(root).data_digest() != digest_before
     (root / "n02/a.jpg").write_bytes(b"no image")
     assert ImageFolderSource(root).data_digest() != digest_before
     bad_sample(source, 1, "is not an image of the formats")

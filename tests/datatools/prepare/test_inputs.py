@@ -28,6 +28,18 @@ def texts(folder, seed, words="a red apple"):
     return write(folder / "x.jsonl", [{"text": f"{words} {seed}"}])
 
 
+def pairs(folder, seed, words="a red apple"):
+    write(folder / "raw/0.bmp", BMP[seed])
+    write(folder / "raw/0.txt", words)
+    return folder / "raw"
+
+
+def metadata(folder, seed, words="a red apple"):
+    write(folder / "raw/0.bmp", BMP[seed])
+    write(folder / "raw/metadata.csv", f"file_name,text\n0.bmp,{words}\n")
+    return folder / "raw"
+
+
 def csv(folder, seed, words="a red apple"):
     write(folder / "0.bmp", BMP[seed])
     return write(folder / "x.csv", f"image,caption\n0.bmp,{words}\n")
@@ -68,6 +80,8 @@ IMAGES = [
     ("captions", captions),
     ("captions", csv),
     ("captions", coco),
+    ("captions", pairs),
+    ("captions", metadata),
     ("webdataset", webdataset),
     ("imagefolder", classes),
     ("imagefolder", class_tar),

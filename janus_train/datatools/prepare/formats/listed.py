@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from janus_train.data.conversations import image_name
 from janus_train.data.embedded_images import embedded_image
-from janus_train.data.image_files import ImageError
+from janus_train.data.image_files import IMAGE_ENDINGS, ImageError
 from janus_train.datatools.prepare.fields import check_number, name_of, pick
-from janus_train.datatools.prepare.formats.imagefolder import ENDINGS as IMAGE_FILE_ENDINGS
 from janus_train.datatools.prepare.inputs import expand, file_extent, path_inside, read_file
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, forget_files, records
+from janus_train.datatools.prepare.records import ENDINGS, LocatedRecord, RecordPlace, forget_files, records
 from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
 _FIRST_IMAGES = 100
 """If none of this many images exists, the folder is wrong."""
+_FIRST_RECORDS = 100
+"""If none of this many records has a field, no record is expected to have it."""
+T = TypeVar("T")
 
 
 class RecordListFormat(InputFormat):
@@ -34,17 +36,27 @@ class RecordListFormat(InputFormat):
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
         forget_files()
-        self.files = expand(options.inputs, ENDINGS, "file of records", beside=IMAGE_FILE_ENDINGS)
+        self.files = self.find_files()
         if options.images is not None and not Path(options.images).is_dir():
             raise UserError(f"--images {options.images}: there is no such folder")
 
-    def jobs(self) -> list[str]:
+    def find_files(self) -> list[Any]:
+        """The jobs: the files of records that the inputs name."""
+        return expand(self.options.inputs, ENDINGS, "file of records", beside=IMAGE_ENDINGS)
+
+    def jobs(self) -> list[Any]:
         return self.files
 
-    def plan(self, job: str) -> Iterator[Unit]:
-        return split_into_units(self._record_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+    def plan(self, job: Any) -> Iterator[Unit]:
+        located = ((record_at.place, record_at.location, record_at.value) for record_at in self._records(job))
+        return split_into_units(
+            self.record_sizes(job, located), lambda places: [job, places[0].offset, places[0].number]
+        )
 
-    def planned_files(self, job: str) -> list[str]:
+    def _records(self, file: str) -> Iterator[LocatedRecord]:
+        return records(file, columns=self.options.columns)
+
+    def planned_files(self, job: Any) -> list[str]:
         return [job]
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
@@ -93,16 +105,25 @@ class RecordListFormat(InputFormat):
                 data = embedded_image(name)
             except ImageError as error:
                 raise SkipRecord("the image does not open", str(error)) from None
-            images.append(path_inside(folder, name, location) if data is None else data)
+            images.append(path_inside(folder, name, location, str(Path(file).parent)) if data is None else data)
         return images
 
-    def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, Extent]]:
-        """The places of all records with the bytes of their images. Stops early if no image exists."""
-        num_images = num_existing = 0
-        example = ""
-        for record_at in records(file, columns=self.options.columns):
+    def record_sizes(
+        self, file: str, located: Iterable[tuple[T, str, dict[str, Any] | SkipRecord]]
+    ) -> Iterator[tuple[T, Extent]]:
+        """The places of a file's records, each (place, location, record), with the bytes of their images.
+
+        Raises `UserError` if the records lack the fields that they need, and early if no image exists.
+        """
+        num_images = num_existing = number = 0
+        example, names = "", dict[str, None]()
+        for number, (place, location, record) in enumerate(located, 1):
+            if number <= _FIRST_RECORDS:
+                names |= {} if isinstance(record, SkipRecord) else dict.fromkeys(record)
+            if number == _FIRST_RECORDS:
+                self.check_fields(file, list(names))
             total = Extent()
-            for image in self._images_or_none(record_at.value, file, record_at.location):
+            for image in self._images_or_none(record, file, location):
                 extent = extent_of(image)
                 num_images, num_existing, example = (
                     num_images + 1,
@@ -112,8 +133,13 @@ class RecordListFormat(InputFormat):
                 total += extent or Extent()
             if num_images >= _FIRST_IMAGES and not num_existing:
                 break
-            yield record_at.place, total
+            yield place, total
+        if number < _FIRST_RECORDS and names:
+            self.check_fields(file, list(names))
         check_images_exist(num_images, num_existing, example)
+
+    def check_fields(self, file: str, names: list[str]) -> None:
+        """Raise `UserError` if records with these fields cannot be read; ``names`` are those of the first records."""
 
     def _images_or_none(self, record: dict[str, Any] | SkipRecord, file: str, location: str) -> list[str | bytes]:
         if isinstance(record, SkipRecord):

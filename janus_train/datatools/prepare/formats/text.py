@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from janus_train.data.unused import field_reason, not_used
+from janus_train.datatools.prepare.field_names import check_text
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
@@ -15,6 +16,8 @@ from janus_train.datatools.prepare.records import forget_files as forget_record_
 from janus_train.datatools.prepare.tables import forget_files as forget_tables
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
 from janus_train.datatools.prepare.unused import TrackedRecord
+
+_FIRST_RECORDS = 100
 
 
 class TextFormat(InputFormat):
@@ -34,9 +37,21 @@ class TextFormat(InputFormat):
         return [] if job.endswith(".parquet") else [job]
 
     def plan(self, job: str) -> Iterator[Unit]:
+        names = self._names_in(job)
+        if names:
+            check_text(job, names, self.options)
         if job.endswith(".parquet"):
             return parquet_units(job, self._columns(job))
         return split_into_units(self._document_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+
+    def _names_in(self, file: str) -> list[str]:
+        """The names of a table's columns, or of the fields of the first records."""
+        if file.endswith(".parquet"):
+            return list(open_parquet(file).schema_arrow.names)
+        first_records = [record.value for record in islice(records(file, columns=self.options.columns), _FIRST_RECORDS)]
+        return list(
+            dict.fromkeys(name for record in first_records if not isinstance(record, SkipRecord) for name in record)
+        )
 
     def _columns(self, file: str) -> list[str]:
         """The columns to read; the others are counted."""
