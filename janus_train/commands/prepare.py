@@ -108,7 +108,7 @@ def prepare(
     from janus_train.datatools.prepare.run import prepare as run
 
     with ProgressDisplay() as progress:
-        result = run(options, out, workers or available_cores(), max_bad, progress.report)
+        result = run(options, out, workers or available_cores(), max_bad, progress.report, progress.compare)
     num_skipped, num_left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
     folder = printable(str(out))
     print(

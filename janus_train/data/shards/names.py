@@ -52,6 +52,8 @@ def split_key(
     """
     result: KeyMembers[M] = KeyMembers()
     _group_by_name(list(members), words, images, result)
+    if len(result.samples) == 1:  # nearly all keys
+        return result
     described = {name for name, parts in result.samples.items() if any(ending in words for ending in parts)}
     pictured = {name for name, parts in result.samples.items() if any(_last(ending) in images for ending in parts)}
     _join(key, described - pictured, pictured - described, result)

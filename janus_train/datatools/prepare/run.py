@@ -26,6 +26,8 @@ from janus_train.targets import check_folder
 
 ProgressCallback = Callable[[Totals, int], None]
 """Called often with the totals so far and the number of records."""
+CompareCallback = Callable[[int, int], None]
+"""Called often with the number of units that were read again, and the number of all that have to be."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,12 @@ class ConversionPlan:
 
 
 def prepare(
-    options: PrepareOptions, out: Path, workers: int, max_bad: float, report: ProgressCallback
+    options: PrepareOptions,
+    out: Path,
+    workers: int,
+    max_bad: float,
+    report: ProgressCallback,
+    on_compare: CompareCallback = lambda units, all_units: None,
 ) -> dict[str, Any]:
     """Make the shards of ``out``, or those that are missing. Returns the content of prepared.json.
 
@@ -62,8 +69,8 @@ def prepare(
         unit_workers = parallel_workers if len(plan.units) > 1 else serial_workers
         finished_result = output.finished_result()
         if finished_result is None:
-            return _fill(output, plan, unit_workers, max_bad, report)
-        if _compare_content(output, plan, unit_workers):
+            return _fill(output, plan, unit_workers, max_bad, report, on_compare)
+        if _compare_content(output, plan, unit_workers, on_compare):
             output.write_inputs()
         return finished_result
     finally:
@@ -92,7 +99,7 @@ def make_plan(workers: Workers, jobs: list[Any], options: PrepareOptions) -> Con
     return ConversionPlan(units, records, digest.hexdigest()[:16], unused)
 
 
-def _compare_content(output: Output, plan: ConversionPlan, workers: Workers) -> bool:
+def _compare_content(output: Output, plan: ConversionPlan, workers: Workers, on_compare: CompareCallback) -> bool:
     """Read again what has another stamp than when it was converted. Returns whether there was any.
 
     Raises `UserError` if its content is not the same.
@@ -100,19 +107,25 @@ def _compare_content(output: Output, plan: ConversionPlan, workers: Workers) -> 
     pairs = list(zip(output.units, plan.units, strict=False))  # an unfinished folder has the first units only
     touched = [number for number, (unit, planned_unit) in enumerate(pairs) if unit.stamp != planned_unit.stamp]
     contents = workers.read_content(plan.units[number] for number in touched)
-    for number, content in zip(touched, contents, strict=True):
+    for done, (number, content) in enumerate(zip(touched, contents, strict=True), 1):
         if content.digest != output.units[number].digest:
             raise output.input_changed(content.where)
         output.units[number] = content
+        on_compare(done, len(touched))
     return bool(touched)
 
 
 def _fill(
-    output: Output, plan: ConversionPlan, workers: Workers, max_bad: float, report: ProgressCallback
+    output: Output,
+    plan: ConversionPlan,
+    workers: Workers,
+    max_bad: float,
+    report: ProgressCallback,
+    on_compare: CompareCallback,
 ) -> dict[str, Any]:
     try:
         with output:
-            _compare_content(output, plan, workers)
+            _compare_content(output, plan, workers, on_compare)
             _convert(output, plan, workers, max_bad, report)
             return output.finish(version("janus_train"), plan.unused)
     except OSError as error:  # errors while reading have become `UserError` before
