@@ -4,7 +4,7 @@ A reader calls `not_used` where it passes something over; whoever runs the reade
 
     with counting() as unused:
         ...                                             # deep inside: not_used(file_reason("cats/1.heic"))
-    print(summary_of(unused))                           # 1 files .heic
+    print(summary_of(unused))                           # 1 file .heic
 
 Outside of `counting` nothing is counted, so training pays nothing. In ``prepare`` a format is run under `counting` in
 three places, and should count each thing in one of them only: when it is opened (files of the inputs), in ``plan`` (files
@@ -14,6 +14,7 @@ does in ``entries`` is not counted.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,6 +85,10 @@ def summary_of(counts: Mapping[str, int]) -> str:
     Fields come last: they are counted once per record, and would hide a file or a member.
     """
     ordered = sorted(counts.items(), key=lambda pair: (pair[0].startswith("fields "), -pair[1], pair[0]))
-    shown = [f"{count:,} {reason}" for reason, count in ordered[:MAX_SHOWN]]
+    shown = [f"{count:,} {_singular(reason) if count == 1 else reason}" for reason, count in ordered[:MAX_SHOWN]]
     more = [f"and {len(ordered) - MAX_SHOWN} more kinds"] if len(ordered) > MAX_SHOWN else []
     return ", ".join(shown + more)
+
+
+def _singular(reason: str) -> str:
+    return re.sub(r"^((?:hidden |further )?\w+)s\b", r"\1", reason)

@@ -305,7 +305,7 @@ def test_heic_is_read_where_a_plugin_is_installed(is_installed: bool, tmp_path: 
         assert result.returncode == 2 and not (tmp_path / "out").exists()
         [line] = result.stderr.splitlines()
         assert line.endswith(
-            "the class 'cat' has no image that can be read, it contains 1 files .heic (pip install pillow-heif)"
+            "the class 'cat' has no image that can be read, it contains 1 file .heic (pip install pillow-heif)"
         )
 
 

@@ -342,6 +342,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in read_text(path).splitlines()]
+        return [json.loads(line) for line in read_text(path).split("\n") if line]
     except (UserError, FileNotFoundError, ValueError) as error:
         raise UserError(f"{path}: {one_line(error)}: remove the folder to start again") from None

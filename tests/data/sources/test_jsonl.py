@@ -368,10 +368,10 @@ def test_imagefolder_says_what_it_does_not_read(
     monkeypatch.setattr(image_files, "IMAGE_ENDINGS", (".jpg", ".jpeg", ".png", ".tiff"))
     (root / "n02/c.HEIC").write_bytes(b"")
     ImageFolderSource(root)
-    assert "not used: 1 files .heic (pip install pillow-heif), 1 files .txt, 1 hidden files" in caplog.text
+    assert "not used: 1 file .heic (pip install pillow-heif), 1 file .txt, 1 hidden file" in caplog.text
     (root / "n04").mkdir()
     (root / "n04/c.HEIC").write_bytes(b"")
-    with pytest.raises(UserError, match=r"'n04' has no image .* 1 files \.heic \(pip install pillow-heif\)"):
+    with pytest.raises(UserError, match=r"'n04' has no image .* 1 file \.heic \(pip install pillow-heif\)"):
         ImageFolderSource(root)
 
 

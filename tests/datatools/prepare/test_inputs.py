@@ -237,4 +237,4 @@ def test_what_is_not_used_stands_in_the_summary_and_on_any_number_of_processes(t
     command = [sys.executable, "-m", "janus_train.cli", "prepare", "text", tmp_path / "raw", "--out", tmp_path / "out"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("3 samples, 1 shards")
-    assert result.stderr.endswith("not used: 1 files .md\n")
+    assert result.stderr.endswith("not used: 1 file .md\n")

@@ -264,7 +264,7 @@ def test_what_stands_beside_the_tars_is_said(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data/c.tar.gz").write_bytes(b"x")
     code, output, notes = run("verify", tmp_path / "data", "--json", tmp_path / "verify.json")
     assert code == 0 and "2 samples" in output
-    assert notes == "not used: 1 files .gz, 1 folders with tars inside a folder or pattern of tars\n"
+    assert notes == "not used: 1 file .gz, 1 folder with tars inside a folder or pattern of tars\n"
     assert json.loads((tmp_path / "verify.json").read_text())["unused"]["files .gz"] == 1
 
 

@@ -82,9 +82,9 @@ def test_captions_with_another_ending(tmp_path, prepare, extension):
     write(tmp_path / "raw/a.CAPTION", "a cat")
     code, said, result = prepare(tmp_path / "raw")
     assert code == 2 and result is None
-    assert "--caption-extension names another ending" in said and "2 files .png, 1 files .caption" in said
+    assert "--caption-extension names another ending" in said and "2 files .png, 1 file .caption" in said
     code, said, result = prepare(tmp_path / "raw", "--caption-extension", extension)
-    assert (code, result["samples"]) == (0, 1) and "1 images without a .caption beside them (the first: b.png)" in said
+    assert (code, result["samples"]) == (0, 1) and "1 image without a .caption beside them (the first: b.png)" in said
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, prepare):
         (["raw", "--images", "raw"], "--images has no effect for raw"),
         (
             ["raw", "--caption-extension", ".json"],
-            "no image in raw has such a file beside it; it contains 1 files .png",
+            "no image in raw has such a file beside it; it contains 1 file .png",
         ),
         (["raw", "--caption-extension", ".png"], "is not the ending of files with captions"),
         (["raw", "--caption-extension", "."], "is not the ending of files with captions"),

@@ -142,9 +142,9 @@ def test_unread_files_are_counted_per_class_and_said(tmp_path, no_decoders, run)
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["1.HEIC", "2.heic", "3.avif", "x.txt"], "2 files .heic (pip install pillow-heif), 1 files .avif"),
-        (["x.txt"], "it contains 1 files .txt"),
-        ([".1.jpg"], "it contains 1 hidden files"),
+        (["1.HEIC", "2.heic", "3.avif", "x.txt"], "2 files .heic (pip install pillow-heif), 1 file .avif"),
+        (["x.txt"], "it contains 1 file .txt"),
+        ([".1.jpg"], "it contains 1 hidden file"),
         ([], "it contains no file"),
     ],
 )
@@ -162,9 +162,7 @@ def test_a_class_without_an_image_is_refused_by_name(tmp_path, no_decoders, run,
 def test_a_class_of_a_tar_is_not_lost_either(tmp_path, no_decoders):
     fine, lost = tar_bytes({"1.jpg": image_bytes(1), "2.heic": b"x"}), tar_bytes({"1.heic": b"x"})
     write_tar(tmp_path / "inner.tar", {"cat.tar": fine, "dog.tar": lost})
-    with pytest.raises(
-        UserError, match=r"the class 'dog' has no image .* 1 members \.heic \(pip install pillow-heif\)"
-    ):
+    with pytest.raises(UserError, match=r"the class 'dog' has no image .* 1 member \.heic \(pip install pillow-heif\)"):
         make("imagefolder", tmp_path / "inner.tar", out=tmp_path / "out")
     write_tar(tmp_path / "folders.tar", {"cat/1.jpg": image_bytes(1), "dog/1.heic": b"x"})
     with pytest.raises(UserError, match="the class 'dog' has no image"):
