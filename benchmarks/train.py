@@ -32,6 +32,7 @@ from benchmarks.rows import documents, pack_rows, with_codes
 from janus_train.compose import compose_config
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
+from janus_train.data.fixed_shapes import max_shapes
 from janus_train.data.images import to_float
 from janus_train.data.types import Document
 from janus_train.jsonl import append_json_lines, json_line
@@ -145,7 +146,7 @@ class Bench:
         text_head(self.janus).chunked = text_loss == "chunked"
         if compiled:
             torch._dynamo.reset()
-            compile_layers(self.janus)
+            compile_layers(self.janus, max_shapes(self.config.batch.row_tokens))
 
     def batches(self, samples: list[Document], flat: bool = True, fixed: bool = False) -> list[Batch]:
         """Collates rows of the configured length, up to ``micro_tokens`` or one row at a time; ``fixed``: filled up."""
