@@ -23,7 +23,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.errors import UserError, one_line
-from janus_train.model.chunked_cross_entropy import losses_and_grads, text_head
+from janus_train.model.chunked_cross_entropy import logits_to_grads, text_head
 
 BACKEND: Any = "inductor"
 """The backend of torch.compile."""
@@ -66,7 +66,7 @@ def compile_layers(janus: JanusForConditionalGeneration, num_shapes: int, backen
     config.optimize_ddp = False
     for layer in janus.model.language_model.layers:
         layer.forward = _Compiled(layer.forward, backend, limit)
-    text_head(janus).losses_and_grads = torch.compile(losses_and_grads, backend=backend, fullgraph=True, dynamic=True)
+    text_head(janus).logits_to_grads = torch.compile(logits_to_grads, backend=backend, fullgraph=True, dynamic=True)
 
 
 @contextmanager
