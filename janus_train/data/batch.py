@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,16 +44,21 @@ class Batch:
         """Number of text and image targets: this micro-batch's part of the step's one denominator."""
         return self.text_positions.numel() + self.image_loss_positions.numel()
 
+    def pin(self) -> Batch:
+        """Copy to pinned memory, from which copies to a GPU overlap with computation."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
     def to(self, device: torch.device | str) -> Batch:
-        """Copy to ``device``; for a GPU through pinned memory, so that the copy overlaps with computation."""
-        pin = torch.device(device).type == "cuda"
+        """Copy to ``device``; for a GPU through pinned memory."""
+        must_pin = self.input_ids.device.type == "cpu" and torch.device(device).type == "cuda"
+        batch = self.pin() if must_pin else self  # what is pinned already stays as it is
+        return batch._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        def apply(value: Any) -> Any:
+            return function(value) if isinstance(value, torch.Tensor) else value
 
-        return Batch(**{name: move(value) for name, value in vars(self).items()})
+        return Batch(**{name: apply(value) for name, value in vars(self).items()})
 
 
 def collate(
