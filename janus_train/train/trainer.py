@@ -22,7 +22,7 @@ from janus_train.train.distributed.signals import Preempted, StopSignals
 from janus_train.train.distributed.step_sync import RowsReport, StepReport, StepSync
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.monitor import Monitor
-from janus_train.train.monitor.loss_spikes import check_finite
+from janus_train.train.monitor.loss_spikes import has_finite_weights, not_finite_error
 from janus_train.train.optim import learning_rate
 from janus_train.train.step import StepResult, train_step
 
@@ -140,9 +140,11 @@ class Trainer:
         return step == run.steps or bool(run.checkpoint_every and step % run.checkpoint_every == 0)
 
     def _save(self, step: int, rows: list[Row]) -> None:
-        check_finite(self.backend, step)
-        states = dict(self.group.gather([(str(row.stream), row.state) for row in rows]))
-        self.saver.begin(step, states)
+        states = [(str(row.stream), row.state) for row in rows]
+        rank_reports = self.group.gather([(has_finite_weights(self.backend), states)])
+        if not all(is_finite for is_finite, _ in rank_reports):
+            raise not_finite_error(step)
+        self.saver.begin(step, {stream: state for _, states in rank_reports for stream, state in states})
 
     def _stop(self, step: int, stop_signal: str) -> NoReturn:
         """Wait for the checkpoint of ``step`` and raise `Preempted`."""

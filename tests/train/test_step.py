@@ -182,9 +182,11 @@ def test_a_step_waits_for_the_device_once_and_after_the_next_rows_are_fetched(
 ) -> None:
     """On tensors without data, where anything that needs a value (nonzero, a mask as index, ``if tensor``) fails."""
     monkeypatch.setattr(packed, "_attend_by_group", packed._attend_varlen)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     set_trainable(janus, config.train_parts)
     batches = [collate(rows[:2], 64, 64), collate(rows[2:5], 64, 64)]
-    group = SimpleNamespace(device=torch.device("meta"), world_size=1, autocast=nullcontext)
+    group = SimpleNamespace(backend="ddp", device=torch.device("meta"), world_size=1, autocast=nullcontext)
     backend = make_backend(janus, config, cast(Distributed, group))
     events: list[str] = []
     backend.optimizer.step = lambda: events.append("updates")  # type: ignore[assignment, method-assign]
