@@ -92,7 +92,7 @@ class _Compiled:
     def __init__(self, forward: Any, backend: Any, limit: int):
         self._forward = forward
         method = forward if hasattr(forward, "__func__") else forward.__call__
-        self._compiled_forward = torch.compile(
+        self._compiled_forward = torch.compile(  # type: ignore[call-overload]  # whose overloads lack the limit
             method, backend=backend, fullgraph=True, dynamic=False, recompile_limit=limit
         )
 
