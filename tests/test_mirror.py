@@ -22,9 +22,8 @@ TESTED_BY = {
     "datatools/inspect/test_page.py": "datatools.inspect.strips pages.images",
     "datatools/inspect/test_run.py": "commands.inspect datatools.inspect.drawn datatools.inspect.samples",
     "datatools/prepare/formats/test_captions.py": "datatools.prepare.formats datatools.prepare.formats.listed",
-    "datatools/prepare/formats/test_conversations.py": "datatools.prepare.turns",
     "datatools/prepare/formats/test_imagefolder.py": "datatools.prepare.classes",
-    "datatools/prepare/test_fields.py": "datatools.prepare.inputs datatools.prepare.options datatools.prepare.samples",
+    "datatools/prepare/test_fields.py": "datatools.prepare.options datatools.prepare.samples",
     "datatools/prepare/test_output.py": "commands.prepare datatools.prepare.progress datatools.prepare.run "
     "datatools.prepare.tars datatools.prepare.workers",
     "datatools/prepare/test_records.py": "datatools.prepare.items",
@@ -48,7 +47,7 @@ TESTED_BY = {
     "planning/test_flops.py": "planning.workload",
     "train/test_peft.py": "model.lora",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
-    "train.monitor.log train.monitor.metrics train.monitor.previews",
+    "train.monitor.log train.monitor.previews",
     "train/test_step.py": "train.loss_totals train.optim",
     "train/checkpoint/test_saver.py": "train.checkpoint.format",
     "train/distributed/test_process_group.py": "train.distributed.context",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,8 @@ class PieceResult:
 
     piece: VerificationPiece
     samples: int = 0
-    images: int = 0
+    images_per_sample: Counter[int] = field(default_factory=Counter)
+    """Number of images -> number of good samples with so many."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -155,7 +157,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
         result.samples += 1
         problem = _look_at(source, index, check)
         if isinstance(problem, int):
-            result.images += problem
+            result.images_per_sample[problem] += 1
         else:
             key, reason, damaged = problem
             result.problems.append(Problem(name, piece.first_index + index, key or f"number {index}", reason, damaged))
