@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from janus_train.config import Config
+from janus_train.data.packing.best_fit import BestFitPacker, WaitingDocument
 from janus_train.data.types import (
     IGNORE,
     IMAGE_CODE,
@@ -89,8 +90,48 @@ def with_codes(samples: Sequence[Document], codes: np.ndarray) -> list[Document]
     ]
 
 
+def full_rows(config: Config, num_rows: int, seed: int = 0) -> tuple[list[Document], int]:
+    """Makes the samples of ``num_rows`` rows that a run's packer fills from the stage's ratio, row by row; codes are not cached.
+
+    Also returns the number of rows, for which `pack_rows` needs no more.
+    """
+    rng = random.Random(seed)
+    ratio: dict[Kind, float] = {kind: getattr(config.ratio, kind) for kind in KINDS}
+    shares = {kind: share / sum(ratio.values()) for kind, share in ratio.items() if share}
+    T = config.batch.row_tokens
+    packer = BestFitPacker(T, shares, config.data.lookahead, unit=config.ratio.unit, max_wait=config.data.max_wait)
+    queues: dict[Kind, list[tuple[int, Document]]] = {kind: [] for kind in shares}  # (row when drawn, sample)
+    weights: dict[Kind, float] = dict.fromkeys(shares, 0.0)
+    samples: list[Document] = []
+    number, longest = 0, 1
+    for row in range(num_rows):
+        for kind, queue in queues.items():
+            while packer.wants_more(len(queue), sum(len(sample) for _, sample in queue)):
+                queue.append((row, _document(config, kind, rng, number)))
+                number, longest = number + 1, max(longest, len(queue[-1][1]))
+        waiting = {
+            kind: [WaitingDocument(len(sample), len(sample), False, row - since) for since, sample in queue]
+            for kind, queue in queues.items()
+        }
+        choices = packer.choose(waiting, weights, row=row, longest=longest)
+        for choice in choices:
+            samples.append(queues[choice.kind][choice.place][1])
+            weights[choice.kind] += packer.weight(waiting[choice.kind][choice.place], choice.tokens)
+        for kind, queue in queues.items():
+            places = {choice.place for choice in choices if choice.kind == kind}
+            queues[kind] = [entry for place, entry in enumerate(queue) if place not in places]
+    return samples, num_rows
+
+
 def pack_rows(samples: Sequence[Document], row_tokens: int) -> list[Row]:
-    """Packs samples into rows, the longest first, each into the fullest row with enough room."""
+    """Packs samples into rows: in their order, or if that takes fewer rows, the longest first, each into the fullest row
+    with enough room.
+    """
+    in_order = [Row(0, [], {})]
+    for sample in samples:
+        if in_order[-1].num_tokens + len(sample) > row_tokens:
+            in_order.append(Row(len(in_order), [], {}))
+        in_order[-1].documents.append(sample)
     rows: list[Row] = []
     for sample in sorted(samples, key=len, reverse=True):
         room = [row for row in rows if row.num_tokens + len(sample) <= row_tokens]
@@ -98,15 +139,4 @@ def pack_rows(samples: Sequence[Document], row_tokens: int) -> list[Row]:
             room = [Row(len(rows), [], {})]
             rows += room
         max(room, key=lambda row: row.num_tokens).documents.append(sample)
-    return rows
-
-
-def full_rows(config: Config, num_rows: int) -> tuple[list[Document], int]:
-    """As many samples as ``num_rows`` rows take, so that rows are as full as a run's, and the number of rows they need."""
-    samples: list[Document] = []
-    for count in range(2 * num_rows, 12 * num_rows):
-        more = documents(config, count, seed=0)
-        if len(pack_rows(more, config.batch.row_tokens)) > num_rows:
-            break
-        samples = more
-    return samples, len(pack_rows(samples, config.batch.row_tokens))
+    return min(in_order, rows, key=len)

@@ -1,6 +1,6 @@
 """Measures ways to compute the text head's loss, forward and backward: seconds, and the peak memory of torch's allocator.
 
-    python benchmarks/text_loss.py [--positions 1024] [--hidden 1024] [--vocabulary 32000] [--steps 3]
+    python benchmarks/text_loss.py [--positions 1024] [--hidden 1024] [--vocabulary 32000] [--steps 3] [--chunk N] [--ways "A;B"]
 
 On a CPU, with one thread, seconds are the process's CPU time; on a GPU those of the clock, with products in bf16 by autocast.
 All ways must give the same loss and gradients. The output is a table.
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,7 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.train import measure_allocation
-from janus_train.model.chunked_cross_entropy import LOGITS, chunked_loss, losses_and_grads
+from janus_train.model import chunked_cross_entropy
+from janus_train.model.chunked_cross_entropy import LogitsToGrads, chunk_positions, chunked_loss, logits_to_grads
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,14 +42,26 @@ def torch_way(reduction: str, rows: int | None) -> Way:
     return way
 
 
-def ways(vocabulary: int) -> dict[str, Way]:
-    rows = max(1, LOGITS // vocabulary)
-    compiled, pointwise = torch.compile(loss_of_all_logits), torch.compile(losses_and_grads, dynamic=True)
+def ours(chunk: int, part: int, pointwise: LogitsToGrads | None = None) -> Way:
+    """Our loss in chunks of ``chunk`` positions, of which ``part`` go through fp32 at a time."""
+
+    def way(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with mock.patch.object(chunked_cross_entropy, "chunk_positions", lambda *_: (chunk, part)):
+            return chunked_loss(hidden, weight, targets, pointwise)[0]
+
+    return way
+
+
+def ways(vocabulary: int, on_gpu: bool, chunk: int | None) -> dict[str, Way]:
+    rows, part = chunk_positions(vocabulary, on_gpu, 2 if on_gpu else 4)
+    rows, part = (chunk, min(chunk, part)) if chunk else (rows, part)
+    compiled, pointwise = torch.compile(loss_of_all_logits), torch.compile(logits_to_grads, dynamic=True)
     return {
         "all logits": loss_of_all_logits,
         "all logits, compiled": compiled,
-        f"chunks of {rows} (ours)": lambda *inputs: chunked_loss(*inputs)[0],
-        f"chunks of {rows} (ours), compiled": lambda *inputs: chunked_loss(*inputs, pointwise)[0],
+        f"chunks of {rows} (ours)": ours(rows, part),
+        f"chunks of {rows} (ours), compiled": ours(rows, part, pointwise),
+        f"chunks of {part}, each adding to the weight's gradient": ours(part, part),
         "F.linear_cross_entropy, sum, its own chunks": torch_way("sum", None),
         f"F.linear_cross_entropy, sum, chunks of {rows}": torch_way("sum", rows),
         f"F.linear_cross_entropy, each, chunks of {rows}": torch_way("none", rows),
@@ -58,6 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("positions", 1024), ("hidden", 1024), ("vocabulary", 32000), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--chunk", type=int, help="positions of our chunks, if not those of a run on this device")
+    parser.add_argument("--ways", default="", help="beginnings of names, separated by semicolons; default: all")
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -72,7 +88,9 @@ def main() -> None:
     )
     print("| way | s, forward and backward | of all logits' | peak GB |\n|---|---|---|---|", flush=True)
     reference: tuple[float, list[float]] | None = None
-    for name, way in ways(options.vocabulary).items():
+    for name, way in ways(options.vocabulary, on_gpu, options.chunk).items():
+        if not name.startswith(tuple(options.ways.split(";"))):
+            continue
 
         def step(way: Way = way) -> float:
             hidden.grad = weight.grad = None

@@ -1,11 +1,11 @@
 """Measures training speed on synthetic rows: ours, the usual implementation, and ours with one feature off at a time.
 
-    python benchmarks/train.py --model small --stage 2 [--samples 16] [--steps 3] [--modes "ours;naive;..."] [--out FILE]
+    python benchmarks/train.py --model small --stage 2 [--rows 4] [--steps 3] [--modes "ours;naive;..."] [--out FILE]
 
 Models: janus_pro_1b and janus_pro_7b (a GPU), and for a CPU tiny; small (about 100 M, an eighth of the paper's lengths);
 small-384 (the same language model at the paper's own lengths, with Janus' own VQ tokenizer); small-janus (also about 100 M, with
 Janus' own vocabulary as well). Weights are random; the model, the packed forward and the train step are those of real runs.
-All modes get the same samples; naive ones must give the same loss, or the benchmark stops. Every step is timed: on a GPU by
+All modes get the same samples, by default those of rows that a run's packer fills; naive ones must give the same loss, or the benchmark stops. Every step is timed: on a GPU by
 the clock, on a CPU, with one thread, by the process's CPU time, so that other load on the machine matters little. Peak memory
 is that of torch's allocator beyond the weights: over all timed steps on a GPU, over the step before them on a CPU. The output
 is one JSON line per mode on standard output, or appended to ``--out``, and a table on standard error.
@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.naive import naive_loss, pad_samples
-from benchmarks.rows import documents, pack_rows, with_codes
+from benchmarks.rows import documents, full_rows, pack_rows, with_codes
 from janus_train.compose import compose_config
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
+from janus_train.data.fixed_shapes import max_shapes
 from janus_train.data.images import to_float
 from janus_train.data.types import Document
 from janus_train.jsonl import append_json_lines, json_line
@@ -42,6 +43,7 @@ from janus_train.model.compile import compile_layers
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums, cross_entropies, loss_sums
 from janus_train.model.parts import set_trainable
+from janus_train.model.precision import cast_frozen_to_bf16
 from janus_train.model.vq import encode_images
 from janus_train.paths import ROOT
 from janus_train.planning.flops import total_flops
@@ -132,9 +134,11 @@ class Bench:
         images = [torch.from_numpy(to_float(p)) for s in samples for p in s.generation_pixels if p is not None]
         codes = encode_images(self.janus.model.vqmodel, torch.stack(images).to(device))
         self.samples = with_codes(samples, codes.cpu().numpy())
-        self.weights = {name: value.clone() for name, value in self.janus.state_dict().items()}
+        # on the host: a GPU's memory is for what a run keeps there
+        self.weights = {name: value.to("cpu", copy=True) for name, value in self.janus.state_dict().items()}
 
     def reset(self, policy: Any = "none", text_loss: str = "chunked", compiled: bool = False) -> None:
+        self.janus.float()  # what an earlier mode has cast
         self.janus.load_state_dict(self.weights)
         self.janus.zero_grad(set_to_none=True)  # otherwise freeing them would count in the next mode's memory
         for module in (*self.janus.model.language_model.layers, self.janus.lm_head):
@@ -145,7 +149,7 @@ class Bench:
         text_head(self.janus).chunked = text_loss == "chunked"
         if compiled:
             torch._dynamo.reset()
-            compile_layers(self.janus)
+            compile_layers(self.janus, max_shapes(self.config.batch.row_tokens))
 
     def batches(self, samples: list[Document], flat: bool = True, fixed: bool = False) -> list[Batch]:
         """Collates rows of the configured length, up to ``micro_tokens`` or one row at a time; ``fixed``: filled up."""
@@ -172,6 +176,8 @@ class Bench:
         """Makes a step with `train_step`, as in a run, that returns the loss. Each option switches one feature."""
         compiled = self.device.type == "cuda" if compiled is None else compiled
         self.reset(policy, text_loss, compiled)
+        if self.config.precision == "bf16":  # as a run does
+            cast_frozen_to_bf16(self.janus, keep=extra_gradients)
         backend = make_backend(self.janus, self.config, self.distributed)
         backend.model = model(self.janus)
         if not fused:
@@ -277,7 +283,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", choices=("tiny", *PRESETS, "janus_pro_1b", "janus_pro_7b"))
     parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3))
-    parser.add_argument("--samples", type=int, default=16, help="samples per step; all modes get the same")
+    parser.add_argument("--rows", type=int, default=4, help="rows per step, as full as a run's; all modes get the same")
+    parser.add_argument("--samples", type=int, help="samples per step instead, whose rows may be less full")
     parser.add_argument(
         "--steps", type=int, default=3, help="timed steps; 0: time the first step, which is otherwise a warm-up"
     )
@@ -289,7 +296,8 @@ def main() -> None:
     config = config_of(options.model, options.stage)
     if device.type == "cpu":
         config = config.model_copy(update={"run": config.run.model_copy(update={"cpu_threads": 1})})
-    samples = documents(config, options.samples, seed=0)
+    samples = documents(config, options.samples, seed=0) if options.samples else full_rows(config, options.rows)[0]
+    num_rows = len(pack_rows(samples, config.batch.row_tokens))
     bench = Bench(config, samples, options.micro_tokens, device)
     modes = bench.modes()
     unknown_modes = [name for name in filter(None, options.modes.split(";")) if name not in modes]
@@ -317,7 +325,9 @@ def main() -> None:
             "model": options.model,
             "stage": options.stage,
             "mode": mode,
-            "samples": options.samples,
+            "samples": len(samples),
+            "rows": num_rows,
+            "fill": sum(map(len, samples)) / (num_rows * config.batch.row_tokens),
             "tokens": tokens,
             "tokens_per_s": tokens / result["step_s"],
             "mfu": useful_flops / (result["step_s"] * peak) if peak else None,

@@ -195,6 +195,17 @@ class DataConfig(OptionGroup):
     """Share of the text-to-image captions cut to their first sentence (Janus: 25 %)."""
 
 
+class ProfileConfig(OptionGroup):
+    """Which steps of a start torch's profiler traces (`train.monitor.profile`)."""
+
+    wait: NonNegative
+    """Steps before the profiler starts."""
+    warmup: NonNegative
+    """Steps whose results it discards, because its first steps are slower."""
+    active: Positive
+    """Steps in the trace."""
+
+
 class RunConfig(OptionGroup):
     """The length of the run, and when it writes and logs."""
 
@@ -212,6 +223,8 @@ class RunConfig(OptionGroup):
     log_every: Positive
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on GPUs only."""
+    profile: ProfileConfig | None
+    """Steps of which rank 0 writes a trace by torch's profiler into the run's folder; None: none."""
     cpu_threads: Positive | None
     """Threads per process on CPUs; None: its share of the cores."""
     join_timeout_s: Seconds

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from janus_train.data.fixed_shapes import filler_lengths, room_for, round_length
 from janus_train.data.images import to_float
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, Document, Row
-
-BOUNDARIES_PER_ROW = 64
-"""A batch of fixed shape has room for this many documents per row; if there are more, the room is doubled until they fit."""
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Batch:
     input_ids: torch.Tensor  # (1, L) int64
     position_ids: torch.Tensor  # (1, L) int64, starts at 0 in every document
     cu_seqlens: torch.Tensor  # (documents + 1,) int32
-    max_seqlen: int
+    max_seqlen: int  # no document is longer
     text_positions: torch.Tensor  # (Nt,) int64
     text_targets: torch.Tensor  # (Nt,) int64
     text_target_is_understanding: torch.Tensor  # (Nt,) bool: the metrics count these text targets apart
@@ -46,16 +44,21 @@ class Batch:
         """Number of text and image targets: this micro-batch's part of the step's one denominator."""
         return self.text_positions.numel() + self.image_loss_positions.numel()
 
+    def pin(self) -> Batch:
+        """Copy to pinned memory, from which copies to a GPU overlap with computation."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
     def to(self, device: torch.device | str) -> Batch:
-        """Copy to ``device``; for a GPU through pinned memory, so that the copy overlaps with computation."""
-        pin = torch.device(device).type == "cuda"
+        """Copy to ``device``; for a GPU through pinned memory."""
+        must_pin = self.input_ids.device.type == "cpu" and torch.device(device).type == "cuda"
+        batch = self.pin() if must_pin else self  # what is pinned already stays as it is
+        return batch._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return (value.pin_memory() if pin and value.device.type == "cpu" else value).to(device, non_blocking=True)
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        def apply(value: Any) -> Any:
+            return function(value) if isinstance(value, torch.Tensor) else value
 
-        return Batch(**{name: move(value) for name, value in vars(self).items()})
+        return Batch(**{name: apply(value) for name, value in vars(self).items()})
 
 
 def collate(
@@ -67,8 +70,8 @@ def collate(
 ) -> Batch:
     """Put the rows' documents one after the other; see `Batch` for shapes. P and S shape the arrays if there is no image.
 
-    ``generation_image_size``: S of images to generate, if it differs. ``fixed_tokens``: T. If given, the sequence always
-    has the length of full rows: documents of token 0, without loss, fill it up at the end.
+    ``generation_image_size``: S of images to generate, if it differs. ``fixed_tokens``: T. If given, the batch has one of
+    the shapes of `fixed_shapes`: documents of token 0, without loss, fill up its last row at the end.
     """
     documents: list[Document] = [document for row in rows for document in row.documents]
     P, S, S_generation = tokens_per_image, image_size, generation_image_size or image_size
@@ -85,11 +88,11 @@ def collate(
     uncached_pixels = [pixels for pixels, codes in zip(generation_images, image_codes, strict=True) if codes is None]
     max_length, id_arrays, num_empty = max(lengths), [document.input_ids for document in documents], 0
     if fixed_tokens is not None:
-        assert max_length <= fixed_tokens
-        filler_lengths = _filler(len(rows) * fixed_tokens - sum(lengths), fixed_tokens)
-        id_arrays.append(np.zeros(sum(filler_lengths), np.int64))
-        lengths, max_length = lengths + filler_lengths, fixed_tokens
-        num_empty = _room(len(lengths), len(rows) * BOUNDARIES_PER_ROW) - len(lengths)
+        max_length = round_length(max_length, fixed_tokens)
+        filler = filler_lengths(len(rows) * fixed_tokens - sum(lengths), max_length)
+        id_arrays.append(np.zeros(sum(filler), np.int64))
+        lengths = lengths + filler
+        num_empty = room_for(len(lengths), len(rows)) - len(lengths)
     return Batch(
         input_ids=torch.from_numpy(np.concatenate(id_arrays))[None],  # (1, L)
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],  # (1, L)
@@ -120,15 +123,3 @@ def collate(
         ),
         image_loss_images=torch.from_numpy(np.flatnonzero(np.asarray(codes_have_loss, bool)).astype(np.int64)),
     )
-
-
-def _filler(num_tokens: int, max_length: int) -> list[int]:
-    """Lengths of documents, none longer than ``max_length``, that sum to ``num_tokens``."""
-    return [max_length] * (num_tokens // max_length) + [num_tokens % max_length] * bool(num_tokens % max_length)
-
-
-def _room(num_documents: int, room: int) -> int:
-    """``room``, doubled until the documents fit."""
-    while room < num_documents:
-        room *= 2
-    return room

@@ -14,7 +14,8 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from janus_train import lifetime
 from janus_train.config import Config
 from janus_train.data.batch import Batch, collate
 from janus_train.data.encode import Encoder
+from janus_train.data.micro_batches import MicroBatches
 from janus_train.data.packing.best_fit import BestFitPacker, Packer
 from janus_train.data.packing.one_per_row import OnePerRowPacker
 from janus_train.data.recipe import Recipe
@@ -192,6 +194,7 @@ class RowLoader:
         self._fixed_tokens = packer.row_tokens if fixed_shapes else None
         self._items_per_step = min(num_workers, len(streams)) or 1
         self._next_rows: list[Row] | None = None
+        self._collator: ThreadPoolExecutor | None = None  # its thread starts after the workers were forked
         # batch_size=None passes items on unchanged; the loader takes them from its workers in turn
         self._items = iter(
             DataLoader(
@@ -250,8 +253,15 @@ class RowLoader:
             self._next_rows = next(self)
         return self._next_rows
 
-    def micro_batches(self, rows: list[Row]) -> list[Batch]:
-        """A step's rows as micro-batches, in order."""
-        encoder, size = self.encoder, self._micro_rows
+    def micro_batches(self, rows: Sequence[Row], pin: bool = False) -> MicroBatches:
+        """A step's rows as micro-batches, in order, made by a thread; ``pin``: in pinned memory, for a GPU."""
+        if self._collator is None:
+            self._collator = ThreadPoolExecutor(1, thread_name_prefix="collate")
+        encoder = self.encoder
         shape = encoder.tokens_per_image, encoder.image_size, encoder.generation_image_size, self._fixed_tokens
-        return [collate(rows[i : i + size], *shape) for i in range(0, len(rows), size)]
+
+        def make(rows: Sequence[Row]) -> Batch:
+            batch = collate(rows, *shape)
+            return batch.pin() if pin else batch
+
+        return MicroBatches(rows, self._micro_rows, make, self._collator)

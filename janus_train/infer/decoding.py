@@ -191,7 +191,8 @@ class CudaGraph:
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(side_stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads' calls, such as NCCL's watchdog's, do not break the capture.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = function(self.input)
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:

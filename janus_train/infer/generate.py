@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.infer.decoding import Decoder, StepCallback, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
-from janus_train.model.vq import decode_codes
+from janus_train.model.vq import decode_chunk, decode_codes
 
 ImageProgress = Callable[[int], None]
 """Called with the number of images finished since the last call."""
@@ -143,7 +143,8 @@ def generate_images(
     """Generates images in the prompts' order, ``batch_size`` at a time, prompts of similar length together.
 
     On a CPU an image is bit-identical in any batch: sampling is in float64, and the VQ decoder, whose rounding depends on
-    its batch size, decodes one image at a time. (On a GPU the language model's rounding depends on the batch size too.)
+    its batch size, decodes one image at a time. On a GPU, where the language model's rounding depends on the batch size
+    too, it decodes several (`vq.decode_chunk`).
     """
     _check(janus, prompts, seeds, temperature, greedy)
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
@@ -161,12 +162,17 @@ def generate_images(
             image_features=[image_features[n] for n in chunk] if image_features else (),
             on_step=on_step,
         )
+        vqmodel, size = janus.model.vqmodel, 1
+        if codes.is_cuda:
+            size = decode_chunk(vqmodel, codes.shape[1])
         with inference(janus):
-            for n, image_codes in zip(chunk, codes, strict=True):
+            for begin in range(0, len(chunk), size):
                 if on_step is not None:
                     on_step()
-                pixels = decode_codes(janus.model.vqmodel, image_codes[None])  # (1, S, S, 3) uint8
-                images[n] = Image.fromarray(pixels[0].cpu().numpy())
+                pixels = decode_codes(vqmodel, codes[begin : begin + size]).cpu().numpy()  # (n, S, S, 3) uint8
+                images |= {
+                    n: Image.fromarray(image) for n, image in zip(chunk[begin : begin + size], pixels, strict=True)
+                }
         if progress is not None:
             progress(len(chunk))
     return [images[n] for n in range(len(prompts))]

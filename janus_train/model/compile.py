@@ -4,8 +4,10 @@ Each layer's own forward is compiled, not the model: all layers share the compil
 gathering, DDP's buckets) stay outside it, and parameters keep their names. Compilation wraps
 `model.activation_checkpointing`, so that the compiler sees what has to be recomputed.
 
-The same code serves all packings if shapes never change: `collate` with ``fixed_tokens`` fills a micro-batch up to a
-fixed number of tokens and of document boundaries. Generation, which has a cache and no documents, is not compiled.
+Code is compiled for one shape, at its first use: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
+of tokens, and to one of a few numbers of documents and longest lengths (`data.fixed_shapes`), so a few pieces of code
+serve all packings. A limit on their number is an error, never a silent return to uncompiled layers. Generation, which
+has a cache and no documents, is not compiled.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.errors import UserError, one_line
-from janus_train.model.chunked_cross_entropy import losses_and_grads, text_head
+from janus_train.model.chunked_cross_entropy import logits_to_grads, text_head
 
 BACKEND: Any = "inductor"
 """The backend of torch.compile."""
+VARIANTS = 2
+"""Pieces of code per shape: the first layer's input may have no gradient, as with adapters."""
 
 
 def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
@@ -48,24 +52,33 @@ def should_compile(config: Config, device: torch.device, gathers_inside_layers: 
     return device.type == "cuda" and has_compiler and has_packed_rows and not gathers_inside_layers
 
 
-def compile_layers(janus: JanusForConditionalGeneration, backend: Any = None) -> None:
+def compile_layers(janus: JanusForConditionalGeneration, num_shapes: int, backend: Any = None) -> None:
     """Compiles every decoder layer of ``janus`` and the pointwise part of its text loss, on first use.
 
-    Call it once, after `activation_checkpointing.checkpoint_layers`. ``backend``: torch.compile's; `BACKEND` by default.
+    Call it once, after `activation_checkpointing.checkpoint_layers`. ``num_shapes``: the largest number of shapes of
+    micro-batches (`data.fixed_shapes.max_shapes`). ``backend``: torch.compile's; `BACKEND` by default.
     """
-    backend = backend or BACKEND
+    backend, limit = backend or BACKEND, VARIANTS * num_shapes
+    config = torch._dynamo.config
+    # torch's limit for a function anywhere in the process
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, limit + 1)
     # DDP's splitting of compiled code at bucket boundaries is for whole models, and does not support checkpointing.
-    torch._dynamo.config.optimize_ddp = False
+    config.optimize_ddp = False
     for layer in janus.model.language_model.layers:
-        layer.forward = _Compiled(layer.forward, backend)
-    text_head(janus).losses_and_grads = torch.compile(losses_and_grads, backend=backend, dynamic=True)
+        layer.forward = _Compiled(layer.forward, backend, limit)
+    text_head(janus).logits_to_grads = torch.compile(logits_to_grads, backend=backend, fullgraph=True, dynamic=True)
 
 
 @contextmanager
 def compile_errors_as_user_errors() -> Iterator[None]:
-    """Turns a compiler's failure (at the first step, forward or backward) into a `UserError` of one line."""
+    """Turns a compiler's failure (at a shape's first step, forward or backward) into a `UserError` of one line."""
     try:
         yield
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise UserError(
+            "the decoder layers were compiled for more shapes than rows can have, an error of janus_train or torch: "
+            "run.compile=false trains without compiling"
+        ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = one_line(error, 300)
         raise UserError(
@@ -76,10 +89,12 @@ def compile_errors_as_user_errors() -> Iterator[None]:
 class _Compiled:
     """A layer's forward: compiled for packed documents, the original one for anything else."""
 
-    def __init__(self, forward: Any, backend: Any):
+    def __init__(self, forward: Any, backend: Any, limit: int):
         self._forward = forward
         method = forward if hasattr(forward, "__func__") else forward.__call__
-        self._compiled_forward = torch.compile(method, backend=backend, fullgraph=True, dynamic=False)
+        self._compiled_forward = torch.compile(  # type: ignore[call-overload]  # whose overloads lack the limit
+            method, backend=backend, fullgraph=True, dynamic=False, recompile_limit=limit
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return (self._forward if kwargs.get("documents") is None else self._compiled_forward)(*args, **kwargs)

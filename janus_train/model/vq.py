@@ -1,10 +1,11 @@
-"""Converts images to code ids and back, by the official rule and always in fp32.
+"""Converts images to code ids and back, by the official rule and with fp32 weights and activations.
 
 In: a VQ tokenizer (transformers' ``JanusVQVAE``), pixels (N, 3, S, S) in -1..1, or ids (N, P).
 Out: ids (N, P) int64, or images uint8 (N, S, S, 3).
 
 transformers' own ``encode`` is not used, because its quantiser skips the official one's L2 normalisation and takes other
-codes. bf16 and TF32 are not used either: 5.5 % of the codes change in bf16.
+codes. bf16 and TF32 are not used for codes either: 5.5 % of them change in bf16. Images are decoded with TF32 on CUDA,
+whose rounding is far below a pixel's 256 levels.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from transformers.models.janus import JanusVQVAE
 
 from janus_train.data.shards.vq_codes import CodesOrigin
 
-ENCODE_CHUNK, DECODE_CHUNK = 16, 8
+ENCODE_CHUNK = 16
 """Images at a time: an activation of the first layers of VQ-16 takes 75 MB per image in fp32."""
+DECODE_PIXELS = 8 * 384 * 384
+"""Pixels that are decoded at a time: 8 images of the paper's size, whose largest activations take 0.6 GB each."""
 _SCORES_CHUNK = 8192
 """Latents that are compared with the codebook at a time: 0.5 GB of similarities for 16,384 codes."""
 
@@ -49,10 +52,15 @@ def encode_images(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
 def decode_codes(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
     """Decodes code ids (N, P) to images uint8 (N, S, S, 3): in fp32, then -1..1 clipped and truncated to 0..255."""
     images = []
-    for chunk in ids.split(DECODE_CHUNK):
+    for chunk in ids.split(decode_chunk(vqmodel, ids.shape[1])):
         pixels = _pixels(vqmodel, chunk)  # (n, 3, S, S) in about -1..1
         images.append(rearrange(((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8), "n c h w -> n h w c"))
     return torch.cat(images)
+
+
+def decode_chunk(vqmodel: JanusVQVAE, tokens_per_image: int) -> int:
+    """The number of images of P codes that are decoded at a time."""
+    return max(1, DECODE_PIXELS // (tokens_per_image * _stride(vqmodel) ** 2))
 
 
 def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -60,7 +68,7 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
     latent (N, e, h, w), codebook (C, e) -> ids (N, h * w). Among unit vectors the nearest has the largest cosine.
     """
-    with _exact_fp32(latent.device):
+    with _fp32(latent.device):
         flat = F.normalize(rearrange(latent.float(), "n e h w -> (n h w) e"), dim=-1)
         codes = F.normalize(codebook.float(), dim=-1)  # (C, e)
         ids = torch.cat([(chunk @ codes.T).argmax(dim=-1) for chunk in flat.split(_SCORES_CHUNK)])
@@ -96,8 +104,7 @@ class CodeEncoder:
     @property
     def tokens_per_image(self) -> int:
         """The number of codes P per image."""
-        stride = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
-        return (self.image_size // stride) ** 2
+        return (self.image_size // _stride(self.vqmodel)) ** 2
 
     @cached_property
     def origin(self) -> CodesOrigin:
@@ -110,15 +117,20 @@ class CodeEncoder:
         return encode_images(self.vqmodel, pixels.to(device)).cpu().numpy().astype(np.uint16)
 
 
+def _stride(vqmodel: JanusVQVAE) -> int:
+    """The side in pixels of what a code stands for."""
+    return 2 ** (len(vqmodel.config.channel_multiplier) - 1)
+
+
 def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """pixels (n, 3, S, S) -> latent (n, e, h, w), the encoder's output before quantisation."""
-    with _exact_fp32(pixels.device), _fp32_weights(vqmodel):
+    with _fp32(pixels.device), _fp32_weights(vqmodel):
         return vqmodel.quant_conv(vqmodel.encoder(pixels.float()))
 
 
 def _pixels(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:
     """ids (n, P) -> pixels (n, 3, S, S). transformers' ``decode`` looks up normalised codes, like the official one."""
-    with _exact_fp32(ids.device), _fp32_weights(vqmodel):
+    with _fp32(ids.device, tf32=True), _fp32_weights(vqmodel):
         return vqmodel.decode(ids)
 
 
@@ -142,8 +154,11 @@ def _fp32_weights(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _exact_fp32(device: torch.device) -> Iterator[None]:
-    """Turns off autocast, and on CUDA TF32, which cuDNN's convolutions use by default, with 10 bits of mantissa."""
+def _fp32(device: torch.device, tf32: bool = False) -> Iterator[None]:
+    """Turns off autocast, and on CUDA sets whether products and convolutions round fp32 to TF32, with 10 bits of mantissa.
+
+    By default cuDNN's convolutions do.
+    """
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
@@ -151,8 +166,9 @@ def _exact_fp32(device: torch.device) -> Iterator[None]:
         matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
         # The old switch for matmul and the new one for cuDNN: this pair works whichever switches the user has set.
         settings = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+        precision = "tf32" if tf32 else "ieee"
         try:
-            matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = False, "ieee", "ieee"
+            matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = tf32, precision, precision
             yield
         finally:
             matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = settings

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
-from janus_train.model.chunked_cross_entropy import LOGITS
+from janus_train.model.chunked_cross_entropy import chunk_positions
 from janus_train.planning.flops import gradient_flow
 from janus_train.planning.workload import Workload
 
@@ -98,10 +98,14 @@ def activations(
         c * D * workload.text_targets * norms_train,
     )
     if text_loss == "chunked":
-        # Both gradients are kept in place of the logits; the work needs logits, log-probabilities and a bf16 copy of the head.
-        chunk = min(max(1, LOGITS // text.vocab_size), workload.text_targets) * text.vocab_size * flows["hidden"]
+        # Both gradients are kept in place of the logits; the work needs a chunk's logits, log-probabilities of a part of
+        # them (from an fp32 copy) and a bf16 copy of the head.
+        chunk, part = (
+            min(positions, workload.text_targets) * text.vocab_size * flows["hidden"]
+            for positions in chunk_positions(text.vocab_size, not grouped_attention, c)
+        )
         text_kept_bytes = c * D * workload.text_targets * flows["hidden"] + FP32 * D * text.vocab_size * norms_train
-        text_working_bytes = 2 * FP32 * chunk + c * (chunk + D * text.vocab_size) * widths.casts
+        text_working_bytes = c * chunk + FP32 * part * (1 + (c < FP32)) + c * D * text.vocab_size * widths.casts
         head_input_bytes = 0.0
     image_logits = (
         FP32 * model.vq.num_embeddings * workload.image_targets * (flows["hidden"] or "image_head" in trained_parts)

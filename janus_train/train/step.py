@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from janus_train.data.batch import Batch
+from janus_train.data.micro_batches import MicroBatches
 from janus_train.model.losses import LossSums
 from janus_train.train.backends import Backend
 from janus_train.train.loss_totals import LossTotals
@@ -25,12 +26,18 @@ class StepResult:
 
 
 def train_step(
-    backend: Backend, micro_batches: Sequence[Batch], num_loss_tokens: int, gradient_clip: float
+    backend: Backend,
+    micro_batches: Sequence[Batch] | MicroBatches,
+    num_loss_tokens: int,
+    gradient_clip: float,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update with the mean over all loss tokens.
 
     ``num_loss_tokens`` is the denominator: the loss tokens of the whole step, over all micro-batches and ranks. It is
     known before the first forward, so neither accumulation nor the number of ranks changes the update.
+
+    Until the update nothing waits for the device. ``meanwhile`` is called there, once all the work is handed to it.
     """
     group = backend.distributed
     # Gradients are averaged over ranks on the way back; times world_size makes that the sum it has to be.
@@ -46,19 +53,32 @@ def train_step(
             backend.backward(sums.total * (scale + 0 * sums.total.detach()))
         losses.append(sums)
 
+    totals = TotalsOnTheWay(losses)
+    meanwhile()
     grad_norm, applied = backend.update(gradient_clip)
-    return StepResult(_totals(losses), grad_norm, applied)
+    return StepResult(totals.read(), grad_norm, applied)
 
 
-def _totals(losses: Sequence[LossSums]) -> LossTotals:
-    """Over the micro-batches; waits for the device, once per step."""
-    sums = torch.stack([torch.stack([s.text, s.understanding, s.generation]).detach() for s in losses])  # (n, 3)
-    text, understanding, generation = sums.double().sum(dim=0).tolist()
-    return LossTotals(
-        {"understanding": understanding, "text": text, "generation": generation},
-        {
-            "understanding": sum(s.num_understanding for s in losses),
-            "text": sum(s.num_text for s in losses),
-            "generation": sum(s.num_generation for s in losses),
-        },
-    )
+class TotalsOnTheWay:
+    """The sums over the micro-batches. Their copy to the host starts here, so that reading it does not wait for the update."""
+
+    def __init__(self, losses: Sequence[LossSums]):
+        self._losses = losses
+        sums = torch.stack([torch.stack([s.text, s.understanding, s.generation]).detach() for s in losses])  # (n, 3)
+        self._sums = sums.double().sum(dim=0).to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if sums.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> LossTotals:
+        if self._copied is not None:
+            self._copied.synchronize()
+        text, understanding, generation = self._sums.tolist()
+        return LossTotals(
+            {"understanding": understanding, "text": text, "generation": generation},
+            {
+                "understanding": sum(s.num_understanding for s in self._losses),
+                "text": sum(s.num_text for s in self._losses),
+                "generation": sum(s.num_generation for s in self._losses),
+            },
+        )

@@ -13,6 +13,7 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import PARTS, Config, Part
 from janus_train.data.cached_codes import check_codes
+from janus_train.data.fixed_shapes import max_shapes
 from janus_train.data.recipe import Recipe
 from janus_train.data.shards.vq_codes import CodesOrigin
 from janus_train.interop.hub import is_hub_id, local_folder
@@ -99,7 +100,7 @@ def make_trainable(
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
-        compile_layers(janus)
+        compile_layers(janus, max_shapes(config.batch.row_tokens))
     if config.precision == "bf16" and group.backend == "ddp":  # the other backends shard them in fp32
         return cast_frozen_to_bf16(janus, keep=new_parts)  # no folder has the fp32 values of new parts
     return []

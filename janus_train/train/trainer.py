@@ -7,10 +7,13 @@ order, because most of them are collectives.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from janus_train.config import Config
 from janus_train.data.loader import RowLoader
+from janus_train.data.micro_batches import MicroBatches
 from janus_train.data.types import Row
 from janus_train.errors import UserError
 from janus_train.train.backends import Backend
@@ -19,9 +22,25 @@ from janus_train.train.distributed.signals import Preempted, StopSignals
 from janus_train.train.distributed.step_sync import RowsReport, StepReport, StepSync
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.monitor import Monitor
-from janus_train.train.monitor.loss_spikes import check_finite
+from janus_train.train.monitor.loss_spikes import has_finite_weights, not_finite_error
 from janus_train.train.optim import learning_rate
 from janus_train.train.step import StepResult, train_step
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A step's rows on this rank."""
+
+    rows: list[Row] = field(default_factory=list)
+    batches: MicroBatches | None = None
+    """None if there are no rows."""
+    report: RowsReport = field(default_factory=RowsReport)
+    wait_s: float = 0.0
+    """Seconds that this rank waited for the rows."""
+
+    @property
+    def batches_wait_s(self) -> float:
+        return self.batches.wait_s if self.batches else 0.0
 
 
 class Trainer:
@@ -40,6 +59,8 @@ class Trainer:
         self.saver, self.monitor, self.watchdog = saver, monitor, watchdog
         self.group = backend.distributed
         self.sync = StepSync(self.group)
+        self.next: StepRows = StepRows()
+        """The rows of the next step, fetched while the device computes the current one."""
 
     def train(self, steps_done: int) -> None:
         """Train from the step after ``steps_done`` to ``run.steps``.
@@ -49,8 +70,8 @@ class Trainer:
         """
         run = self.config.run
         with StopSignals(announce=self.group.is_main) as signals:
-            rows, local_report, _ = self._fetch()
-            rows_report = self.sync.exchange(StepReport(), local_report).rows
+            self._fetch()
+            rows_report = self.sync.exchange(StepReport(), self.next.report).rows
             for step in range(steps_done + 1, run.steps + 1):
                 if rows_report.error:
                     self.saver.finish()
@@ -58,21 +79,23 @@ class Trainer:
                 start_s = time.perf_counter()
                 self.monitor.record_quarantine(step, rows_report)
                 rate = learning_rate(step, self.config.optim, run.planned_steps or run.steps)
-                result = self._step(step, rows, rows_report.num_loss_tokens, rate)
+                current = self.next
+                # The next rows come before the exchange: it carries their counts, and their errors to all ranks.
+                fetch = self._fetch if step < run.steps else self._fetch_nothing
+                result = self._step(step, current, rows_report.num_loss_tokens, rate, fetch)
                 losses, compute_s = result.losses if result else None, self.monitor.forward_s()
 
-                # The next rows come before the exchange: it carries their counts, and their errors to all ranks.
-                next_rows, local_report, wait_s = self._fetch() if step < run.steps else ([], RowsReport(), 0.0)
+                wait_s = self.next.wait_s + current.batches_wait_s
                 step_report = StepReport(losses, signals.number, self.saver.is_written, wait_s, compute_s)
-                summary = self.sync.exchange(step_report, local_report)
+                summary = self.sync.exchange(step_report, self.next.report)
                 stop_signal = summary.stop_signal if step < run.steps else None  # the last step ends the run anyway
 
                 if summary.save_written or (result and not result.applied):
                     self.saver.finish()  # the checkpoint stays valid even if the next lines end the run
                 if result:
-                    self.monitor.judge(step, rows, result, summary)
+                    self.monitor.judge(step, current.rows, result, summary)
                 if self._saves_at(step) or stop_signal or summary.rows.error:
-                    self._save(step, rows)
+                    self._save(step, current.rows)
                 if run.sample_every and not stop_signal and step % run.sample_every == 0:
                     self.monitor.preview(step, self.rows.encoder)
                 step_s = time.perf_counter() - start_s
@@ -80,36 +103,48 @@ class Trainer:
                 self.watchdog.beat(f"step {step}")
                 if stop_signal:
                     self._stop(step, stop_signal)
-                rows, rows_report = next_rows, summary.rows
+                rows_report = summary.rows
             self.saver.close()
 
-    def _step(self, step: int, rows: list[Row], num_loss_tokens: int, rate: float) -> StepResult | None:
-        """Train on the rows; returns None if ``run.skip_steps`` names the step."""
+    def _step(
+        self, step: int, current: StepRows, num_loss_tokens: int, rate: float, meanwhile: Callable[[], None]
+    ) -> StepResult | None:
+        """Train on the rows; returns None if ``run.skip_steps`` names the step. ``meanwhile`` is called once."""
         self.backend.set_learning_rate(rate)
         if step in self.config.run.skip_steps:
             self.monitor.log_skip(step)
+            meanwhile()
             return None
-        micro_batches = self.rows.micro_batches(rows)
-        return train_step(self.backend, micro_batches, num_loss_tokens, self.config.optim.gradient_clip)
+        assert current.batches is not None
+        clip = self.config.optim.gradient_clip
+        return train_step(self.backend, current.batches, num_loss_tokens, clip, meanwhile)
 
-    def _fetch(self) -> tuple[list[Row], RowsReport, float]:
-        """The next step's rows, the report on them, and the seconds this rank waited for them."""
+    def _fetch(self) -> None:
+        """Fetch the next step's rows, and begin to make their first micro-batch."""
         start_s = time.perf_counter()
         try:
             rows = next(self.rows)
         except UserError as error:
-            return [], RowsReport(error=str(error)), time.perf_counter() - start_s
+            self.next = StepRows(report=RowsReport(error=str(error)), wait_s=time.perf_counter() - start_s)
+            return
         wait_s = time.perf_counter() - start_s
-        return rows, RowsReport.from_rows(rows, self.monitor.useful_flops(rows)), wait_s
+        batches = self.rows.micro_batches(rows, pin=self.group.device.type == "cuda")
+        self.next = StepRows(rows, batches, RowsReport.from_rows(rows, self.monitor.useful_flops(rows)), wait_s)
+
+    def _fetch_nothing(self) -> None:
+        """After the last step there are no rows."""
+        self.next = StepRows()
 
     def _saves_at(self, step: int) -> bool:
         run = self.config.run
         return step == run.steps or bool(run.checkpoint_every and step % run.checkpoint_every == 0)
 
     def _save(self, step: int, rows: list[Row]) -> None:
-        check_finite(self.backend, step)
-        states = dict(self.group.gather([(str(row.stream), row.state) for row in rows]))
-        self.saver.begin(step, states)
+        states = [(str(row.stream), row.state) for row in rows]
+        rank_reports = self.group.gather([(has_finite_weights(self.backend), states)])
+        if not all(is_finite for is_finite, _ in rank_reports):
+            raise not_finite_error(step)
+        self.saver.begin(step, {stream: state for _, states in rank_reports for stream, state in states})
 
     def _stop(self, step: int, stop_signal: str) -> NoReturn:
         """Wait for the checkpoint of ``step`` and raise `Preempted`."""

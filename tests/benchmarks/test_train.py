@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import train
 from benchmarks.naive import pad_samples
-from benchmarks.rows import documents, pack_rows, with_codes
-from janus_train.data.types import IGNORE
+from benchmarks.rows import documents, full_rows, pack_rows, with_codes
+from janus_train.data.types import IGNORE, KINDS
 from janus_train.model import compile as compiling
 from janus_train.planning.workload import expected_row, workload_of
 
@@ -68,6 +69,32 @@ def test_samples_are_shaped_like_the_papers(stage: int) -> None:
         ), name
     assert sum(len(row.documents) for row in pack_rows(samples, 4096)) == 200
     assert all(row.num_tokens <= 4096 for row in pack_rows(samples, 4096))
+
+
+@pytest.mark.parametrize(("stage", "fill"), [(1, 0.95), (2, 0.98), (3, 0.98)])
+def test_rows_are_as_full_as_a_runs(stage: int, fill: float) -> None:
+    """Of the 1B; in stage 1 no row of whole samples is fuller on average (benchmarks/packing.md)."""
+    config = train.config_of("janus_pro_1b", stage)
+    samples, num_rows = full_rows(config, 8)
+    rows = pack_rows(samples, 4096)
+    assert len(rows) <= num_rows == 8 and max(row.num_tokens for row in rows) <= 4096
+    assert sum(map(len, samples)) >= fill * 8 * 4096
+    for kind in KINDS:
+        share = getattr(config.ratio, kind) / sum(getattr(config.ratio, other) for other in KINDS)
+        assert abs(sum(sample.kind == kind for sample in samples) - share * len(samples)) <= 1.5
+
+
+def test_modes_keep_one_copy_of_the_weights_on_the_device_and_cast_what_is_frozen() -> None:
+    config = train.config_of("tiny", 1).model_copy(update={"precision": "bf16"})
+    bench = train.Bench(config, documents(config, 2, seed=0), 4096, torch.device("cpu"))
+    pointers = {p.data_ptr() for p in bench.janus.parameters()}
+    assert all(w.device.type == "cpu" and w.data_ptr() not in pointers for w in bench.weights.values())
+    bench.our_step(compiled=False)
+    layer = bench.janus.model.language_model.layers[0]
+    assert layer.mlp.up_proj.weight.dtype == torch.bfloat16
+    assert bench.janus.model.generation_head.vision_head.weight.dtype == torch.float32
+    bench.our_step(compiled=False, extra_gradients=("language_model",))
+    assert torch.equal(layer.mlp.up_proj.weight, bench.weights["model.language_model.layers.0.mlp.up_proj.weight"])
 
 
 def test_padding_changes_no_target() -> None:

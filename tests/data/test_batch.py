@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_train.data.batch import BOUNDARIES_PER_ROW, collate
+from janus_train.data.batch import collate
+from janus_train.data.fixed_shapes import DOCUMENTS_PER_ROW
 from janus_train.data.types import IGNORE, TEXT, Document, Reference, Row
 
 T = 300
@@ -42,7 +43,7 @@ def test_a_batch_of_fixed_shape_is_the_batch_and_some_filler(numbers: list[list[
     plain_batch, fixed_batch = collate(rows, 4, 32), collate(rows, 4, 32, fixed_tokens=T)
     n, documents = plain_batch.input_ids.shape[1], len(plain_batch.cu_seqlens)
     assert fixed_batch.input_ids.shape == fixed_batch.position_ids.shape == (1, 2 * T) and fixed_batch.max_seqlen == T
-    assert len(fixed_batch.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1 and fixed_batch.cu_seqlens[-1] == 2 * T
+    assert len(fixed_batch.cu_seqlens) == 2 * DOCUMENTS_PER_ROW + 1 and fixed_batch.cu_seqlens[-1] == 2 * T
     assert torch.equal(fixed_batch.cu_seqlens[:documents], plain_batch.cu_seqlens)
     sizes = fixed_batch.cu_seqlens.diff()
     assert (sizes >= 0).all() and sizes.max() <= T
@@ -63,5 +64,13 @@ def test_full_rows_need_no_filler() -> None:
 
 
 def test_where_more_documents_come_there_is_twice_the_room() -> None:
-    fixed_batch = collate(rows_of([[1] * (BOUNDARIES_PER_ROW + 1)]), 4, 32, fixed_tokens=T)
-    assert len(fixed_batch.cu_seqlens) == 2 * BOUNDARIES_PER_ROW + 1
+    fixed_batch = collate(rows_of([[1] * (DOCUMENTS_PER_ROW + 1)]), 4, 32, fixed_tokens=T)
+    assert len(fixed_batch.cu_seqlens) == 2 * DOCUMENTS_PER_ROW + 1
+
+
+def test_the_longest_length_is_rounded_up_and_filler_is_no_longer() -> None:
+    rows = rows_of([[1100], [90]])
+    fixed_batch = collate(rows, 4, 32, fixed_tokens=8192)
+    assert fixed_batch.max_seqlen == 2048 and fixed_batch.cu_seqlens.diff().max() == 2048
+    assert fixed_batch.input_ids.shape == (1, 2 * 8192)
+    assert collate(rows, 4, 32, fixed_tokens=1500).max_seqlen == 1500, "a row has no more"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
+import torch
 
+from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, split, streams_of
 from janus_train.data.packing.best_fit import BestFitPacker
@@ -91,6 +94,28 @@ def test_tokens_are_the_same_too(recipe: Recipe, encoder: Encoder) -> None:
     for row, same in zip([r for rows in rows_at_1 for r in rows], [r for rows in rows_at_2 for r in rows], strict=True):
         for a, b in zip(row.documents, same.documents, strict=True):
             assert (a.input_ids == b.input_ids).all() and (a.labels == b.labels).all()
+
+
+def test_a_thread_makes_a_steps_micro_batches_and_pins_them_for_a_gpu(
+    recipe: Recipe, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+
+    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+        threads.add(threading.current_thread().name)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    loader = RowLoader(sampler(recipe, encoder), BestFitPacker(256, recipe.shares, 3), range(R), micro_rows=2)
+    rows = next(loader)
+    shape = encoder.tokens_per_image, encoder.image_size
+    for pin in (False, True):
+        batches = list(loader.micro_batches(rows, pin))
+        assert bool(threads) == pin and all(name.startswith("collate") for name in threads)
+        for batch, expected in zip(batches, (collate(rows[:2], *shape), collate(rows[2:], *shape)), strict=True):
+            for name, value in vars(expected).items():
+                other = getattr(batch, name)
+                assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value, name
 
 
 @pytest.mark.parametrize("consumed", [1, 5, 9])

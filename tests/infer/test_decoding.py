@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from transformers import JanusForConditionalGeneration
@@ -46,6 +50,24 @@ def test_capturing_leaves_the_state() -> None:
     graph = CudaGraph(lambda value: total.add_(value) * 2, torch.ones(2, device="cuda"), [total])
     assert total.tolist() == [0, 0]
     assert [graph(torch.full((2,), v, device="cuda")).tolist() for v in (1.0, 2.0)] == [[2, 2], [6, 6]]
+
+
+def test_a_graph_is_captured_thread_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's own classes are replaced: what counts is how the capture is asked for, and that warming up is not in it."""
+    events: list[Any] = []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: events.append(options) or nullcontext())
+
+    def function(value: torch.Tensor) -> torch.Tensor:
+        events.append("call")
+        return value
+
+    CudaGraph(function, torch.ones(2), [])
+    assert events == ["call", "call", {"capture_error_mode": "thread_local"}, "call"]
 
 
 def test_what_does_not_fit_is_told(janus: JanusForConditionalGeneration) -> None:

@@ -20,6 +20,8 @@ from janus_train.infer.generate import (
     unconditional_prompt,
     uniforms,
 )
+from janus_train.model import vq
+from janus_train.model.vq import decode_codes
 
 PROMPTS = [[1, *range(20, 20 + n), 7] for n in (6, 2, 11, 9, 3)]
 
@@ -150,6 +152,24 @@ def test_images_come_in_the_prompts_order(janus, encoder):
     for n, prompt in enumerate(PROMPTS):
         single = generate_images(janus, [prompt], seeds=[n], **options)[0]
         assert np.array_equal(together[n], single), "to the last bit: alone, and in a batch of mixed prompt lengths"
+
+
+def test_a_gpu_decodes_several_images_at_a_time(janus, encoder, monkeypatch):
+    """Its branch on a CPU: the same images, but for the rounding of another batch size."""
+    options = {"pad_id": encoder.special.pad, "guidance": 1.0, "temperature": 1.0, "seeds": range(5)}
+    alone, sizes, calls = generate_images(janus, PROMPTS, **options), [], []
+
+    def watched(vqmodel, ids):
+        sizes.append(len(ids))
+        return decode_codes(vqmodel, ids)
+
+    monkeypatch.setattr(module, "decode_codes", watched)
+    monkeypatch.setattr(vq, "DECODE_PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    together = generate_images(janus, PROMPTS, on_step=lambda: calls.append(None), **options)
+    assert sizes == [2, 2, 1] and len(calls) == module.tokens_per_image(janus) + 3
+    for image, other in zip(together, alone, strict=True):
+        assert np.abs(np.asarray(image, int) - np.asarray(other, int)).max() <= 1
 
 
 def test_sampling_follows_the_distribution():

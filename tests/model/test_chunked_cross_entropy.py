@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import JanusForConditionalGeneration
 
@@ -81,12 +85,84 @@ def test_never_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 70)
     num_logits: list[int] = []
 
-    def watched(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         num_logits.append(logits.numel())
-        return chunked_cross_entropy.losses_and_grads(logits, targets)
+        return chunked_cross_entropy.logits_to_grads(logits, targets)
 
     chunked_loss(*problem(13, 30), watched)
     assert num_logits == [60] * 6 + [30]
+
+
+def test_a_chunk_on_cuda_is_1_gb_of_logits_in_full_tiles() -> None:
+    for vocabulary, logit_bytes in ((102400, 2), (102400, 4), (32003, 2), (1 << 24, 4)):
+        chunk, part = chunked_cross_entropy.chunk_positions(vocabulary, True, logit_bytes)
+        assert chunk % 128 == part % 128 == 0 and part <= chunk
+        assert chunk == 128 or 0.9 * 2**30 < chunk * vocabulary * logit_bytes <= 2**30
+    assert chunked_cross_entropy.chunk_positions(102400, True, 2) == (5120, 640)
+    assert chunked_cross_entropy.chunk_positions(102400, False, 4) == (655, 655)
+
+
+class Products(TorchDispatchMode):
+    """Records the matrix products and where their results go; those that a CPU does not have are made in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function._schema.name in ("aten::mm", "aten::addmm"):
+            self.calls.append(f"{function._schema.name[6:]}.{function._overloadname}")
+            if function._overloadname == "dtype_out":
+                *factors, dtype = args
+                assert kwargs["out"].dtype == dtype == torch.float32
+                assert all(factor.dtype == torch.bfloat16 for factor in factors[-2:])
+                product = factors[-2].float() @ factors[-1].float()
+                return kwargs["out"].copy_(product if len(factors) == 2 else product + factors[0])
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("num_positions", [200, 300], ids=["one chunk", "two chunks"])
+def test_on_cuda_the_weights_gradient_is_written_once_and_added_to_inside_later_products(
+    num_positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's branches on a CPU: no product leaves a bf16 copy of the gradient, and no zeros are filled in and read."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(chunked_cross_entropy, "CUDA_CHUNK_BYTES", 256 * 31 * 2)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGITS", 128 * 31)
+    hidden, weight, targets = problem(num_positions, 31)
+    exact = plain(hidden, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16), Products() as products:
+        total, losses = chunked_loss(hidden, weight, targets)
+    rough = [losses, *torch.autograd.grad(0.3 * total, (hidden, weight))]
+    for actual, expected in zip(rough, exact, strict=True):
+        assert (actual - expected).norm() <= 1e-2 * expected.norm()
+    first, later = ("mm.default", "mm.out", "mm.dtype_out"), ("mm.default", "mm.out", "addmm.dtype_out")
+    assert tuple(products.calls) == (first + later if num_positions > 256 else first)
+
+
+def test_the_first_product_of_cuda_has_the_shapes_and_types_that_torch_expects() -> None:
+    """torch's own rules, on tensors without data; it has none for later ones."""
+    with FakeTensorMode():
+        total = torch.empty(64, 12, device="cuda")
+        grads, hidden = (torch.empty(9, size, device="cuda", dtype=torch.bfloat16) for size in (64, 12))
+        chunked_cross_entropy.add_product(total, grads.T, hidden, first=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_many_chunks_in_bf16_are_near_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_cross_entropy, "CUDA_CHUNK_BYTES", 256 * 64 * 2)
+    g = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(700, 32, generator=g), 0.3 * torch.randn(64, 32, generator=g)
+    targets = torch.randint(0, 64, (700,), generator=g)
+    exact = plain(hidden.requires_grad_(), weight.requires_grad_(), targets)
+    hidden, weight, targets = (x.detach().cuda() for x in (hidden, weight, targets))
+    with torch.autocast("cuda", torch.bfloat16):
+        rough = chunked(hidden.requires_grad_(), weight.requires_grad_(), targets)
+    for actual, expected in zip(rough, exact, strict=True):
+        assert actual.dtype == torch.float32
+        assert (actual.cpu() - expected).norm() <= 1e-2 * expected.norm()
 
 
 def test_without_gradients_there_are_losses_alone() -> None:

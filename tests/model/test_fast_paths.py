@@ -18,12 +18,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig
+from janus_train.data import fixed_shapes
 from janus_train.data.batch import Batch
+from janus_train.errors import UserError
 from janus_train.model import chunked_cross_entropy, lora
 from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.build import build
 from janus_train.model.chunked_cross_entropy import text_head
-from janus_train.model.compile import compile_layers
+from janus_train.model.compile import VARIANTS, compile_errors_as_user_errors, compile_layers
 from janus_train.model.janus import PackedJanus
 from janus_train.model.parts import set_trainable
 from tests.model import reference
@@ -80,7 +82,7 @@ def fast(
     checkpoint_layers(copied, policy)
     text_head(copied).chunked = loss == "chunked"
     if backend is not None:
-        compile_layers(copied, backend)
+        compile_layers(copied, 1, backend)
     total = PackedJanus(copied)(batch).total
     total.backward()
     return found(copied, total)
@@ -116,59 +118,114 @@ def test_every_combination_equals_the_plain_path(
     assert_same(fast(janus, to_batch(documents), STAGES[stage], loss, policy, backend), expected)
 
 
-def packings(janus: JanusForConditionalGeneration, documents: Documents) -> list[Batch]:
-    """The same documents in other orders and numbers, in batches of one shape."""
+ROW = 320
+"""Tokens that hold all of the documents and some filler."""
+
+
+def packings(documents: Documents) -> list[Batch]:
+    """The same documents in other orders and numbers."""
     return [fixed(chosen) for chosen in (documents, documents[::-1], documents[2:5], documents[:1], documents[3:])]
 
 
-def fixed(documents: Documents, tokens: int = 320, boundaries: int = 16) -> Batch:
+def fixed(documents: Documents) -> Batch:
     """As `collate` with ``fixed_tokens`` makes it, from the reference's own batch."""
     batch = to_batch(documents)
-    length = batch.input_ids.shape[1]
-    assert length < tokens
-    more = tokens - length
-    ends = [tokens] * (boundaries - len(batch.cu_seqlens))
+    free = ROW - batch.input_ids.shape[1]
+    longest = fixed_shapes.round_length(batch.max_seqlen, ROW)
+    lengths = batch.cu_seqlens.diff().tolist() + fixed_shapes.filler_lengths(free, longest)
+    lengths += [0] * (fixed_shapes.room_for(len(lengths), 1) - len(lengths))
     return dataclasses.replace(
         batch,
-        input_ids=torch.cat([batch.input_ids, torch.zeros(1, more, dtype=torch.int64)], 1),
-        position_ids=torch.cat([batch.position_ids, torch.arange(more)[None]], 1),
-        cu_seqlens=torch.cat([batch.cu_seqlens, torch.tensor(ends, dtype=torch.int32)]),
-        max_seqlen=tokens,
+        input_ids=torch.cat([batch.input_ids, torch.zeros(1, free, dtype=torch.int64)], 1),
+        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
+        max_seqlen=longest,
     )
 
 
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes that differ between packings of the few documents here, as those of long rows do."""
+    monkeypatch.setattr(fixed_shapes, "SHORTEST", 32)
+    monkeypatch.setattr(fixed_shapes, "DOCUMENTS_PER_ROW", 2)
+
+
+def shape(batch: Batch) -> tuple[int, int]:
+    return len(batch.cu_seqlens), batch.max_seqlen
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-def test_one_compilation_serves_all_packings_and_layers(
+def test_one_compilation_serves_all_packings_of_a_shape_and_all_layers(
     janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
 ) -> None:
     """What stands behind the documents changes neither losses nor gradients."""
-    counter = CompileCounterWithBackend("aot_eager")
-    set_trainable(janus, STAGES[3])
-    compiled = copy.deepcopy(janus)
-    checkpoint_layers(compiled, policy)
-    compile_layers(compiled, counter)
-    text_head(
-        compiled
-    ).losses_and_grads = chunked_cross_entropy.losses_and_grads  # whose one compilation is counted elsewhere
-    for batch in packings(janus, documents):
-        for model in (janus, compiled):
-            model.zero_grad()
-            PackedJanus(model)(batch).total.backward()
-        assert_same(found(compiled, torch.zeros(1)), found(janus, torch.zeros(1)))
-    assert counter.frame_count == 1
+    batches = packings(documents)
+    assert len(set(map(shape, batches))) == 1
+    assert_compiled_as_plain(janus, batches, policy, num_graphs=1)
     compiled_as_set_up = PackedJanus(janus)(to_batch(documents)).total
     assert_same({"loss": PackedJanus(janus)(fixed(documents)).total.detach()}, {"loss": compiled_as_set_up.detach()})
 
 
+def test_each_shape_is_compiled_once(
+    janus: JanusForConditionalGeneration, documents: Documents, small_steps: None
+) -> None:
+    batches = 2 * packings(documents)
+    shapes = set(map(shape, batches))
+    assert 3 <= len(shapes) <= fixed_shapes.max_shapes(ROW)
+    assert_compiled_as_plain(janus, batches, "none", num_graphs=len(shapes))
+
+
+def assert_compiled_as_plain(
+    janus: JanusForConditionalGeneration, batches: list[Batch], policy: ActivationCheckpointing, num_graphs: int
+) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    set_trainable(janus, STAGES[3])
+    compiled = copy.deepcopy(janus)
+    checkpoint_layers(compiled, policy)
+    compile_layers(compiled, fixed_shapes.max_shapes(ROW), counter)
+    text_head(
+        compiled
+    ).logits_to_grads = chunked_cross_entropy.logits_to_grads  # whose one compilation is counted elsewhere
+    for batch in batches:
+        for model in (janus, compiled):
+            model.zero_grad()
+            PackedJanus(model)(batch).total.backward()
+        assert_same(found(compiled, torch.zeros(1)), found(janus, torch.zeros(1)))
+    assert counter.frame_count == num_graphs
+
+
+def test_more_shapes_than_were_announced_end_the_run_instead_of_leaving_layers_uncompiled(
+    janus: JanusForConditionalGeneration, documents: Documents, small_steps: None
+) -> None:
+    batches = {shape(batch): batch for batch in packings(documents)}
+    compile_layers(janus, 1, "aot_eager")
+    model = PackedJanus(janus)
+    with torch.no_grad(), compile_errors_as_user_errors():
+        for _, batch in zip(range(VARIANTS), batches.values(), strict=False):
+            model(batch)
+        with pytest.raises(UserError, match=r"more shapes.*run\.compile=false"), compile_errors_as_user_errors():
+            model(list(batches.values())[VARIANTS])
+
+
+def test_max_seqlen_is_no_less_than_the_longest_document(
+    janus: JanusForConditionalGeneration, documents: Documents
+) -> None:
+    """The kernel on CUDA would leave out the rest of the document without a word."""
+    batch = to_batch(documents)
+    compile_layers(janus, 1, "aot_eager")
+    with torch.no_grad(), pytest.raises(AssertionError, match="max_seqlen"):
+        PackedJanus(janus)(dataclasses.replace(batch, max_seqlen=batch.max_seqlen - 1))
+
+
 def test_the_text_losss_pointwise_part_compiles_for_any_number_of_positions() -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    compiled_fn = torch.compile(chunked_cross_entropy.losses_and_grads, backend=counter, dynamic=True)
+    compiled_fn = torch.compile(chunked_cross_entropy.logits_to_grads, backend=counter, dynamic=True)
     for n in (9, 4, 17, 30):
         logits, targets = torch.randn(n, 50), torch.randint(0, 50, (n,))
-        for actual, expected in zip(
-            compiled_fn(logits, targets), chunked_cross_entropy.losses_and_grads(logits, targets), strict=True
-        ):
-            torch.testing.assert_close(actual, expected)
+        expected_grads = logits.clone()
+        expected = chunked_cross_entropy.logits_to_grads(expected_grads, targets)
+        torch.testing.assert_close(compiled_fn(logits, targets), expected)
+        torch.testing.assert_close(logits, expected_grads)
     assert counter.frame_count == 1
 
 
@@ -177,7 +234,7 @@ def test_drawing_saving_and_adapters_see_the_plain_model(janus: JanusForConditio
     ids = torch.randint(6, 97, (2, 9), generator=torch.Generator().manual_seed(0))
     before = janus.generate(ids, max_new_tokens=8, do_sample=False)
     counter = CompileCounterWithBackend("aot_eager")
-    compile_layers(janus, counter)
+    compile_layers(janus, 1, counter)
     assert torch.equal(janus.generate(ids, max_new_tokens=8, do_sample=False), before)
     assert counter.frame_count == 0 and list(janus.state_dict()) == names
 

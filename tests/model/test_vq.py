@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_chunks_change_nothing(janus: JanusForConditionalGeneration, monkeypatch
     ids = encode_images(vqmodel, pixels)
     images = decode_codes(vqmodel, ids)
     monkeypatch.setattr(vq, "ENCODE_CHUNK", 2)
-    monkeypatch.setattr(vq, "DECODE_CHUNK", 2)
+    monkeypatch.setattr(vq, "DECODE_PIXELS", 2 * SIZE * SIZE)
+    assert vq.decode_chunk(vqmodel, TOKENS) == 2
     monkeypatch.setattr(vq, "_SCORES_CHUNK", 7)
     assert torch.equal(encode_images(vqmodel, pixels), ids)
     # A convolution over another number of images may round its last bit the other way: one level of 256 at most.
@@ -67,21 +69,38 @@ def test_no_gradient_reaches_the_tokenizer(janus: JanusForConditionalGeneration)
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
-def test_tf32_is_off_on_cuda_while_codes_are_made(precision: str) -> None:
-    """And as it was afterwards, whatever the user has set."""
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_on_cuda_is_set_inside_and_as_it_was_afterwards(precision: str, tf32: bool) -> None:
+    """Whatever the user has set, and also if an error ends it."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = torch.get_float32_matmul_precision()
+    expected = "tf32" if tf32 else "ieee"
     try:
         torch.set_float32_matmul_precision(precision)
         settings = matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), suppress(KeyError):
             warnings.simplefilter("ignore")  # autocast for a device that is not there
-            with vq._exact_fp32(torch.device("cuda")):
-                assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision == "ieee"
+            with vq._fp32(torch.device("cuda"), tf32):
+                assert matmul.fp32_precision == cudnn.conv.fp32_precision == expected
+                raise KeyError
         assert (matmul.allow_tf32, cudnn.conv.fp32_precision, cudnn.allow_tf32) == settings
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_only_decoding_may_use_tf32(janus: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def watched(device: torch.device, tf32: bool = False) -> AbstractContextManager[None]:
+        asked.append(tf32)
+        return nullcontext()
+
+    monkeypatch.setattr(vq, "_fp32", watched)
+    ids = encode_images(janus.model.vqmodel, torch.zeros(1, 3, SIZE, SIZE))
+    assert asked == [False, False]  # the encoder, the search in the codebook
+    decode_codes(janus.model.vqmodel, ids)
+    assert asked == [False, False, True]
 
 
 def test_the_embedding_starts_as_the_normalised_codebook(janus: JanusForConditionalGeneration) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 
 from janus_train.config import Config
@@ -18,6 +22,7 @@ from janus_train.data.packing.best_fit import BestFitPacker
 from janus_train.data.recipe import Recipe
 from janus_train.data.streams import DocumentSampler, Stream
 from janus_train.data.types import Row
+from janus_train.model.attention import packed
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums
 from janus_train.model.parts import set_trainable
@@ -134,6 +139,60 @@ def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[
     result = step(backend, [collate(rows[:2], 64, 64)], 1e-3)
     norm = torch.stack([p.grad.norm() for p in janus.parameters() if p.grad is not None]).norm()
     assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_next_rows_are_fetched_between_the_backward_pass_and_the_update(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
+    set_trainable(janus, config.train_parts)
+    backend = make_backend(janus, config, Distributed(config))
+    weight = janus.model.language_model.norm.weight
+    backend.set_learning_rate(1e-3)
+    before, seen = weight.detach().clone(), list[bool]()
+
+    def look() -> None:
+        seen.append(weight.grad is not None and torch.equal(weight, before))
+
+    train_step(backend, [collate(rows[:2], 64, 64), collate(rows[2:4], 64, 64)], 100, 1.0, meanwhile=look)
+    assert seen == [True] and not torch.equal(weight, before)
+
+
+class Reads(TorchDispatchMode):
+    """Lets tensors of the meta device, which have no data, stand for a GPU's: a read of one is noted and gives ones."""
+
+    def __init__(self, events: list[str]):
+        super().__init__()
+        self._events = events
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = function._schema.name.removeprefix("aten::")
+        if args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            if name == "_local_scalar_dense":
+                self._events.append("waits for a number")
+                return 1.0
+            if name == "_to_copy" and torch.device(kwargs.get("device") or "meta").type == "cpu":
+                self._events.append("copies behind" if kwargs.get("non_blocking") else "waits for a copy")
+                return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return function(*args, **kwargs)
+
+
+def test_a_step_waits_for_the_device_once_and_after_the_next_rows_are_fetched(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without data, where anything that needs a value (nonzero, a mask as index, ``if tensor``) fails."""
+    monkeypatch.setattr(packed, "_attend_by_group", packed._attend_varlen)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    set_trainable(janus, config.train_parts)
+    batches = [collate(rows[:2], 64, 64), collate(rows[2:5], 64, 64)]
+    group = SimpleNamespace(backend="ddp", device=torch.device("meta"), world_size=1, autocast=nullcontext)
+    backend = make_backend(janus, config, cast(Distributed, group))
+    events: list[str] = []
+    backend.optimizer.step = lambda: events.append("updates")  # type: ignore[assignment, method-assign]
+    with Reads(events):
+        train_step(backend, batches, 100, 1.0, meanwhile=lambda: events.append("fetches"))
+    assert events == ["copies behind", "fetches", "waits for a number", "updates"]
 
 
 def test_optimizer_holds_what_trains_alone(

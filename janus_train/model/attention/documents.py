@@ -25,7 +25,7 @@ class Documents:
     """The boundaries of the documents in a flat sequence of L tokens. Index tensors are made once, not in every layer."""
 
     cu_seqlens: torch.Tensor  # (documents + 1,) int32: 0, ..., L
-    max_seqlen: int
+    max_seqlen: int  # no document is longer
 
     @cached_property
     def groups(self) -> tuple[list[Group], torch.Tensor]:

@@ -20,9 +20,18 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 @torch.library.custom_op("janus_train::grouped_attention", mutates_args=())
 def grouped_attention(
-    q_LHd: torch.Tensor, k_LHd: torch.Tensor, v_LHd: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+    q_LHd: torch.Tensor,
+    k_LHd: torch.Tensor,
+    v_LHd: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
 ) -> torch.Tensor:
-    """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d)."""
+    """Queries (L, H, d), keys and values (L, Hkv, d), boundaries (documents + 1,) -> (L, H, d).
+
+    ``max_seqlen`` is only checked: the kernel on CUDA would leave out what is beyond it.
+    """
+    assert int(cu_seqlens.diff().max()) <= max_seqlen, "a document is longer than max_seqlen"
     output = torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
     for index, real_places, (q, k, v) in _groups(cu_seqlens, q_LHd, k_LHd, v_LHd):
         all_places = _forward(q, k, v, 0.0, True, scale=scale)[0]
@@ -31,7 +40,7 @@ def grouped_attention(
 
 
 @grouped_attention.register_fake
-def _(q_LHd, k_LHd, v_LHd, cu_seqlens, scale):  # type: ignore[no-untyped-def]
+def _(q_LHd, k_LHd, v_LHd, cu_seqlens, max_seqlen, scale):  # type: ignore[no-untyped-def]
     return torch.empty_like(q_LHd, memory_format=torch.contiguous_format)
 
 
@@ -98,13 +107,13 @@ def _groups(
 
 
 def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.scale = inputs
+    *tensors, _, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx, grad_output_LHd):  # type: ignore[no-untyped-def]
     gradients = grouped_attention_backward(grad_output_LHd.contiguous(), *ctx.saved_tensors, ctx.scale)
-    return (*gradients, None, None)
+    return (*gradients, None, None, None)
 
 
 grouped_attention.register_autograd(_differentiate, setup_context=_setup)

@@ -59,7 +59,8 @@ def packed_attention(
         return _attend_varlen(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
     if torch.compiler.is_compiling() and query.device.type == "cpu":
         scale = q_LHd.shape[-1] ** -0.5 if scaling is None else scaling
-        return grouped_attention(q_LHd, k_LHd, v_LHd, documents.cu_seqlens, scale)[None], None
+        bounds, longest = documents.cu_seqlens, documents.max_seqlen
+        return grouped_attention(q_LHd, k_LHd, v_LHd, bounds, longest, scale)[None], None
     return _attend_by_group(q_LHd, k_LHd, v_LHd, documents, scaling)[None], None
 
 

@@ -81,7 +81,7 @@ class Distributed:
         """Element-wise sums over all ranks."""
         if self.world_size == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)  # on the host: by gloo, without waiting for the GPU
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
 

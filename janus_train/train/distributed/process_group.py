@@ -45,6 +45,7 @@ def join(options: RunConfig) -> dist.Store | None:
             rank=rank,
             world_size=world_size,
             timeout=timedelta(seconds=collective_timeout_s),
+            device_id=_device(),
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -180,11 +181,14 @@ def _wait(store: dist.Store, keys: list[str], seconds: float) -> bool:
 
 
 def _backend() -> str:
-    """The backend that Accelerate would choose (`PartialState`): gloo on a CPU, NCCL on GPUs.
+    """gloo for what is in host memory, and on GPUs NCCL for what is in theirs."""
+    return "cpu:gloo,cuda:nccl" if _on_gpu() else "gloo"
 
-    With FSDP's offloading or full state dicts it is NCCL plus gloo.
-    """
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
-        return "gloo"
-    full_state = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
-    return "cuda:nccl,cpu:gloo" if full_state or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true" else "nccl"
+
+def _device() -> torch.device | None:
+    """This process's GPU, as Accelerate chooses it: NCCL then connects at once, and a fault shows at the start."""
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()) if _on_gpu() else None
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")

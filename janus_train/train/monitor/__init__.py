@@ -1,7 +1,7 @@
 """What a run shows and records while it trains.
 
-In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews
-and the log.
+In: each step's result and the ranks' summary. Out: metrics.jsonl, trackers, bad_steps.jsonl, quarantine.jsonl, previews,
+a trace and the log.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from janus_train.train.monitor.loss_spikes import BadSteps
 from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rows_metrics
 from janus_train.train.monitor.mfu import MFU
 from janus_train.train.monitor.previews import write_previews
+from janus_train.train.monitor.profile import StepProfiler
 from janus_train.train.monitor.quarantine import Quarantine
 from janus_train.train.monitor.stragglers import ForwardTimer, StragglerWatch
 from janus_train.train.run_dir import RunDir
@@ -47,6 +48,8 @@ class Monitor:
         self._mfu = MFU(config, group)
         console = set_up_logging(group.rank)
         self._metrics = MetricsLog(config, run_dir.metrics, first_step, console) if group.is_main else None
+        profile = config.run.profile if group.is_main else None
+        self._profiler = StepProfiler(profile, run_dir.path / "profile", first_step) if profile else None
 
     def record_quarantine(self, step: int, rows: RowsReport) -> None:
         """Record the samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
@@ -121,7 +124,11 @@ class Monitor:
                 "step_s": step_s,
             }
         )
+        if self._profiler is not None:
+            self._profiler.step(step)
 
     def close(self) -> None:
+        if self._profiler is not None:
+            self._profiler.close()
         if self._metrics is not None:
             self._metrics.close()

@@ -110,12 +110,15 @@ def finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def check_finite(backend: Backend, step: int) -> None:
-    """Raise `UserError` on every rank if any rank has a weight that is not finite: such weights are never saved."""
+def has_finite_weights(backend: Backend) -> bool:
+    """Whether all weights that this rank saves are finite."""
     checks = [torch.isfinite(shard.weight).all() for shard in backend.checkpoint_shards()]
-    is_finite = not checks or bool(torch.stack(checks).all())
-    if backend.distributed.sum([float(not is_finite)])[0]:
-        raise UserError(
-            f"step {step}: the weights are not finite and are not saved: continue from the "
-            "previous checkpoint with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
-        )
+    return not checks or bool(torch.stack(checks).all())
+
+
+def not_finite_error(step: int) -> UserError:
+    """The error that ends a run of which any rank has a weight that is not finite: such weights are never saved."""
+    return UserError(
+        f"step {step}: the weights are not finite and are not saved: continue from the "
+        "previous checkpoint with a lower optim.learning_rate in another output_dir (init_from=FOLDER), or look at bad_steps.jsonl"
+    )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
+from janus_train.train.distributed import process_group
 from janus_train.train.distributed.process_group import is_lost_peer, missing_ranks
+from tests.helpers import config_of
 from tests.processes import SMALL, free_port, job
 
 WAIT_S = 4
@@ -75,3 +80,26 @@ def test_other_errors_are_not_taken_for_a_lost_peer() -> None:
     assert is_lost_peer(RuntimeError("[.../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:33000"))
     assert not is_lost_peer(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_lost_peer(ValueError("Connection closed by peer"))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_what_is_in_host_memory_goes_by_gloo_and_a_gpus_by_nccl(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group of rank 11 of 16 on nodes of 8 GPUs, and of its CPU twin, as it would be opened."""
+    groups: list[dict[str, Any]] = []
+    monkeypatch.setattr(process_group, "_open_store", lambda *_: dist.HashStore())
+    monkeypatch.setattr(process_group, "_wait_for_all", lambda *_: None)
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, **options: groups.append({"is": backend, **options})
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    for name, value in (("WORLD_SIZE", 16), ("RANK", 11), ("LOCAL_RANK", 3), ("MASTER_ADDR", "a"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
+    process_group.join(config_of("+stage=1").run)
+    [group] = groups
+    assert (group["rank"], group["world_size"]) == (11, 16)
+    expected = ("cpu:gloo,cuda:nccl", torch.device("cuda", 3)) if on_gpu else ("gloo", None)
+    assert (group["is"], group["device_id"]) == expected
+    backends = dist.distributed_c10d.BackendConfig(dist.Backend(group["is"])).get_device_backend_map()
+    assert backends["cpu"] == "gloo" and backends["cuda"] == ("nccl" if on_gpu else "gloo")

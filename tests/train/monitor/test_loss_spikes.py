@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 
+from janus_train.data.types import Row
 from janus_train.errors import UserError
 from janus_train.train.backends import Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, check_finite
+from janus_train.train.monitor.loss_spikes import SPIKE_FROM, SPIKE_SIGMAS, BadSteps, SpikeRule, has_finite_weights
+from janus_train.train.trainer import Trainer
 from tests.helpers import config_of, read_lines
 
 
@@ -60,19 +63,32 @@ def test_the_third_in_a_row_ends_the_run_but_not_the_third_in_all(tmp_path: Path
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused(distributed: Distributed, value: float) -> None:
+def test_a_rank_knows_weights_that_are_not_finite(value: float) -> None:
     weights = torch.zeros(4)
-    backend = cast(
-        Backend,
-        SimpleNamespace(
-            distributed=distributed,
-            checkpoint_shards=lambda: [ParameterShard("a", 0, torch.ones(3)), ParameterShard("b", 0, weights)],
-        ),
-    )
-    check_finite(backend, 7)
+    shards = [ParameterShard("a", 0, torch.ones(3)), ParameterShard("b", 0, weights)]
+    backend = cast(Backend, SimpleNamespace(checkpoint_shards=lambda: shards))
+    assert has_finite_weights(backend)
     weights[2] = value
-    with pytest.raises(UserError, match="step 7: the weights are not finite and are not saved"):
-        check_finite(backend, 7)
-    check_finite(
-        cast(Backend, SimpleNamespace(distributed=distributed, checkpoint_shards=list)), 7
-    )  # a rank that owns nothing
+    assert not has_finite_weights(backend)
+    assert has_finite_weights(cast(Backend, SimpleNamespace(checkpoint_shards=list))), "a rank that owns nothing"
+
+
+@pytest.mark.parametrize("bad_ranks", [[], [0], [1], [0, 1]])
+def test_nothing_is_saved_if_any_ranks_weights_are_not_finite(bad_ranks: list[int]) -> None:
+    """By the one exchange that also brings the streams' states to rank 0."""
+    weight = torch.full((2,), math.nan if 0 in bad_ranks else 1.0)
+    saved: list[Any] = []
+    other = (1 not in bad_ranks, [("1", {"draws": 5})])
+    trainer = SimpleNamespace(
+        backend=SimpleNamespace(checkpoint_shards=lambda: [ParameterShard("a", 0, weight)]),
+        group=SimpleNamespace(gather=lambda mine: [*mine, other]),
+        saver=SimpleNamespace(begin=lambda *values: saved.append(values)),
+    )
+    save = partial(Trainer._save, cast(Trainer, trainer), 7, [Row(0, [], {"draws": 4})])
+    if bad_ranks:
+        with pytest.raises(UserError, match="step 7: the weights are not finite and are not saved"):
+            save()
+        assert not saved
+    else:
+        save()
+        assert saved == [(7, {"0": {"draws": 4}, "1": {"draws": 5}})]
