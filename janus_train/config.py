@@ -211,7 +211,7 @@ class RunConfig(OptionGroup):
     """Steps between previews, images generated from the recipe's preview prompts; 0: never."""
     log_every: Positive
     compile: bool | None
-    """Whether decoder layers are compiled (`model.compile`); None: on GPUs only."""
+    """Whether decoder layers are compiled (`model.compile`); None: on GPUs in bf16 only."""
     cpu_threads: Positive | None
     """Threads per process on CPUs; None: its share of the cores."""
     join_timeout_s: Seconds
