@@ -1,20 +1,30 @@
-# demo, test and check each do all of their own set-up. PYTHON may name another interpreter (3.11 or 3.12).
+# demo, test, test-lowest and check each do all of their own set-up. PYTHON may name another interpreter (3.11 or 3.12).
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check docs gpu base shards install clean
+# An environment of the lowest versions that are allowed.
+LOWEST := .venv-lowest
+
+.PHONY: demo test test-slow test-lowest check docs gpu base shards install clean
 
 install: $(INSTALLED)
 
 # torch first, and alone: asked for together with the rest a resolver may take the newest build and its gigabytes of CUDA
+define make_environment
+@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or 3.12, or name it: make PYTHON=python3.12" >&2; exit 1; }
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(word 2,$^) torch
+$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(word 2,$^) -e ".[dev]"
+@touch $@
+endef
+
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or 3.12, or name it: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $@
+	$(make_environment)
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(make_environment)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m janus_train.demo.run_demo --out outputs/demo
@@ -35,6 +45,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+
+# The fast tests with the lowest versions that pyproject.toml allows. On a CPU torch stays as it is (constraints-lowest.txt).
+test-lowest: $(LOWEST)/.installed
+	$(subst $(BIN),$(LOWEST)/bin,$(PYTEST)) $(if $(BUDGET),-rs --time-budget=$(BUDGET))
 
 # The documentation as a site in site/. A broken link or a page that is left out of the menu fails it.
 docs: $(INSTALLED)
@@ -54,4 +69,4 @@ base: $(INSTALLED)
 	$(BIN)/python -m janus_train.demo.build.base --out data_recipes/demo/base
 
 clean:
-	rm -rf $(VENV) outputs site
+	rm -rf $(VENV) $(LOWEST) outputs site

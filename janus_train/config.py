@@ -222,7 +222,7 @@ class RunConfig(OptionGroup):
     """Steps between previews, images generated from the recipe's preview prompts; 0: never."""
     log_every: Positive
     compile: bool | None
-    """Whether decoder layers are compiled (`model.compile`); None: on GPUs only."""
+    """Whether decoder layers are compiled (`model.compile`); None: on GPUs in bf16 only."""
     profile: ProfileConfig | None
     """Steps of which rank 0 writes a trace by torch's profiler into the run's folder; None: none."""
     cpu_threads: Positive | None

@@ -12,7 +12,6 @@ PACKAGE, TESTS = ROOT / "janus_train", ROOT / "tests"
 TESTED_BY = {
     "test_cli.py": "commands.chat commands.evaluate commands.generate commands.report commands.terminal "
     "infer.generate_folder infer.image_grid infer.prompts targets",
-    "commands/test_help.py": "commands.options",
     "commands/test_index.py": "datatools.index",
     "data/test_encode.py": "data.special_tokens",
     "data/test_recipe.py": "data.sources.registry",

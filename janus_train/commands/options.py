@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from janus_train.commands.terminal import note
 from janus_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,14 +92,26 @@ def load(model: str, device: str, precision: str) -> LoadedModel:
 
 
 def device_kind(device: str) -> str:
-    """cpu or cuda, from the value of --device. Raises `UserError` for other values, and for a missing GPU."""
+    """cpu or cuda, from the value of --device. Raises `UserError` for other values, and for a missing GPU.
+
+    With auto, a GPU that torch cannot use is a warning: the CPU gives the same results, slowly.
+    """
     import torch
+
+    from janus_train.gpu import unusable_gpu
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device} is unknown: cpu, cuda or auto")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return "cpu"
+    problem = unusable_gpu()
+    if problem is None and torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError(f"--device cuda: {problem or 'torch sees no GPU here'}")
+    if problem is not None:
+        note(f"warning: {problem}; going on with the CPU, which --device cpu would choose")
+    return "cpu"
 
 
 def check_finite(guidance: float | None, temperature: float | None) -> None:

@@ -71,11 +71,25 @@ def left_pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, to
     return ids, mask
 
 
+class FixedKVCacheLayer(StaticLayer):
+    """transformers' static layer, also under autocast.
+
+    Autocast leaves keys in fp32 after the rotary step and makes values bf16; the static layer has one type for both. It is
+    the values', to which autocast casts queries and keys in the attention anyway.
+    """
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+
+
 class PreallocatedKVCacheLayer(DynamicLayer):
     """A layer's keys and values (N, heads, tokens, head size) in memory that is allocated once for all tokens to come.
 
     transformers' growing layer copies everything at each step, and its static one attends to unused memory too: on a CPU
-    both are slower (benchmarks/generate.md), so the static one is used only where fixed addresses are needed.
+    both are slower (benchmarks/generate.md), so the static one is used only where fixed addresses are needed. Types are as
+    in `FixedKVCacheLayer`.
     """
 
     def __init__(self, room: int):
@@ -86,6 +100,7 @@ class PreallocatedKVCacheLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        key_states = key_states.to(value_states.dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, size = key_states.shape
@@ -105,7 +120,7 @@ class Decoder:
     """The language model with a cache over a batch of left-padded rows: `prefill` once, then `step` repeatedly.
 
     It has two caches with the same results. On a CPU a step attends to the tokens so far (`PreallocatedKVCacheLayer`). On a
-    GPU every step has the same shapes and addresses (transformers' `StaticLayer`), so that it is captured once as a CUDA
+    GPU every step has the same shapes and addresses (`FixedKVCacheLayer`), so that it is captured once as a CUDA
     graph and replayed: one launch per step instead of some hundreds.
     """
 
@@ -114,10 +129,11 @@ class Decoder:
         self.language_model = janus.model.language_model
         device = janus.lm_head.weight.device
         self.room, self.fixed = room, device.type == "cuda" if fixed is None else fixed
-        layer = StaticLayer if self.fixed else PreallocatedKVCacheLayer
+        layer = FixedKVCacheLayer if self.fixed else PreallocatedKVCacheLayer
         self.cache = Cache(layers=[layer(room) for _ in range(self.language_model.config.num_hidden_layers)])
         self.mask: torch.Tensor  # (N, room) bool, true at own tokens and at future ones
         self.tokens: int  # number in the cache
+        self.dtype: torch.dtype  # the prompts', for all embeddings: under autocast an adaptor's are bf16
         self.position: torch.Tensor  # (N, 1) int64, that of the newest token
         self.count: torch.Tensor  # (1, 1) int64, number of tokens in the cache, for fixed steps
         self.columns = torch.arange(room, device=device)
@@ -126,6 +142,7 @@ class Decoder:
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Reads the prompts: embeddings (N, M, D), mask (N, M) -> hidden states of the last tokens (N, D)."""
         rows, width = mask.shape
+        self.dtype = embeds.dtype
         position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
         self.mask = torch.cat([mask, mask.new_ones(rows, self.room - width)], dim=1)
         self.position, self.tokens = position_ids[:, -1:].clone(), width
@@ -141,6 +158,7 @@ class Decoder:
 
     def step(self, embeds: torch.Tensor) -> torch.Tensor:
         """Reads one token per row: embeddings (N, D) -> hidden states (N, D)."""
+        embeds = embeds.to(self.dtype)
         if self.fixed:
             if embeds.device.type != "cuda":
                 return self._fixed_step(embeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
+from janus_train import gpu
 from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import with_places
 from janus_train.errors import UserError
@@ -24,6 +26,8 @@ from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import silence_transformers
 from janus_train.model.vq import generation_image_size
 from janus_train.paths import checked_path
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing.
 
     ``dtype``: that of all parts but the VQ tokenizer, which stays in fp32, because codes and colours change if it is
-    rounded. None: bf16 on a GPU that supports it, else fp32.
+    rounded. None: bf16 on a GPU that computes in it, else fp32.
     """
     if not is_hub_id(str(model)):
         _check_folder(checked_path(Path(model).expanduser()), model)
@@ -129,9 +133,13 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
 
 
 def quickest_dtype(device: str) -> torch.dtype:
-    """Returns bf16 for a GPU that supports it, else fp32."""
-    bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if bf16 else torch.float32
+    """Returns bf16 for a GPU that computes in it, else fp32, with a warning if it is a GPU."""
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    if gpu.computes_in_bf16():
+        return torch.bfloat16
+    logger.warning(f"{gpu.name(device)} does not compute in bf16: the model runs in fp32")
+    return torch.float32
 
 
 def _check_folder(path: Path, model: str | Path) -> None:

@@ -34,22 +34,26 @@ VARIANTS = 2
 def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:
     """Whether this run compiles.
 
-    With ``run.compile`` null it does on a GPU, if Triton finds the C compiler that it needs and rows are packed
+    With ``run.compile`` null it does on a GPU in bf16, if Triton finds the C compiler that it needs and rows are packed
     (``batch.unit=samples`` would fill each sample up to a row's length).
 
-    ``gathers_inside_layers``: true for ZeRO-3, whose hooks on every linear layer would break compiled code into pieces;
-    `UserError` if compiling is requested nevertheless.
+    Raises `UserError` if compiling is requested where it cannot be: in fp32 on a GPU, whose attention depends on the
+    documents' lengths on the host, and under ZeRO-3 (``gathers_inside_layers``), whose hooks on every linear layer would
+    break compiled code into pieces.
     """
     setting = config.run.compile
     if setting and gathers_inside_layers:
         raise UserError(
             "run.compile=true does not work with ZeRO-3: launch with launch/accelerate/fsdp2.yaml, or compile=false"
         )
+    if setting and device.type == "cuda" and config.precision == "fp32":
+        raise UserError("run.compile=true on a GPU needs precision=bf16: attention in fp32 cannot be compiled there")
     if setting is not None:
         return setting
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
     has_packed_rows = config.batch.unit == "rows"
-    return device.type == "cuda" and has_compiler and has_packed_rows and not gathers_inside_layers
+    is_bf16_on_gpu = device.type == "cuda" and config.precision == "bf16"
+    return is_bf16_on_gpu and has_compiler and has_packed_rows and not gathers_inside_layers
 
 
 def compile_layers(janus: JanusForConditionalGeneration, num_shapes: int, backend: Any = None) -> None:

@@ -25,6 +25,7 @@ from janus_train.train.checkpoint.format import load as load_checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed import process_group
 from janus_train.train.distributed.context import Distributed
+from janus_train.train.distributed.devices import check_gpu_is_used, check_precision, description
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_final_model
 from janus_train.train.monitor import Monitor
@@ -54,6 +55,7 @@ def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> P
     Raises `UserError`, `Preempted` (on every rank, after a signal to any) and `PeerLost` (another rank is gone).
     """
     set_up_logging()
+    check_gpu_is_used()  # before the ranks agree on a backend
     store = process_group.join(config.run)
     group = Distributed(config)
     deadline = Watchdog(group.rank, config.run.first_step_timeout_s, config.run.timeout_s)
@@ -71,6 +73,7 @@ def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> P
 def _run(
     config: Config, group: Distributed, watchdog: Watchdog, lock: RunLock, write_report: Callable[[Path], Path] | None
 ) -> Path:
+    check_precision(config, group.device)
     check_batch(config, group)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
@@ -159,8 +162,10 @@ def record_start(
                 is_resume,
             )
             truncate_records(run_dir, resume.step)
+    devices = description(group, config, model.is_compiled)
     origin = f"its checkpoint {resume.folder}" if is_resume else model.start.description
     logger.info(f"stage {config.stage} starts from {origin}")
+    logger.info(f"  runs on {devices}")
     if run_dir.forced_changes and is_resume:
         logger.info(
             f"  resume=force with other settings: {'; '.join(run_dir.forced_changes)}; the data streams are reassigned"

@@ -35,6 +35,28 @@ def test_both_caches_give_the_same(janus: JanusForConditionalGeneration) -> None
     assert (growing[:, 1:] - growing[:, :-1]).abs().max() > 0.1
 
 
+def test_both_caches_give_the_same_under_autocast(janus: JanusForConditionalGeneration) -> None:
+    """As previews of a bf16 run generate: rotary embeddings leave keys in fp32, values are bf16."""
+    exact = states(janus, "cpu", False)
+    with torch.autocast("cpu", torch.bfloat16):
+        growing, fixed = (states(janus, "cpu", fixed) for fixed in (False, True))
+    assert (fixed - growing).abs().max() < 1e-2 < (growing - exact).abs().max() < 0.1
+    assert fixed.dtype == growing.dtype == torch.float32
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_cache_has_one_type_and_steps_have_the_prompts(janus: JanusForConditionalGeneration, fixed: bool) -> None:
+    """An adaptor's embeddings are bf16 under autocast; the residual stream stays in fp32, as in training."""
+    ids, mask = left_pad(ROWS, 0)
+    embeds = janus.get_input_embeddings()(ids)
+    with inference(janus), torch.autocast("cpu", torch.bfloat16):
+        decoder = Decoder(janus, room=12, fixed=fixed)
+        decoder.prefill(embeds, mask)
+        assert decoder.step(embeds[:, -1].bfloat16()).dtype == torch.float32
+    for layer in decoder.cache.layers:
+        assert layer.keys.dtype == layer.values.dtype == torch.bfloat16
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_graph_gives_the_same(janus: JanusForConditionalGeneration) -> None:

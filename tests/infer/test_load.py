@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import pytest
@@ -156,6 +157,11 @@ def test_bf16_leaves_the_vq_tokenizer_as_it_is_stored(folder, janus):
     ("device", "supported", "wanted"),
     [("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda:1", False, torch.float32)],
 )
-def test_bf16_where_a_gpu_computes_in_it(monkeypatch, device, supported, wanted):
+def test_bf16_where_a_gpu_computes_in_it(monkeypatch, caplog, device, supported, wanted):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(logging.getLogger("janus_train"), "propagate", True)
     assert quickest_dtype(device) == wanted
+    fallback = "Tesla V100 (sm_70) does not compute in bf16: the model runs in fp32"
+    assert caplog.messages == ([] if supported else [fallback])

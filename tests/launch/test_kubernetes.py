@@ -38,12 +38,15 @@ def test_the_master_is_the_first_pod_and_the_counts_agree(jobset: dict[str, Any]
 
 
 def test_its_command_becomes_the_launchers(jobset: dict[str, Any], tmp_path: Path) -> None:
-    """With a python that writes down what it was asked."""
+    """With a python that writes down what it was asked, and a tini that only starts its child."""
     [replicated] = jobset["spec"]["replicatedJobs"]
     [container] = replicated["template"]["spec"]["template"]["spec"]["containers"]
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
+    tini = tmp_path / "tini"
+    tini.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    tini.chmod(0o755)
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     environment |= {"JOB_COMPLETION_INDEX": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = [*container["command"], *container["args"]]

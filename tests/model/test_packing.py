@@ -119,7 +119,7 @@ def test_gradient_checkpointing_changes_no_gradient(janus: JanusForConditionalGe
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            janus.model.language_model.activation_checkpointing_enable()
+            janus.model.language_model.gradient_checkpointing_enable()
             assert all(layer.gradient_checkpointing for layer in janus.model.language_model.layers)
         janus.zero_grad()
         packed(batch).total.backward()

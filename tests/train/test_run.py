@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -18,6 +20,8 @@ from janus_train import report
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
+from janus_train.infer import generate
+from janus_train.infer.decoding import Decoder
 from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
@@ -121,6 +125,15 @@ def test_a_compiled_run_is_the_plain_one(small: Small, tmp_path: Path, monkeypat
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=5e-4, msg=name)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_bf16_run_previews_with_the_cache_of_a_gpu(small: Small, monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
+    """Under autocast, with steps of fixed shapes; stage 1 has frozen weights in bf16, stage 2 trains the language model."""
+    monkeypatch.setattr(generate, "Decoder", partial(Decoder, fixed=True))
+    folder = run(small(stage, "run.steps=1", "run.sample_every=1", "precision=bf16"))
+    with Image.open(folder / "samples/step-000001.png") as preview:
+        assert len(preview.getcolors(maxcolors=2**24)) > 1000
 
 
 def test_a_compiler_that_fails_is_one_line(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -25,6 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from janus_train.model.attention.documents import Documents
 from janus_train.model.attention.grouped import grouped_attention
+from janus_train.torch_versions import VARLEN_TAKES_GROUPS
 
 NAME = "janus_packed"
 
@@ -70,6 +71,10 @@ def _attend_varlen(
     """Attends with one kernel over all documents: (L, H, d)."""
     from torch.nn.attention.varlen import varlen_attn
 
+    has_groups = k_LHd.shape[1] != q_LHd.shape[1]
+    options: dict[str, Any] = {"enable_gqa": has_groups} if VARLEN_TAKES_GROUPS else {}
+    if has_groups and not VARLEN_TAKES_GROUPS:
+        k_LHd, v_LHd = (repeat(x, "L Hkv d -> L (Hkv n) d", n=q_LHd.shape[1] // x.shape[1]) for x in (k_LHd, v_LHd))
     bounds, longest = documents.cu_seqlens, documents.max_seqlen
     output = varlen_attn(
         q_LHd.contiguous(),
@@ -81,7 +86,7 @@ def _attend_varlen(
         longest,
         scale=scaling,
         window_size=(-1, 0),  # causal
-        enable_gqa=k_LHd.shape[1] != q_LHd.shape[1],
+        **options,
     )
     assert isinstance(output, torch.Tensor)  # a pair only if the log-sum-exp is requested
     return output

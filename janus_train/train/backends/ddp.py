@@ -13,6 +13,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
+from janus_train.torch_versions import NO_BUFFER_SYNC
 from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
@@ -26,7 +27,7 @@ class DDP(Backend):
         model: nn.Module = PackedJanus(janus).to(distributed.device)
         if distributed.world_size > 1:
             # Buffers never change. Gradients as views into the buckets avoid a second copy of them.
-            model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(model, gradient_as_bucket_view=True, **NO_BUFFER_SYNC)
         self.model = model
         self.optimizer = make_optimizer(model, config.optim)
 

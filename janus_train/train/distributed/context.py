@@ -69,9 +69,20 @@ class Distributed:
     @property
     def gathers_inside_layers(self) -> bool:
         """Whether every linear layer's weights are gathered around its own call, as in ZeRO-3."""
+        return self.backend == "zero" and self._zero_options.get("stage") == 3
+
+    @property
+    def backend_name(self) -> str:
+        """The backend as messages name it: DDP, ZeRO-2, ZeRO-3 with offloading, FSDP2."""
         if self.backend != "zero":
-            return False
-        return self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"].get("stage") == 3
+            return self.backend.upper()
+        devices = [self._zero_options.get(f"offload_{what}", {}).get("device") for what in ("optimizer", "param")]
+        offloads = any(device not in (None, "none") for device in devices)
+        return f"ZeRO-{self._zero_options['stage']}{' with offloading' if offloads else ''}"
+
+    @property
+    def _zero_options(self) -> dict[str, Any]:
+        return self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
 
     def autocast(self) -> torch.autocast:
         """Matrix products in bf16 if the run's precision is bf16; weights and sums stay fp32."""

@@ -133,19 +133,26 @@ def test_the_square_would_be_seen() -> None:
     assert largest.numel >= 1000 * 1000
 
 
-def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call's arguments, with a kernel of our own in its place: shapes (L, H, d), bounds, causal window, GQA."""
+@pytest.mark.parametrize("takes_groups", [True, False])
+def test_the_cuda_kernel_gets_flat_causal_documents(monkeypatch: pytest.MonkeyPatch, takes_groups: bool) -> None:
+    """The call's arguments, with a kernel of our own in its place: shapes (L, H, d), bounds, causal window, GQA.
+
+    Before torch 2.12 the kernel has no ``enable_gqa``, and gets as many heads of keys and values as of queries.
+    """
     import torch.nn.attention.varlen as varlen
 
     lengths = [5, 9, 2]
 
-    def kernel(q, k, v, bounds, bounds_k, longest, longest_k, *, scale, window_size, enable_gqa):  # type: ignore[no-untyped-def]
+    def kernel(q, k, v, bounds, bounds_k, longest, longest_k, *, scale, window_size, **options):  # type: ignore[no-untyped-def]
         assert bounds.tolist() == bounds_k.tolist() == [0, 5, 14, 16] and longest == longest_k == 9
-        assert bounds.dtype == torch.int32 and window_size == (-1, 0) and enable_gqa and scale == 8**-0.5
+        assert bounds.dtype == torch.int32 and window_size == (-1, 0) and scale == 8**-0.5
+        assert options == ({"enable_gqa": True} if takes_groups else {})
+        assert k.shape[1] == v.shape[1] == (2 if takes_groups else 4)
         assert all(x.is_contiguous() for x in (q, k, v))
         return eager(*(x.transpose(0, 1)[None] for x in (q, k, v)), lengths)[0]
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(packed, "VARLEN_TAKES_GROUPS", takes_groups)
     inputs = states(4, 2, 16)
     flat = (x[0].transpose(0, 1) for x in inputs)
     actual = packed._attend_varlen(*flat, layout(lengths), 8**-0.5)
