@@ -77,7 +77,9 @@ def _cases() -> list[Any]:
         chosen = chosen or (backend in ("zero3", "fsdp2") and (stage, micro_rows) == (3, 2))
         (quick if chosen else slow).append(Case(backend, 2, stage, micro_rows))
     slow += [Case("ddp", 4, stage, 1, rows) for stage, rows in product((1, 2, 3), (4, 8))]
-    quick += [slow.pop(slow.index(Case("ddp", 4, 2, 1, 8)))]
+    quick += [slow.pop(slow.index(Case("ddp", 4, 2, 1, 8))), Case("hsdp", 4, 2, 1, 8)]
+    slow += [Case("hsdp", 4, stage, 1, 8) for stage in (1, 3)]
+    slow += [Case("hsdp", 4, 3, 1, 8, "bf16"), Case("hsdp", 4, 2, 1, 8, checkpointing="full"), Case("hsdp", 2, 2, 1)]
     quick += [Case("zero3_offload", 2, 2, 1), Case("zero2", 2, 2, 1, precision="bf16")]
     slow += [Case("zero2_offload", 2, 2, 1), *(Case(b, 4, 2, 1) for b in SHARDED)]
     slow += [Case(b, 2, 2, 1, precision="bf16") for b in ("ddp", "zero1", "zero3", "fsdp2")]
@@ -92,7 +94,7 @@ def _cases() -> list[Any]:
     ]
 
 
-CHAIN = [("one", 1), *((b, 2) for b in SEVERAL), *((b, 4) for b in ("ddp", "zero3", "fsdp2")), ("one", 1)]
+CHAIN = [("one", 1), *((b, 2) for b in SEVERAL), *((b, 4) for b in ("ddp", "zero3", "hsdp", "fsdp2")), ("one", 1)]
 """Saved by each and resumed by the next: with one format, any backend resumes from any other."""
 
 
