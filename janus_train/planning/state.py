@@ -130,14 +130,16 @@ def state_bytes(sizes: Sizes, sharding: ShardingStrategy, num_gpus: int, precisi
     gradients = FP32 * fraction[sharding.gradients] * sizes.num_trained
     if sharding.has_buckets:  # two for each type of gradients, of which zero1 adds up all in fp32
         bucket_types = [FP32, BF16 if sharding.gradients else FP32] if is_bf16 else [FP32]
-        gradients += 2 * BUCKET_ELEMENTS * sum(bucket_types)
+        gradients += 2 * min(BUCKET_ELEMENTS, sizes.num_trained) * sum(bucket_types)
         gradients += FP32 * sizes.largest_gradient if sharding.gradients else 0.0
     return StateBytes(
         weights=fraction[sharding.weights] * weights + FP32 * sizes.num_vq,
         gradients=gradients,
         masters=FP32 * fraction[True] * sizes.num_trained if sharding.masters else 0.0,
         moments=2 * FP32 * fraction[sharding.optimizer] * sizes.num_trained,
-        copies=BF16 * (sizes.num_trained_matrices - num_trained_bf16) if is_bf16 and not sharding.gathers_narrow else 0.0,
+        copies=BF16 * (sizes.num_trained_matrices - num_trained_bf16)
+        if is_bf16 and not sharding.gathers_narrow
+        else 0.0,
         # the unit at work and the one fetched ahead
         gathered=2 * narrow_bytes * sizes.largest_unit if sharding.weights and num_gpus > 1 else 0.0,
     )

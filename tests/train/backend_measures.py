@@ -132,7 +132,10 @@ def _masters(zero: Any) -> Iterable[torch.Tensor]:
 
 def _gradients(backend: Backend) -> Iterable[torch.Tensor]:
     for parameter in _parameters(backend):
-        for gradient in (parameter.grad, getattr(parameter, "grad_accum", None)):  # DeepSpeed's own, beside bf16 weights
+        for gradient in (
+            parameter.grad,
+            getattr(parameter, "grad_accum", None),
+        ):  # DeepSpeed's own, beside bf16 weights
             if gradient is not None:
                 yield _local(gradient)
     for gradients in getattr(getattr(backend, "_zero", None), "averaged_gradients", {}).values():

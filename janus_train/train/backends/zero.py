@@ -34,6 +34,7 @@ from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
 from janus_train.model.precision import cast_trained_to_bf16
+from janus_train.planning.state import BUCKET_ELEMENTS
 from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
@@ -42,8 +43,6 @@ warnings.filterwarnings(
     "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
 )  # raised by each of DeepSpeed's calls
 
-BUCKET_ELEMENTS = 50_000_000
-"""Gradients that are sent at once: DeepSpeed's 5e8 takes 6 GB of buffers. A larger gradient is sent by itself."""
 GATHERED_ELEMENTS = 1 << 28
 """Of the masters, on rank 0's device at a time."""
 
@@ -59,6 +58,9 @@ class DeepSpeedZeRO(Sharded):
         rows_per_rank = config.batch.rows_per_step // distributed.world_size
         bf16_weights = config.precision == "bf16" and self.stage < 3
         fp32_values = cast_trained_to_bf16(janus) if bf16_weights else {}
+        if self.stage < 3:
+            num_trained = sum(math.prod(shape) for shape in self.shapes.values())
+            options = {"overlap_comm": True, "reduce_bucket_size": min(BUCKET_ELEMENTS, num_trained)} | options
         model = PackedJanus(janus)
         self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
         engine, *_ = deepspeed.initialize(
@@ -255,6 +257,4 @@ def zero_options(distributed: Distributed) -> dict[str, Any]:
         )
     if "offload_param" in options and options["stage"] != 3:
         raise UserError(f"offload_param_device: cpu needs zero_stage: 3, not {options['stage']}")
-    if options["stage"] < 3:
-        options = {"overlap_comm": True, "reduce_bucket_size": BUCKET_ELEMENTS} | options
     return options

@@ -155,6 +155,9 @@ class Group:
             {"name": f"chain-{i}", "kind": "run", "backend": CHAIN[i][0], "overrides": self.chain_overrides(i)}
             for i in chain
         ]
+        if world_size == 4:
+            case = Case("hsdp", 4, 2, 1, 8, checkpointing="full")
+            cases.append({"name": "memory-hsdp", "kind": "memory", "backend": "hsdp", "overrides": case.overrides(self.base, self.folder / "unused")})  # fmt: skip
         mine = [c for c in self._cases if c.world_size == world_size]
         mine += [Case("ddp", 2, 3, 1, lora=True)] if world_size == 2 else []
         for case in sorted(mine, key=lambda c: c.precision, reverse=True):
@@ -236,10 +239,13 @@ def test_any_backend_resumes_from_any_other(group: Group) -> None:
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step-{len(CHAIN):06d}"]
 
 
-@pytest.mark.parametrize("backend", SEVERAL)
+@pytest.mark.parametrize("backend", [*SEVERAL, "hsdp"])
 def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: str) -> None:
-    """fp32, bytes per rank for W = 2: what is frozen costs its weights alone, sharded where weights are."""
-    found = group.result(2, f"memory-{backend}")
+    """fp32, bytes per rank for W = 2: what is frozen costs its weights alone, sharded where weights are.
+
+    HSDP has two nodes of two ranks, and each element of a node's shards is saved by one of them.
+    """
+    found = group.result(4 if backend == "hsdp" else 2, f"memory-{backend}")
     config = config_of(*Case(backend, 2, 2, 1).overrides(group.base, group.folder / "unused"))
     sizes = {name: tensor.numel() for name, tensor in load_file(group.base / "model.safetensors").items()}
     trained = sum(n for name, n in sizes.items() if part_of(name) in config.train_parts)
@@ -252,6 +258,7 @@ def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: st
         "zero2": (4 * (others + encoder) + 2 * trained, 2 * trained, 4 * trained),
         "zero3": (2 * others + 4 * encoder + 2 * trained, 2 * trained, 4 * trained),
         "fsdp2": (2 * others + 4 * encoder, 2 * trained, 4 * trained),
+        "hsdp": (2 * others + 4 * encoder, 2 * trained, 4 * trained),
     }[backend]
     measured = (found["parameters"], found["gradients"], found["optimizer"])
     print(f"{backend}: measured {measured}, by arithmetic {expected} (parameters, gradients, optimizer)")
@@ -291,6 +298,14 @@ def test_rows_that_the_processes_cannot_share(group: Group) -> None:
         ({"ACCELERATE_USE_FSDP": "true"}, "asks for FSDP 1: set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP needs a launcher"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "zero3_offload.yaml"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_SHARDING_STRATEGY": "SHARD_GRAD_OP"},
+            "fsdp_sharding_strategy: SHARD_GRAD_OP is not supported: choose FULL_SHARD, or HYBRID_SHARD",
+        ),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_PARALLELISM_CONFIG": "true"},
+            "parallelism_config is not supported: launch/accelerate/hsdp.yaml",
+        ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
     ],
 )

@@ -34,8 +34,9 @@ from tests.train.conftest import SMALL
 
 RANKS, STEPS = 2, 3
 TOLERANCE = 1e-7
-"""Of weights around 0.02 after three steps at 1e-3, with gradients added up in another order: fp32's rounding. bf16's
-is 1e-4 there."""
+"""Of weights after a step at a rate of 1e-3: fp32's rounding, where bf16's is 1e-4."""
+BF16_TOLERANCE = 3e-4
+"""After three: what differs by fp32's rounding may be rounded to different bf16 numbers, from the second step on."""
 BACKENDS = ("zero1", "zero2", "zero2_offload")
 Weights = dict[str, torch.Tensor]
 """By name (3, n): fp32 weights and both moments, of the whole model."""
@@ -95,12 +96,14 @@ def fp32_weights() -> Iterator[None]:
 
 
 def scenario(base: Path, folder: Path, backend: str) -> dict[str, Any]:
-    """What one rank finds; of use are rank 0's findings."""
+    """What one rank finds; rank 0's findings are compared."""
     config = config_of(*overrides(base))
     found: dict[str, Any] = {}
     trained = Trained(config, backend)
     found["start"] = trained.weights
-    found["losses"] = [trained.step() for _ in range(STEPS)]
+    found["losses"] = [trained.step()]
+    found["first"] = trained.weights
+    found["losses"] += [trained.step() for _ in range(STEPS - 1)]
     found["weights"], found["model_weights"] = trained.weights, trained.model_weights
     final = trained.backend.full_state_dict() or {}
     found["final"] = {name: value.clone() for name, value in final.items() if name in found["weights"]}
@@ -109,7 +112,9 @@ def scenario(base: Path, folder: Path, backend: str) -> dict[str, Any]:
     with fp32_weights():
         wide = Trained(config, backend)
     found["wide_types"] = {tensor.dtype for tensor in wide.model_weights.values()}
-    found["wide_losses"] = [wide.step() for _ in range(STEPS)]
+    found["wide_losses"] = [wide.step()]
+    found["wide_first"] = wide.weights
+    found["wide_losses"] += [wide.step() for _ in range(STEPS - 1)]
     found["wide_weights"] = wide.weights
     wide.save(wide_folder := folder.with_name(f"{folder.name}-wide"))
     found["resumed"] = {}
@@ -140,10 +145,13 @@ def not_finite(config: Config, backend: str) -> tuple[bool, bool, bool]:
 
 def work(connection: Connection, base: Path, folder: Path) -> None:
     torch.set_num_threads(1)
-    zero.BUCKET_ELEMENTS = 1 << 15  # several buckets, and gradients that are larger than one
     while True:
         backend = connection.recv()
-        connection.send(scenario(base, folder / backend, backend))
+        with mock.patch.object(zero, "BUCKET_ELEMENTS", 1 << 15):  # several buckets, and gradients larger than one
+            found = scenario(base, folder / backend, backend)
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, folder / f"{backend}.pt")
+        connection.send(True)
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +165,10 @@ def scenarios(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                 for rank in ranks:
                     rank.send(backend)
                 try:
-                    done[backend] = [rank.recv() for rank in ranks][0]
+                    assert all([rank.recv() for rank in ranks])
                 except EOFError:
                     raise AssertionError((folder / "log-0.log").read_text()[-4000:]) from None
+                done[backend] = torch.load(folder / f"{backend}.pt", weights_only=False)
             return done[backend]
 
         yield findings
@@ -190,19 +199,25 @@ def test_masters_start_with_the_bits_of_the_base(found: dict[str, Any], random_b
     assert sum(not base[name].bfloat16().float().equal(base[name]) for name in found["start"]) > 50
 
 
-def test_updates_are_those_of_fp32_weights(found: dict[str, Any]) -> None:
-    """The same losses bit by bit; masters and moments within fp32's rounding, so well within bf16's."""
+def test_a_step_is_that_of_fp32_weights(found: dict[str, Any]) -> None:
+    """The same loss bit by bit; masters and moments within fp32's rounding, so well within bf16's."""
     assert found["wide_types"] == {torch.float32}
-    assert found["losses"][0] == pytest.approx(found["wide_losses"][0], rel=1e-6)
-    for narrow, wide in zip(found["losses"], found["wide_losses"], strict=True):
-        assert narrow == pytest.approx(wide, rel=1e-5) and narrow[2]
-    distances = [apart(found["weights"], found["wide_weights"], row) for row in range(3)]
-    moved = apart(found["weights"], found["start"], 0)
-    print(f"weights and moments within {distances} of fp32 weights' after moving by {moved}")
-    assert distances[0] < TOLERANCE and moved > 1e4 * TOLERANCE
+    (loss, norm, applied), (wide_loss, wide_norm, _) = found["losses"][0], found["wide_losses"][0]
+    assert loss == wide_loss and norm == pytest.approx(wide_norm, rel=1e-6) and applied
+    distances = [apart(found["first"], found["wide_first"], row) for row in range(3)]
+    moved = apart(found["first"], found["start"], 0)
+    print(f"weights and moments within {distances} after moving by {moved}")
+    assert distances[0] < TOLERANCE and moved > 1e3 * TOLERANCE
     for row in (1, 2):
-        largest = max(weights[row].abs().max().item() for weights in found["wide_weights"].values())
-        assert distances[row] < 1e-5 * largest
+        assert distances[row] < 1e-5 * max(weights[row].abs().max().item() for weights in found["wide_first"].values())
+
+
+def test_steps_stay_within_bf16s_rounding_of_fp32_weights(found: dict[str, Any]) -> None:
+    for (loss, norm, _), (wide_loss, wide_norm, _) in zip(found["losses"], found["wide_losses"], strict=True):
+        assert loss == pytest.approx(wide_loss, rel=1e-4) and norm == pytest.approx(wide_norm, rel=1e-2)
+    distance = apart(found["weights"], found["wide_weights"], 0)
+    print(f"weights within {distance}, losses {found['losses']} and {found['wide_losses']}")
+    assert distance < BF16_TOLERANCE < 0.2 * apart(found["weights"], found["start"], 0)
 
 
 def test_weights_are_their_masters_rounded(found: dict[str, Any], rounded: set[str]) -> None:
@@ -223,14 +238,12 @@ def test_a_checkpoint_resumes_with_every_bit(found: dict[str, Any], origin: str)
     weights, model_weights, after = found["resumed"][origin]
     saved = found["wide_weights" if origin == "from fp32" else "weights"]
     assert all(weights[name].equal(saved[name]) for name in saved)
-    assert all(
-        weight.view(-1).equal(saved[name][0].to(weight.dtype)) for name, weight in model_weights.items()
-    )
-    loss, norm, applied = found["next"]
+    assert all(weight.view(-1).equal(saved[name][0].to(weight.dtype)) for name, weight in model_weights.items())
     if origin == "itself":
         assert after == found["next"]
-    assert after[0] == pytest.approx(loss, rel=1e-6) and after[2] and applied
-    assert after[1] == pytest.approx(norm, rel=1e-2)
+    elif origin == "ddp":  # its forward pass rounds the same weights, in fp32, to the same numbers
+        assert after[0] == found["next"][0] and after[1] == pytest.approx(found["next"][1], rel=1e-2)
+    assert after[2]
 
 
 def test_a_step_that_is_not_finite_on_one_rank_is_taken_by_none(found: dict[str, Any]) -> None:
