@@ -33,10 +33,11 @@ from tests.train.backend_worker import choose
 from tests.train.conftest import SMALL
 
 RANKS, STEPS = 2, 3
-TOLERANCE = 1e-7
-"""Of weights after a step at a rate of 1e-3: fp32's rounding, where bf16's is 1e-4."""
-BF16_TOLERANCE = 3e-4
-"""After three: what differs by fp32's rounding may be rounded to different bf16 numbers, from the second step on."""
+TOLERANCE = 2.5e-7
+"""Of weights up to 1 after a step at a rate of 1e-3: two roundings of fp32, where one of bf16 is 4e-3."""
+BF16_SHARE = 0.01
+"""Of how far weights have moved, as roots of mean squares: bf16 keeps 8 bits. Single elements may be a whole step apart,
+because AdamW divides a gradient by its own size."""
 BACKENDS = ("zero1", "zero2", "zero2_offload")
 Weights = dict[str, torch.Tensor]
 """By name (3, n): fp32 weights and both moments, of the whole model."""
@@ -174,7 +175,10 @@ def scenarios(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield findings
 
 
-@pytest.fixture(params=["zero1", "zero2", pytest.param("zero2_offload", marks=pytest.mark.slow)])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(params=["zero2", *(pytest.param(name, marks=SLOW) for name in ("zero1", "zero2_offload"))])
 def found(request: pytest.FixtureRequest, scenarios: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     return scenarios(request.param)
 
@@ -187,9 +191,15 @@ def rounded() -> set[str]:
     return {name for name, _ in janus.named_parameters() if name.rpartition(".")[0] in layers}
 
 
-def apart(one: Weights, other: Weights, row: int) -> float:
+def apart(one: Weights, other: Weights, row: int) -> dict[str, float]:
+    """The largest difference, by name."""
     assert one.keys() == other.keys()
-    return max((one[name][row] - other[name][row]).abs().max().item() for name in one)
+    return {name: (one[name][row] - other[name][row]).abs().max().item() for name in one}
+
+
+def rms_apart(one: Weights, other: Weights) -> float:
+    """The root of the mean square over all weights."""
+    return torch.cat([one[name][0] - other[name][0] for name in one]).square().mean().sqrt().item()
 
 
 def test_masters_start_with_the_bits_of_the_base(found: dict[str, Any], random_base: Path) -> None:
@@ -199,25 +209,33 @@ def test_masters_start_with_the_bits_of_the_base(found: dict[str, Any], random_b
     assert sum(not base[name].bfloat16().float().equal(base[name]) for name in found["start"]) > 50
 
 
-def test_a_step_is_that_of_fp32_weights(found: dict[str, Any]) -> None:
-    """The same loss bit by bit; masters and moments within fp32's rounding, so well within bf16's."""
+def test_a_step_is_that_of_fp32_weights(found: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    """The same loss bit by bit; masters and moments within fp32's rounding, so well within bf16's.
+
+    The one exception is ZeRO-1's text head, whose chunked loss adds up its gradient in fp32: a bf16 weight has it rounded
+    in each micro-batch, an fp32 weight when it is sent.
+    """
     assert found["wide_types"] == {torch.float32}
     (loss, norm, applied), (wide_loss, wide_norm, _) = found["losses"][0], found["wide_losses"][0]
-    assert loss == wide_loss and norm == pytest.approx(wide_norm, rel=1e-6) and applied
-    distances = [apart(found["first"], found["wide_first"], row) for row in range(3)]
-    moved = apart(found["first"], found["start"], 0)
-    print(f"weights and moments within {distances} after moving by {moved}")
-    assert distances[0] < TOLERANCE and moved > 1e3 * TOLERANCE
-    for row in (1, 2):
-        assert distances[row] < 1e-5 * max(weights[row].abs().max().item() for weights in found["wide_first"].values())
+    assert loss == wide_loss and norm == pytest.approx(wide_norm, rel=1e-4) and applied
+    for row in range(3):
+        distances = apart(found["first"], found["wide_first"], row)
+        largest = apart(found["first"], {name: torch.zeros_like(w) for name, w in found["first"].items()}, row)
+        if request.node.callspec.params["found"] == "zero1":
+            assert distances.pop("lm_head.weight") > TOLERANCE or row, "the exception is no longer one"
+        print(f"weights and moments within {max(distances.values())}")
+        assert max(distances.values()) < (TOLERANCE if row == 0 else 1e-4 * max(largest.values()))
+    moved = rms_apart(found["first"], found["start"])
+    assert rms_apart(found["first"], found["wide_first"]) < BF16_SHARE * moved and moved > 1e3 * TOLERANCE
 
 
 def test_steps_stay_within_bf16s_rounding_of_fp32_weights(found: dict[str, Any]) -> None:
+    """Weights that differ by fp32's rounding may be rounded to different bf16 numbers, from the second step on."""
     for (loss, norm, _), (wide_loss, wide_norm, _) in zip(found["losses"], found["wide_losses"], strict=True):
         assert loss == pytest.approx(wide_loss, rel=1e-4) and norm == pytest.approx(wide_norm, rel=1e-2)
-    distance = apart(found["weights"], found["wide_weights"], 0)
-    print(f"weights within {distance}, losses {found['losses']} and {found['wide_losses']}")
-    assert distance < BF16_TOLERANCE < 0.2 * apart(found["weights"], found["start"], 0)
+    distance, moved = rms_apart(found["weights"], found["wide_weights"]), rms_apart(found["weights"], found["start"])
+    print(f"weights {distance} apart after moving by {moved}")
+    assert distance < BF16_SHARE * moved
 
 
 def test_weights_are_their_masters_rounded(found: dict[str, Any], rounded: set[str]) -> None:
