@@ -106,7 +106,11 @@ class DeepSpeedZeRO(Sharded):
     def update(self, gradient_clip: float) -> tuple[float, bool]:
         assert gradient_clip == self._engine.gradient_clipping()
         self._engine.step()  # DeepSpeed skips the step if the norm is not finite
-        return float(self._zero._global_grad_norm), self._engine.was_step_applied()
+        applied = self._engine.was_step_applied()
+        if not applied and self.stage < 3:
+            # With the optimiser in CPU memory DeepSpeed would add the next step's gradients to what is not finite.
+            self._zero.averaged_gradients = dict.fromkeys(self._zero.averaged_gradients)
+        return float(self._zero._global_grad_norm), applied
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

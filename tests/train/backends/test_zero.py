@@ -221,10 +221,14 @@ def test_a_step_is_that_of_fp32_weights(found: dict[str, Any], request: pytest.F
     for row in range(3):
         distances = apart(found["first"], found["wide_first"], row)
         largest = apart(found["first"], {name: torch.zeros_like(w) for name, w in found["first"].items()}, row)
-        if request.node.callspec.params["found"] == "zero1":
+        backend = request.node.callspec.params["found"]
+        if backend == "zero1":
             assert distances.pop("lm_head.weight") > TOLERANCE or row, "the exception is no longer one"
+        moment_share, tolerance = 1e-4, TOLERANCE
+        if backend == "zero2_offload":  # fp32 weights' gradients are added up in buckets, in bf16
+            moment_share, tolerance = 1e-2, 10 * TOLERANCE
         print(f"weights and moments within {max(distances.values())}")
-        assert max(distances.values()) < (TOLERANCE if row == 0 else 1e-4 * max(largest.values()))
+        assert max(distances.values()) < (tolerance if row == 0 else moment_share * max(largest.values()))
     moved = rms_apart(found["first"], found["start"])
     assert rms_apart(found["first"], found["wide_first"]) < BF16_SHARE * moved and moved > 1e3 * TOLERANCE
 
