@@ -39,19 +39,23 @@ def micro_batches() -> None:
 
 
 def communication() -> None:
-    print("| model | GPUs | sharding | rows at a time | GB sent | s sending | s computing | sending / computing |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | GPUs | sharding | rows at a time | GB in a node | GB across nodes | s sending | s computing | "
+        "sending / computing |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for model, numbers in GPUS.items():
         num_gpus = numbers[-1]
         stage = stage_plan(model, num_gpus, "a100-40gb")
         rows = stage.rows_per_gpu
         for sharding in SHARDING_STRATEGIES:
-            options = [stage.option(sharding, "none", size) for size in (1, rows)]
-            seconds = list(dict.fromkeys(option.communication_s for option in options))
-            computing = options[0].compute_s
+            options = {o.traffic: o for o in (stage.option(sharding, "none", size) for size in (1, rows))}
+            seconds = [option.communication_s for option in options.values()]
+            computing = stage.option(sharding, "none", 1).compute_s
             sizes = f"1 / {rows}" if len(seconds) > 1 else "any"
             columns = (
-                " / ".join(f"{s * stage.gpu.network / 1e9:.1f}" for s in seconds),
+                " / ".join(f"{sent.within_node / 1e9:.1f}" for sent in options),
+                " / ".join(f"{sent.across_nodes / 1e9:.1f}" for sent in options),
                 " / ".join(f"{s:.2f}" for s in seconds),
                 f"{computing:.2f}",
                 " / ".join(f"{100 * s / computing:.0f}" for s in seconds) + " %",

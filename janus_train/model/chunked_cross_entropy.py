@@ -133,9 +133,10 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_positions, vocabulary = len(hidden_ND), len(weight_VD)
         losses_N = torch.empty(num_positions, dtype=torch.float32, device=hidden_ND.device)
-        # The gradient of the weight adds up in the weight's own type, fp32, whatever the products' type.
+        # The gradient of the weight adds up in fp32, whatever its own type and the products'.
         hidden_grad = torch.empty_like(hidden_ND, dtype=compute_dtype) if needs_grad[0] else None
-        weight_grad = (torch.empty_like if num_positions else torch.zeros_like)(weight_VD) if needs_grad[1] else None
+        make_grad = torch.empty_like if num_positions else torch.zeros_like
+        weight_grad = make_grad(weight_VD, dtype=torch.float32) if needs_grad[1] else None
         compute_weight_VD = weight_VD.to(compute_dtype)
         chunk_size, part_size = chunk_positions(vocabulary, hidden_ND.is_cuda, compute_dtype.itemsize)
         with torch.autocast(hidden_ND.device.type, enabled=False):

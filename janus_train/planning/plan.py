@@ -10,7 +10,7 @@ from typing import get_args
 
 from janus_train.config import ActivationCheckpointing, Config
 from janus_train.planning.activations import Activations, Widths, activations
-from janus_train.planning.communication import bytes_sent, seconds
+from janus_train.planning.communication import Traffic, traffic
 from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part, gradient_flow
 from janus_train.planning.gpus import GPU
 from janus_train.planning.state import SHARDING_STRATEGIES, ShardingStrategy, Sizes, StateBytes, sizes_of, state_bytes
@@ -41,6 +41,7 @@ class Option:
     state: StateBytes
     activations: Activations
     compute_s: float  # per step, recomputation included
+    traffic: Traffic
     communication_s: float
     gpu_memory: float
 
@@ -134,8 +135,10 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
         "selective": SELECTIVE_TIME * flows,
         "full": recomputed_share,
     }
-    options = [
-        Option(
+
+    def option(sharding: ShardingStrategy, policy: ActivationCheckpointing, micro_rows: int) -> Option:
+        sent = traffic(sizes, sharding, num_busy_gpus, rows // micro_rows, config.precision)
+        return Option(
             sharding,
             policy,
             micro_rows,
@@ -144,11 +147,13 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
                 model, parts, row * micro_rows, _widths(config), policy, peft=peft, text_loss=config.memory.text_loss
             ),
             rows * row_s * (1 + slowdown[policy]),
-            seconds(
-                bytes_sent(sizes, sharding, num_busy_gpus, rows // micro_rows, config.precision), gpu, num_busy_gpus
-            ),
+            sent,
+            sent.seconds(gpu),
             gpu.memory,
         )
+
+    options = [
+        option(sharding, policy, micro_rows)
         for sharding in SHARDING_STRATEGIES.values()
         for policy in POLICIES
         for micro_rows in range(1, rows + 1)

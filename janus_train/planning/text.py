@@ -28,7 +28,7 @@ def assumptions(plan: RunPlan) -> str:
     return (
         f"Assumed: {100 * stage.mfu:.0f} % of peak while computing ({stage.mfu_source}); full rows; an image and "
         f"{UNDERSTANDING_TEXT} tokens (understanding, {UNDERSTANDING_LOSS} with loss), {GENERATION_TEXT} (generation), "
-        f"text of {TEXT}; codes {codes}; sending at {stage.gpu.network / GB:.0f} GB/s between nodes of 8, "
+        f"text of {TEXT}; codes {codes}; sending at {stage.gpu.network / GB:.0f} GB/s per GPU between nodes of 8, "
         f"{stage.gpu.link / GB:.0f} inside; 2 GB per GPU for CUDA and NCCL."
     )
 
@@ -156,7 +156,8 @@ def sending_table(stage: StagePlan) -> Table:
         f"Sent per GPU and step, {stage.num_busy_gpus} GPUs, {stage.rows_per_gpu} rows each",
         "sharding",
         "rows at a time",
-        "GB",
+        "GB in a node",
+        "GB across nodes",
         "s",
         "s computing",
         "sending / computing",
@@ -164,11 +165,11 @@ def sending_table(stage: StagePlan) -> Table:
     for sharding in SHARDING_STRATEGIES:
         for micro_rows in sorted({1, stage.rows_per_gpu}):
             option = stage.option(sharding, "none", micro_rows)
-            num_bytes = option.communication_s * (stage.gpu.link if stage.num_busy_gpus <= 8 else stage.gpu.network)
             table.add_row(
                 sharding,
                 str(micro_rows),
-                f"{num_bytes / GB:.2f}",
+                f"{option.traffic.within_node / GB:.2f}",
+                f"{option.traffic.across_nodes / GB:.2f}",
                 f"{option.communication_s:.3f}",
                 f"{option.compute_s:.3f}",
                 f"{100 * option.communication_s / option.compute_s:.0f} %",

@@ -15,10 +15,16 @@ from janus_train.config import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW for the trainable parameters; the others have no optimiser state."""
+    """Make AdamW for the trainable parameters; the others have no optimiser state.
+
+    There is a parameter group for each type of weights, bf16 first: DeepSpeed flattens a group into one tensor, and takes
+    the first group's type for that of the model.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [[p for p in trainable if p.dtype == dtype] for dtype in (torch.bfloat16, torch.float32)]
+    assert sum(map(len, groups)) == len(trainable), "weights are bf16 or fp32"
     return torch.optim.AdamW(
-        trainable,
+        [{"params": group} for group in groups if group],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,

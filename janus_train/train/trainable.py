@@ -101,6 +101,6 @@ def make_trainable(
     text_head(janus).chunked = config.memory.text_loss == "chunked"
     if compiled:
         compile_layers(janus, max_shapes(config.batch.row_tokens))
-    if config.precision == "bf16" and group.backend == "ddp":  # the other backends shard them in fp32
+    if config.precision == "bf16" and not group.shards_weights:  # those that do shard them in fp32
         return cast_frozen_to_bf16(janus, keep=new_parts)  # no folder has the fp32 values of new parts
     return []

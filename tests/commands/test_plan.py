@@ -30,17 +30,25 @@ def test_it_says_what_it_takes(run: Run, tmp_path: Path) -> None:
     assert code == 0 and f"page: {html}" in err
     assert "janus_pro_7b, stage 2: 512 rows of 4096 tokens per step, 270000 steps, on 256 x a100-40gb" in out
     assert "40 % of peak while computing (assumed, not measured)" in out
-    for words in ("language model", "zero2, selective", "GPU-hours", "24 % of peak", "sending / computing"):
+    for words in (
+        "language model",
+        "zero2, selective",
+        "hsdp, full",
+        "GB across nodes",
+        "GPU-hours",
+        "24 % of peak",
+        "sending / computing",
+    ):
         assert words in out
     assert re.search(r"^zero3, none +.* yes +1$", out, re.M) and re.search(r"^ddp, full +.* no +none$", out, re.M)
     command = next(line.strip() for line in out.splitlines() if "accelerate launch" in line)
     assert command == (
         "accelerate launch --config_file launch/accelerate/zero3.yaml train.py +stage=2 model=janus_pro_7b "
-        "batch.micro_rows=2 memory.activation_checkpointing=selective"
+        "batch.micro_rows=1 memory.activation_checkpointing=none"
     )
     page = ParsedPage(html.read_text(encoding="utf-8"))
     assert command in page.text and "24 % of peak" in page.text and "128 of the 256 GPUs" in page.text
-    assert sum(tag == "span" and a.get("class") == "stack" for tag, a in page.tags) == 15 + 1 + 8
+    assert sum(tag == "span" and a.get("class") == "stack" for tag, a in page.tags) == 18 + 8
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe")]
     assert "http:" not in html.read_text(encoding="utf-8") and "https:" not in html.read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from janus_train.paths import ROOT
 
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=1", "data.lookahead=2", "run.cpu_threads=1")
-BACKENDS = {"cpu": "ddp", "ddp": "ddp", "fsdp2": "fsdp2"}
+BACKENDS = {"cpu": "ddp", "ddp": "ddp", "fsdp2": "fsdp2", "hsdp": "fsdp2"}
 
 
 def processes(name: str) -> int:

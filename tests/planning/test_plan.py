@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_train.planning.communication import bytes_sent, seconds
+from janus_train.planning.communication import Traffic, traffic
 from janus_train.planning.gpus import GPUS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import POLICIES, StagePlan, implied_mfu, plan_stage
@@ -117,24 +117,42 @@ SIZES = Sizes(num_trained=1e9, num_frozen=1e8, num_vq=0, num_trained_matrices=0,
     [
         ("ddp", 1, 2 * 4 * 1e9),
         ("ddp", 4, 2 * 4 * 1e9),
-        ("zero1", 4, (2 + 4) * 1e9),
-        ("zero2", 1, (2 + 4) * 1e9),
-        ("zero2", 4, (4 * 2 + 4) * 1e9),
+        ("zero1", 4, (2 * 2 + 2) * 1e9),
+        ("zero2", 1, (2 * 2 + 2) * 1e9),
+        ("zero2", 4, (4 * 2 * 2 + 2) * 1e9),
         ("zero3", 1, 2 * 2 * 1.1e9 + 2 * 1e9),
         ("zero3", 4, 4 * (2 * 2 * 1.1e9 + 2 * 1e9)),
         ("fsdp2", 1, 2 * 2 * 1.1e9 + 4 * 1e9),
     ],
 )
 def test_bytes_sent_in_a_step(sharding: str, micro_batches: int, num_bytes: float) -> None:
-    """A ring of 128 sends 127 / 128 of it."""
-    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharding], 128, micro_batches, "bf16") == pytest.approx(
-        num_bytes * 127 / 128
-    )
-    assert bytes_sent(SIZES, SHARDING_STRATEGIES[sharding], 1, micro_batches, "bf16") == 0
+    """A ring of 128 sends 127 / 128 of it, across nodes; one of 8 sends 7 / 8 inside a node."""
+
+    def sent(num_gpus: int) -> Traffic:
+        return traffic(SIZES, SHARDING_STRATEGIES[sharding], num_gpus, micro_batches, "bf16")
+
+    assert sent(128) == pytest.approx(Traffic(0.0, num_bytes * 127 / 128))
+    assert sent(8) == pytest.approx(Traffic(num_bytes * 7 / 8, 0.0))
+    assert sent(1).total == 0
+
+
+def test_hsdp_sends_a_shard_of_the_gradients_across_nodes() -> None:
+    """Whatever the number of micro-batches; all else stays in the node."""
+    hsdp, fsdp2 = SHARDING_STRATEGIES["hsdp"], SHARDING_STRATEGIES["fsdp2"]
+    for micro_batches in (1, 4):
+        sent = traffic(SIZES, hsdp, 128, micro_batches, "bf16")
+        assert sent.within_node == pytest.approx(micro_batches * (2 * 2 * 1.1e9 + 4 * 1e9) * 7 / 8)
+        assert sent.across_nodes == pytest.approx(2 * 4 * 1e9 / 8 * 15 / 16)
+    assert traffic(SIZES, hsdp, 8, 4, "bf16") == traffic(SIZES, fsdp2, 8, 4, "bf16")
+    slow, wide = GPUS["rtx4090"], 8 * 16
+    assert traffic(SIZES, hsdp, wide, 4, "bf16").seconds(slow) < traffic(SIZES, fsdp2, wide, 4, "bf16").seconds(slow)
 
 
 def test_sending_takes_the_narrow_way() -> None:
-    assert seconds(300e9, A100, 8) == pytest.approx(1) and seconds(300e9, A100, 16) == pytest.approx(12)
+    """Across nodes 8 networks of 25 GB/s; where they are more than the links, those."""
+    assert Traffic(300e9, 0.0).seconds(A100) == pytest.approx(1)
+    assert Traffic(0.0, 300e9).seconds(A100) == pytest.approx(1.5)
+    assert Traffic(0.0, 64e9).seconds(GPUS["h100-pcie"]) == pytest.approx(1)
 
 
 def test_a_measured_share_is_taken_and_a_foreign_one_is_not(tmp_path: Path) -> None:

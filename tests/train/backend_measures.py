@@ -17,12 +17,12 @@ from janus_train.data.loader import open_mixture, open_recipe
 from janus_train.data.streams import Stream
 from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
-from janus_train.model.activation_checkpointing import checkpoint_layers
-from janus_train.model.parts import set_trainable
+from janus_train.model.build import prepare
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.loss_totals import LossTotals
 from janus_train.train.step import train_step
+from janus_train.train.trainable import make_trainable
 
 Assignment = list[list[Kind]]
 """The kinds of each micro-batch's documents, rank 0's micro-batches first."""
@@ -32,9 +32,8 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     """The backend on the configuration's base, and some rows of its recipe, the same on all ranks."""
     assert config.init_from
     folder = Path(config.init_from)
-    janus = JanusForConditionalGeneration.from_pretrained(folder)
-    set_trainable(janus, config.train_parts)
-    checkpoint_layers(janus, config.memory.activation_checkpointing)
+    janus = prepare(JanusForConditionalGeneration.from_pretrained(folder))
+    make_trainable(janus, config, [], False, distributed)
     encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_image, config.model.image_size, "")
     sampler, packer = open_mixture(config, open_recipe(config), encoder)
     rows = [next(Stream(v, sampler, packer)) for v in range(config.batch.rows_per_step)]
@@ -133,8 +132,12 @@ def _masters(zero: Any) -> Iterable[torch.Tensor]:
 
 def _gradients(backend: Backend) -> Iterable[torch.Tensor]:
     for parameter in _parameters(backend):
-        if parameter.grad is not None:
-            yield _local(parameter.grad)
+        for gradient in (
+            parameter.grad,
+            getattr(parameter, "grad_accum", None),
+        ):  # DeepSpeed's own, beside bf16 weights
+            if gradient is not None:
+                yield _local(gradient)
     for gradients in getattr(getattr(backend, "_zero", None), "averaged_gradients", {}).values():
         yield from gradients or []
 

@@ -2,10 +2,10 @@
 
     ddp     one process, or DDP: every rank has all weights, gradients and optimiser state
     zero    DeepSpeed ZeRO: optimiser state (1), gradients too (2) and weights too (3) are sharded
-    fsdp2   torch's fully_shard: all three are sharded
+    fsdp2   torch's fully_shard: all three are sharded, over all ranks or over those of a node
 
-All keep fp32 weights and moments for trained parameters; ``precision=bf16`` computes matrix products in bf16
-(autocast). A frozen part has no gradients, no optimiser state and no second copy. The frozen VQ encoder is never
+All keep fp32 weights and moments for trained parameters, and save these; ``precision=bf16`` computes matrix products in
+bf16 (autocast), and under ZeRO-1 and -2 keeps what autocast rounds in bf16, beside the shards in fp32. A frozen part has no gradients, no optimiser state and no second copy. The frozen VQ encoder is never
 sharded: it runs only on ranks whose images lack cached codes, and gathering it there would wait for the other ranks
 forever.
 """
@@ -52,6 +52,19 @@ class ParameterShard:
         first, count = start - self.start, stop - start
         moments = {key: moment.narrow(0, first, count) for key, moment in self.moments.items()}
         return ParameterShard(self.name, start, self.weight.narrow(0, first, count), moments)
+
+
+def equal_share(shards: list[ParameterShard], index: int, count: int) -> list[ParameterShard]:
+    """The ``index``-th of ``count`` equal stretches of all elements of ``shards``, in their order."""
+    num_elements = sum(shard.weight.numel() for shard in shards)
+    begin, end = num_elements * index // count, num_elements * (index + 1) // count
+    share, offset = [], 0
+    for shard in shards:
+        start, stop = max(0, begin - offset), min(shard.weight.numel(), end - offset)
+        if start < stop:
+            share.append(shard.narrow(shard.start + start, shard.start + stop))
+        offset += shard.weight.numel()
+    return share
 
 
 class Backend(ABC):

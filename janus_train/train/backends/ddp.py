@@ -14,7 +14,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
 from janus_train.torch_versions import NO_BUFFER_SYNC
-from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard
+from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard, equal_share
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -47,14 +47,4 @@ class DDP(Backend):
 
     def checkpoint_shards(self) -> list[ParameterShard]:
         """This rank's equal share of all elements, in the model's order."""
-        shards = self.local_shards()
-        num_elements = sum(shard.stop for shard in shards)
-        rank, num_ranks = self.distributed.rank, self.distributed.world_size
-        begin, end = num_elements * rank // num_ranks, num_elements * (rank + 1) // num_ranks
-        rank_shards, offset = [], 0
-        for shard in shards:
-            start, stop = max(0, begin - offset), min(shard.stop, end - offset)
-            if start < stop:
-                rank_shards.append(shard.narrow(start, stop))
-            offset += shard.stop
-        return rank_shards
+        return equal_share(self.local_shards(), self.distributed.rank, self.distributed.world_size)

@@ -3,34 +3,46 @@
 Accelerate starts the ranks and reads the launch file. The wrapping is done here, because Accelerate skips it on a CPU
 and the VQ encoder must not be sharded. A unit is gathered at a time: each layer of the language model and of the
 understanding encoder, the text embedding and both heads; the remaining small modules form one more unit.
+
+With ``fsdp_sharding_strategy: HYBRID_SHARD`` a node's ranks shard the model among themselves, and all nodes have the
+same shards (HSDP): weights are gathered inside a node only, and gradients are averaged across nodes once in a step.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
+from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded, equal_share
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
 
 class FSDP2(Sharded):
-    """Weights, gradients and moments are sharded; gradients are averaged and sharded in every micro-batch."""
+    """Weights, gradients and moments are sharded; gradients are averaged and sharded in every micro-batch.
+
+    Across the replicas of a shard, if there are several, gradients are averaged in a step's last micro-batch.
+    """
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         super().__init__(janus, config, distributed)
         device = distributed.device
-        mesh = init_device_mesh(device.type, (distributed.world_size,))
+        self._num_shards = ranks_per_shard_group(distributed)
+        self._num_replicas = distributed.world_size // self._num_shards
+        self._replica, self._shard = divmod(distributed.rank, self._num_shards)
+        mesh = _mesh(device.type, self._num_replicas, self._num_shards)
         keep_weights_gathered = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
         fp32_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
         # In bf16 runs the language model's layers and the heads are gathered in bf16, to which autocast would round them
@@ -47,8 +59,15 @@ class FSDP2(Sharded):
             for unit in units:
                 fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_weights_gathered)
         fully_shard(model, mesh=mesh, mp_policy=fp32_policy, ignored_params=set(encoder.parameters()))
-        self.model = model
+        assert isinstance(model, FSDPModule)
+        self.model = self._fsdp_model = model
         self.optimizer = make_optimizer(model, config.optim)
+
+    @contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        if self._num_replicas > 1:
+            self._fsdp_model.set_requires_all_reduce(last)
+        yield
 
     def local_shards(self) -> list[ParameterShard]:
         shards = []
@@ -62,10 +81,13 @@ class FSDP2(Sharded):
                 shards.append(ParameterShard(name, self._first_row(shape[0]) * math.prod(shape[1:]), weight, moments))
         return shards
 
+    def checkpoint_shards(self) -> list[ParameterShard]:
+        """The replicas of a shard save an equal share of it each."""
+        return equal_share(self.local_shards(), self._replica, self._num_replicas)
+
     def _first_row(self, rows: int) -> int:
         """The first row on this rank: rows are split into equal blocks, the last ones smaller or empty."""
-        num_ranks = self.distributed.world_size
-        return min(rows, self.distributed.rank * -(-rows // num_ranks))
+        return min(rows, self._shard * -(-rows // self._num_shards))
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         weights = {}
@@ -74,3 +96,27 @@ class FSDP2(Sharded):
             if self.distributed.is_main:
                 weights[name] = full_tensor.cpu()
         return weights if self.distributed.is_main else None
+
+
+def ranks_per_shard_group(distributed: Distributed) -> int:
+    """The number of ranks that share one copy of the model: all, or with ``HYBRID_SHARD`` those of a node.
+
+    Raises `UserError` if the nodes have different numbers of ranks.
+    """
+    if not distributed.shards_within_node:
+        return distributed.world_size
+    num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size))
+    with distributed.raise_on_all_ranks():
+        if any(number != num_local_ranks for number in distributed.gather([num_local_ranks])):
+            raise UserError(
+                "fsdp_sharding_strategy: HYBRID_SHARD needs the same number of processes on every node: start as many "
+                "on each, or use launch/accelerate/fsdp2.yaml"
+            )
+    return num_local_ranks
+
+
+def _mesh(device_type: str, num_replicas: int, num_shards: int) -> DeviceMesh:
+    """Ranks of a node are next to each other: rank r has shard r % num_shards of replica r // num_shards."""
+    if num_replicas == 1:
+        return init_device_mesh(device_type, (num_shards,))
+    return init_device_mesh(device_type, (num_replicas, num_shards), mesh_dim_names=("replicate", "shard"))

@@ -2,8 +2,14 @@
 
 Stage and offloading come from the launch file through Accelerate; everything else is set here. The loss is already
 divided by the step's tokens: DeepSpeed's own division by its accumulation steps is switched off, because it would make
-the update depend on the size of the micro-batches. The optimiser is torch's AdamW, as in the other backends. In bf16
-runs DeepSpeed's autocast keeps the weights in fp32, but sends linear layers' weights (stage 3) and gradients in bf16.
+the update depend on the size of the micro-batches. The optimiser is torch's AdamW, as in the other backends.
+
+In bf16 runs stages 1 and 2 keep what autocast rounds (`model.precision`) in bf16: weights, and gradients until they are
+added up in fp32, which stage 1 does on every rank and stage 2 in the shards. The fp32 values that AdamW updates, the
+masters, exist in shards only. Norms and embeddings stay in fp32, and with them the residual stream. So this is not
+DeepSpeed's ``bf16`` option, which casts all weights, but its optimiser on two parameter groups: losses and gradients are
+those of fp32 weights under autocast, bit by bit. Gradients of bf16 weights are sent in bf16, others in fp32. Stage 3
+keeps its shards of the weights in fp32 and gathers in bf16 those that autocast rounds.
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
+from janus_train.model.precision import cast_trained_to_bf16
+from janus_train.planning.state import BUCKET_ELEMENTS
 from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
@@ -34,6 +42,9 @@ from janus_train.train.optim import make_optimizer
 warnings.filterwarnings(
     "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
 )  # raised by each of DeepSpeed's calls
+
+GATHERED_ELEMENTS = 1 << 28
+"""Of the masters, on rank 0's device at a time."""
 
 
 class DeepSpeedZeRO(Sharded):
@@ -45,6 +56,11 @@ class DeepSpeedZeRO(Sharded):
         options = zero_options(distributed)
         self.stage = options["stage"]
         rows_per_rank = config.batch.rows_per_step // distributed.world_size
+        bf16_weights = config.precision == "bf16" and self.stage < 3
+        fp32_values = cast_trained_to_bf16(janus) if bf16_weights else {}
+        if self.stage < 3:
+            num_trained = sum(math.prod(shape) for shape in self.shapes.values())
+            options = {"overlap_comm": True, "reduce_bucket_size": min(BUCKET_ELEMENTS, num_trained)} | options
         model = PackedJanus(janus)
         self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
         engine, *_ = deepspeed.initialize(
@@ -65,6 +81,16 @@ class DeepSpeedZeRO(Sharded):
         self._engine: Any = engine
         self._zero: Any = engine.optimizer
         self.optimizer = self._zero.optimizer
+        if self.stage < 3:
+            _make_safe(self._zero)
+        if fp32_values:
+            self._fill_masters(fp32_values)
+
+    def _fill_masters(self, fp32_values: dict[str, torch.Tensor]) -> None:
+        """Replace the masters of bf16 weights, which DeepSpeed has made from these, by the values before the rounding."""
+        for shard in self.local_shards():
+            if shard.name in fp32_values:
+                shard.weight.copy_(fp32_values[shard.name].view(-1)[shard.start : shard.stop])
 
     def zero_grad(self) -> None:
         """Does nothing: DeepSpeed clears the gradients after its step."""
@@ -80,7 +106,11 @@ class DeepSpeedZeRO(Sharded):
     def update(self, gradient_clip: float) -> tuple[float, bool]:
         assert gradient_clip == self._engine.gradient_clipping()
         self._engine.step()  # DeepSpeed skips the step if the norm is not finite
-        return float(self._zero._global_grad_norm), self._engine.was_step_applied()
+        applied = self._engine.was_step_applied()
+        if not applied and self.stage < 3:
+            # With the optimiser in CPU memory DeepSpeed would add the next step's gradients to what is not finite.
+            self._zero.averaged_gradients = dict.fromkeys(self._zero.averaged_gradients)
+        return float(self._zero._global_grad_norm), applied
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -134,6 +164,35 @@ class DeepSpeedZeRO(Sharded):
 
     # ------------------------------------------------------------------------------------------------------ full model
 
+    def _gather_masters(self) -> dict[str, torch.Tensor]:
+        """The fp32 values of the trained weights that are bf16: on rank 0's CPU, none on the others. All ranks call it."""
+        names = {id(parameter): name for name, parameter in self.janus.named_parameters()}
+        values = {}
+        for group, master in enumerate(self._zero.single_partition_of_fp32_groups):
+            if self._zero.bit16_groups_flat[group].dtype == torch.float32:
+                continue
+            flat = self._gather(master.detach())
+            if flat is not None:
+                offsets = self._zero.round_robin_bit16_offsets[group]
+                for parameter, offset in zip(self._zero.round_robin_bit16_groups[group], offsets, strict=True):
+                    value = flat.narrow(0, offset, parameter.numel()).view(parameter.shape)
+                    values[names[id(parameter)]] = value
+        return values
+
+    def _gather(self, shard: torch.Tensor) -> torch.Tensor | None:
+        """The shards (n,) of all ranks, one after the other: on rank 0's CPU, None on the others."""
+        num_ranks, n = self.distributed.world_size, shard.numel()
+        flat = torch.empty(num_ranks, n, dtype=shard.dtype) if self.distributed.is_main else None
+        step = max(1, GATHERED_ELEMENTS // num_ranks)
+        for start in range(0, n, step):
+            piece = shard[start : start + step].to(self.distributed.device)
+            pieces = [torch.empty_like(piece) for _ in range(num_ranks)] if flat is not None else None
+            torch.distributed.gather(piece, pieces, dst=0)
+            for rank, rank_piece in enumerate(pieces or ()):
+                assert flat is not None
+                flat[rank, start : start + step] = rank_piece
+        return None if flat is None else flat.view(-1)
+
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         weights = {}
         for name, tensor in self.janus.state_dict(keep_vars=True).items():
@@ -142,6 +201,8 @@ class DeepSpeedZeRO(Sharded):
                 if self.distributed.is_main:
                     value = tensor.detach().cpu()
                     weights[name] = value.clone() if partitioned_tensors else value
+        if self.stage < 3:
+            weights |= self._gather_masters()
         weights |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
         return weights if self.distributed.is_main else None
 
@@ -149,6 +210,29 @@ class DeepSpeedZeRO(Sharded):
         if self.stage == 3:
             return super().full_model()
         return self.janus if self.distributed.is_main else None
+
+
+def _make_safe(zero: Any) -> None:
+    """Mend what DeepSpeed's optimiser of stages 1 and 2 leaves open with its ``bf16`` option off."""
+    zero.check_grad_overflow = True  # else it applies a step that is not finite if the first group's weights are bf16
+    if zero.partition_gradients:
+        _use_typed_buckets(zero)
+    if zero.overlap_comm and zero.reduction_stream is not None:
+        # A gradient larger than a bucket is freed while it may still be read by the stream that sends it.
+        zero._record_gradient_stream = lambda tensor, stream: tensor.record_stream(stream)
+
+
+def _use_typed_buckets(zero: Any) -> None:
+    """Have each bucket keep gradients in the type in which it sends them; DeepSpeed rounds all to the first group's."""
+    setup_buckets = zero.setup_buckets
+
+    def setup_typed_buckets() -> None:
+        is_first = not zero.ready_for_gradients
+        setup_buckets()
+        for dtype, bucket in zero.ipg_buckets.items() if is_first else ():
+            bucket.buffer = [b if b.dtype == dtype else torch.empty_like(b, dtype=dtype) for b in bucket.buffer]
+
+    zero.setup_buckets = setup_typed_buckets
 
 
 def _take_out_code_encoder(janus: JanusForConditionalGeneration) -> nn.Module:

@@ -84,6 +84,16 @@ class Distributed:
     def _zero_options(self) -> dict[str, Any]:
         return self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
 
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no rank has all weights: FSDP2 and ZeRO-3."""
+        return self.backend == "fsdp2" or self.gathers_inside_layers
+
+    @property
+    def shards_within_node(self) -> bool:
+        """Whether FSDP2 shards over the ranks of a node, and every node has a replica."""
+        return self.backend == "fsdp2" and _sharding_strategy() == "HYBRID_SHARD"
+
     def autocast(self) -> torch.autocast:
         """Matrix products in bf16 if the run's precision is bf16; weights and sums stay fp32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
@@ -161,12 +171,26 @@ def _launched_backend() -> BackendName:
             )
         if _is_set("FSDP_OFFLOAD_PARAMS"):
             raise UserError("fsdp_offload_params is not supported: use launch/accelerate/zero3_offload.yaml")
+        if _sharding_strategy() not in ("FULL_SHARD", "HYBRID_SHARD"):
+            raise UserError(
+                f"fsdp_sharding_strategy: {_sharding_strategy()} is not supported: choose FULL_SHARD, or HYBRID_SHARD to "
+                "shard within a node (launch/accelerate/hsdp.yaml)"
+            )
+        if _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"):
+            raise UserError(
+                "parallelism_config is not supported: launch/accelerate/hsdp.yaml shards within a node and replicates "
+                "across nodes"
+            )
         if "LOCAL_RANK" not in os.environ:
             raise UserError("FSDP needs a launcher even for one process: accelerate launch, or torchrun")
         return "fsdp2"
     if _is_set("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError("Megatron-LM is not supported: choose one of launch/accelerate/*.yaml")
     return "ddp"
+
+
+def _sharding_strategy() -> str:
+    return os.environ.get("FSDP_SHARDING_STRATEGY", "FULL_SHARD").upper()
 
 
 def _without_shared_memory() -> None:

@@ -77,7 +77,9 @@ def _cases() -> list[Any]:
         chosen = chosen or (backend in ("zero3", "fsdp2") and (stage, micro_rows) == (3, 2))
         (quick if chosen else slow).append(Case(backend, 2, stage, micro_rows))
     slow += [Case("ddp", 4, stage, 1, rows) for stage, rows in product((1, 2, 3), (4, 8))]
-    quick += [slow.pop(slow.index(Case("ddp", 4, 2, 1, 8)))]
+    quick += [slow.pop(slow.index(Case("ddp", 4, 2, 1, 8))), Case("hsdp", 4, 2, 1, 8)]
+    slow += [Case("hsdp", 4, stage, 1, 8) for stage in (1, 3)]
+    slow += [Case("hsdp", 4, 3, 1, 8, "bf16"), Case("hsdp", 4, 2, 1, 8, checkpointing="full"), Case("hsdp", 2, 2, 1)]
     quick += [Case("zero3_offload", 2, 2, 1), Case("zero2", 2, 2, 1, precision="bf16")]
     slow += [Case("zero2_offload", 2, 2, 1), *(Case(b, 4, 2, 1) for b in SHARDED)]
     slow += [Case(b, 2, 2, 1, precision="bf16") for b in ("ddp", "zero1", "zero3", "fsdp2")]
@@ -92,7 +94,7 @@ def _cases() -> list[Any]:
     ]
 
 
-CHAIN = [("one", 1), *((b, 2) for b in SEVERAL), *((b, 4) for b in ("ddp", "zero3", "fsdp2")), ("one", 1)]
+CHAIN = [("one", 1), *((b, 2) for b in SEVERAL), *((b, 4) for b in ("ddp", "zero3", "hsdp", "fsdp2")), ("one", 1)]
 """Saved by each and resumed by the next: with one format, any backend resumes from any other."""
 
 
@@ -153,6 +155,9 @@ class Group:
             {"name": f"chain-{i}", "kind": "run", "backend": CHAIN[i][0], "overrides": self.chain_overrides(i)}
             for i in chain
         ]
+        if world_size == 4:
+            case = Case("hsdp", 4, 2, 1, 8, checkpointing="full")
+            cases.append({"name": "memory-hsdp", "kind": "memory", "backend": "hsdp", "overrides": case.overrides(self.base, self.folder / "unused")})  # fmt: skip
         mine = [c for c in self._cases if c.world_size == world_size]
         mine += [Case("ddp", 2, 3, 1, lora=True)] if world_size == 2 else []
         for case in sorted(mine, key=lambda c: c.precision, reverse=True):
@@ -234,10 +239,13 @@ def test_any_backend_resumes_from_any_other(group: Group) -> None:
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step-{len(CHAIN):06d}"]
 
 
-@pytest.mark.parametrize("backend", SEVERAL)
+@pytest.mark.parametrize("backend", [*SEVERAL, "hsdp"])
 def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: str) -> None:
-    """fp32, bytes per rank for W = 2: what is frozen costs its weights alone, sharded where weights are."""
-    found = group.result(2, f"memory-{backend}")
+    """fp32, bytes per rank for W = 2: what is frozen costs its weights alone, sharded where weights are.
+
+    HSDP has two nodes of two ranks, and each element of a node's shards is saved by one of them.
+    """
+    found = group.result(4 if backend == "hsdp" else 2, f"memory-{backend}")
     config = config_of(*Case(backend, 2, 2, 1).overrides(group.base, group.folder / "unused"))
     sizes = {name: tensor.numel() for name, tensor in load_file(group.base / "model.safetensors").items()}
     trained = sum(n for name, n in sizes.items() if part_of(name) in config.train_parts)
@@ -250,6 +258,7 @@ def test_memory_of_a_rank_is_what_the_backend_promises(group: Group, backend: st
         "zero2": (4 * (others + encoder) + 2 * trained, 2 * trained, 4 * trained),
         "zero3": (2 * others + 4 * encoder + 2 * trained, 2 * trained, 4 * trained),
         "fsdp2": (2 * others + 4 * encoder, 2 * trained, 4 * trained),
+        "hsdp": (2 * others + 4 * encoder, 2 * trained, 4 * trained),
     }[backend]
     measured = (found["parameters"], found["gradients"], found["optimizer"])
     print(f"{backend}: measured {measured}, by arithmetic {expected} (parameters, gradients, optimizer)")
@@ -289,6 +298,14 @@ def test_rows_that_the_processes_cannot_share(group: Group) -> None:
         ({"ACCELERATE_USE_FSDP": "true"}, "asks for FSDP 1: set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP needs a launcher"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "zero3_offload.yaml"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_SHARDING_STRATEGY": "SHARD_GRAD_OP"},
+            "fsdp_sharding_strategy: SHARD_GRAD_OP is not supported: choose FULL_SHARD, or HYBRID_SHARD",
+        ),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_PARALLELISM_CONFIG": "true"},
+            "parallelism_config is not supported: launch/accelerate/hsdp.yaml",
+        ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
     ],
 )
