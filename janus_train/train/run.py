@@ -71,7 +71,7 @@ def run(config: Config, write_report: Callable[[Path], Path] | None = None) -> P
 def _run(
     config: Config, group: Distributed, watchdog: Watchdog, lock: RunLock, write_report: Callable[[Path], Path] | None
 ) -> Path:
-    check_batch(config, group)
+    config = fit_micro_rows(config, group.rank, group.world_size)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
     run_dir, state = open_run_dir(config, data_digests, group, lock)
@@ -121,14 +121,21 @@ class Resume:
     """The checkpoint's folder; None for a new run."""
 
 
-def check_batch(config: Config, group: Distributed) -> None:
-    """Raise `UserError` if the global batch cannot be divided among the ranks."""
+def fit_micro_rows(config: Config, rank: int, world_size: int) -> Config:
+    """Lower ``batch.micro_rows``, which changes no update, to what divides the rows that each process has in a step.
+
+    Raises `UserError` if the step's rows cannot be divided among the ranks.
+    """
     batch = config.batch
-    rows_per_rank = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
-    if rows_per_rank % batch.micro_rows:
-        raise UserError(
-            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_per_rank} rows per process and step"
-        )
+    rows = len(streams_of(rank, world_size, batch.rows_per_step))
+    micro_rows = next(size for size in range(min(batch.micro_rows, rows), 0, -1) if rows % size == 0)
+    if micro_rows == batch.micro_rows:
+        return config
+    logger.warning(
+        f"batch.micro_rows is {micro_rows}, not {batch.micro_rows}: each of {world_size} processes has {rows} of the "
+        f"step's {batch.rows_per_step} rows; this changes no update"
+    )
+    return config.model_copy(update={"batch": batch.model_copy(update={"micro_rows": micro_rows})})
 
 
 def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) -> Resume:

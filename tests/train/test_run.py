@@ -21,7 +21,7 @@ from janus_train.errors import UserError
 from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
-from janus_train.train.run import run
+from janus_train.train.run import fit_micro_rows, run
 from tests.helpers import config_of, encoded, make_shard, plain_image, read_lines
 from tests.train.conftest import SMALL
 
@@ -498,7 +498,6 @@ def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: 
         (["init_from=tests"], "tests: there is no model"),
         (["data.recipe=no.yaml"], "there is no file"),
         (["data.recipe=null"], "no recipe is given"),
-        (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),
         (
             ["model.text.num_attention_heads=2", "model.text.num_key_value_heads=2"],
             "text_config.num_attention_heads is 4, the model's 2",
@@ -513,6 +512,18 @@ def test_mistakes_leave_nothing_behind(small: Small, tmp_path: Path, overrides: 
         run(small(2, *overrides))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "world_size", "asked", "result"), [(2, 1, 3, 2), (6, 1, 4, 3), (2, 2, 2, 1), (12, 2, 2, 2), (7, 1, 6, 1)]
+)
+def test_micro_rows_are_lowered_to_what_divides_a_processs_rows(
+    small: Small, rows: int, world_size: int, asked: int, result: int
+) -> None:
+    config = small(2, f"batch.rows_per_step={rows}", f"batch.micro_rows={asked}")
+    fitted = fit_micro_rows(config, 0, world_size)
+    assert fitted.batch.micro_rows == result
+    assert (fitted is config) == (asked == result)
 
 
 def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, tmp_path: Path) -> None:
