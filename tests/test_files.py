@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from janus_train.errors import UserError
-from janus_train.files import os_errors_of_rust, read_json_object, read_json_object_if_any, staged_folder
+from janus_train.files import (
+    os_errors_of_rust,
+    read_json_object,
+    read_json_object_if_any,
+    read_yaml,
+    refuse_lfs_pointer,
+    staged_folder,
+)
+from tests.helpers import LFS_POINTER
 
 
 @pytest.fixture
@@ -78,3 +86,13 @@ def test_what_rust_says_of_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
         assert found.value.errno == errno.ENOSPC
     with pytest.raises(SafetensorError, match="a bug"), os_errors_of_rust():
         raise SafetensorError("a bug")
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pointer.json").write_bytes(LFS_POINTER)
+    for read in (read_json_object, read_json_object_if_any, read_yaml, refuse_lfs_pointer):
+        with pytest.raises(
+            UserError, match=r"pointer\.json is a git-lfs pointer, not the file itself: run git lfs pull"
+        ):
+            read(tmp_path / "pointer.json")
+    refuse_lfs_pointer(tmp_path / "none", tmp_path)  # not there, a folder: who opens them says so

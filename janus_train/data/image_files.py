@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from janus_train.files import NotRegularError, open_regular
+from janus_train.files import LFS_POINTER, NotRegularError, is_lfs_pointer, open_regular
 
 SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """The formats that may be opened (Pillow's names); the list is short because every decoder is a risk."""
@@ -64,6 +64,8 @@ def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> I
     data = read_image_file(source) if isinstance(source, Path) else source
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(_TOO_MANY_BYTES)
+    if is_lfs_pointer(data):
+        raise ImageError(LFS_POINTER)
     file = _LimitedFile(data)
     try:
         with file.limits():

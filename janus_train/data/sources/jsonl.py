@@ -25,7 +25,7 @@ from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_retries
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
-from janus_train.files import open_regular, read_json_object
+from janus_train.files import open_regular, read_json_object, refuse_lfs_pointer
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LINES_PER_MARK = 16
@@ -42,6 +42,7 @@ class Lines:
 
     def __init__(self, path: Path):
         self.path = path
+        refuse_lfs_pointer(path)
         try:
             self._starts, self._count, self.size, self.sha256 = with_retries(path, self._scan)
         except MISSING:

@@ -64,6 +64,7 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
     images = (vision.image_size // vision.patch_size) ** 2
     if not (folder.path / "tokenizer.json").is_file():
         raise UserError(f"--model {folder.path}: it has no tokenizer.json")
+    folder.check_tokenizer(folder.config.text_config.vocab_size)
     return Lengths(folder.path, row_tokens, images, folder.system_prompt)
 
 

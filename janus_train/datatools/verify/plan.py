@@ -17,6 +17,7 @@ from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
+from janus_train.files import refuse_lfs_pointer
 
 STRETCH = 200
 """Number of samples in a piece of work."""
@@ -114,6 +115,8 @@ def _plan_tars(plan: VerificationPlan, number: int, data_arg: DataArg) -> None:
         try:
             head = read_head(tar)
             if size != head.size:
+                if isinstance(tar, Path):
+                    refuse_lfs_pointer(tar)
                 raise UserError(f"shard {tar} is damaged: it has {size} bytes, its index says {head.size}")
         except UserError as error:
             plan.problems.append((number, Problem(data_arg.name, None, str(tar), str(error), True)))
