@@ -181,13 +181,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, keep: bool = False) -> Iterator[Path]:
     """Yields a folder beside ``target``; it is renamed to ``target`` if the block succeeds, and removed if it fails.
 
-    An existing ``target`` is replaced; missing parents are created, and removed again on failure. The umask decides who may
+    An existing ``target`` is replaced; if ``keep``, its files stay, but for those of the same names. Missing parents are created, and removed again on failure. The umask decides who may
     read the files (safetensors on its own restricts them to the owner).
     """
     staging = target.with_name(f".{target.name}.part")
+    if keep and target.is_dir():
+        staging = target / staging.name
     shutil.rmtree(staging, ignore_errors=True)
     missing_parents = [parent for parent in target.parents if not parent.exists()]  # the deepest comes first
     try:
@@ -199,7 +201,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
                 path.chmod(readable)
             sync(path)
         sync(staging)
-        if target.exists():
+        if staging.parent == target:
+            for path in sorted(staging.iterdir()):
+                os.replace(path, target / path.name)
+            staging.rmdir()
+            sync(target)
+        elif target.exists():
             old_folder = target.with_name(f".{target.name}.old")
             shutil.rmtree(old_folder, ignore_errors=True)
             os.replace(target, old_folder)

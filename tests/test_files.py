@@ -41,6 +41,22 @@ def test_a_folder_comes_whole_and_replaces(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
+def test_others_stay_where_they_are_kept(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with staged_folder(tmp_path / "a/b", keep=True) as folder:
+            (folder / text).write_text(text)
+            (folder / "both").write_text(text)
+    assert {path.name: path.read_text() for path in (tmp_path / "a/b").iterdir()} == {
+        "one": "one",
+        "two": "two",
+        "both": "two",
+    }
+    with pytest.raises(OSError, match="full"), staged_folder(tmp_path / "a/b", keep=True) as folder:
+        (folder / "three").write_text("3")
+        raise OSError("full")
+    assert {path.name for path in (tmp_path / "a/b").iterdir()} == {"one", "two", "both"}
+
+
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
 def test_nothing_is_left_of_what_failed(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "there").mkdir()

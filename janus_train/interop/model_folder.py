@@ -173,7 +173,7 @@ class ModelFolder:
         if highest >= num_embeddings:
             raise UserError(
                 f"{self.path}: its tokenizer has tokens up to number {highest} ({shortened(token, 40)}), the model has room "
-                f"for {num_embeddings}: resize_token_embeddings, after tokens were added, or take the model's own tokenizer"
+                f"for {num_embeddings}: call resize_token_embeddings after adding tokens, or take the model's own tokenizer"
             )
 
     @contextmanager
