@@ -213,7 +213,7 @@ class RunConfig(OptionGroup):
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on GPUs only."""
     cpu_threads: Positive | None
-    """Threads per process on CPUs; None: its share of the cores."""
+    """Threads per process on CPUs; None: the user's ``OMP_NUM_THREADS``, else its share of the cores."""
     join_timeout_s: Seconds
     """Timeout for all processes to find each other."""
     first_step_timeout_s: Seconds

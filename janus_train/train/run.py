@@ -168,6 +168,8 @@ def record_start(
             truncate_records(run_dir, resume.step)
     origin = f"its checkpoint {resume.folder}" if is_resume else model.start.description
     logger.info(f"stage {config.stage} starts from {origin}")
+    if group.threads is not None:
+        logger.info(f"  {group.threads}")
     if run_dir.forced_changes and is_resume:
         logger.info(
             f"  resume=force with other settings: {'; '.join(run_dir.forced_changes)}; the data streams are reassigned"

@@ -20,7 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from janus_train.config import Config
+from janus_train.cpu import available_cores, requested_threads
 from janus_train.errors import UserError
+from janus_train.lifetime import is_launched
 
 BackendName = Literal["ddp", "zero", "fsdp2"]
 
@@ -47,8 +49,8 @@ class Distributed:
             # Otherwise transformers would shard each model as soon as it creates it.
             self.accelerator.state.deepspeed_plugin.dschf = None
         self._bf16 = config.precision == "bf16"
-        if self.device.type == "cpu":
-            self._use_all_cores(config.run.cpu_threads)
+        self.threads = self._set_threads(config.run.cpu_threads) if self.device.type == "cpu" else None
+        """The number of CPU threads of each process, and who chose it; None on a GPU."""
 
     @property
     def device(self) -> torch.device:
@@ -118,10 +120,17 @@ class Distributed:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    def _use_all_cores(self, threads: int | None) -> None:
-        """Use this process's share of the cores: without a GPU ``accelerate launch`` sets OMP_NUM_THREADS to 1."""
+    def _set_threads(self, option: int | None) -> str:
+        """Use the option's number of threads, else the user's, else a share of the cores. Launchers would use one."""
         num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // num_local_ranks))
+        if option is not None:
+            threads, origin = option, "run.cpu_threads"
+        elif (requested := requested_threads(is_launched())) is not None:
+            threads, origin = requested, "OMP_NUM_THREADS"
+        else:
+            threads, origin = max(1, available_cores() // num_local_ranks), "its share of the cores"
+        torch.set_num_threads(threads)
+        return f"{threads} CPU thread{'s' if threads > 1 else ''} per process ({origin})"
 
 
 def destroy_process_group() -> None:
