@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.config import Config
+from janus_train.data.lengths import LengthCheck, first_long_samples
 from janus_train.data.loader import RowLoader, open_recipe, streams_of, worker_deaths_as_user_errors
+from janus_train.data.recipe import Recipe
 from janus_train.data.streams import reassign_streams
 from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
@@ -92,6 +94,8 @@ def _run(
         fixed_shapes=model.is_compiled,
     )
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
+    if resume.folder is None and group.is_main:
+        warn_of_long_samples(config, recipe, model)
 
     record_start(config, group, run_dir, state, model, resume)
     monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
@@ -147,6 +151,14 @@ def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) 
     if run_dir.forced_changes:
         streams = reassign_streams(streams.values(), config.batch.rows_per_step)
     return Resume(checkpoint.step, streams, checkpoint.folder)
+
+
+def warn_of_long_samples(config: Config, recipe: Recipe, model: TrainableModel) -> None:
+    """Log which sources have samples that do not fit a row as a whole, as far as their first samples show it."""
+    tokens_per_image, system_prompt = config.model.tokens_per_image, config.model.system_prompt
+    check = LengthCheck(model.tokenizer, tokens_per_image, system_prompt, config.batch.row_tokens)
+    for line in first_long_samples(recipe, check, config.data.max_bad):
+        logger.warning(line)
 
 
 def record_start(

@@ -514,6 +514,30 @@ def test_mistakes_leave_nothing_behind(small: Small, tmp_path: Path, overrides: 
     assert not (tmp_path / "run").exists()
 
 
+def test_one_sample_longer_than_a_row_is_said_at_the_start_and_again_when_it_is_met(
+    small: Small, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    members: dict[str, Any] = {}
+    for number in range(30):
+        caption = "word " * 300 if number == 17 else f"a dog {number}"
+        members |= {f"s{number:02d}.json": {"caption": caption}, f"s{number:02d}.png": encoded(plain_image())}
+    make_shard(tmp_path / "s.tar", members)
+    source = {"name": "mine", "kind": "understanding", "type": "shards", "template": "image_caption", "weight": 1}
+    (tmp_path / "r.yaml").write_text(
+        json.dumps({"name": "r", "licence": "n", "sources": [source | {"paths": ["s.tar"]}]})
+    )
+    words = (f"data.recipe={tmp_path / 'r.yaml'}", "ratio.text=0", "ratio.generation=0", "run.steps=30")
+    with pytest.raises(UserError, match=r"too many samples cannot be used: mine 1 of \d+ drawn .*'s17'"):
+        run(small(2, *words))
+    said = capfd.readouterr().err.splitlines()
+    at_start = [n for n, line in enumerate(said) if "longer than a row of 256 tokens, the first is 's17'" in line]
+    met = [n for n, line in enumerate(said) if "sample 's17' cannot be used and is replaced" in line]
+    first_step = next(n for n, line in enumerate(said) if "step 1/30" in line)
+    assert len(at_start) == len(met) == 1 and at_start[0] < first_step and "warning: source 'mine'" in said[met[0]]
+    folder = run(small(2, *words, "data.max_bad=0.2", f"output_dir={tmp_path / 'accepted'}"))
+    assert len(lines(folder)) == 30 and {line["key"] for line in read_lines(folder / "quarantine.jsonl")} == {"s17"}
+
+
 @pytest.mark.parametrize(
     ("rows", "world_size", "asked", "result"), [(2, 1, 3, 2), (6, 1, 4, 3), (2, 2, 2, 1), (12, 2, 2, 2), (7, 1, 6, 1)]
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from janus_train.data.data_args import DataArg
+from janus_train.data.lengths import LongEffect
 from janus_train.data.shards.index import read_head
 from janus_train.data.sources.registry import Source, open_source, source_type
 from janus_train.data.sources.shards import ShardSource
@@ -57,6 +59,8 @@ class PieceResult:
     samples: int = 0
     images: int = 0
     problems: list[Problem] = field(default_factory=list)
+    num_long: Counter[LongEffect] = field(default_factory=Counter)
+    """Samples longer than a row, by what training does with them."""
 
 
 @dataclass
@@ -156,7 +160,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
     assert source is not None
     for index in range(piece.start, piece.stop):
         result.samples += 1
-        problem = _look_at(source, index, check)
+        problem = _look_at(source, index, check, result.num_long)
         if isinstance(problem, int):
             result.images += problem
         else:
@@ -165,10 +169,10 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
     return result
 
 
-def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
+def _look_at(source: Source, index: int, check: SampleCheck, num_long: Counter[LongEffect]) -> Any:
     """The number of images, or (key, reason, damaged)."""
     try:
-        return check.look(source, index)
+        return check.look(source, index, num_long)
     except BadSample as error:
         return error.key, str(error), error.damaged
 
