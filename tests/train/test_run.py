@@ -527,13 +527,14 @@ def test_one_sample_longer_than_a_row_is_said_at_the_start_and_again_when_it_is_
         json.dumps({"name": "r", "licence": "n", "sources": [source | {"paths": ["s.tar"]}]})
     )
     words = (f"data.recipe={tmp_path / 'r.yaml'}", "ratio.text=0", "ratio.generation=0", "run.steps=30")
-    with pytest.raises(UserError, match=r"too many samples cannot be used: mine 1 of \d+ drawn .*'s17'"):
+    with pytest.raises(UserError, match=r"too many samples cannot be used: mine \d of \d+ drawn .*'s17'"):
         run(small(2, *words))
     said = capfd.readouterr().err.splitlines()
     at_start = [n for n, line in enumerate(said) if "longer than a row of 256 tokens, the first is 's17'" in line]
     met = [n for n, line in enumerate(said) if "sample 's17' cannot be used and is replaced" in line]
-    first_step = next(n for n, line in enumerate(said) if "step 1/30" in line)
-    assert len(at_start) == len(met) == 1 and at_start[0] < first_step and "warning: source 'mine'" in said[met[0]]
+    start = next(n for n, line in enumerate(said) if "stage 2 starts from" in line)
+    assert len(at_start) == len(met) == 1 and at_start[0] < start < met[0]
+    assert all(said[n].startswith("warning: source 'mine'") for n in (*at_start, *met))
     folder = run(small(2, *words, "data.max_bad=0.2", f"output_dir={tmp_path / 'accepted'}"))
     assert len(lines(folder)) == 30 and {line["key"] for line in read_lines(folder / "quarantine.jsonl")} == {"s17"}
 
