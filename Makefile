@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check docs base shards install clean
+.PHONY: demo test test-slow check docs gpu base shards install clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ docs: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
+
+# Checks and measures on this machine's GPU, in 9 minutes. Without a network: bash benchmarks/gpu/run.sh
+gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu
 
 # What `demo` starts from: the shards from their npm packages, and the base from the shards.
 shards: $(INSTALLED)

@@ -99,3 +99,14 @@ def pack_rows(samples: Sequence[Document], row_tokens: int) -> list[Row]:
             rows += room
         max(room, key=lambda row: row.num_tokens).documents.append(sample)
     return rows
+
+
+def full_rows(config: Config, num_rows: int) -> tuple[list[Document], int]:
+    """As many samples as ``num_rows`` rows take, so that rows are as full as a run's, and the number of rows they need."""
+    samples: list[Document] = []
+    for count in range(2 * num_rows, 12 * num_rows):
+        more = documents(config, count, seed=0)
+        if len(pack_rows(more, config.batch.row_tokens)) > num_rows:
+            break
+        samples = more
+    return samples, len(pack_rows(samples, config.batch.row_tokens))

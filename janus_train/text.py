@@ -1,4 +1,4 @@
-"""Makes text from data safe to show on a terminal, in a log or on a page."""
+"""Text for people: data made safe to show on a terminal, in a log or on a page, and durations."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ def printable(text: str, keep: str = "") -> str:
 def printable_line(text: str) -> str:
     """`printable` on one line: line breaks, which messages of libraries have, become spaces."""
     return printable(_LINE_BREAKS.sub(" ", text))
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3.5 min`` or ``7.2 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

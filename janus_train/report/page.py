@@ -12,7 +12,8 @@ from janus_train.errors import UserError
 from janus_train.pages.render import render
 from janus_train.report.read import ReportInput
 from janus_train.report.results import Answer, JudgedImage, Results, answers_of, images_of, results_of
-from janus_train.report.stages import duration, parts_of, stage_of
+from janus_train.report.stages import parts_of, stage_of
+from janus_train.text import duration
 
 
 def page(source: ReportInput) -> str:
@@ -31,8 +32,8 @@ def page(source: ReportInput) -> str:
     with _reading(source.folder, "config.yaml, manifest.json or results.json", "training"):
         title, summary, parts = _title(source), _summary(source), parts_of(runs)
     sections: list[tuple[object, str, str]] = [
-        (results, "results", "Results"),
         (images, "images", "Images"),
+        (results, "results", "Results"),
         (answers, "answers", "Answers"),
         (stages, "parts", "Parts"),
         *((stage, stage.anchor, stage.title) for stage in stages),

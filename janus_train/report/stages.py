@@ -13,6 +13,7 @@ from janus_train.data.types import KINDS, Kind
 from janus_train.pages.images import image_uri
 from janus_train.report.charts import Chart, Series, line_chart
 from janus_train.report.read import StageRun, step_of
+from janus_train.text import duration
 
 MAX_PREVIEWS = 6
 
@@ -82,13 +83,6 @@ class Stage:
     previews: list[Preview]
     config: str
     manifest: list[tuple[str, str]]
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def title_of(run: StageRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.jsonl import JsonLinesFile
+from janus_train.text import duration
 from janus_train.train.distributed.step_sync import RowsReport
 from janus_train.train.loss_totals import LossTotals
 from janus_train.train.monitor.loss_spikes import finite_or_none
@@ -52,6 +54,7 @@ class MetricsLog:
         self._config = config
         self._file = JsonLinesFile(path)
         self._trackers = Trackers(config.logging, path.parent)
+        self._first_step, self._start = first_step, time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -80,8 +83,16 @@ class MetricsLog:
         elif step % self._config.run.log_every == 0 or step == steps:
             logger.info(
                 f"stage {self._config.stage}  step {step}/{steps}  loss {loss}  {losses}  "
-                f"lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s"
+                f"lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s{self._time_left(step)}"
             )
+
+    def _time_left(self, step: int) -> str:
+        """The end of a plain line: the time that the remaining steps take if they are as fast as this process's so far."""
+        steps_left = self._config.run.steps - step
+        if not steps_left:
+            return ""
+        seconds_per_step = (time.monotonic() - self._start) / (step - self._first_step + 1)
+        return f"  {duration(steps_left * seconds_per_step)} left"
 
     def close(self) -> None:
         if self._bar is not None:
