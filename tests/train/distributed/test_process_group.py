@@ -7,10 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from janus_train.train.distributed import context
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.process_group import is_lost_peer, missing_ranks
+from tests.helpers import config_of
 from tests.processes import SMALL, free_port, job
 
 WAIT_S = 4
@@ -75,3 +79,26 @@ def test_other_errors_are_not_taken_for_a_lost_peer() -> None:
     assert is_lost_peer(RuntimeError("[.../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:33000"))
     assert not is_lost_peer(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_lost_peer(ValueError("Connection closed by peer"))
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "threads", "said"),
+    [
+        (None, "3", 3, "3 CPU threads per process (OMP_NUM_THREADS)"),
+        (2, "3", 2, "2 CPU threads per process (run.cpu_threads)"),
+        (None, None, 5, "5 CPU threads per process (its share of the cores)"),
+    ],
+)
+def test_threads_are_the_options_then_the_users_then_a_share(
+    monkeypatch: pytest.MonkeyPatch, option: int | None, variable: str | None, threads: int, said: str
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(context, "available_cores", lambda: 5)
+    try:
+        group = Distributed(config_of("+stage=1", *([f"run.cpu_threads={option}"] if option else [])))
+        assert (torch.get_num_threads(), group.threads) == (threads, said)
+    finally:
+        torch.set_num_threads(before)
