@@ -72,7 +72,7 @@ def describe(num_long: Counter[LongEffect]) -> str:
 
 
 def first_long_samples(recipe: Recipe, check: LengthCheck, max_bad: float) -> list[str]:
-    """A line for each local source that has samples among its first ones of which a row loses something.
+    """Lines about each local source that has samples among its first ones of which a row loses something.
 
     Texts that are cut lose nothing. ``max_bad``: the accepted share of samples that are skipped.
     """
@@ -100,11 +100,12 @@ def first_long_samples(recipe: Recipe, check: LengthCheck, max_bad: float) -> li
                 first_key = first_key or record.key
         if num_long:
             which = "" if num_checked == len(source) else "first "
-            line = (
-                f"source {name!r}: of its {which}{num_checked:,} samples {num_long.total():,} are longer than a row of "
-                f"{check.row_tokens} tokens, the first is {first_key!r}: {describe(num_long)}"
+            lines.append(
+                f"source {name!r}: {num_long.total():,} of its {which}{num_checked:,} samples are longer than a row of "
+                f"{check.row_tokens} tokens: {describe(num_long)}, the first is {first_key!r}"
             )
             if num_long["skipped"] > max_bad * num_checked:
-                line += f"; more than data.max_bad={max_bad:g} end the run: shorten them, or raise batch.row_tokens or data.max_bad"
-            lines.append(line)
+                lines.append(
+                    f"source {name!r}: more than data.max_bad={max_bad:g} end the run: shorten them, or raise it or batch.row_tokens"
+                )
     return lines

@@ -74,11 +74,12 @@ def recipe(tmp_path: Path) -> Recipe:
 def test_a_start_says_what_the_first_samples_show(
     recipe: Recipe, check: LengthCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "of its 30 samples 1 are longer than a row of 256 tokens, the first is 'c29': 1 skipped and counted as bad"
-    end = "; more than data.max_bad=0.01 end the run: shorten them, or raise batch.row_tokens or data.max_bad"
-    both = [f"source 'captions': {line}", f"source 'draw': {line}"]
-    assert first_long_samples(recipe, check, 0.01) == [text + end for text in both]
-    assert first_long_samples(recipe, check, 0.1) == both
+    line = "1 of its 30 samples are longer than a row of 256 tokens: 1 skipped and counted as bad, the first is 'c29'"
+    end = "more than data.max_bad=0.01 end the run: shorten them, or raise it or batch.row_tokens"
+    assert first_long_samples(recipe, check, 0.1) == [f"source {name!r}: {line}" for name in ("captions", "draw")]
+    assert first_long_samples(recipe, check, 0.01) == [
+        f"source {name!r}: {text}" for name in ("captions", "draw") for text in (line, end)
+    ]
     monkeypatch.setattr(lengths, "NUM_FIRST", 29)
     assert first_long_samples(recipe, check, 0.01) == []
     monkeypatch.setattr(lengths, "NUM_FIRST", 30)

@@ -530,7 +530,7 @@ def test_one_sample_longer_than_a_row_is_said_at_the_start_and_again_when_it_is_
     with pytest.raises(UserError, match=r"too many samples cannot be used: mine \d of \d+ drawn .*'s17'"):
         run(small(2, *words))
     said = capfd.readouterr().err.splitlines()
-    at_start = [n for n, line in enumerate(said) if "longer than a row of 256 tokens, the first is 's17'" in line]
+    at_start = [n for n, line in enumerate(said) if "are longer than a row of 256 tokens: 1 skipped" in line]
     met = [n for n, line in enumerate(said) if "sample 's17' cannot be used and is replaced" in line]
     start = next(n for n, line in enumerate(said) if "stage 2 starts from" in line)
     assert len(at_start) == len(met) == 1 and at_start[0] < start < met[0]

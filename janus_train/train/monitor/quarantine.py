@@ -41,8 +41,8 @@ class Quarantine:
             self._named_sources.add(source)
             first = examples[source]
             logger.warning(
-                f"source {source!r}: sample {first['key']!r} cannot be used and is replaced ({first['reason']}); it and "
-                f"later ones are in {self.path}"
+                f"source {source!r}: sample {first['key']!r} cannot be used and is replaced ({first['reason']}); "
+                f"{self.path.name} lists all"
             )
         reports = []
         for source in sorted(rows.num_bad):
