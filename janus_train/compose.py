@@ -2,7 +2,8 @@
 
     overrides -> Hydra composes configs/ -> values -> model=from_folder: the folder's own shape -> Config -> its plug-ins
 
-With a ``config_dir`` (``--config-dir``) Hydra also finds the groups and files in that folder of the user's. A mistake is a `UserError` with one line that names the key, the problem and the fix.
+With a ``config_dir`` (``--config-dir``) Hydra also finds the groups and files in that folder of the user's. A mistake is
+a `UserError` with one line that names the key, the problem and the fix.
 """
 
 from __future__ import annotations
