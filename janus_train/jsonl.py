@@ -1,4 +1,6 @@
-"""JSON lines, the format of all growing records: a writer, a reader, and the truncation that resuming needs.
+"""JSON lines, the format of data and of all growing records: a writer, a reader, and the truncation that resuming needs.
+
+Whatever reads JSON lines parses a line with `parse_line` and passes over blank ones (`is_blank`), wherever they stand.
 
 Only a newline ends a line. `str.splitlines` also splits at U+0085, U+2028 and U+2029, which JSON allows inside strings:
 the reader does not split there, and the writer escapes them for readers that would.
@@ -22,8 +24,35 @@ Line = dict[str, Any]
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that other readers take for line ends, that act on a terminal which shows the line, and lone surrogates, which
 UTF-8 cannot encode."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""UTF-8's, which some editors write at the start of a file."""
+BLANK = _BYTE_ORDER_MARK + b" \t\r\n"
+"""The bytes of which a blank line consists."""
 _BLOCK = 4096
 """Bytes per read when searching a file backwards."""
+
+
+class LineError(ValueError):
+    """A line that cannot be read. ``reason``: "is not UTF-8" or "is not valid JSON"; ``detail``: the parser's message."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line holds no record."""
+    return not line.strip(BLANK)
+
+
+def parse_line(data: bytes) -> Any:
+    """The value in a line or a file, with or without a byte order mark. Raises `LineError`."""
+    try:
+        return json.loads(data.removeprefix(_BYTE_ORDER_MARK).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise LineError("is not UTF-8", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise LineError("is not valid JSON", str(error)) from None
 
 
 def json_line(value: Line) -> str:
@@ -103,7 +132,7 @@ def read_json_lines(path: Path) -> list[Line]:
         return []
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    numbered_lines = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
+    numbered_lines = [(number, text) for number, text in enumerate(texts, 1) if not is_blank(text)]
     values = []
     for number, text in numbered_lines:
         value = _parse(text)
@@ -166,7 +195,7 @@ def _start_of(file: BinaryIO, end: int) -> int:
 
 def _parse(text: bytes) -> Line | None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_line(text)
+    except LineError:
         return None
     return value if isinstance(value, dict) else None

@@ -23,7 +23,7 @@ from janus_train.data.shards.scan import scan
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource
 from janus_train.data.sources.shards import ShardSource
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.formats.webdataset import _samples
+from janus_train.datatools.prepare.formats.webdataset import _groups
 from janus_train.errors import UserError
 from janus_train.infer.prompts import collect_prompts
 from janus_train.interop.model_folder import open_folder
@@ -145,7 +145,7 @@ def lying_tar(path: Path, size: int, kind: bytes) -> Path:
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_tar_that_claims_more_than_it_has_says_so(tmp_path: Path, size: int, kind: bytes) -> None:
     tar = lying_tar(tmp_path / "a.tar", size, kind)
-    for attempt in (lambda: scan(tar), lambda: list(_samples(str(tar), 0))):
+    for attempt in (lambda: scan(tar), lambda: list(_groups(str(tar), 0))):
         said = refusal(attempt)
         assert said.startswith(str(tar)) and "memory" not in said.lower() and "Errno" not in said
         if kind == tarfile.REGTYPE:

@@ -22,9 +22,8 @@ TESTED_BY = {
     "datatools/inspect/test_page.py": "datatools.inspect.strips pages.images",
     "datatools/inspect/test_run.py": "commands.inspect datatools.inspect.drawn datatools.inspect.samples",
     "datatools/prepare/formats/test_captions.py": "datatools.prepare.formats datatools.prepare.formats.listed",
-    "datatools/prepare/formats/test_conversations.py": "datatools.prepare.turns",
     "datatools/prepare/formats/test_imagefolder.py": "datatools.prepare.classes",
-    "datatools/prepare/test_fields.py": "datatools.prepare.inputs datatools.prepare.options datatools.prepare.samples",
+    "datatools/prepare/test_fields.py": "datatools.prepare.options datatools.prepare.samples",
     "datatools/prepare/test_output.py": "commands.prepare datatools.prepare.progress datatools.prepare.run "
     "datatools.prepare.tars datatools.prepare.workers",
     "datatools/prepare/test_records.py": "datatools.prepare.items",

@@ -13,8 +13,11 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from janus_train.commands.index import print_notes
 from janus_train.commands.options import MaxBad, Workers
+from janus_train.commands.terminal import note
 from janus_train.cpu import available_cores
+from janus_train.data.unused import summary_of
 from janus_train.datatools.prepare.options import PrepareOptions, field_types, flag, option_specs
 from janus_train.errors import UserError
 from janus_train.text import printable
@@ -92,6 +95,7 @@ def prepare(
     Examples:
       janus-train prepare imagefolder ILSVRC2012_img_train.tar --classes classes.txt --out shards/imagenet
       janus-train prepare captions captions.jsonl --images photos --out shards/photos
+      janus-train prepare captions dogs --out shards/dogs            (dogs/001.png with dogs/001.txt)
       janus-train prepare conversations llava.json --images coco/train2017 --out shards/llava
       janus-train prepare text 'wiki/*.parquet' --shard-size 1GB --out shards/wiki
     """
@@ -104,7 +108,7 @@ def prepare(
     from janus_train.datatools.prepare.run import prepare as run
 
     with ProgressDisplay() as progress:
-        result = run(options, out, workers or available_cores(), max_bad, progress.report)
+        result = run(options, out, workers or available_cores(), max_bad, progress.report, progress.compare)
     num_skipped, num_left_out = sum(result["skipped"].values()), sum(result["left_out"].values())
     folder = printable(str(out))
     print(
@@ -113,6 +117,8 @@ def prepare(
         + (f"; {num_left_out:,} left out" if num_left_out else "")
         + (f" ({folder}/skipped.jsonl lists the reasons)" if num_skipped or num_left_out else "")
     )
+    if result["unused"]:
+        note(f"not used: {summary_of(result['unused'])}")
 
 
 def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, max_bad: float) -> None:
@@ -124,5 +130,7 @@ def _index_only(options: PrepareOptions, out: Path | None, workers: int | None, 
         raise UserError("--index-only leaves the tars as they are: leave the other options out")
     from janus_train.datatools.prepare.run import index_only
 
-    for path in index_only(options):
+    index_paths, result = index_only(options)
+    for path in index_paths:
         print(printable(str(path)))
+    print_notes(result)

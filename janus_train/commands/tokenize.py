@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import Data, Device, Plugins, device_kind
-from janus_train.commands.terminal import count_bar
+from janus_train.commands.terminal import count_bar, note
 from janus_train.cpu import available_cores
 from janus_train.plugins import import_plugins
 from janus_train.text import printable_line
@@ -49,10 +49,17 @@ def tokenize(
 
     import_plugins(plugin or (), "--plugin")
     index, number = process_share(process_index, num_processes)
-    from janus_train.datatools.tokenize.run import ProgressCallbacks, tars_of
+    from janus_train.datatools.tokenize.run import ProgressCallbacks, sources_left_out, tars_of
     from janus_train.datatools.tokenize.run import tokenize as run
 
-    tars = tars_of(resolve_data_args(data))[index::number]
+    data_args = resolve_data_args(data)
+    tars = tars_of(data_args)[index::number]
+    left_out = sources_left_out(data_args)
+    if left_out and index == 0:
+        note(
+            f"note: no codes for {', '.join(left_out)}: only sources of type shards keep codes, the images of others are "
+            "encoded in each step"
+        )
     from janus_train.interop.vq_encoder import load_code_encoder
 
     encoder = load_code_encoder(model.expanduser(), process_device(device_kind(device), index))

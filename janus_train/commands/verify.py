@@ -9,7 +9,9 @@ import typer
 
 from janus_train.commands.options import Data, MaxBad, Plugins, Workers
 from janus_train.commands.terminal import count_bar, note, table_console
+from janus_train.data.unused import summary_of
 from janus_train.errors import UserError
+from janus_train.files import write_json
 from janus_train.plugins import import_plugins
 from janus_train.targets import check_file
 from janus_train.text import printable_line
@@ -26,6 +28,9 @@ def verify(
         Path | None,
         typer.Option(help="File for the list of problems, one JSON line per sample, for example quarantine.jsonl."),
     ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="File for the counts of all sources, for example verify.json.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder of a model whose tokenizer counts tokens; needs --row-tokens.")
     ] = None,
@@ -39,7 +44,8 @@ def verify(
 ) -> None:
     """Check every sample as training would: digests, images, the template, and with a tokenizer the length.
 
-    Prints a table, how many samples are longer than a row and what training does with them, and a verdict. The exit code is 1 if anything is damaged (its bytes differ from those that were
+    Prints a table with the number of images in the samples, how many samples are longer than a row and what training does
+    with them, and a verdict. The exit code is 1 if anything is damaged (its bytes differ from those that were
     indexed), or if the share of samples that cannot be used exceeds --max-bad (data.max_bad) in any source. Tars that are
     named without a recipe may have any of the known forms.
 
@@ -52,6 +58,8 @@ def verify(
         raise UserError("--model and --row-tokens need each other: the tokenizer counts tokens, the row is the limit")
     if out is not None:
         check_file(out, "--out", "quarantine.jsonl")
+    if json is not None:
+        check_file(json, "--json", "verify.json")
     from janus_train.datatools.verify.run import verify as run
 
     import_plugins(plugin or (), "--plugin")
@@ -70,6 +78,12 @@ def verify(
             on_problem=_ProblemPrinter().show if out is None else lambda problem: None,
         )
     table_console(100).print(summary.table())
+    if summary.unused:
+        note(f"not used: {summary_of(summary.unused)}")
+    for warning in summary.warnings:
+        note(f"warning: {warning}")
+    if json is not None:
+        write_json(json, summary.values())
     for line in summary.lengths:
         print(printable_line(line))
     fit, verdict = summary.verdict

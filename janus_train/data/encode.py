@@ -187,7 +187,10 @@ class Encoder:
             raise TooLong(f"the first question and answer do not fit a row of {row_tokens} tokens")
         *pieces_before, last_piece = pieces[: turn_end[0]]
         assert isinstance(last_piece, _Tokens)
-        return [*pieces_before, _Tokens(last_piece.ids[: turn_end[1]], last_piece.loss)]
+        pieces = [*pieces_before, _Tokens(last_piece.ids[: turn_end[1]], last_piece.loss)]
+        if not any(piece.loss if isinstance(piece, _Tokens) else _is_image_out(piece) for piece in pieces):
+            raise BadSample(f"no answer with a loss fits a row of {row_tokens} tokens")
+        return pieces
 
     def _tokenize(self, run: Segment) -> _Piece:
         return _Tokens(self.ids(run.text), run.loss) if run.role == "text" else run
@@ -309,9 +312,12 @@ def _is_image_out(segment: Segment) -> bool:
 
 
 def _is_prompt_and_image(pieces: Sequence[_Piece]) -> bool:
-    """Whether the sample is a prompt (with or without images) and the image generated from it, as guidance drop-out needs."""
+    """Whether the sample is a prompt (with or without images) and the image generated from it, as guidance drop-out needs.
+
+    Turns without loss are part of the prompt, and so are the images generated in them.
+    """
     roles = ["text" if isinstance(piece, _Tokens) else piece.role for piece in pieces]
     if any(piece.loss for piece in pieces) or "image_out" not in roles:
         return False
     prompt_roles, later_roles = roles[: roles.index("image_out")], roles[roles.index("image_out") + 1 :]
-    return bool(prompt_roles) and set(prompt_roles) <= {"text", "image_in"} and set(later_roles) <= {"text"}
+    return bool(prompt_roles) and set(prompt_roles) <= {"text", "image_in", "codes_in"} and set(later_roles) <= {"text"}

@@ -3,24 +3,70 @@
 Image files are not trusted. So only a short list of formats is allowed (Pillow knows others that start programs:
 PostScript runs Ghostscript), only regular files (a pipe would never end), and the numbers of bytes, pixels and seconds
 are limited. A linter's rule forbids ``Image.open`` in every other module.
+
+AVIF and HEIC need a decoder that is not on every machine. `SAFE_FORMATS` and `IMAGE_ENDINGS` are what can be read here, and
+`missing_decoder` says of a name what to install.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import struct
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from janus_train.files import LFS_POINTER, NotRegularError, is_lfs_pointer, open_regular
 
-SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""The formats that may be opened (Pillow's names); the list is short because every decoder is a risk."""
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+"""The formats that may be opened (Pillow's names), with the endings of their files; the list is short because every decoder
+is a risk."""
+_INSTALL = {"AVIF": "pip install 'pillow>=11.3'", "HEIF": "pip install pillow-heif"}
+"""The formats that not every installation can read, and what brings them."""
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"
+)
+"""What stands in the first box of such a file."""
+
+
+def _has_avif() -> bool:
+    if "avif" not in features.modules or not features.check("avif"):
+        return False
+    from PIL import AvifImagePlugin
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are already decoded in as many processes as there are cores
+    return True
+
+
+def _has_heif() -> bool:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener(decode_threads=1)
+    return True
+
+
+_UNREADABLE = {name for name, is_readable in (("AVIF", _has_avif()), ("HEIF", _has_heif())) if not is_readable}
+SAFE_FORMATS = tuple(name for name in _ENDINGS if name not in _UNREADABLE)
+"""The formats that are opened on this machine (Pillow's names)."""
+IMAGE_ENDINGS = tuple(ending for name in SAFE_FORMATS for ending in _ENDINGS[name])
+"""The endings of the files of `SAFE_FORMATS`, in lower case."""
 MAX_PIXELS = 100_000_000
 """A larger image is refused by the size in its header: a file of a few hundred bytes can ask for gigabytes."""
 MAX_SIDE = 65_535
@@ -53,6 +99,24 @@ class ImageTooLarge(ImageError):
     """The image has too many pixels."""
 
 
+class DecoderMissing(ImageError):
+    """The image's format cannot be read on this machine. ``remedy``: what to install."""
+
+    def __init__(self, format_: str):
+        self.remedy = _INSTALL[format_]
+        super().__init__(f"is an image of the format {format_}, which needs {self.remedy}")
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file of this name is taken for an image that can be read here."""
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def missing_decoder(ending: str) -> str | None:
+    """What to install for files with this ending (``.heic``); None if that is not what they lack."""
+    return next((_INSTALL[name] for name in sorted(_UNREADABLE) if ending.lower() in _ENDINGS[name]), None)
+
+
 def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> Image.Image:
     """Open an image from a file or from its bytes. Only the header is read; `load_image` decodes the image.
 
@@ -66,20 +130,47 @@ def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> I
         raise ImageError(_TOO_MANY_BYTES)
     if is_lfs_pointer(data):
         raise ImageError(LFS_POINTER)
-    file = _LimitedFile(data)
+    is_avif_or_heif = data[4:8] == b"ftyp"
+    file = _LimitedFile(_without_exif(data) if is_avif_or_heif else data)
     try:
         with file.limits():
             image = Image.open(file, formats=tuple(formats))  # noqa: TID251 - the one place
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
+        brands = [data[place : place + 4] for place in range(8, 48, 4)] if is_avif_or_heif else []
+        format_ = next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "")
+        if format_ in _UNREADABLE:
+            raise DecoderMissing(format_) from None
         raise ImageError(f"is not an image of the formats {', '.join(formats)}") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"cannot be read (more than {MAX_PIXELS:,} pixels)") from None
     except Exception as error:  # decoders of foreign bytes raise whatever their parts raise
         raise ImageError(f"cannot be read ({_one_line(error)})") from None
+    if is_avif_or_heif:
+        image.info.pop("xmp", None)  # its orientation does not count either
     check_size(image)
     return image
+
+
+def _without_exif(data: bytes) -> bytes:
+    """An AVIF or HEIC file without its EXIF data: the type of the items with it is renamed.
+
+    Opening such a file reads all its EXIF data, whose entries may multiply it (`MAX_EXIF_BYTES`). Nothing is lost: in these
+    formats the orientation that counts stands outside of it. The boxes that list the items are searched, not the pixels.
+    """
+    place, boxes = 0, []
+    while place + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        if size == 1 and place + 16 <= len(data):
+            [size] = struct.unpack_from(">Q", data, place + 8)
+        end = min(len(data), place + size) if size else len(data)
+        if end < place + 8:
+            break
+        box = data[place:end]
+        boxes.append(box.replace(b"Exif", b"none") if kind in (b"meta", b"moov") else box)
+        place = end
+    return b"".join(boxes) + data[place:]
 
 
 def load_image(image: Image.Image) -> None:
@@ -87,7 +178,7 @@ def load_image(image: Image.Image) -> None:
     check_size(image)
     try:
         with _limits_of(image):
-            if image.tell():
+            if image.tell() and image.format != "HEIF":  # which opens at its main image, wherever that stands
                 image.seek(0)
             if image.info.get("progressive") and isinstance(image, ImageFile.ImageFile):
                 image.decodermaxblock = _PROGRESSIVE_BLOCK
@@ -143,7 +234,8 @@ class _LimitedFile(io.BytesIO):
     """A file in memory that limits how long a decoder may read it, and how many bytes in total.
 
     Decoders are C code that cannot be interrupted, but they ask for their input piece by piece, so a read ends one that
-    takes too long. The total is limited because the tags of a TIFF may all point to the same megabytes.
+    takes too long. The total is limited because the tags of a TIFF may all point to the same megabytes. AVIF and HEIC are
+    decoded after one read, so there the pixels are the limit: 36 megapixels of noise as AVIF take 3.3 s of CPU time.
     """
 
     def __init__(self, data: bytes):

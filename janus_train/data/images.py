@@ -54,10 +54,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise BadSample(f"its image cannot be decoded ({error})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded image as its EXIF data says."""
     turn = _TURNS.get(_orientation(image))  # 1 for a TIFF: loading has turned it
-    if turn is not None:
-        image = image.transpose(turn)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from janus_train.data.prompt_format import ROLES, full_turn, generation_prompt, open_turn
+from janus_train.data.conversations import UnusableConversation, read_conversation, unread_tag
+from janus_train.data.prompt_format import full_turn, generation_prompt, open_turn
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.data.types import BadSample, Record, Segment
 from janus_train.plugins import Registry
@@ -100,31 +101,21 @@ def template_for(record: Record) -> Template:
 def conversation(record: Record) -> list[Segment]:
     """Stage 3: alternating turns, with loss on the assistant's words and on the images it generates.
 
-    A placeholder in a user's turn is an image to understand, one in the assistant's turn an image to generate.
+    A placeholder in a user's turn is an image to understand, one in the assistant's turn an image to generate. An
+    assistant's turn with ``"loss": false`` is context: its words and the codes of its images are read and not learned. Turns
+    in other layouts are read as well (conversations.py).
     """
-    turns = record.fields.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise BadSample("field 'conversations' is missing, empty or not a list")
+    try:
+        turns = read_conversation(record.fields, len(record.images))
+    except UnusableConversation as error:
+        raise BadSample(str(error)) from None
     images = iter(zip(record.images, record.codes or [None] * len(record.images), strict=True))
-    places = sum(str(turn.get("content", "")).count(PLACEHOLDER) for turn in turns if isinstance(turn, dict))
-    if places != len(record.images):
-        raise BadSample(f"{places} placeholders but {len(record.images)} images")
     segments: list[Segment] = []
-    for number, turn in enumerate(turns):
-        role = ROLES.get(str(turn.get("role"))) if isinstance(turn, dict) else None
-        if role != (USER, ASSISTANT)[number % 2]:
-            raise BadSample(
-                f"turn {number} is not the {'user' if number % 2 == 0 else 'assistant'}'s: turns must alternate"
-            )
-        content = turn.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise BadSample(f"turn {number} is empty or not a string")
-        special = _SPECIAL.search(content.replace(PLACEHOLDER, ""))
-        if special:
-            raise BadSample(f"turn {number} contains the special token {special[0]}")
-        segments += (_user_turn if role == USER else _assistant_turn)(content, images)
-    if len(turns) % 2:
-        raise BadSample("the last turn is the user's: there is nothing to learn from it")
+    for turn in turns:
+        if turn.role == USER:
+            segments += _user_turn(turn.content, images)
+        else:
+            segments += _assistant_turn(turn.content, images, turn.loss)
     return segments
 
 
@@ -139,16 +130,16 @@ def _user_turn(content: str, images: _Images) -> list[Segment]:
     return segments
 
 
-def _assistant_turn(content: str, images: _Images) -> list[Segment]:
+def _assistant_turn(content: str, images: _Images, loss: bool) -> list[Segment]:
     """Loss on the words and the EOS after them; no space before an image that comes first, no loss on the EOS after one."""
     prefix = open_turn(ASSISTANT)
     segments = [Segment("text", prefix)]
     for number, words in enumerate(full_turn(ASSISTANT, content).removeprefix(prefix).split(PLACEHOLDER)):
         if number > 0:
             image, codes = next(images)
-            segments.append(Segment("image_out", image=image, codes=codes))
+            segments.append(Segment("image_out" if loss else "codes_in", image=image, codes=codes))
         if words.removesuffix(EOS).strip():
-            segments.append(Segment("text", words, loss=True))
+            segments.append(Segment("text", words, loss=loss))
         elif words.endswith(EOS):
             segments.append(Segment("text", EOS))
     return segments
@@ -157,20 +148,20 @@ def _assistant_turn(content: str, images: _Images) -> list[Segment]:
 @register_template(reads="question")
 def question_answer(record: Record) -> list[Segment]:
     """Stage 2, tables, charts and documents: ``<image><question><answer>``."""
-    question, answer = _text(record, "question"), _text(record, "answer")
+    question, answer = _words(record, "question"), _words(record, "answer")
     return [_image_in(record), Segment("text", question), Segment("text", answer + EOS, loss=True)]
 
 
 @register_template(reads="caption")
 def image_caption(record: Record) -> list[Segment]:
     """Stage 1: ``<image><text>``."""
-    return [_image_in(record), Segment("text", _text(record, "caption") + EOS, loss=True)]
+    return [_image_in(record), Segment("text", _words(record, "caption") + EOS, loss=True)]
 
 
 @register_template(reads="caption")
 def image_describe(record: Record) -> list[Segment]:
     """Stage 2: ``<image>Describe the image in detail.<caption>``."""
-    caption = _text(record, "caption")
+    caption = _words(record, "caption")
     return [
         _image_in(record),
         Segment("text", "Describe the image in detail."),
@@ -181,19 +172,19 @@ def image_describe(record: Record) -> list[Segment]:
 @register_template(reads="caption", reads_codes=True, can_cut_caption=True)
 def text_to_image(record: Record) -> list[Segment]:
     """Stage 2: ``<caption><image>``."""
-    return [Segment("text", _text(record, "caption")), _image_out(record)]
+    return [Segment("text", _words(record, "caption")), _image_out(record)]
 
 
 @register_template(reads="caption", reads_codes=True)
 def request_to_image(record: Record) -> list[Segment]:
     """Stage 3: a caption as the user's request and the image as the answer, in the official generation prompt."""
-    return [Segment("text", generation_prompt(_text(record, "caption"))), _image_out(record), Segment("text", EOS)]
+    return [Segment("text", generation_prompt(_words(record, "caption"))), _image_out(record), Segment("text", EOS)]
 
 
 @register_template(reads="class_name", reads_codes=True)
 def class_to_image(record: Record) -> list[Segment]:
     """Stage 1: ``<category_name><image>``."""
-    return [Segment("text", _text(record, "class_name")), _image_out(record)]
+    return [Segment("text", _words(record, "class_name")), _image_out(record)]
 
 
 @register_template(reads="text", can_cut_text=True)
@@ -223,6 +214,15 @@ def _text(record: Record, name: str) -> str:
     if special:
         raise BadSample(f"field {name!r} contains the special token {special[0]}")
     return value
+
+
+def _words(record: Record, name: str) -> str:
+    """A text beside an image, in which no tag of other layouts may stand for the image."""
+    words = _text(record, name)
+    tag = unread_tag(words)
+    if tag:
+        raise BadSample(f"field {name!r} has the tag {tag}: it would be learned as words")
+    return words
 
 
 def _image(record: Record) -> tuple[Image.Image, np.ndarray | None]:

@@ -15,10 +15,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from janus_train.data.shards.index import index_path, read_head, read_listing, write_listing
+from janus_train.data.shards.index import index_path, own_index, read_head, read_listing, write_listing
 from janus_train.data.shards.scan import scan
 from janus_train.errors import UserError
-from janus_train.files import write_bytes
+from janus_train.files import file_sha256, write_bytes
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class IndexedTar:
     """Unusable members, counted by their ending."""
     num_left_out: int
     """Number of keys with neither .json nor .txt."""
+    scattered_keys: list[str]
+    """Keys whose members do not stand together."""
+    ambiguous_keys: list[str]
+    """Keys left out because several images could belong to one text."""
 
 
 @dataclass
@@ -52,6 +56,16 @@ class IndexResult:
         for tar in self.indexed_tars.values():
             total.update(tar.ignored_counts)
         return total
+
+    @property
+    def scattered_keys(self) -> list[str]:
+        """Keys of all tars whose members do not stand together."""
+        return [key for tar in self.indexed_tars.values() for key in tar.scattered_keys]
+
+    @property
+    def ambiguous_keys(self) -> list[str]:
+        """Keys of all tars that are left out because several images could belong to one text."""
+        return [key for tar in self.indexed_tars.values() for key in tar.ambiguous_keys]
 
     @property
     def num_left_out(self) -> int:
@@ -94,10 +108,13 @@ def tars_to_index(paths: list[Path]) -> list[Path]:
 
 
 def is_indexed(tar: Path) -> bool:
-    """Whether the tar has an index that was made for a tar of its size."""
+    """Whether the tar has an index that was made for its bytes. They are read only if the tar is newer than its index."""
     try:
-        return read_head(tar).size == tar.stat().st_size
-    except UserError:
+        head, status = read_head(tar), tar.stat()
+        if head.size != status.st_size:
+            return False
+        return status.st_mtime_ns <= own_index(tar).stat().st_mtime_ns or head.sha256 == file_sha256(tar)
+    except (UserError, OSError):
         return False
 
 
@@ -163,7 +180,7 @@ def _index(tar: Path) -> IndexedTar:
         write_bytes(index_path(tar), result.index.to_bytes())
     except OSError as error:
         raise UserError(f"{index_path(tar)} cannot be written ({error.strerror})") from None
-    return IndexedTar(result.ignored_counts, result.num_left_out)
+    return IndexedTar(result.ignored_counts, result.num_left_out, result.scattered_keys, result.ambiguous_keys)
 
 
 def _end_on_interrupt() -> None:

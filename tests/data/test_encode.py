@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from janus_train.data.batch import collate
 from janus_train.data.encode import BadSample, Encoder
 from janus_train.data.prompt_format import chat_prompt, generation_prompt
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
-from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record
+from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record, Row
 from tests.helpers import document_of, plain_image
 
 PROMPTS = json.loads((Path(__file__).parents[1] / "golden/official_prompts.json").read_text())
@@ -297,8 +298,8 @@ def test_first_sentence(caption: str, first: str) -> None:
         ("conversation", {"conversations": []}, 0, "empty"),
         ("conversation", conversation("What?", "Two."), 1, "0 placeholders but 1 images"),
         ("conversation", conversation(f"{PLACEHOLDER}{PLACEHOLDER}What?", "Two."), 1, "2 placeholders but 1 images"),
-        ("conversation", conversation("What?"), 0, "last turn is the user's"),
-        ("conversation", conversation("What?", " "), 0, "turn 1 is empty"),
+        ("conversation", conversation("What?"), 0, "there is no answer to learn from"),
+        ("conversation", conversation("What?", " "), 0, "a turn is empty: turn 1"),
         ("conversation", {"conversations": [{"role": ASSISTANT, "content": "x"}]}, 0, "turn 0 is not the user's"),
         ("conversation", {"conversations": ["x"]}, 0, "turn 0"),
         ("conversation", conversation(f"What {EOS}?", "Two."), 0, "special token"),
@@ -421,3 +422,62 @@ def test_no_text_that_fits_a_row_has_too_many_characters(counting_encoder: Count
     assert len(document_of(counting_encoder, record, "class_to_image", "generation", row_tokens=length)) == length
     with pytest.raises(BadSample, match=f"{length} tokens do not fit a row of {length - 1}"):
         document_of(counting_encoder, record, "class_to_image", "generation", row_tokens=length - 1)
+
+
+def without_loss(fields: dict[str, Any], *turns: int) -> dict[str, Any]:
+    """The conversation with turns that are context only."""
+    return {
+        "conversations": [
+            turn | {"loss": False} if number in turns else turn for number, turn in enumerate(fields["conversations"])
+        ]
+    }
+
+
+def test_a_turn_without_loss_is_read_and_not_learned(encoder: Encoder) -> None:
+    fields = conversation(f"{PLACEHOLDER}\nWhat is this?", "A red apple.", "How many?", "One.", "Sure?", "Yes.")
+    whole = encode(encoder, "conversation", "understanding", fields, 1)
+    masked = encode(encoder, "conversation", "understanding", without_loss(fields, 1, 5), 1)
+    assert masked.input_ids.tolist() == whole.input_ids.tolist()
+    assert trained_text(encoder, masked) == f" One.{EOS}"
+    assert masked.num_loss_tokens == len(encoder.ids(f" One.{EOS}")) < whole.num_loss_tokens
+    batch = collate([Row(0, [masked, whole], {})], P, 64)
+    assert len(batch.text_positions) == masked.num_loss_tokens + whole.num_loss_tokens
+
+
+def test_an_image_of_a_turn_without_loss_is_input(encoder: Encoder) -> None:
+    fields = conversation("Draw a dog.", PLACEHOLDER, "Make it red.", f"Here: {PLACEHOLDER}")
+    whole = encode(encoder, "conversation", "generation", fields, 2)
+    masked = encode(encoder, "conversation", "generation", without_loss(fields, 1), 2)
+    assert masked.input_ids.tolist() == whole.input_ids.tolist() and (masked.modality == whole.modality).all()
+    assert (
+        masked.codes_have_loss == [False, True] and whole.image_targets.sum() == 2 * masked.image_targets.sum() == 2 * P
+    )
+    assert np.flatnonzero(masked.image_targets).tolist() == np.flatnonzero(whole.image_targets)[P:].tolist()
+
+
+def test_guidance_dropout_takes_turns_without_loss_as_part_of_the_prompt(encoder: Encoder) -> None:
+    fields = without_loss(conversation("Draw a dog.", f"Here: {PLACEHOLDER}", "Make it red.", PLACEHOLDER), 1)
+    whole = encode(encoder, "conversation", "generation", fields, 2)
+    dropped = encode(encoder, "conversation", "generation", fields, 2, dropout=1.0)
+    begin = int(np.flatnonzero(whole.image_targets)[0])
+    assert len(dropped) == len(whole) and set(dropped.input_ids[1:begin].tolist()) == {encoder.special.pad}
+    assert (dropped.image_targets == whole.image_targets).all() and dropped.codes_have_loss == [True]
+
+
+def test_turns_are_dropped_up_to_a_row_but_never_all_that_have_a_loss(encoder: Encoder) -> None:
+    fields = conversation("Why?", "Because.", "What?", "A dog.", "Who?", "Tom. " * 200)
+    record = Record("k", without_loss(fields, 1))
+    document = document_of(encoder, record, "conversation", "text", row_tokens=64)
+    assert trained_text(encoder, document) == f" A dog.{EOS}" and document.input_ids[-1] == encoder.special.eos
+    record = Record("k", without_loss(fields, 1, 3))
+    assert trained_text(encoder, document_of(encoder, record, "conversation", "text")).startswith(" Tom.")
+    with pytest.raises(BadSample, match="no answer with a loss fits a row of 64 tokens"):
+        document_of(encoder, record, "conversation", "text", row_tokens=64)
+
+
+@pytest.mark.parametrize("template", ["image_caption", "question_answer", "class_to_image", "text_to_image"])
+def test_tags_beside_an_image_are_never_words(encoder: Encoder, template: str) -> None:
+    fields = {"caption": "<image>\na dog", "question": "<image>\nWhat?", "answer": "Two.", "class_name": "<image> dog"}
+    with pytest.raises(BadSample, match="has the tag <image>: it would be learned as words"):
+        encode(encoder, template, "understanding", fields, 1)
+    assert encode(encoder, "text", "text", {"text": "HTML has <video> and <image>."})

@@ -183,6 +183,132 @@ def test_exif_data_too_long_to_be_true_is_not_read(monkeypatch: pytest.MonkeyPat
     assert to_rgb(image).size == (16, 8)
 
 
+# ------------------------------------------------------------------------------------------------------- AVIF and HEIC
+
+OPTIONAL = ["AVIF", "HEIF"]
+RED_AND_BLUE = Image.new("RGB", (64, 32), "red")
+RED_AND_BLUE.paste("blue", (0, 0, 32, 32))
+
+
+def optional_bytes(form: str, image: Image.Image = RED_AND_BLUE, **options: object) -> bytes:
+    if form not in SAFE_FORMATS:
+        pytest.skip(f"no decoder for {form} is installed")
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", OPTIONAL)
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_they_come_out_upright(form: str, orientation: int) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = optional_bytes(form, exif=exif.tobytes())
+    want = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    image = to_rgb(open_image(data))
+    assert image.size == ((32, 64) if orientation > 4 else (64, 32)) and image.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("form", OPTIONAL)
+def test_their_exif_data_is_not_read(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow reads it when it opens them: 6000 tags that share the same 400 KB take 2 GB."""
+    tags = b"".join(struct.pack("<HHII", 1000 + number, 2, 500, 8) for number in range(20))
+    data = optional_bytes(form, exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 20) + tags + b"\0" * 4 + b"x" * 500)
+    assert b"Exif" in data
+
+    def fail(self: Image.Exif, data: bytes) -> None:
+        raise AssertionError("EXIF data was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Exif, "load", fail)
+        image = open_image(data)
+        load_image(image)
+    assert to_rgb(image).size == (64, 32)
+
+
+def test_an_orientation_in_xmp_does_not_count() -> None:
+    """What counts is in the file's boxes; of other formats Pillow takes it from XMP, and HEIC's writer moves it from there."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert to_rgb(open_image(optional_bytes("AVIF", xmp=xmp))).size == (64, 32)
+
+
+def test_a_heic_opens_at_its_main_image() -> None:
+    pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    RED.save(file, "HEIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")], primary_index=1)
+    assert to_rgb(open_image(file.getvalue())).getpixel((4, 4))[2] > 240
+
+
+@pytest.mark.parametrize(
+    ("brands", "says"),
+    [
+        (b"heic\0\0\0\0mif1heic", "is an image of the format HEIF, which needs pip install pillow-heif"),
+        (b"mif1\0\0\0\0mif1heic", "is an image of the format HEIF, which needs pip install pillow-heif"),
+        (b"avif\0\0\0\0avifmif1", r"is an image of the format AVIF, which needs pip install 'pillow>=11\.3'"),
+        (b"isom\0\0\0\0isommp41", "is not an image of the formats JPEG"),
+    ],
+)
+def test_without_a_decoder_it_is_said_what_to_install(
+    brands: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "_UNREADABLE", {"AVIF", "HEIF"})
+    safe = tuple(name for name in SAFE_FORMATS if name not in OPTIONAL)
+    with pytest.raises(ImageError, match=says):
+        open_image(struct.pack(">I", 24) + b"ftyp" + brands + b"\0" * 100, safe)
+
+
+FAKE_PLUGIN = """
+import io
+from PIL import Image, PngImagePlugin
+
+class HeifImageFile(PngImagePlugin.PngImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        self.fp = io.BytesIO(self.fp.read()[16:])
+        super()._open()
+
+def register_heif_opener(decode_threads):
+    Image.register_open("HEIF", HeifImageFile, lambda head: head[4:12] == b"ftypheic")
+"""
+"""Reads a PNG that follows a HEIC's first box."""
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_heic_is_read_where_a_plugin_is_installed(is_installed: bool, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    from janus_train.paths import ROOT
+
+    plugin = tmp_path / "plugins/pillow_heif.py"
+    plugin.parent.mkdir()
+    plugin.write_text(FAKE_PLUGIN if is_installed else "raise ImportError('libheif.so.1 is missing')")
+    (tmp_path / "cats/cat").mkdir(parents=True)
+    data = struct.pack(">I", 16) + b"ftypheic\0\0\0\0" + encoded(RED)
+    (tmp_path / "cats/cat/IMG_0001.HEIC").write_bytes(data)
+    words = ["prepare", "imagefolder", str(tmp_path / "cats"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    result = subprocess.run(
+        [sys.executable, "-c", "from janus_train.cli import main; main()", *words],
+        env=os.environ | {"PYTHONPATH": f"{plugin.parent}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if is_installed:
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("1 samples")
+    else:
+        assert result.returncode == 2 and not (tmp_path / "out").exists()
+        [line] = result.stderr.splitlines()
+        assert line.endswith(
+            "the class 'cat' has no image that can be read, it contains 1 files .heic (pip install pillow-heif)"
+        )
+
+
 # -------------------------------------------------------------------------------------------------------- the linter's rule
 
 

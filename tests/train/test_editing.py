@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from janus_train.config import Config
-from janus_train.train.run import run
+from janus_train.interop.processor import load_tokenizer
+from janus_train.train.run import run as train
 from tests.datatools.prepare.making import image_bytes, make, write
-from tests.helpers import read_lines
+from tests.helpers import Run, read_lines
+from tests.train.conftest import SMALL
 
 
 def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> None:
@@ -26,8 +29,46 @@ def test_editing_data_trains(small: Callable[..., Config], tmp_path: Path) -> No
         "name: edits\nlicence: mine\nsources:\n  - {name: edits, kind: generation, type: shards, template: conversation, weight: 1, paths: [edits/*.tar]}\n"
     )
     only = ("ratio.understanding=0", "ratio.text=0", f"data.recipe={recipe}", "data.guidance_dropout=0")
-    folder = run(small(3, *only, "+peft=lora", "run.steps=2", "precision=fp32"))
+    folder = train(small(3, *only, "+peft=lora", "run.steps=2", "precision=fp32"))
     for line in read_lines(folder / "metrics.jsonl"):
         assert math.isfinite(line["loss/generation"]) and line["loss"] == line["loss/generation"]
         assert line["loss/text"] is None and line["loss/understanding"] is None
         assert line["samples/generation"] > 0 and line["quarantined"] == 0
+
+
+def test_layouts_as_they_are_published_train_without_prepare(
+    small: Callable[..., Config], run: Run, tmp_path: Path
+) -> None:
+    """LLaVA's, OpenAI's and Qwen's in one file with blank lines; an answer without loss is in the row and not in the loss."""
+    write(tmp_path / "p0.png", image_bytes(0, "PNG"))
+    answers = [{"role": "assistant", "content": "A dog.", "weight": 0}, {"role": "assistant", "content": "Two."}]
+    again = {"role": "user", "content": "How many?"}
+    seen = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "p0.png"}}]}
+    told = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Tom."}]
+    records = [
+        {"image": "p0.png", "conversations": told},
+        {"messages": [seen, answers[0], again, answers[1]], "system": "Be brief."},
+        {"messages": [{"role": "user", "content": "Picture 1: <img>p0.png</img> What?"}, answers[1]]},
+    ]
+    write(tmp_path / "talks.jsonl", "\n\n".join(map(json.dumps, records)) + "\n\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: talks\nlicence: mine\nsources:\n  - {name: talks, kind: understanding, type: jsonl, template: conversation, weight: 1, paths: [talks.jsonl]}\n"
+    )
+    code, output, _ = run("verify", recipe, "--workers", 1)
+    assert code == 0 and "fit for training: 3 samples, none damaged, none bad" in output
+    words = ("ratio.text=0", "ratio.generation=0", f"data.recipe={recipe}", "data.guidance_dropout=0")
+    config = small(3, *words, "run.steps=1")
+    base = ("+stage=3", f"init_from={config.init_from}", *SMALL, *words)
+    code, output, _ = run("inspect", *base, "--html", tmp_path / "rows.html")
+    samples = [sample for line in output.splitlines() for sample in json.loads(line)["samples"]]
+    keys = {sample["key"] for sample in samples}
+    assert code == 0 and "talks.jsonl:3" in keys <= {f"talks.jsonl:{line}" for line in (1, 3, 5)}
+    [entry] = read_lines(train(config) / "metrics.jsonl")
+    assert entry["quarantined"] == 0 and entry["tokens/understanding"] == sum(sample["tokens"] for sample in samples)
+    tokenizer = load_tokenizer(Path(str(config.init_from)))
+    lengths = {
+        line: len(tokenizer(words, add_special_tokens=False).input_ids) + 1  # EOS
+        for line, words in ((1, " Tom."), (3, " Two."), (5, " Two."))
+    }
+    assert entry["loss_tokens"] == sum(lengths[int(sample["key"].partition(":")[2])] for sample in samples)

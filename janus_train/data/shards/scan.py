@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from janus_train.data.shards.index import (
@@ -22,14 +22,23 @@ from janus_train.data.shards.index import (
     member_digest,
     some_of,
 )
+from janus_train.data.shards.names import key_of, split_key
 from janus_train.data.shards.tars import Slice, next_member
 from janus_train.data.shards.vq_codes import RECORD, UNKNOWN, origin_in
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, refuse_lfs_pointer, write_bytes
 
 _MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *IMAGE_ENDINGS, CODES_ENDING))})", re.I)
-_NUMBERED = re.compile(r"(?P<key>.+)\.(?P<number>\d{1,6})")
 _LONGEST_RECORD = 4096
+
+
+@dataclass
+class _Samples:
+    """A tar's samples by name; the keys whose members do not stand together, and those with several images for a text."""
+
+    samples: dict[str, dict[str, Member]] = field(default_factory=dict)
+    scattered_keys: list[str] = field(default_factory=list)
+    ambiguous_keys: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class Scan:
     """Members that are not read, counted by ending."""
     num_left_out: int
     """Samples with images but neither .json nor .txt."""
+    scattered_keys: list[str]
+    """Keys whose members do not stand together in the tar: reading such a sample means reading several places."""
+    ambiguous_keys: list[str]
+    """Keys left out because it is not clear which of their images belongs to which text."""
 
 
 def write_index(tar: Path) -> Path:
@@ -60,12 +73,12 @@ def scan(tar: Path) -> Scan:
         raise UserError(f"{tar}: cannot be indexed, it is not a readable tar without compression ({error})") from None
     except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: a header's number that is not one
         raise UserError(f"{tar}: cannot be indexed, it cannot be read ({error})") from None
-    samples = _group(tar, members)
-    for key, sample_members in samples.items():
+    groups = _group(tar, members, ignored_counts)
+    samples = groups.samples
+    for sample_members in samples.values():
         if "json" in sample_members and "txt" in sample_members:
             del sample_members["txt"]
             ignored_counts["txt beside a .json"] += 1
-        samples[key] = sample_members
     complete_samples = {
         key: list(sample_members.values())
         for key, sample_members in samples.items()
@@ -83,6 +96,8 @@ def scan(tar: Path) -> Scan:
         ShardIndex.of(size, sha256, complete_samples, origin),
         dict(ignored_counts),
         len(samples) - len(complete_samples),
+        groups.scattered_keys,
+        groups.ambiguous_keys,
     )
 
 
@@ -137,27 +152,28 @@ def _check_end(tar: Path, end: int) -> None:
         raise tarfile.ReadError(f"it stops at byte {end} without an end mark: truncated")
 
 
-def _group(tar: Path, members: list[tuple[str, Member]]) -> dict[str, dict[str, Member]]:
-    """Key -> ending -> member. Raises `UserError` listing keys that have two members of one ending.
-
-    ``a.0.jpg`` is image 0 of ``a``, or the one image of ``a.0`` if there is an ``a.0.json``.
-    """
-    described_stems = {stem for stem, member in members if member.ending in FIELD_ENDINGS}
-    samples: dict[str, dict[str, Member]] = {}
-    places: set[tuple[str, str]] = set()
-    duplicate_keys: dict[str, None] = {}
+def _group(tar: Path, members: list[tuple[str, Member]], ignored_counts: Counter[str]) -> _Samples:
+    """Group the members by key (`data.shards.names`). Raises `UserError` listing keys that have two members of one kind."""
+    members_of_key: dict[str, list[tuple[str, str, Member]]] = {}
+    scattered_keys: set[str] = set()
+    last_key = ""
     for stem, member in members:
-        key, number = stem, ""
-        number_match = _NUMBERED.fullmatch(stem)
-        if number_match and stem not in described_stems and member.ending not in FIELD_ENDINGS:
-            key, number = number_match["key"], f"{int(number_match['number'])}."
-        place = f"{number}image" if member.ending in IMAGE_ENDINGS else f"{number}{member.ending}"
-        if (key, place) in places:
-            duplicate_keys[key] = None
-        places.add((key, place))
-        samples.setdefault(key, {})[number + member.ending] = member._replace(ending=number + member.ending)
-    if duplicate_keys:
+        key = key_of(stem)
+        if key != last_key and key in members_of_key:
+            scattered_keys.add(key)
+        members_of_key.setdefault(key, []).append((stem, member.ending, member))
+        last_key = key
+    result = _Samples(scattered_keys=sorted(scattered_keys))
+    duplicates: list[str] = []
+    for key, of_key in members_of_key.items():
+        parts = split_key(key, of_key, FIELD_ENDINGS, IMAGE_ENDINGS)
+        duplicates += parts.duplicates
+        result.ambiguous_keys += parts.ambiguous
+        ignored_counts.update(parts.unused)
+        for name, sample in parts.samples.items():
+            result.samples[name] = {ending: member._replace(ending=ending) for ending, member in sample.items()}
+    if duplicates:
         raise UserError(
-            f"{tar}: cannot be indexed, keys must be unique, two members of a kind have {some_of(list(duplicate_keys))}"
+            f"{tar}: cannot be indexed, keys must be unique, two members of a kind have {some_of(duplicates)}"
         )
-    return samples
+    return result

@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from janus_train.data.image_files import ImageError, open_image
+from janus_train.data.image_files import SAFE_FORMATS, ImageError, open_image
 from janus_train.data.types import BadSample
+from janus_train.jsonl import LineError, parse_line
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats of images in shards (Pillow's names)."""
-FOLDER_FORMATS = (*SHARD_FORMATS, "GIF", "BMP", "TIFF")
+FOLDER_FORMATS = SAFE_FORMATS
 """The formats of images in files of their own, or in a data set's column."""
 
 
 def fields_of(data: bytes, key: str) -> dict[str, Any]:
     """The JSON object in ``data``, with or without a byte order mark."""
     try:
-        fields = json.loads(data.decode("utf-8-sig"))
+        fields = parse_line(data)
         if b"\\u" in data:
             json.dumps(fields, ensure_ascii=False).encode()  # fails for an escaped half of a surrogate pair
-    except (ValueError, RecursionError) as error:
+    except (LineError, UnicodeEncodeError, RecursionError) as error:
         raise BadSample(f"its JSON cannot be read ({error})", key=key) from None
     if not isinstance(fields, dict):
         raise BadSample("its JSON is not an object", key=key)

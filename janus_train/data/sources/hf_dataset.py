@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from janus_train.data.sources.decode import FOLDER_FORMATS, image_of
-from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.data.sources.registry import CONTENT_DIGEST_LIMIT, SourceConfig, register_source
 from janus_train.data.storage.remote import with_retries
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError, one_line
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 GROUPS_BYTES = 1 << 30
 """Bytes of row groups that a process keeps of a Parquet source. The order needs four at a time, eight at the end of an
 epoch (`data.shuffle`)."""
-CONTENT_DIGEST_LIMIT = 64 << 20
-"""Data sets up to this many bytes are digested by content, larger ones by file names, sizes and metadata."""
 
 
 class _TableRows(Protocol):

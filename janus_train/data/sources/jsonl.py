@@ -9,62 +9,78 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from janus_train.data.conversations import (
+    TALK_IMAGE_FIELDS,
+    UnusableConversation,
+    has_conversation,
+    image_name,
+    images_in_order,
+    is_empty,
+)
+from janus_train.data.embedded_images import ADDRESS, embedded_image
 from janus_train.data.image_files import ImageError, read_image_file
+from janus_train.data.image_folders import images_under
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.sources.decode import FOLDER_FORMATS, fields_of, image_of
-from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.data.sources.registry import CONTENT_DIGEST_LIMIT, SourceConfig, register_source
 from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_retries
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.data.unused import counting, summary_of
 from janus_train.errors import UserError
-from janus_train.files import open_regular, read_json_object, refuse_lfs_pointer
+from janus_train.files import file_sha256, open_regular, read_json_object, read_regular, refuse_lfs_pointer
+from janus_train.jsonl import BLANK, is_blank
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-LINES_PER_MARK = 16
-"""The offset of every 16th line is kept, which takes half a byte per line; the lines between are found by reading."""
+_log = logging.getLogger(__name__)
+
+LINES_PER_MARK, LONG_LINE = 16, 4096
+"""The offset of every 16th line is kept, which takes half a byte per line; the lines between are found by reading. Of lines
+with more bytes than this on average, which hold images, every offset is kept."""
+_IS_BLANK = np.isin(np.arange(256), list(BLANK))
 _CHUNK = 8 << 20
 _LONGEST_PATH = 1024
 
 
 class Lines:
-    """The lines of a text file by their number, from 0. Empty lines at the end do not count.
+    """The lines of a text file that hold a record, by their number from 0. Blank lines hold none, wherever they stand.
 
-    Raises `UserError` if the file is missing or empty, or if its size changes while it is in use.
+    Raises `UserError` if the file is missing or has no such line, or if its size changes while it is in use.
     """
 
     def __init__(self, path: Path):
         self.path = path
         refuse_lfs_pointer(path)
         try:
-            self._starts, self._count, self.size, self.sha256 = with_retries(path, self._scan)
+            marks, self.size, self.sha256, self._mtime_ns = with_retries(path, self._scan)
         except MISSING:
             raise UserError(f"{path}: there is no such file") from None
-        self._forget()
-        while self._count and not self[self._count - 1].strip():
-            self._count -= 1
+        self._offsets, self._numbers, self._stride, self._count = marks.result()
         if not self._count:
             raise UserError(f"{path}: the file is empty")
+        self._forget()
 
-    def _scan(self) -> tuple[np.ndarray, int, int, str]:
-        hasher = hashlib.sha256()
-        starts, lines, size = [np.zeros(1, np.int64)], 0, 0
+    def _scan(self) -> tuple[_Marks, int, str, int]:
+        """The marks, the file's size, its SHA-256 and the time of its last change."""
+        hasher, marks, size = hashlib.sha256(), _Marks(), 0
         with open_regular(self.path) as file:
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             while chunk := file.read(_CHUNK):
                 hasher.update(chunk)
-                ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-                first_mark = -(lines + 1) % LINES_PER_MARK  # the line after ends[k] has the number lines + k + 1
-                starts.append(ends[first_mark::LINES_PER_MARK] + (size + 1))
-                lines += len(ends)
+                marks.add(chunk)
                 size += len(chunk)
-        return np.concatenate(starts), lines + 1, size, hasher.hexdigest()
+        marks.end()
+        return marks, size, hasher.hexdigest(), mtime_ns
 
     def _forget(self) -> None:
         self._reader = lru_cache(1)(self._open)
@@ -77,19 +93,82 @@ class Lines:
         self._forget()
 
     def _open(self) -> Reader:
-        if not self.path.exists() or self.path.stat().st_size != self.size:
+        if not self._is_unchanged():
             raise UserError(f"{self.path} was changed or removed while it is in use")
         return open_reader(self.path, self.size, self.sha256)
+
+    def _is_unchanged(self) -> bool:
+        """The bytes are compared only if the file was written since it was scanned."""
+        if not self.path.exists() or (status := self.path.stat()).st_size != self.size:
+            return False
+        return status.st_mtime_ns == self._mtime_ns or file_sha256(self.path) == self.sha256
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> bytes:
-        place, line_in_block = divmod(number, LINES_PER_MARK)
-        start = int(self._starts[place])
-        stop = int(self._starts[place + 1]) if place + 1 < len(self._starts) else self.size
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a blank line precedes a record."""
+        return self._numbers is not None
+
+    def read(self, index: int) -> tuple[int, bytes]:
+        """The number in the file, from 1, of a record's line, and the line."""
+        mark, record_in_block = divmod(index, self._stride)
+        start = int(self._offsets[mark])
+        stop = int(self._offsets[mark + 1]) if mark + 1 < len(self._offsets) else self.size
         lines = self._reader().read(start, stop - start).split(b"\n")
-        return lines[line_in_block] if line_in_block < len(lines) else b""
+        filled = [(number, line) for number, line in enumerate(lines) if not is_blank(line)]
+        line_in_block, line = filled[record_in_block] if record_in_block < len(filled) else (record_in_block, b"")
+        first_number = mark * self._stride + 1 if self._numbers is None else int(self._numbers[mark])
+        return first_number + line_in_block, line
+
+
+class _Marks:
+    """Finds the lines with a record, chunk by chunk, and keeps the places of some of them: of every one at first, and of
+    every 16th as soon as the lines turn out to be short."""
+
+    def __init__(self) -> None:
+        self._stride = 1
+        self._marks: list[np.ndarray] = []  # int64 (2, N) each: offsets, line numbers from 1
+        self._num_lines = self._num_records = self._num_bytes = 0
+        self._has_gaps = False
+        self._start, self._is_blank = 0, True  # of the line that has not ended
+
+    def add(self, chunk: bytes) -> None:
+        characters = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(characters == ord("\n"))
+        starts = np.concatenate([[0], ends + 1])
+        blank = _IS_BLANK[characters[np.minimum(starts, len(chunk) - 1)]]  # by its first character; few lines remain
+        for number in np.flatnonzero(blank).tolist():
+            stop = int(ends[number]) if number < len(ends) else len(chunk)
+            blank[number] = is_blank(chunk[int(starts[number]) : stop])
+        starts += self._num_bytes
+        starts[0], blank[0] = self._start, blank[0] and self._is_blank
+        self._keep(starts[:-1], blank[:-1])
+        self._start, self._is_blank = int(starts[-1]), bool(blank[-1])
+        self._num_bytes += len(chunk)
+        if self._stride == 1 and self._num_bytes < LONG_LINE * self._num_records:
+            self._stride = LINES_PER_MARK
+            self._marks = [np.concatenate(self._marks, axis=1)[:, ::LINES_PER_MARK].copy()]
+
+    def end(self) -> None:
+        """The last line may have no newline."""
+        self._keep(np.array([self._start]), np.array([self._is_blank]))
+
+    def _keep(self, starts: np.ndarray, blank: np.ndarray) -> None:
+        """Take lines that have ended."""
+        filled = np.flatnonzero(~blank)
+        marked = filled[-self._num_records % self._stride :: self._stride]
+        self._marks.append(np.stack([starts[marked], marked + (self._num_lines + 1)]))
+        self._num_records += len(filled)
+        if len(filled):
+            self._has_gaps = self._num_lines + int(filled[-1]) + 1 > self._num_records
+        self._num_lines += len(blank)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray | None, int, int]:
+        """Offsets, line numbers (None where they follow from the records'), records per mark, and records."""
+        offsets, numbers = np.concatenate(self._marks, axis=1)
+        return offsets.copy(), numbers.copy() if self._has_gaps else None, self._stride, self._num_records
 
 
 class JsonlSource:
@@ -112,34 +191,60 @@ class JsonlSource:
 
     def data_digest(self) -> str:
         """Changes with any line of the files, but not with the images, which may be too many to read."""
-        return digest([lines.sha256 for lines in self._files])
+        # blank lines were records in earlier versions: a run that began with one does not resume on other numbers
+        return digest([lines.sha256 + (f":{len(lines)}" if lines.has_gaps else "") for lines in self._files])
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
-        lines, line = self._files[number], index - self._starts[number]
-        key = f"{lines.path.name}:{line + 1}"
-        fields = fields_of(lines[line], key)
+        lines = self._files[number]
+        line_number, line = lines.read(index - self._starts[number])
+        key = f"{lines.path.name}:{line_number}"
+        fields = fields_of(line, key)
         names = _image_names(fields, key)
         images = [read_image(self._folders[number], name, key) for name in names]
         return Record(key, fields, images, [None] * len(images))
 
 
 def _image_names(fields: dict[str, Any], key: str) -> list[str]:
-    """Remove ``image`` and ``images`` from the fields and return their paths. Raises `BadSample`."""
-    values = [value for name in ("image", "images") if (value := fields.pop(name, None)) is not None]
+    """Remove the images from the fields and return what they say, in the order of a conversation's turns.
+
+    Raises `BadSample`.
+    """
+    is_talk = has_conversation(fields)
+    values = [
+        value
+        for name in (TALK_IMAGE_FIELDS if is_talk else ("image", "images"))
+        if (value := fields.pop(name, None)) is not None and not (is_talk and is_empty(value))
+    ]
     if len(values) > 1:
         raise BadSample("it has both 'image' and 'images'", key=key)
-    names = values[0] if values else []
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    value = values[0] if values else []
+    names = [image_name(element) or element for element in (value if isinstance(value, list) else [value])]
+    if is_talk:
+        with suppress(UnusableConversation):  # the template says why
+            names = images_in_order(fields, names)
+    if not all(isinstance(name, str) for name in names):
         raise BadSample("'image' or 'images' is neither a path nor a list of paths", key=key)
     return names
 
 
 def read_image(folder: Path, name: str, key: str) -> Any:
-    """Open the image at the relative path ``name``. Raises `BadSample` if it is missing or outside ``folder``."""
+    """Open the image at the relative path ``name``, or the one that ``name`` contains (`embedded_image`).
+
+    Raises `BadSample` if it is missing or outside ``folder``.
+    """
+    try:
+        data = embedded_image(name)
+    except ImageError as error:
+        raise BadSample(f"its embedded image {error}", key=key) from None
+    if data is not None:
+        return image_of(data, FOLDER_FORMATS, key, "its embedded image")
+    if ADDRESS.match(name):
+        raise BadSample(
+            f"image {name[:80]!r} is an address: download it and name its file, nothing is downloaded here", key=key
+        )
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "://" in name or "\0" in name:
         raise BadSample(f"image {name[:80]!r} is not a path inside the source's folder", key=key)
@@ -148,6 +253,8 @@ def read_image(folder: Path, name: str, key: str) -> Any:
     try:
         data = with_retries(folder / path, lambda: read_image_file(folder / path))
     except MISSING:
+        if "\\" in name:  # written on Windows
+            return read_image(folder, name.replace("\\", "/"), key)
         raise BadSample(f"image {name!r} is missing", key=key) from None
     except ImageError as error:
         raise BadSample(f"image {name!r} {error}", key=key) from None
@@ -174,27 +281,40 @@ class ImageFolderSource:
     def _list(self) -> tuple[StringArray, list[int]]:
         """The images' paths in their class's folder, and the index of the first image of each class."""
         data, lengths, starts = bytearray(), [], [0]
+        all_unread: Counter[str] = Counter()
         for name in self.classes:
-            folder = self.root / name
-            for path in with_retries(folder, lambda folder=folder: list(_images_under(folder))):  # type: ignore[misc]
+            paths, unread = with_retries(self.root / name, lambda name=name: _list_class(self.root / name))  # type: ignore[misc]
+            if not paths:
+                raise UserError(
+                    f"imagefolder {self.root}: the class {name!r} has no image that can be read, it contains "
+                    + (summary_of(unread) or "no file")
+                )
+            for path in paths:
                 data += path
                 lengths.append(len(path))
-            if len(lengths) == starts[-1]:
-                raise UserError(
-                    f"imagefolder {self.root}: the class {name!r} has no image ({', '.join(IMAGE_ENDINGS)})"
-                )
             starts.append(len(lengths))
+            all_unread += unread
+        if all_unread:
+            _log.warning("imagefolder %s: not used: %s", self.root, summary_of(all_unread))
         return StringArray.from_lengths(data, lengths), starts
 
     def __len__(self) -> int:
         return len(self._files)
 
     def data_digest(self) -> str:
-        """Changes with the classes and with any file's name or size. Takes some seconds for a million files."""
+        """Changes with the classes, with any file's name or size, and with any byte up to `CONTENT_DIGEST_LIMIT`.
+
+        Takes some seconds for a million files.
+        """
         hasher = hashlib.sha256(json.dumps([self.classes, self.class_names]).encode())
+        total = 0
         for number in range(len(self)):
             name = self._path(number)
-            hasher.update(os.fsencode(f"{name}\n{(self.root / name).stat().st_size}\n"))
+            size = (self.root / name).stat().st_size
+            total += size
+            hasher.update(os.fsencode(f"{name}\n{size}\n"))
+        for number in range(len(self) if total <= CONTENT_DIGEST_LIMIT else 0):
+            hasher.update(with_retries(self.root, lambda number=number: read_regular(self.root / self._path(number))))  # type: ignore[misc]
         return hasher.hexdigest()[:16]
 
     def _path(self, number: int) -> str:
@@ -209,17 +329,11 @@ class ImageFolderSource:
         return Record(key, fields, [read_image(self.root, path, key)], [None])
 
 
-def _images_under(folder: Path) -> Iterator[bytes]:
-    """Paths relative to ``folder`` in a fixed order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders.sort()
-        for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(IMAGE_ENDINGS):
-                yield os.fsencode((Path(place) / name).relative_to(folder).as_posix())
+def _list_class(folder: Path) -> tuple[list[bytes], Counter[str]]:
+    """The images' paths relative to ``folder`` in a fixed order, and counts of what else is there."""
+    with counting() as unread:
+        paths = [os.fsencode(path.relative_to(folder).as_posix()) for path in images_under(folder)]
+    return paths, unread
 
 
 def _read_class_names(path: Path, classes: list[str]) -> list[str]:

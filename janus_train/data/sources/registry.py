@@ -27,6 +27,10 @@ NOTES = {"licence", "expected", "prepare", "home"}
 """Options of a source that are notes for people and do not change the training data."""
 
 
+CONTENT_DIGEST_LIMIT = 64 << 20
+"""Sources of files up to this many bytes are digested by content (below a second), larger ones by names and sizes."""
+
+
 class Source(Protocol):
     """A random-access sequence of records.
 

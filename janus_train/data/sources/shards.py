@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -47,6 +47,7 @@ from janus_train.data.storage.remote import (
     read_copy,
 )
 from janus_train.data.types import BadSample, Record, digest
+from janus_train.data.unused import file_reason, is_counting, not_used
 from janus_train.errors import UserError
 from janus_train.files import refuse_lfs_pointer
 
@@ -57,11 +58,14 @@ OPEN_SHARDS = 8
 GAP = 64 << 10
 """Members of a sample that are at most this many bytes apart are read in one piece."""
 _CHUNK = 8 << 20
+_BESIDE_TARS = (".index.safetensors", "shards.json", "prepared.json", "skipped.jsonl", "inputs.jsonl")
+"""The endings of files that this project writes beside tars."""
 
 
 def find_tars(pattern: Location) -> list[Location]:
     """The tars that a recipe's path matches: a tar, a pattern, or a folder.
 
+    What stands beside them on a local disk and is no tar is counted (`data.unused`).
     HTTP servers cannot list folders: there a pattern or a folder matches the tars in the folder's ``shards.json``.
     """
     if isinstance(pattern, str) and pattern.startswith("http"):
@@ -73,11 +77,26 @@ def find_tars(pattern: Location) -> list[Location]:
         return [join(folder, name) for name in sorted(read_listing(folder)) if fnmatchcase(name, name_pattern)]
     locations = find(pattern)
     tars = [location for location in locations if name_of(location).endswith(".tar")]
-    return tars or [tar for folder in locations for tar in _tars_in(folder)]
+    if not tars:
+        return [tar for folder in locations for tar in _tars_in(folder)]
+    _count_others(location for location in locations if isinstance(location, Path))
+    return tars
 
 
 def _tars_in(folder: Location) -> list[Location]:
-    return list(sorted(folder.glob("*.tar"))) if isinstance(folder, Path) else find(join(folder, "*.tar"))
+    if not isinstance(folder, Path):
+        return find(join(folder, "*.tar"))
+    if folder.is_dir():
+        _count_others(folder.iterdir())
+    return list(sorted(folder.glob("*.tar")))
+
+
+def _count_others(paths: Iterable[Path]) -> None:
+    for path in paths if is_counting() else ():
+        if path.is_dir() and any(path.glob("*.tar")):
+            not_used("folders with tars inside a folder or pattern of tars")
+        elif path.is_file() and path.name[0] != "." and not path.name.endswith((".tar", *_BESIDE_TARS)):
+            not_used(file_reason(path.name))
 
 
 class ShardSource:

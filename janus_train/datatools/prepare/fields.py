@@ -6,13 +6,24 @@ record --captions / text--> words --plain, draw or ask--> {"caption": ...} or {"
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
+from janus_train.data.conversations import (
+    TALK_FIELDS,
+    UnusableConversation,
+    images_in_order,
+    read_conversation,
+    role_of,
+    unread_tag,
+)
+from janus_train.data.embedded_images import embedded_image
+from janus_train.data.image_files import ImageError
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
+from janus_train.data.unused import not_used
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.turns import read_turns, role_of
 from janus_train.errors import UserError
 
 IMAGE_FIELDS = (
@@ -30,7 +41,6 @@ IMAGE_FIELDS = (
     "png",
 )
 CAPTION_FIELDS = ("caption", "captions", "text", "prompt", "title")
-TALK_FIELDS = ("conversations", "messages", "conversation")
 ID_FIELDS = ("id", "key", "uid", "image_id", "question_id", "photoid")
 _PART = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<key>[^=\[\]]+)=(?P<value>[^\[\]]*)\])?")
 
@@ -100,8 +110,13 @@ def captions(record: dict[str, Any], options: PrepareOptions) -> list[str]:
         if values and not all(value is None or isinstance(value, str) for value in values):
             raise SkipRecord("the caption is not a string")
         raise SkipRecord("the caption is empty" if values else "there is no caption", left_out=options.drop_empty)
+    tag = next(filter(None, map(unread_tag, words)), None)
+    if tag:
+        raise SkipRecord(f"the caption has the tag {tag}")
     if options.captions == "each":
         return words
+    if len(words) > 1:
+        not_used("further captions of an image (--captions each takes all)", len(words) - 1)
     return [max(words, key=len)] if options.captions == "longest" else words[:1]
 
 
@@ -170,12 +185,45 @@ def talk(question: str, answer: str) -> dict[str, Any]:
     return {"conversations": [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]}
 
 
-def conversation(record: dict[str, Any], num_images: int) -> dict[str, Any]:
+def question_answer(question: Any, answer: Any) -> dict[str, Any]:
+    """The fields of a question about an image. Raises `SkipRecord`."""
+    if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
+        raise SkipRecord("a question or an answer is missing or empty")
+    tag = unread_tag(question) or unread_tag(answer)
+    if tag:
+        raise SkipRecord(f"a question or an answer has the tag {tag}")
+    return {"question": question, "answer": answer}
+
+
+def conversation(record: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """The fields of a conversation in any of the known layouts. Raises `SkipRecord` with the problem."""
-    turns = next((record[name] for name in TALK_FIELDS if record.get(name)), None)
-    if not isinstance(turns, list) or not turns:
-        raise SkipRecord("there is no conversation", f"none of the fields {', '.join(TALK_FIELDS)} is a list of turns")
-    return {"conversations": read_turns(turns, num_images)}
+    try:
+        turns = read_conversation(record, num_images, repair=True)
+    except UnusableConversation as error:
+        raise SkipRecord(error.reason, error.detail) from None
+    return {"conversations": [turn.fields() for turn in turns]}
+
+
+def embedded_images(record: Mapping[str, Any], images: list[bytes]) -> list[bytes]:
+    """A record's images in the order of its turns: those beside the turns, and those that the turns contain.
+
+    Raises `SkipRecord` for an image that a turn only names.
+    """
+    try:
+        ordered = images_in_order(record, images)
+    except UnusableConversation:  # names of the images beside the turns, or `conversation` says why
+        return images
+    return [image if isinstance(image, bytes) else _embedded(image) for image in ordered]
+
+
+def _embedded(name: str) -> bytes:
+    try:
+        data = embedded_image(name)
+    except ImageError as error:
+        raise SkipRecord("the image does not open", str(error)) from None
+    if data is None:
+        raise SkipRecord("the image is not inside", f"only its path {name[:80]!r}")
+    return data
 
 
 def check_number(num_images: int, options: PrepareOptions) -> None:

@@ -9,8 +9,8 @@ import zlib
 
 from PIL import Image
 
-from janus_train.data.image_files import MAX_PIXELS, ImageError, ImageTooLarge, load_image, open_image
-from janus_train.data.images import to_rgb
+from janus_train.data.image_files import MAX_PIXELS, DecoderMissing, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.data.images import to_rgb, upright
 from janus_train.data.types import BadSample
 from janus_train.datatools.prepare.items import SkipRecord
 
@@ -33,6 +33,8 @@ def keep(data: bytes, max_side: int | None = None) -> tuple[str, bytes]:
             return _keep(data, max_side)
     except ImageTooLarge as error:
         raise SkipRecord(f"the image has over {MAX_PIXELS // 10**6} megapixels", str(error)) from None
+    except DecoderMissing as error:
+        raise SkipRecord(f"the image needs {error.remedy}", str(error)) from None
     except ImageError as error:
         raise SkipRecord("the image does not open", str(error)) from None
     except (
@@ -66,7 +68,8 @@ def _keep(data: bytes, max_side: int | None) -> tuple[str, bytes]:
 
 def _png(image: Image.Image) -> bytes:
     """Encode the file's first image as PNG: upright, and with all its levels if PNG has them."""
-    load_image(image)  # turns a TIFF upright; the others that come here have no EXIF data
+    load_image(image)
+    image = upright(image)
     if image.mode not in _AS_PNG:
         image = _rgb(image)
     out = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -27,19 +28,38 @@ class SkipRecord(Exception):
 
 
 @dataclass(frozen=True)
+class Extent:
+    """The bytes that a record is read from: their number, and a stamp that changes whenever one of their files is written.
+
+    Extents add up: a record's to a unit's.
+    """
+
+    size: int = 0
+    stamp: str = ""
+
+    def __add__(self, other: Extent) -> Extent:
+        stamp = self.stamp
+        if other.stamp and other.stamp != stamp:
+            stamp = hashlib.sha256(f"{stamp} {other.stamp}".encode()).hexdigest()[:16] if stamp else other.stamp
+        return Extent(self.size + other.size, stamp)
+
+
+@dataclass(frozen=True)
 class Unit:
     """A piece of the input that is converted at once: ``count`` records from number ``first_record`` on.
 
-    ``place`` is JSON with which the format finds the records. ``size`` is about their number of bytes.
+    ``place`` is JSON with which the format finds the records. ``size`` is about their number of bytes. ``stamp``
+    (`Extent`): if it differs from the one of an earlier run, the records' bytes may differ too and are compared.
     """
 
     count: int
     size: int
     place: Any
     first_record: int = 0
+    stamp: str = ""
 
     def line(self) -> bytes:
-        """The unit's line in the digest of a plan."""
+        """The unit's line in the digest of a plan. The stamp is not part of it: a file may be copied or touched."""
         return json.dumps([self.count, self.size, self.place]).encode()
 
 
@@ -80,6 +100,13 @@ class InputFormat(ABC):
     def plan(self, job: Any) -> Iterator[Unit]:
         """The units of a job, in order. Raises `UserError` for errors that should prevent the conversion."""
 
+    def planned_files(self, job: Any) -> list[str]:
+        """The files of a job that planning reads to the end, so that digesting their bytes costs little.
+
+        What a unit reads from other files needs a stamp (`Extent`).
+        """
+        return []
+
     @abstractmethod
     def entries(self, unit: Unit) -> Iterator[Entry]:
         """The unit's ``count`` records, in order."""
@@ -92,15 +119,19 @@ class InputFormat(ABC):
 T = TypeVar("T")
 
 
-def split_into_units(records: Iterable[tuple[T, int]], place_of: Callable[[list[T]], Any]) -> Iterator[Unit]:
-    """Group a sequence of (record, its bytes) into units; ``place_of`` makes a unit's place from its records."""
+def split_into_units(records: Iterable[tuple[T, Extent | int]], place_of: Callable[[list[T]], Any]) -> Iterator[Unit]:
+    """Group a sequence of (record, its bytes) into units; ``place_of`` makes a unit's place from its records.
+
+    A record's bytes are an `Extent`, or a number alone if all of them are in the `planned_files`.
+    """
     batch: list[T] = []
-    size = 0
-    for record, weight in records:
-        if batch and (len(batch) == UNIT_RECORDS or size + weight > UNIT_BYTES):
-            yield Unit(len(batch), size, place_of(batch))
-            batch, size = [], 0
+    total = Extent()
+    for record, extent in records:
+        extent = Extent(extent) if isinstance(extent, int) else extent
+        if batch and (len(batch) == UNIT_RECORDS or total.size + extent.size > UNIT_BYTES):
+            yield Unit(len(batch), total.size, place_of(batch), stamp=total.stamp)
+            batch, total = [], Extent()
         batch.append(record)
-        size += weight
+        total += extent
     if batch:
-        yield Unit(len(batch), size, place_of(batch))
+        yield Unit(len(batch), total.size, place_of(batch), stamp=total.stamp)

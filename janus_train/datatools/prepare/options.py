@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+from janus_train.data.image_files import has_image_ending
 from janus_train.errors import UserError
 
 FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
@@ -41,6 +42,16 @@ def _column_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+def _caption_extension(text: str) -> str:
+    """The ending in lower case and with its dot. Raises `UserError`."""
+    name = text.strip().lower().removeprefix(".")
+    if not name or "/" in name or has_image_ending(f".{name}"):
+        raise UserError(
+            f"--caption-extension {text!r} is not the ending of files with captions: write .txt or .caption"
+        )
+    return f".{name}"
+
+
 @dataclass(frozen=True)
 class OptionSpec:
     """How a field becomes an option of the command line."""
@@ -64,8 +75,9 @@ class PrepareOptions:
         FormatName,
         OptionSpec(
             "Layout of the input. imagefolder: one folder or tar of images per class, also ILSVRC-2012's train tar. "
-            "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths. conversations: JSON or JSON lines of "
-            "LLaVA, ShareGPT, OpenAI or Janus. parquet: Parquet files that contain the images. hf: folders written by "
+            "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths, or a folder of images with metadata.jsonl "
+            "(.csv, .parquet) or a .txt beside each. conversations: JSON or JSON lines of LLaVA, ShareGPT, OpenAI, Qwen-VL "
+            "or Janus. parquet: Parquet files that contain the images. hf: folders written by "
             "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars.",
             metavar="FORMAT",
         ),
@@ -112,6 +124,15 @@ class PrepareOptions:
             parse=_column_names,
         ),
     ] = ()
+    caption_extension: Annotated[
+        str | None,
+        OptionSpec(
+            "Read folders as images with a caption beside each, in a file of the same name with this ending. Default: "
+            ".txt, if a folder has such files.",
+            ("captions",),
+            parse=_caption_extension,
+        ),
+    ] = None
     captions: Annotated[
         Literal["first", "each", "longest"],
         OptionSpec("Which caption of an image to use; each: one sample per caption.", _CAPTIONS),
@@ -133,6 +154,14 @@ class PrepareOptions:
         ),
     ] = "pairs"
     split: Annotated[str | None, OptionSpec("Split to read from a folder that has several.", ("hf",))] = None
+    sort: Annotated[
+        bool,
+        OptionSpec(
+            "Read tars whose samples' members do not stand together, such as all images and then all texts: the places of "
+            "all members are kept in memory.",
+            ("webdataset",),
+        ),
+    ] = False
     url_encoded: Annotated[bool, OptionSpec("Decode URL-encoded texts, as in YFCC100M.", _TEXTS)] = False
     drop_empty: Annotated[
         bool, OptionSpec("Leave out records without text and do not count them as unusable.", _TEXTS)

@@ -1,18 +1,23 @@
 """Writes the prepared folder: only complete shards, and notes beside them to resume after a kill.
 
-    shard-00000.tar, its index, ...     shards.json     skipped.jsonl     prepared.json
+    shard-00000.tar, its index, ...     shards.json     skipped.jsonl     inputs.jsonl     prepared.json
     .prepare/  until it is finished: options and inputs, and for every shard the place where its input ends
 
 A shard is written under another name, synced and renamed; then its note is written, then its index. The next run keeps
 shards with all three and makes everything after them again.
+
+Shards are kept only if their input is the same: the notes, and later ``inputs.jsonl``, have for every unit of the input the
+stamp of its files and a digest of what was read. The next run reads again what has another stamp, and compares.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,14 +25,17 @@ from tarfile import BLOCKSIZE
 from typing import Any
 
 from janus_train.data.shards.index import index_path, write_listing
+from janus_train.data.unused import add_counts
+from janus_train.datatools.prepare.items import Unit
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.samples import EncodedSample, RecordSamples, SkippedRecord
-from janus_train.errors import UserError
-from janus_train.files import read_json_object, sync, write_json
+from janus_train.datatools.prepare.samples import EncodedSample, Outcome, SkippedRecord, UnitContent, digest_of
+from janus_train.errors import UserError, one_line
+from janus_train.files import read_json_object, read_text, sync, write_json
 from janus_train.jsonl import write_json_lines
 
-SCHEMA = 1
-PREPARED_FILE, SKIPPED_FILE, NOTES_FOLDER = "prepared.json", "skipped.jsonl", ".prepare"
+SCHEMA = 2
+PREPARED_FILE, SKIPPED_FILE, INPUTS_FILE = "prepared.json", "skipped.jsonl", "inputs.jsonl"
+NOTES_FOLDER = ".prepare"
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Totals:
     num_bad: int = 0
     """Number of skipped records that the options do not exclude."""
     skipped_records: list[SkippedRecord] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    """What was read in the records that are used, and is not used itself."""
 
     def skip(self, *skipped_records: SkippedRecord) -> None:
         self.skipped_records += skipped_records
@@ -100,12 +110,17 @@ class Output:
 
     def __init__(self, folder: Path, options: PrepareOptions, plan_digest: str):
         self.folder, self._options = folder, options
+        self.units: list[UnitContent] = []
+        """What the finished units of the input were made from."""
         self._identity: dict[str, Any] = {"schema": SCHEMA, "arguments": options.identity(), "plan": plan_digest}
         self._notes = folder / NOTES_FOLDER
         self.totals, self.cursor = Totals(), Cursor()
         self._shard: _OpenShard | None = None
         self._skipped_since: list[SkippedRecord] = []  # skipped since the last shard was closed
         self._records_since = 0
+        self._num_units_noted = 0
+        self._contents: list[bytes] = []  # of the records of the current unit
+        self._partial_content = ""  # of the records before the cursor in its unit
 
     # -- opening
 
@@ -117,6 +132,7 @@ class Output:
         if (self.folder / PREPARED_FILE).exists():
             content = _read(self.folder / PREPARED_FILE)
             self._compare(content)
+            self.units = [UnitContent(**values) for values in _read_lines(self.folder / INPUTS_FILE)]
             shutil.rmtree(self._notes, ignore_errors=True)
             return content
         if (self._notes / "from.json").exists():
@@ -157,9 +173,18 @@ class Output:
                 f"{self.folder} was prepared with other options ({changes}): remove it or name another --out"
             )
         if content.get("plan") != self._identity["plan"]:
-            raise UserError(
-                f"the input has changed since {self.folder} was started: remove it to start again, or name another --out"
-            )
+            raise self.input_changed("")
+
+    def input_changed(self, where: str) -> UserError:
+        """The error for an input that is not the one that the folder was made from. ``where``: a record; empty: unknown."""
+        return UserError(
+            f"the input has changed since {self.folder} was started{where and f' (at or after {where})'}: remove it to "
+            "start again, or name another --out"
+        )
+
+    def write_inputs(self) -> None:
+        """Write one JSON line per unit of the input."""
+        write_json_lines(self.folder / INPUTS_FILE, map(asdict, self.units))
 
     def _resume(self) -> None:
         """Keep the complete shards from the first on and remove all later files."""
@@ -176,7 +201,11 @@ class Output:
             self.totals.records += content["records"]
             self.totals.bytes += content["bytes"]
             self.totals.skip(*(SkippedRecord(**values) for values in content["skipped"]))
+            self.totals.unused = Counter(content["unused"])
+            self.units += [UnitContent(**values) for values in content["units"]]
+            self._partial_content = content["partial"]
             self.cursor = Cursor(**content["next"])
+        self._num_units_noted = len(self.units)
         kept_names = {self._tar(number).name for number in range(self.totals.shards)}
         for path in [*self.folder.glob("shard-*"), *self.folder.glob(".shard-*.part")]:
             if path.name.partition(".tar")[0] + ".tar" not in kept_names:
@@ -184,16 +213,35 @@ class Output:
 
     # -- writing
 
-    def add(self, outcome: RecordSamples | SkippedRecord, unit: int, record: int) -> list[Path]:
-        """Add the outcome of record ``record`` of unit ``unit``. Returns newly finished shards, which need an index."""
+    def add_unit(self, number: int, unit: Unit, outcomes: list[Outcome]) -> Iterator[Path]:
+        """Add the outcomes of unit ``number``. Yields newly finished shards, which need an index.
+
+        Raises `UserError` if records that the previous run has written are not the same now.
+        """
+        self._contents = [outcome.content for outcome in outcomes]
+        start = 0
+        if number == self.cursor.unit:
+            start = self.cursor.record
+            if self._partial_content not in ("", self._content_before(self.cursor)):
+                raise self.input_changed(outcomes[0].where)
+        for record in range(start, len(outcomes)):
+            yield from self._add(outcomes[record], number, record)
+        self.units.append(UnitContent(outcomes[0].where, unit.stamp, digest_of(self._contents)))
+
+    def _content_before(self, cursor: Cursor) -> str:
+        """The digest of the current unit's records with a sample before the cursor."""
+        return digest_of(self._contents[: cursor.record + (cursor.sample > 0)])
+
+    def _add(self, outcome: Outcome, unit: int, record: int) -> list[Path]:
+        """Add the outcome of record ``record`` of unit ``unit``. Returns newly finished shards."""
         finished_tars: list[Path] = []
         self._records_since += 1
-        if isinstance(outcome, SkippedRecord):
-            self._skipped_since.append(outcome)
-            self.totals.skip(outcome)
+        if isinstance(outcome.result, SkippedRecord):
+            self._skipped_since.append(outcome.result)
+            self.totals.skip(outcome.result)
         else:
             start = self.cursor.sample if (unit, record) == (self.cursor.unit, self.cursor.record) else 0
-            for number, sample in enumerate(outcome.samples):
+            for number, sample in enumerate(outcome.result.samples):
                 if number < start:
                     continue  # in the last shard of the previous run
                 if self._full(sample.tar_bytes):
@@ -201,6 +249,7 @@ class Output:
                     finished_tars += self.close(Cursor(unit, record, number))
                     self._records_since = 1
                 self._write(sample)
+        add_counts(self.totals.unused, outcome.unused)
         self.totals.records += 1
         return finished_tars
 
@@ -233,11 +282,15 @@ class Output:
             "bytes": shard.bytes,
             "next": asdict(cursor),
             "skipped": [asdict(record) for record in self._skipped_since],
+            "unused": self.totals.unused,
+            "units": [asdict(unit) for unit in self.units[self._num_units_noted :]],
+            "partial": self._content_before(cursor) if cursor.unit == len(self.units) else "",
         }
         write_json(self._note(self.totals.shards), note)
         self.totals.shards += 1
         self.totals.bytes += shard.bytes
         self._shard, self._skipped_since, self._records_since = None, [], 0
+        self._num_units_noted = len(self.units)
         return [tar]
 
     def _tar(self, number: int) -> Path:
@@ -254,10 +307,12 @@ class Output:
         write_json_lines(path, map(asdict, self.totals.skipped_records))
         return path
 
-    def finish(self, version: str) -> dict[str, Any]:
-        """Write the summary, which marks the folder as finished, and return it."""
+    def finish(self, version: str, unused: Counter[str]) -> dict[str, Any]:
+        """Write the summary, which marks the folder as finished, and return it. ``unused``: files, members and the like."""
         totals = self.totals
+        add_counts(unused, totals.unused)
         self.write_skipped_records()
+        self.write_inputs()
         content = self._identity | {
             "version": version,
             "records": totals.records,
@@ -270,6 +325,7 @@ class Output:
             "left_out": dict(
                 sorted(Counter(record.reason for record in totals.skipped_records if record.left_out).items())
             ),
+            "unused": dict(sorted(unused.items())),
         }
         write_listing(self.folder)
         write_json(self.folder / PREPARED_FILE, content)
@@ -282,3 +338,10 @@ def _read(path: Path) -> dict[str, Any]:
         return read_json_object(path)
     except (UserError, FileNotFoundError) as error:
         raise UserError(f"{error}: remove the folder to start again") from None
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in read_text(path).splitlines()]
+    except (UserError, FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path}: {one_line(error)}: remove the folder to start again") from None

@@ -41,6 +41,14 @@ class ProgressDisplay:
         if self._bars:
             self._bars.stop()
 
+    def compare(self, units: int, all_units: int) -> None:
+        """Show how much of the input that has another time was read again."""
+        if self._bars:
+            self._bars.update(self._task, completed=units, total=all_units, description="comparing the input")
+        elif time.monotonic() - self._last_report_s >= _SECONDS:
+            print(f"{units:,} of {all_units:,} pieces of the input compared", file=sys.stderr, flush=True)
+            self._last_report_s = time.monotonic()
+
     def report(self, totals: Totals, records: int) -> None:
         summary = f"{totals.samples:,} samples, {totals.shards} shards" + (
             f", {totals.num_bad:,} bad" if totals.num_bad else ""

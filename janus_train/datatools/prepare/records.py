@@ -19,15 +19,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+from janus_train.datatools.prepare.delimiter import NUM_LINES, find_delimiter
 from janus_train.datatools.prepare.items import SkipRecord
 from janus_train.errors import UserError
+from janus_train.jsonl import BLANK, LineError, is_blank, parse_line
 
 LINES, LIST, OBJECT, TABLE = "lines", "list", "object", "table"
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".jsonlines")
 _CHUNK = 1 << 20
 _MARK = b"\xef\xbb\xbf"
 """UTF-8's byte order mark, which some editors write at the start of a file."""
-_BLANK = _MARK + b" \t\r\n"
 _LONGEST = 64 << 20
 """Limit for a record: a list without a valid entry in this many bytes is broken."""
 
@@ -60,9 +61,9 @@ def kind_of(path: str) -> str:
         return LINES
     with _readable(path), _open(path) as file:
         head = file.readline(_CHUNK)
-        while head and not head.strip():
+        while head and is_blank(head):
             head = file.readline(_CHUNK)
-    if head.lstrip(_BLANK).startswith(b"["):
+    if head.lstrip(BLANK).startswith(b"["):
         return LIST
     try:
         value = json.loads(head)
@@ -92,7 +93,7 @@ def lines(path: str, place: RecordPlace = START) -> Iterator[tuple[RecordPlace, 
         file = _at(path, place.offset)
         number, offset = place.number, place.offset
         while line := file.readline():
-            if line.strip(_BLANK):
+            if not is_blank(line):
                 yield RecordPlace(offset, number), line
             number += 1
             offset += len(line)
@@ -121,11 +122,9 @@ def _readable(path: str) -> Iterator[None]:
 
 def parse(line: bytes) -> dict[str, Any] | SkipRecord:
     try:
-        value = json.loads(line.removeprefix(_MARK))
-    except UnicodeDecodeError:
-        return SkipRecord("the line is not UTF-8")
-    except (ValueError, RecursionError) as error:
-        return SkipRecord("the line is not valid JSON", str(error))
+        value = parse_line(line)
+    except LineError as error:
+        return SkipRecord(f"the line {error.reason}", error.detail)
     return value if isinstance(value, dict) else SkipRecord("the record is not an object")
 
 
@@ -179,7 +178,7 @@ def _table(path: str, place: RecordPlace, columns: tuple[str, ...]) -> Iterator[
     """Rows as records by the names in the first line, or by ``columns`` if the file has no such line."""
     names, start_of_rows = (columns, START) if columns else _head(path)
     source = _Lines(path, start_of_rows if place == START else place)
-    rows = csv.reader(source, delimiter=_delimiter(path))
+    rows = csv.reader(source, delimiter=_delimiter(path, columns))
     while True:
         start = RecordPlace(source.offset, source.number)
         location = f"{path}:{start.number}"
@@ -220,12 +219,12 @@ class _Lines:
 
 
 @lru_cache(maxsize=256)
-def _delimiter(path: str) -> str:
-    """A tab if the first line has more tabs than commas, which also happens in files called .csv."""
+def _delimiter(path: str, columns: tuple[str, ...]) -> str:
+    """The delimiter, whatever the file is called: what spreadsheets call CSV has semicolons in half of Europe."""
     csv.field_size_limit(_LONGEST)
     with _readable(path), _open(path) as file:
-        line = file.readline(_CHUNK)
-    return "\t" if line.count(b"\t") > line.count(b",") else ","
+        lines = file.read(_CHUNK).decode("utf-8-sig", "replace").split("\n")
+    return find_delimiter([f"{line}\n" for line in lines[:-1] or lines][:NUM_LINES], columns)
 
 
 @lru_cache(maxsize=256)
@@ -233,7 +232,7 @@ def _head(path: str) -> tuple[tuple[str, ...], RecordPlace]:
     """The names in a table's first line, and the place after that line."""
     source = _Lines(path, START)
     try:
-        names = tuple(name.strip() for name in next(csv.reader(source, delimiter=_delimiter(path)), []))
+        names = tuple(name.strip() for name in next(csv.reader(source, delimiter=_delimiter(path, ())), []))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}:1: is not valid CSV in UTF-8 ({error})") from None
     if not names:
@@ -254,6 +253,12 @@ def _open(path: str) -> IO[bytes]:
 def _handle(path: str) -> IO[bytes]:
     """Open files are kept, so that unpacking continues where it stopped."""
     return _open(path)
+
+
+def forget_files() -> None:
+    """Forget what was kept of files: they may be other ones when a conversion starts."""
+    for kept in (kind_of, _delimiter, _head, _handle):
+        kept.cache_clear()
 
 
 def _at(path: str, offset: int) -> IO[bytes]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE
 from typing import Any
 
+from xxhash import xxh3_128, xxh3_128_digest, xxh3_128_hexdigest
+
+from janus_train.data.unused import counting
 from janus_train.datatools.prepare.images import keep
 from janus_train.datatools.prepare.items import InputFormat, Item, SkipRecord, Unit
 from janus_train.errors import UserError
@@ -45,24 +50,88 @@ class RecordSamples:
     samples: list[EncodedSample]
 
 
-def convert(format_: InputFormat, unit: Unit) -> list[RecordSamples | SkippedRecord]:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a record. ``content``: a digest of what was read of it; ``unused``: counts of what was not used."""
+
+    where: str
+    result: RecordSamples | SkippedRecord
+    content: bytes
+    unused: Counter[str]
+
+
+def convert(format_: InputFormat, unit: Unit) -> list[Outcome]:
     """Convert every record of a unit, in order. Raises `UserError` if the input itself cannot be read."""
-    outcomes: list[RecordSamples | SkippedRecord] = []
-    location = str(unit.place)[:80]
+    outcomes: list[Outcome] = []
+    for record in _read(format_, unit):
+        item = record.item
+        try:
+            if isinstance(item, SkipRecord):
+                raise item
+            samples = _encode_item(format_, unit.first_record + len(outcomes), item)
+            outcomes.append(Outcome(record.location, RecordSamples(samples), record.content(), record.unused))
+        except SkipRecord as skip:
+            result = SkippedRecord(record.location, skip.reason, skip.detail, skip.left_out)
+            outcomes.append(Outcome(record.location, result, record.content(), Counter()))
+    return outcomes
+
+
+def read_content(format_: InputFormat, unit: Unit) -> UnitContent:
+    """Read a unit without converting it. Raises as `convert`."""
+    records = [(record.location, record.content()) for record in _read(format_, unit)]
+    return UnitContent(records[0][0], unit.stamp, digest_of([content for _, content in records]))
+
+
+def digest_of(contents: list[bytes]) -> str:
+    """One digest of the contents of records."""
+    return xxh3_128_hexdigest(b"".join(contents))
+
+
+@dataclass(frozen=True)
+class UnitContent:
+    """What a unit was made from: its first record's location, the stamp of its files, the digest of all it read."""
+
+    where: str
+    stamp: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class _ReadRecord:
+    """A record as its format reads it."""
+
+    location: str
+    item: Item | SkipRecord
+    unused: Counter[str]
+
+    def content(self) -> bytes:
+        """A digest of all that the samples are made from, 16 bytes."""
+        if isinstance(self.item, SkipRecord):
+            return xxh3_128_digest(json.dumps([self.item.reason, self.item.detail]).encode())
+        values = [self.item.samples, self.item.name, list(map(len, self.item.images)), sorted(self.unused.items())]
+        hasher = xxh3_128(json.dumps(values).encode())
+        for data in self.item.images:
+            hasher.update(data)
+        return hasher.digest()
+
+
+def _read(format_: InputFormat, unit: Unit) -> Iterator[_ReadRecord]:
+    location, num_records = str(unit.place)[:80], 0
     try:
-        for number, entry in enumerate(format_.entries(unit)):
-            location = entry.location
-            try:
-                outcomes.append(RecordSamples(_encode_item(format_, unit.first_record + number, format_.item(entry))))
-            except SkipRecord as skip:
-                outcomes.append(SkippedRecord(location, skip.reason, skip.detail, skip.left_out))
+        for entry in format_.entries(unit):
+            location, num_records = entry.location, num_records + 1
+            with counting() as unused:
+                try:
+                    item: Item | SkipRecord = format_.item(entry)
+                except SkipRecord as skip:
+                    item = skip
+            yield _ReadRecord(location, item, unused)
     except OSError as error:
         raise UserError(f"{location}: cannot be read ({error})") from None
-    if len(outcomes) != unit.count:
+    if num_records != unit.count:
         raise UserError(
-            f"{location}: {unit.count} records were found here at first and now {len(outcomes)}: the input changed"
+            f"{location}: {unit.count} records were found here at first and now {num_records}: the input changed"
         )
-    return outcomes
 
 
 def _encode_item(format_: InputFormat, number: int, item: Item) -> list[EncodedSample]:

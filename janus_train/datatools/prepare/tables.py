@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from janus_train.datatools.prepare.items import UNIT_BYTES, Unit
+from janus_train.datatools.prepare.inputs import file_extent
+from janus_train.datatools.prepare.items import UNIT_BYTES, Extent, Unit
 from janus_train.errors import UserError, one_line
 
 _BATCH_BYTES = 8 << 20
@@ -31,13 +32,14 @@ def open_parquet(path: str) -> pq.ParquetFile:
 def parquet_units(path: str, columns: list[str] | None) -> Iterator[Unit]:
     """Units of row groups, large ones in pieces. A unit's ``place``: [path, row group, first row, end row, columns]."""
     metadata = open_parquet(path).metadata
+    stamp = (file_extent(path) or Extent()).stamp
     for group in range(metadata.num_row_groups):
         rows, size = metadata.row_group(group).num_rows, _group_bytes(metadata.row_group(group), columns)
         pieces = min(rows, -(-size // UNIT_BYTES)) or 1
         for piece in range(pieces):
             start, stop = piece * rows // pieces, (piece + 1) * rows // pieces
             if stop > start:
-                yield Unit(stop - start, size // pieces, [path, group, start, stop, columns])
+                yield Unit(stop - start, size // pieces, [path, group, start, stop, columns], stamp=stamp)
 
 
 def _group_bytes(group: Any, columns: list[str] | None) -> int:
@@ -90,6 +92,19 @@ class _RowGroupReader:
             for row in self._batch.slice(start - self._first_row, upto - start).to_pylist():
                 yield start, row
                 start += 1
+
+
+def forget_files() -> None:
+    """Forget what was kept of files: they may be other ones when a conversion starts."""
+    open_parquet.cache_clear()
+    _rows.cache_clear()
+
+
+def is_path_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type may hold paths, or lists of them."""
+    while pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        type_ = type_.value_type
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_)
 
 
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:

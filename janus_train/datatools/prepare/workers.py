@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from janus_train import lifetime
 from janus_train.data.shards.scan import write_index
+from janus_train.data.unused import counting
 from janus_train.datatools.prepare.formats import open_format
 from janus_train.datatools.prepare.items import InputFormat, Unit
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.samples import RecordSamples, SkippedRecord, convert
+from janus_train.datatools.prepare.samples import Outcome, UnitContent, convert, read_content
 from janus_train.errors import UserError
+from janus_train.files import file_sha256
 
 _format: InputFormat | None = None
 """The format of this process."""
@@ -26,12 +29,29 @@ _WORKER_DIED = UserError(
 )
 
 
+@dataclass(frozen=True)
+class JobPlan:
+    """The units of a job, the digests of the files that planning read to the end, and counts of what is not used."""
+
+    units: list[Unit]
+    digests: list[str]
+    unused: Counter[str]
+
+
+def plan_job(format_: InputFormat, job: Any) -> JobPlan:
+    with counting() as unused:
+        units = list(format_.plan(job))
+    return JobPlan(units, [file_sha256(Path(path)) for path in format_.planned_files(job)], unused)
+
+
 class Workers(Protocol):
     """One process or several. The results do not depend on their number."""
 
-    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]: ...
+    def plan(self, jobs: list[Any]) -> Iterator[JobPlan]: ...
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]: ...
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Outcome]]: ...
+
+    def read_content(self, units: Iterable[Unit]) -> Iterator[UnitContent]: ...
 
     def index(self, tar: Path) -> None:
         """Start to write the tar's index."""
@@ -52,11 +72,14 @@ class _InProcess:
     def __init__(self, format_: InputFormat):
         self._format = format_
 
-    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
-        return (list(self._format.plan(job)) for job in jobs)
+    def plan(self, jobs: list[Any]) -> Iterator[JobPlan]:
+        return (plan_job(self._format, job) for job in jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Outcome]]:
         return (convert(self._format, unit) for unit in units)
+
+    def read_content(self, units: Iterable[Unit]) -> Iterator[UnitContent]:
+        return (read_content(self._format, unit) for unit in units)
 
     def index(self, tar: Path) -> None:
         write_index(tar)
@@ -79,11 +102,14 @@ class _ProcessPool:
         )
         self._indices: list[Future[Path]] = []
 
-    def plan(self, jobs: list[Any]) -> Iterator[list[Unit]]:
+    def plan(self, jobs: list[Any]) -> Iterator[JobPlan]:
         return self._in_order(_plan, jobs)
 
-    def convert(self, units: Iterable[Unit]) -> Iterator[list[RecordSamples | SkippedRecord]]:
+    def convert(self, units: Iterable[Unit]) -> Iterator[list[Outcome]]:
         return self._in_order(_convert, units)
+
+    def read_content(self, units: Iterable[Unit]) -> Iterator[UnitContent]:
+        return self._in_order(_read_content, units)
 
     def index(self, tar: Path) -> None:
         self._indices.append(self._submit(write_index, tar))
@@ -128,11 +154,16 @@ def _start_worker(options: PrepareOptions) -> None:
     _format = open_format(options)
 
 
-def _plan(job: Any) -> list[Unit]:
+def _plan(job: Any) -> JobPlan:
     assert _format is not None
-    return list(_format.plan(job))
+    return plan_job(_format, job)
 
 
-def _convert(unit: Unit) -> list[RecordSamples | SkippedRecord]:
+def _convert(unit: Unit) -> list[Outcome]:
     assert _format is not None
     return convert(_format, unit)
+
+
+def _read_content(unit: Unit) -> UnitContent:
+    assert _format is not None
+    return read_content(_format, unit)

@@ -41,6 +41,15 @@ def tars_of(data_args: Sequence[DataArg]) -> list[Path]:
     return sorted({_local(place).absolute() for data_arg in selected_args for place in data_arg.places})
 
 
+def sources_left_out(data_args: Sequence[DataArg]) -> list[str]:
+    """The generation sources that keep no codes, because they are not made of tars with their own samples."""
+    return [
+        data_arg.name
+        for data_arg in data_args
+        if data_arg.config is not None and data_arg.config.kind == "generation" and not data_arg.in_tars
+    ]
+
+
 def _local(place: Location) -> Path:
     if isinstance(place, str):
         raise UserError(f"{place}: codes are written beside the images: copy the shards to a disk, and back afterwards")

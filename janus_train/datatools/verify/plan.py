@@ -57,7 +57,8 @@ class PieceResult:
 
     piece: VerificationPiece
     samples: int = 0
-    images: int = 0
+    images_per_sample: Counter[int] = field(default_factory=Counter)
+    """Number of images -> number of good samples with so many."""
     problems: list[Problem] = field(default_factory=list)
     num_long: Counter[LongEffect] = field(default_factory=Counter)
     """Samples longer than a row, by what training does with them."""
@@ -162,7 +163,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
         result.samples += 1
         problem = _look_at(source, index, check, result.num_long)
         if isinstance(problem, int):
-            result.images += problem
+            result.images_per_sample[problem] += 1
         else:
             key, reason, damaged = problem
             result.problems.append(Problem(name, piece.first_index + index, key or f"number {index}", reason, damaged))

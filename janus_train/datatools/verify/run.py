@@ -10,6 +10,7 @@ from pathlib import Path
 
 from janus_train.cpu import available_cores
 from janus_train.data.data_args import resolve_data_args
+from janus_train.data.unused import counting
 from janus_train.datatools.verify.check import lengths_of
 from janus_train.datatools.verify.plan import Problem, plan_verification
 from janus_train.datatools.verify.pool import run_pieces
@@ -39,12 +40,13 @@ def verify(
     one JSON line each; it is written completely or not at all. ``on_start`` gets the number of samples, ``on_samples`` the
     number of newly checked ones, ``on_problem`` each problem. Raises `UserError` for missing or unreadable data.
     """
-    sources = resolve_data_args(data)
+    with counting() as unused:
+        sources = resolve_data_args(data)
     lengths = None
     if tokenizer_folder is not None and row_tokens is not None:
         lengths = lengths_of(tokenizer_folder.expanduser(), row_tokens)
     plan = plan_verification(sources, lengths)
-    summary = Summary(plan, max_bad)
+    summary = Summary(plan, max_bad, unused)
     if workers is None:
         workers = 1 if plan.samples < MIN_PARALLEL_SAMPLES else available_cores()
     on_start(plan.samples)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from janus_train.data.lengths import LongEffect, describe
+from janus_train.data.types import Kind
 from janus_train.datatools.verify.plan import PieceResult, Problem, VerificationPlan
 from janus_train.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_MAX_SHARES = 4
+"""Numbers of images that are shown for a source."""
 
 
 @dataclass
@@ -23,20 +28,47 @@ class SourceCounts:
 
     name: str
     size: int
+    kind: Kind | None = None
+    """What the recipe says; None if there is no recipe."""
     samples: int = 0
-    images: int = 0
+    images_per_sample: Counter[int] = field(default_factory=Counter)
+    """Number of images -> number of good samples with so many."""
     num_bad: int = 0
     num_damaged: int = 0
     num_long: Counter[LongEffect] = field(default_factory=Counter)
     """Samples longer than a row, by what training does with them; those that are skipped are bad too."""
 
+    @property
+    def images(self) -> int:
+        return sum(images * samples for images, samples in self.images_per_sample.items())
+
+    def values(self) -> dict[str, Any]:
+        """The counts as JSON values."""
+        return {
+            "source": self.name,
+            "kind": self.kind,
+            "samples": self.samples,
+            "images": self.images,
+            "images_per_sample": {
+                str(images): self.images_per_sample[images] for images in sorted(self.images_per_sample)
+            },
+            "bad": self.num_bad,
+            "damaged": self.num_damaged,
+            "bytes": self.size,
+        }
+
 
 class Summary:
     """Counts the results as they come; ``add`` returns each problem only once."""
 
-    def __init__(self, plan: VerificationPlan, max_bad: float):
+    def __init__(self, plan: VerificationPlan, max_bad: float, unused: Counter[str]):
         self.max_bad = max_bad
-        self.sources = [SourceCounts(name, size) for name, size in zip(plan.names, plan.sizes, strict=True)]
+        self.unused = unused
+        """What stands beside the data and is no part of it, by reason."""
+        self.sources = [
+            SourceCounts(name, size, check.kind)
+            for name, size, check in zip(plan.names, plan.sizes, plan.checks, strict=True)
+        ]
         self._reported_problems: set[Problem] = set()
         self._row_tokens = next((check.lengths.row_tokens for check in plan.checks if check.lengths), None)
 
@@ -48,7 +80,7 @@ class Summary:
         """Count a piece and return its problems that are new."""
         counts = self.sources[result.piece.source]
         counts.samples += result.samples
-        counts.images += result.images
+        counts.images_per_sample += result.images_per_sample
         counts.num_long += result.num_long
         return [problem for problem in result.problems if self._count(problem, counts)]
 
@@ -90,6 +122,27 @@ class Summary:
             return False, f"not fit for training: {'; '.join(reasons)}"
         return True, f"fit for training: {samples:,} samples, none damaged, {f'{num_bad:,}' if num_bad else 'none'} bad"
 
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each source that is to teach images and has none, whose samples are trained on as text."""
+        return [
+            f"source {c.name!r} is of kind {c.kind}, but none of its {sum(c.images_per_sample.values()):,} good samples "
+            "has an image: if that is right, its kind is text"
+            for c in self.sources
+            if c.kind in ("understanding", "generation") and c.images_per_sample and not c.images
+        ]
+
+    def values(self) -> dict[str, Any]:
+        """All counts, warnings and the verdict as JSON values."""
+        fit, verdict = self.verdict
+        return {
+            "fit": fit,
+            "verdict": verdict,
+            "warnings": self.warnings,
+            "unused": dict(sorted(self.unused.items())),
+            "sources": [counts.values() for counts in self.sources],
+        }
+
     def table(self) -> Table:
         from rich.table import Table
         from rich.text import Text
@@ -98,10 +151,19 @@ class Summary:
         table.add_column("source", overflow="fold")
         for column in ("samples", "images", "bad", "damaged", "bytes"):
             table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("images a sample", overflow="fold")
         for c in self.sources:
             numbers = [f"{value:,}" for value in (c.samples, c.images, c.num_bad, c.num_damaged)]
-            table.add_row(Text(printable(c.name)), *numbers, size_text(c.size))
+            table.add_row(Text(printable(c.name)), *numbers, size_text(c.size), _shares(c.images_per_sample))
         return table
+
+
+def _shares(images_per_sample: Counter[int]) -> str:
+    """How many samples have how many images: ``1``, or ``0: 12, 1: 988``."""
+    if len(images_per_sample) < 2:
+        return "".join(map(str, images_per_sample))
+    shown = [f"{images}: {images_per_sample[images]:,}" for images in sorted(images_per_sample)[:_MAX_SHARES]]
+    return ", ".join(shown) + (", ..." if len(images_per_sample) > _MAX_SHARES else "")
 
 
 def size_text(size: int) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -12,13 +15,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from janus_train.data import image_files
 from janus_train.data.image_files import read_image_file
 from janus_train.data.recipe import Recipe
 from janus_train.data.sources import jsonl as sources
 from janus_train.data.sources.jsonl import ImageFolderSource, JsonlSource, Lines
 from janus_train.data.storage import remote as storage
-from janus_train.data.types import BadSample, Record
+from janus_train.data.templates import get_template
+from janus_train.data.types import BadSample, Record, digest
 from janus_train.errors import UserError
+from janus_train.jsonl import is_blank
 from tests.helpers import config_of, encoded, make_shard, plain_image
 
 
@@ -44,9 +50,15 @@ def bad_sample(source: object, index: int, message: str) -> BadSample:
 # ---------------------------------------------------------------------------------------------------------------- lines
 
 
-@settings(max_examples=60, deadline=None)
+LINE = st.one_of(
+    st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"x")),
+    st.sampled_from([b"", b" ", b"\t\r", b"\xef\xbb\xbf", b"{}", b" {}"]),
+)
+
+
+@settings(max_examples=120, deadline=None)
 @given(
-    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"x")), max_size=70),
+    lines=st.lists(LINE, max_size=70),
     chunk=st.integers(1, 200),
     last_newline=st.booleans(),
 )
@@ -57,19 +69,40 @@ def test_lines_come_by_their_number(
     path.write_bytes(b"\n".join(lines) + b"\n" * last_newline)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_CHUNK", chunk)
-        while lines and not lines[-1].strip():
-            lines.pop()
-        if not lines:
+        expected = [(number, line) for number, line in enumerate(lines, 1) if not is_blank(line)]
+        if not expected:
             with pytest.raises(UserError, match="the file is empty"):
                 Lines(path)
             return
         found = Lines(path)
-    assert [found[i] for i in range(len(found))] == lines
+    assert [found.read(i) for i in range(len(found))] == expected
+    assert found.has_gaps == ([number for number, _ in expected] != list(range(1, len(expected) + 1)))
 
 
 def test_lines_take_half_a_byte_each(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", *["{}"] * 10_000)
-    assert Lines(path)._starts.nbytes == 8 * 626 and len(pickle.dumps(Lines(path))) < 6000
+    assert Lines(path)._offsets.nbytes == 8 * 625 and len(pickle.dumps(Lines(path))) < 6000
+
+
+def test_of_long_lines_no_more_is_read_than_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = jsonl(tmp_path / "x.jsonl", *[{"text": "x" * 20_000, "n": n} for n in range(20)])
+    lines, sizes = Lines(path), []
+    reader = lines._open()
+    monkeypatch.setattr(lines, "_reader", lambda: reader)
+    monkeypatch.setattr(reader, "read", lambda offset, size: sizes.append(size) or path.read_bytes()[offset:][:size])
+    assert json.loads(lines.read(17)[1])["n"] == 17 and sizes[0] < 21_000
+
+
+def test_blank_lines_are_no_records_and_keys_keep_the_lines_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf\r\n{"text": "a"}\n\n  \t\n' + b'{"text": "b"}\r\n\n' * 40 + b"\n\n")
+    source = JsonlSource([path])
+    assert [source[i].key for i in (0, 1, 2, 40)] == ["x.jsonl:2", "x.jsonl:5", "x.jsonl:7", "x.jsonl:83"]
+    assert len(source) == 41 and source[40].fields == {"text": "b"}
+    digest_before = source.data_digest()
+    path.write_bytes(b'{"text": "a"}\n\n')  # at the end they move no number
+    source, without = JsonlSource([path]), digest([hashlib.sha256(path.read_bytes()).hexdigest()])
+    assert len(source) == 1 and source.data_digest() == without != digest_before
 
 
 def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
@@ -78,6 +111,17 @@ def test_a_file_that_changes_under_way_ends_the_run(tmp_path: Path) -> None:
     jsonl(path, {"text": "another"})
     with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
         source[0]
+
+
+def test_a_file_that_changes_under_way_and_keeps_its_size_ends_the_run(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": "b"})
+    source, other = JsonlSource([path]), JsonlSource([path])
+    jsonl(path, {"text": "a"}, {"text": "b"})  # written again, with the same bytes
+    os.utime(path, ns=(1, 1))
+    assert source[0].fields == {"text": "a"}
+    jsonl(path, {"text": "c"}, {"text": "b"})
+    with pytest.raises(UserError, match=r"x\.jsonl was changed or removed"):
+        other[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSONL
@@ -117,7 +161,6 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
     ("line", "message"),
     [
         ("{", "its JSON cannot be read"),
-        ("", "its JSON cannot be read"),
         ("[]", "not an object"),
         ({"image": "no.png"}, "image 'no.png' is missing"),
         ({"image": "folder"}, "image 'folder' is missing"),
@@ -125,11 +168,14 @@ def test_jsonl_records(lines_source: JsonlSource) -> None:
         ({"image": "/etc/passwd"}, "not a path inside the source's folder"),
         ({"image": "../x.jsonl"}, "not a path inside"),
         ({"image": "a/../../x.jsonl"}, "not a path inside"),
-        ({"image": "https://host/a.png"}, "not a path inside"),
+        ({"image": "https://host/a.png"}, "is an address: download it"),
         ({"image": "file:///etc/passwd"}, "not a path inside"),
         ({"image": "a\0.png"}, "not a path inside"),
         ({"image": ""}, "not a path inside"),
-        ({"image": "data:image/png;base64," + "A" * 9000}, "longer than a path can be"),
+        ({"image": "data:image/png;base64," + "A" * 9000}, "its embedded image is not an image of the formats"),
+        ({"image": "data:image/png;base64,A-"}, "its embedded image is a data: URI whose base64 is damaged"),
+        ({"image": "data:image/png"}, "its embedded image is a data: URI that has no comma"),
+        ({"image": "A" * 9000}, "longer than a path can be"),
         ({"image": 3}, "neither a path nor a list of paths"),
         ({"images": ["a", 3]}, "neither a path nor a list of paths"),
         ({"image": "a.png", "images": ["a.png"]}, "both 'image' and 'images'"),
@@ -140,6 +186,16 @@ def test_jsonl_lines_that_are_bad_samples(tmp_path: Path, line: object, message:
     (tmp_path / "text.png").write_text("no image")
     error = bad_sample(JsonlSource([jsonl(tmp_path / "x.jsonl", {"text": "fine"}, line, {"text": "fine"})]), 1, message)
     assert error.key == "x.jsonl:2" and len(str(error)) < 200
+
+
+def test_separators_of_windows(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep/a.png")
+    write_image(tmp_path / "deep\\b.png")
+    lines = [{"image": name} for name in ("deep\\a.png", ".\\deep\\a.png", "deep\\b.png", "..\\a.png", "C:\\a.png")]
+    source = JsonlSource([jsonl(tmp_path / "x.jsonl", *lines)])
+    assert [len(source[index].images) for index in range(3)] == [1, 1, 1]
+    bad_sample(source, 3, "not a path inside")
+    bad_sample(source, 4, "is missing")
 
 
 def test_bad_utf_8_in_a_line(tmp_path: Path) -> None:
@@ -181,6 +237,61 @@ def test_unreadable_images_are_tried_again_then_end_the_run(
     calls[0] = -99
     with pytest.raises(UserError, match=r"a\.png cannot be read, 5 tries failed"):
         lines_source[0]
+
+
+QUESTION = "<image>\nWhat is it?"
+OPENAI = {"role": "assistant", "content": "A dog."}
+
+
+def layouts() -> dict[str, dict[str, object]]:
+    data = base64.b64encode(encoded(plain_image((0, 0, 250)))).decode()
+    qwen = {"role": "user", "content": "Picture 1: <img>a.png</img>\nWhat is it?"}
+    return {
+        "LLaVA": {"image": "a.png", "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "A dog."}]},
+        "Qwen-VL": {"messages": [qwen, OPENAI], "image": ""},
+        "OpenAI": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, OPENAI]},
+        "data: URI": {"image": f"data:image/png;base64,{data}", "messages": [{"role": "user", "content": QUESTION}, OPENAI]},
+        "base64": {"messages": [{"role": "user", "content": [{"type": "image", "image": data}]}, OPENAI]},
+        "an object": {"images": [{"path": "a.png", "bytes": None}], "messages": [{"role": "user", "content": QUESTION}, OPENAI]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_layout_of_conversations_is_read_without_prepare(tmp_path: Path, layout: str) -> None:
+    write_image(tmp_path / "a.png", colour=(0, 0, 250))
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", layouts()[layout])])[0]
+    assert [image.size for image in record.images] == [(80, 60)]
+    roles = [segment.role for segment in get_template("conversation").build(record)]
+    assert roles == ["text", "image_in", "text", "text", "text"]
+    assert record.images[0].convert("RGB").getpixel((5, 5)) == (0, 0, 250)
+
+
+def test_images_of_turns_and_images_beside_them_keep_their_order(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / f"{name}.png", colour=(number, 0, 0))
+    user = {"role": "user", "content": "<image> <img>b.png</img> <image>?"}
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", {"images": ["a.png", "c.png"], "messages": [user, OPENAI]})])[0]
+    assert [image.convert("RGB").getpixel((5, 5))[0] for image in record.images] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools are not supported"),
+        ({"videos": ["v.mp4"]}, "videos and audio are not supported"),
+        ({"messages": [{"role": "user", "content": "<video>?"}, OPENAI]}, "a turn has the tag <video>"),
+        ({"messages": [{"role": "user", "content": "<image>?"}, OPENAI]}, "1 placeholders but 0 images"),
+        ({"image": "a.png"}, "0 placeholders but 1 images"),
+    ],
+)
+def test_what_a_conversation_cannot_be_learned_from_is_a_bad_sample(
+    tmp_path: Path, fields: dict[str, object], reason: str
+) -> None:
+    write_image(tmp_path / "a.png")
+    good = {"messages": [{"role": "user", "content": "Hello"}, OPENAI]}
+    record = JsonlSource([jsonl(tmp_path / "x.jsonl", good | fields)])[0]
+    with pytest.raises(BadSample, match=reason):
+        get_template("conversation").build(record)
 
 
 # --------------------------------------------------------------------------------------------------------- imagefolder
@@ -250,10 +361,27 @@ def test_imagefolder_mistakes(root: Path) -> None:
         ImageFolderSource(root)
 
 
+def test_imagefolder_says_what_it_does_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(image_files, "_UNREADABLE", {"HEIF"})
+    monkeypatch.setattr(image_files, "IMAGE_ENDINGS", (".jpg", ".jpeg", ".png", ".tiff"))
+    (root / "n02/c.HEIC").write_bytes(b"")
+    ImageFolderSource(root)
+    assert "not used: 1 files .heic (pip install pillow-heif), 1 files .txt, 1 hidden files" in caplog.text
+    (root / "n04").mkdir()
+    (root / "n04/c.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match=r"'n04' has no image .* 1 files \.heic \(pip install pillow-heif\)"):
+        ImageFolderSource(root)
+
+
 def test_imagefolder_digest_and_missing_image(root: Path) -> None:
     source = ImageFolderSource(root)
     digest_before = source.data_digest()
     assert ImageFolderSource(root).data_digest() == digest_before
+    data = (root / "n02/a.jpg").read_bytes()
+    (root / "n02/a.jpg").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    assert ImageFolderSource(root).data_digest() != digest_before
     (root / "n02/a.jpg").write_bytes(b"no image")
     assert ImageFolderSource(root).data_digest() != digest_before
     bad_sample(source, 1, "is not an image of the formats")

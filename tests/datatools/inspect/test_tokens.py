@@ -54,6 +54,17 @@ def test_a_dialogue_with_a_image_to_see_and_one_to_draw(encoder: Encoder) -> Non
     assert num_covered == int((encoded_document.labels != -100).sum() + encoded_document.image_targets.sum())
 
 
+def test_turns_without_loss_are_shown_without_it(encoder: Encoder) -> None:
+    contents = ("Draw it.", f"Here: {PLACEHOLDER}", "And in words?", "A red apple.")
+    turns = [{"role": (USER, ASSISTANT)[n % 2], "content": content} for n, content in enumerate(contents)]
+    turns[1]["loss"] = False
+    record = Record("k", {"conversations": turns}, [plain_image()])
+    pieces = list(PieceReader(encoder.tokenizer).pieces(document(encoder, "conversation", "understanding", record)))
+    assert text_with_loss(pieces) == " A red apple." + EOS
+    [image] = [piece for piece in pieces if isinstance(piece, ImagePiece)]
+    assert (image.role, image.losses) == ("codes_in", 0)
+
+
 def test_dropped_text_is_one_piece_of_pads(encoder: Encoder) -> None:
     record = Record("k", {"caption": "A red apple on the left."}, [plain_image()])
     encoded_document = document(encoder, "text_to_image", "generation", record, drop=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -62,8 +63,55 @@ def test_paths_that_leave(folder, name):
         path_inside(folder, name, "x:1")
 
 
-def test_an_absolute_path_inside_is_fine():
-    assert path_inside("/data/pictures", "/data/pictures/a.jpg", "x:1") == "/data/pictures/a.jpg"
+@pytest.mark.parametrize("folder", ["images", "./images", "records/../images", "link"])
+def test_an_absolute_path_inside_is_fine(tmp_path, monkeypatch, folder):
+    (tmp_path / "images/deep").mkdir(parents=True)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    monkeypatch.chdir(tmp_path)
+    for name in (f"{tmp_path}/images/deep/a.jpg", f"{tmp_path}/link/deep/a.jpg", f"{tmp_path}/images/x/../a.jpg"):
+        assert path_inside(folder, name, "x:1") == os.path.normpath(name)
+    for name in (f"{tmp_path}/images", f"{tmp_path}/images2/a.jpg", f"{tmp_path}/images/../a.jpg"):
+        with pytest.raises(UserError, match="leaves the image folder"):
+            path_inside(folder, name, "x:1")
+
+
+def test_two_dots_may_lead_from_the_records_into_the_folder():
+    assert path_inside("data/images", "../images/a.jpg", "x:1", "data/records") == "data/images/a.jpg"
+    assert path_inside("data/images", "b/../a.jpg", "x:1", "data/records") == "data/images/a.jpg"
+    with pytest.raises(UserError, match="leaves the image folder"):
+        path_inside("data/images", "../images2/a.jpg", "x:1", "data/records")
+
+
+def test_what_to_do_about_a_path_that_leaves(tmp_path):
+    (tmp_path / "a/records").mkdir(parents=True)
+    (tmp_path / "a/images").mkdir()
+    image = tmp_path / "a/images/1.jpg"
+    image.write_bytes(b"")
+    records = str(tmp_path / "a/records")
+    for name in (str(image), "../images/1.jpg"):
+        with pytest.raises(UserError, match=f"pass --images {re.escape(str(tmp_path / 'a'))}$"):
+            path_inside(records, name, "x:1", records)
+        assert path_inside(str(tmp_path / "a"), name, "x:1", records) == str(image), "that is what to do"
+    with pytest.raises(UserError, match=f"pass --images {re.escape(str(tmp_path / 'a/images'))}$"):
+        path_inside("/usr/share", str(image), "x:1", "/usr/share")
+    with pytest.raises(UserError, match="write paths that start from there"):
+        path_inside(records, "/home/somebody/else.jpg", "x:1", records)
+
+
+def test_separators_of_windows(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/p0.png", "sub\\p1.png"):
+        (tmp_path / name).write_bytes(b"")
+    folder = str(tmp_path)
+    assert path_inside(folder, "sub\\p0.png", "x:1") == f"{folder}/sub/p0.png"
+    assert path_inside(folder, ".\\sub\\p0.png", "x:1") == f"{folder}/sub/p0.png"
+    assert path_inside(folder, "sub\\p1.png", "x:1") == f"{folder}/sub\\p1.png", "a file that is really called so"
+    for name in ("..\\p0.png", "sub\\..\\..\\p0.png", "\\etc\\passwd"):
+        with pytest.raises(UserError, match="leaves the image folder"):
+            path_inside(folder, name, "x:1")
+    with pytest.raises(UserError, match="is one of a Windows machine: write paths that start from the image folder"):
+        path_inside(folder, "C:\\images\\p0.png", "x:1")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from janus_train.data.images import to_rgb
-from janus_train.data.special_tokens import PLACEHOLDER
-from janus_train.datatools.prepare import turns
 from janus_train.datatools.prepare.images import keep
 from janus_train.datatools.prepare.inputs import read_file
 from janus_train.datatools.prepare.items import SkipRecord
@@ -26,10 +24,6 @@ def save_image(image, form, **options):
     out = io.BytesIO()
     image.save(out, form, **options)
     return out.getvalue()
-
-
-def test_what_stands_twice_agrees():
-    assert turns.PLACEHOLDER == PLACEHOLDER
 
 
 @pytest.mark.parametrize(("form", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("MPO", "jpg")])

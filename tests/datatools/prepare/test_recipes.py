@@ -53,10 +53,10 @@ def test_the_command_is_one_and_makes_the_shards(stage, source, monkeypatch, cap
     """Parsed by the command line itself; what it would convert fits the template."""
     calls = []
 
-    def no_work(options, out, workers, max_bad, report):
+    def no_work(options, out, workers, max_bad, report, on_compare):
         options.check()
         calls.append((options, out))
-        return {"samples": 1, "shards": 1, "bytes": 1, "skipped": {}, "left_out": {}}
+        return {"samples": 1, "shards": 1, "bytes": 1, "skipped": {}, "left_out": {}, "unused": {}}
 
     monkeypatch.setattr(run, "prepare", no_work)
     monkeypatch.setattr(sys, "argv", shlex.split(source.prepare))

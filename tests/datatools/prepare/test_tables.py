@@ -93,6 +93,20 @@ def test_conversations_and_questions_in_columns(tmp_path):
     ((key, one, images),) = samples(tmp_path / "talk")
     assert (key, images) == ("000000000-a", [image_bytes(1)])
     assert [turn["content"] for turn in one["conversations"]] == [f"{PLACEHOLDER}\nWho?", "Tom."]
+    parts = [{"type": "image", "text": None, "image": image_value(3)}, {"type": "text", "text": "Who?", "image": None}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": [parts[1] | {"text": "Tom."}]}]
+    pq.write_table(pa.table({"messages": [messages], "system": ["Be brief."]}), tmp_path / "parts.parquet")
+    make("parquet", tmp_path / "parts.parquet", out=tmp_path / "parts")
+    ((_, one, images),) = samples(tmp_path / "parts")
+    assert images == [image_bytes(3)]
+    assert [turn["content"] for turn in one["conversations"]] == [f"Be brief.\n\n{PLACEHOLDER}\nWho?", "Tom."]
+    named = [
+        [messages[0] | {"content": [parts[0] | {"image": {"bytes": None, "path": "a.png"}}]}, messages[1]],
+        messages,
+    ]
+    pq.write_table(pa.table({"messages": named}), tmp_path / "named.parquet")
+    result = make("parquet", tmp_path / "named.parquet", out=tmp_path / "named", max_bad=0.5)
+    assert result["skipped"] == {"the image is not inside": 1}
     columns = {"image": [image_value(1), image_value(2)], "question": ["Q?", " "], "answer": ["A.", "A."]}
     pq.write_table(pa.table(columns), tmp_path / "pair.parquet")
     result = make("parquet", tmp_path / "pair.parquet", out=tmp_path / "pair", max_bad=0.5)

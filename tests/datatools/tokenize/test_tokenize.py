@@ -241,6 +241,17 @@ def test_a_damaged_tar_is_left_and_the_others_follow(run: Run, shards: list[Path
     assert not list(shards[0].parent.glob(".*"))
 
 
+def test_generation_sources_that_keep_no_codes_are_named(run: Run, shards: list[Path], random_base: Path) -> None:
+    path = write_recipe(shards[0].parent, paths=[shards[1].name])
+    (shards[0].parent / "x.jsonl").write_text('{"image": "x.png", "caption": "x"}\n')
+    values = yaml.safe_load(path.read_text())
+    values["sources"].append(values["sources"][0] | {"name": "lines", "type": "jsonl", "paths": ["x.jsonl"]})
+    path.write_text(yaml.safe_dump(values))
+    code, output, notes = run("tokenize", path, "--model", random_base)
+    assert code == 0 and output.startswith("1 of 1 tars tokenized")
+    assert "note: no codes for lines: only sources of type shards keep codes" in notes
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -96,7 +96,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"x.json": {"text": 3}}, "not a string"),
     "special token": ({"x.json": {"text": f"a {EOS} b"}}, "special token"),
     "placeholders": ({"x.json": {"conversations": [TURN, ANSWER]}}, "1 placeholders but 0 images"),
-    "turns": ({"x.json": {"conversations": [ANSWER]}}, "must alternate"),
+    "turns": ({"x.json": {"conversations": [ANSWER]}}, "do not alternate"),
 }
 
 
@@ -219,6 +219,53 @@ def test_sources_without_shards(run: Run, tmp_path: Path) -> None:
     found = [(line["source"], line["index"], line["key"]) for line in read_lines(tmp_path / "q.jsonl")]
     assert found == [("lines", 1, "data.jsonl:2"), ("lines", 2, "data.jsonl:3"), ("classes", 1, "dog/2.jpg")]
     assert row_of(output, "lines")[1:5] == ["3", "1", "2", "0"] and row_of(output, "classes")[1] == "2"
+
+
+def test_images_per_sample_are_counted(run: Run, tmp_path: Path) -> None:
+    turns = [{"role": "User", "content": "Which one?"}, {"role": "Assistant", "content": "None."}]
+    shown = [{"role": "User", "content": "<image_placeholder>" * 2 + "?"}, turns[1]]
+    make_shard(tmp_path / "words.tar", {f"{n}.json": {"conversations": turns} for n in range(3)})
+    mixed: dict[str, Any] = {"a.json": {"conversations": turns}, "c.json": {"conversations": shown}}
+    mixed |= {f"c.{n}.png": encoded(plain_image()) for n in range(2)}
+    mixed |= {"bad.json": {"conversations": shown}, "bad.png": encoded(plain_image())}
+    make_shard(tmp_path / "mixed.tar", mixed)
+    sources = [
+        {
+            "name": name,
+            "kind": kind,
+            "type": "shards",
+            "template": "conversation",
+            "paths": [f"{name.partition('-')[0]}.tar"],
+        }
+        for name, kind in (("words", "understanding"), ("mixed", "understanding"), ("words-text", "text"))
+    ]
+    path = recipe(tmp_path / "r.yaml", *sources)
+    code, output, notes = run("verify", path, "--max-bad", 0.5, "--json", tmp_path / "verify.json")
+    assert code == 0
+    assert [row_of(output, f"{name} ")[-1] for name in ("words", "mixed")] == ["0", "0: 1, 2: 1"]
+    [warning] = [line for line in notes.splitlines() if line.startswith("warning")]
+    assert warning.startswith(
+        "warning: source 'words' is of kind understanding, but none of its 3 good samples has an image"
+    )
+    values = json.loads((tmp_path / "verify.json").read_text())
+    assert [(s["source"], s["images_per_sample"], s["images"], s["bad"]) for s in values["sources"]] == [
+        ("words", {"0": 3}, 0, 0),
+        ("mixed", {"0": 1, "2": 1}, 2, 1),
+        ("words-text", {"0": 3}, 0, 0),
+    ]
+    assert values["fit"] and values["warnings"] == [warning.removeprefix("warning: ")]
+
+
+def test_what_stands_beside_the_tars_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data/more").mkdir(parents=True)
+    make_shard(tmp_path / "data/a.tar", good_samples(2))
+    make_shard(tmp_path / "data/more/b.tar", good_samples(2))
+    write_listing(tmp_path / "data")
+    (tmp_path / "data/c.tar.gz").write_bytes(b"x")
+    code, output, notes = run("verify", tmp_path / "data", "--json", tmp_path / "verify.json")
+    assert code == 0 and "2 samples" in output
+    assert notes == "not used: 1 files .gz, 1 folders with tars inside a folder or pattern of tars\n"
+    assert json.loads((tmp_path / "verify.json").read_text())["unused"]["files .gz"] == 1
 
 
 def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_base: Path) -> None:

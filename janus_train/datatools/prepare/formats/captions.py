@@ -1,61 +1,192 @@
-"""``captions``: images in a folder, their captions in JSON lines, a JSON list, CSV, TSV or COCO's JSON."""
+"""``captions``: images in a folder, their captions in JSON lines, a JSON list, CSV, TSV, Parquet, COCO's JSON, or beside
+them in files of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from janus_train.data.image_files import IMAGE_ENDINGS
+from janus_train.data.unused import not_used
+from janus_train.datatools.prepare.field_names import check_image_and_caption, is_file_name
 from janus_train.datatools.prepare.fields import IMAGE_FIELDS, captioned_samples
-from janus_train.datatools.prepare.formats.listed import RecordListFormat, check_images_exist
-from janus_train.datatools.prepare.inputs import file_size
-from janus_train.datatools.prepare.items import Entry, SkipRecord, Unit, split_into_units
-from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.records import OBJECT, kind_of, load_object
+from janus_train.datatools.prepare.formats.caption_folders import (
+    CAPTION_EXTENSION,
+    METADATA,
+    PairFolder,
+    contents,
+    count_unnamed_images,
+    metadata_files,
+    pair_folder,
+    read_caption,
+    read_pairs,
+)
+from janus_train.datatools.prepare.formats.listed import RecordListFormat
+from janus_train.datatools.prepare.inputs import expand, file_extent, read_file
+from janus_train.datatools.prepare.items import Entry, Extent, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.options import PrepareOptions, flag
+from janus_train.datatools.prepare.records import ENDINGS, OBJECT, kind_of, load_object
+from janus_train.datatools.prepare.tables import forget_files as forget_tables
+from janus_train.datatools.prepare.tables import is_path_type, open_parquet, parquet_rows, parquet_units
 from janus_train.errors import UserError
+
+_ENDINGS = (*ENDINGS, ".parquet")
+_NOT_FOR_PAIRS = ("images", "image_field", "text_field", "columns", "captions")
 
 
 class CaptionsFormat(RecordListFormat):
-    """One image per record. In COCO's layout (``images`` and ``annotations``) an image's captions are collected."""
+    """One image per record. In COCO's layout (``images`` and ``annotations``) an image's captions are collected.
+
+    A job is a file of records, or a folder of images with captions beside them.
+    """
 
     image_fields = IMAGE_FIELDS
 
     def __init__(self, options: PrepareOptions):
+        forget_tables()
         super().__init__(options)
         self.several = options.captions == "each"
+        self._named: set[str] | None = None  # while a file of metadata is planned, the images that it names
+
+    def find_files(self) -> list[str | PairFolder]:
+        jobs: list[str | PairFolder] = []
+        for name in self.options.inputs:
+            jobs += self._jobs_of(name)
+        twice = next((job for job in jobs if jobs.count(job) > 1), None) if len(set(jobs)) < len(jobs) else None
+        if twice is not None:
+            raise UserError(f"{twice.folder if isinstance(twice, PairFolder) else twice} is named twice")
+        return jobs
+
+    def _jobs_of(self, name: str) -> Sequence[str | PairFolder]:
+        extension = self.options.caption_extension
+        if not Path(name).is_dir():
+            if extension is not None:
+                raise UserError(f"--caption-extension is for folders of images, and {name} is none")
+            return expand((name,), _ENDINGS, "file of records")
+        if extension is None and (files := metadata_files(name)):
+            return files
+        pairs = pair_folder(name, extension)
+        if pairs is None:
+            return self._files_in(name)
+        for option in _NOT_FOR_PAIRS:
+            if getattr(self.options, option) != PrepareOptions.__dataclass_fields__[option].default:
+                raise UserError(
+                    f"{flag(option)} has no effect for {name}: the captions stand beside the images; leave it out"
+                )
+        return [pairs]
+
+    def _files_in(self, folder: str) -> list[str]:
+        try:
+            return expand((folder,), _ENDINGS, "file of records", beside=IMAGE_ENDINGS)
+        except UserError:
+            raise UserError(
+                f"{folder} contains neither a file of records (.jsonl, .json, .csv, .tsv, .parquet) nor images with a "
+                f"{CAPTION_EXTENSION} beside each (--caption-extension names another ending), but {contents(folder)}"
+            ) from None
 
     def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         if num_images == 0:
             raise SkipRecord("the record names no image")
         return captioned_samples(record, self.options, num_images)
 
-    def plan(self, job: str) -> Iterator[Unit]:
+    # -- planning
+
+    def plan(self, job: str | PairFolder) -> Iterator[Unit]:
+        if isinstance(job, PairFolder):
+            return split_into_units(_pair_extents(job), lambda pairs: {"pairs": pairs})
+        units = self._plan_file(job)
+        is_metadata = Path(job).name.lower() in METADATA and self.options.images is None
+        return self._count_unnamed(job, units) if is_metadata else units
+
+    def _plan_file(self, job: str) -> Iterator[Unit]:
+        if job.lower().endswith(".parquet"):
+            return self._plan_parquet(job)
         if kind_of(job) != OBJECT:
             return super().plan(job)
-        return split_into_units(self._coco_sizes(job), lambda records: {"file": job, "records": records})
+        images = ((record, f"{job}, image {record['id']}", record) for record in _coco(job))
+        return split_into_units(self.record_sizes(job, images), lambda records: {"file": job, "records": records})
+
+    def _plan_parquet(self, job: str) -> Iterator[Unit]:
+        """Units inside of row groups; the images are outside the file."""
+        schema = open_parquet(job).schema_arrow
+        inside = [field.name for field in schema if field.name in IMAGE_FIELDS and not is_path_type(field.type)]
+        if inside:
+            raise UserError(f"{job} has images inside, in the column {inside[0]!r}: prepare parquet reads it")
+        rows = (
+            ((group, number), _row_location(job, group, number), row)
+            for unit in parquet_units(job, None)
+            for group in [unit.place[1]]
+            for number, row in parquet_rows(unit.place)
+        )
+        for group, extents in groupby(self.record_sizes(job, rows), lambda pair: pair[0][0]):
+            yield from split_into_units(extents, partial(_parquet_place, job, group))
+
+    def _count_unnamed(self, file: str, units: Iterator[Unit]) -> Iterator[Unit]:
+        self._named = set()
+        yield from units
+        count_unnamed_images(file, self._named)
+        self._named = None
+
+    def planned_files(self, job: str | PairFolder) -> list[str]:
+        return [] if isinstance(job, PairFolder) else [job]
+
+    def images(self, record: dict[str, Any], file: str, location: str) -> list[str | bytes]:
+        images = super().images(record, file, location)
+        if self._named is not None:
+            self._named.update(image for image in images if isinstance(image, str))
+        return images
+
+    def named_images(self, record: dict[str, Any]) -> Any:
+        images = super().named_images(record)
+        if images or self.options.image_field is not None:
+            return images
+        return next((record[name] for name in record if is_file_name(name) and record.get(name)), None)
+
+    def check_fields(self, file: str, names: list[str]) -> None:
+        check_image_and_caption(file, names, self.options)
+
+    # -- reading
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
-        if not isinstance(unit.place, dict):
+        place = unit.place
+        if not isinstance(place, dict):
             yield from super().entries(unit)
-            return
-        for record in unit.place["records"]:
-            yield Entry(f"{unit.place['file']}, image {record['id']}", (unit.place["file"], record))
+        elif "pairs" in place:
+            for image, caption in place["pairs"]:
+                yield Entry(image, (image, caption))
+        elif "parquet" in place:
+            path, group, *_ = place["parquet"]
+            for number, row in parquet_rows(place["parquet"]):
+                yield Entry(_row_location(path, group, number), (path, row))
+        else:
+            for record in place["records"]:
+                yield Entry(f"{place['file']}, image {record['id']}", (place["file"], record))
 
-    def _coco_sizes(self, file: str) -> Iterator[tuple[dict[str, Any], int]]:
-        num_images = num_existing = 0
-        example = ""
-        for record in _coco(file):
-            location = f"{file}, image {record['id']}"
-            size = 0
-            for path in self._paths_or_none(record, file, location):
-                num_bytes = file_size(path)
-                num_images, num_existing, example = (
-                    num_images + 1,
-                    num_existing + (num_bytes is not None),
-                    example or path,
-                )
-                size += num_bytes or 0
-            yield record, size
-        check_images_exist(num_images, num_existing, example)
+    def item(self, entry: Entry) -> Item:
+        image, caption = entry.value
+        if not isinstance(caption, str):
+            return super().item(entry)
+        text = read_caption(caption)
+        if not text:
+            raise SkipRecord("the caption is empty", caption, left_out=self.options.drop_empty)
+        samples = captioned_samples({"caption": text}, self.options, 1)
+        return Item(samples, [read_file(image)], Path(image).stem)
+
+
+def _pair_extents(job: PairFolder) -> Iterator[tuple[tuple[str, str], Extent]]:
+    for image, caption in read_pairs(job):
+        yield (image, caption), (file_extent(image) or Extent()) + (file_extent(caption) or Extent())
+
+
+def _parquet_place(path: str, group: int, places: list[tuple[int, int]]) -> dict[str, Any]:
+    return {"parquet": [path, group, places[0][1], places[-1][1] + 1, None]}
+
+
+def _row_location(path: str, group: int, number: int) -> str:
+    return f"{path}, row group {group}, row {number}"
 
 
 def _coco(file: str) -> list[dict[str, Any]]:
@@ -68,6 +199,8 @@ def _coco(file: str) -> list[dict[str, Any]]:
         for annotation in annotations:
             if annotation["image_id"] in records:
                 records[annotation["image_id"]]["caption"].append(annotation["caption"])
+            else:
+                not_used("annotations of images that are not listed")
     except (AssertionError, KeyError, TypeError):
         raise UserError(
             f"{file} is one JSON object but not COCO's captions: 'images' with 'id' and 'file_name', and 'annotations' "

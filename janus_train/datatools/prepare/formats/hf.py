@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.datatools.prepare.formats.rows import TableRowReader
-from janus_train.datatools.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, InputFormat, Item, Unit
+from janus_train.datatools.prepare.inputs import file_extent
+from janus_train.datatools.prepare.items import UNIT_BYTES, UNIT_RECORDS, Entry, Extent, InputFormat, Item, Unit
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.errors import UserError, one_line
 
@@ -34,11 +35,12 @@ class HfDatasetFormat(InputFormat):
 
     def plan(self, job: int) -> Iterator[Unit]:
         rows = len(self._sets[job])
+        stamp = _stamp(self._sets[job])
         average = max(1, self._sets[job].data.nbytes // max(1, len(self._sets[job].data)))
         step = max(1, min(UNIT_RECORDS, UNIT_BYTES // average))
         for start in range(0, rows, step):
             stop = min(rows, start + step)
-            yield Unit(stop - start, (stop - start) * average, [job, start, stop])
+            yield Unit(stop - start, (stop - start) * average, [job, start, stop], stamp=stamp)
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
         job, start, stop = unit.place
@@ -68,6 +70,11 @@ def _load(path: str, split: str | None) -> Any:
     if split is not None:
         raise UserError(f"--split {split}: {path} has no splits")
     return data
+
+
+def _stamp(data: Any) -> str:
+    """The stamp of the data set's Arrow files."""
+    return sum((file_extent(file["filename"]) or Extent() for file in data.cache_files), Extent()).stamp
 
 
 def _labels(data: Any) -> dict[str, list[str]]:

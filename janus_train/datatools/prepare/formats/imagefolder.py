@@ -7,19 +7,21 @@ each shard has its share of every class, because training shuffles only inside a
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from tarfile import TarInfo
 from typing import Any
 
+from janus_train.data.image_files import has_image_ending, missing_decoder
+from janus_train.data.image_folders import images_under, unread_reason
+from janus_train.data.unused import counting, is_hidden, not_used, summary_of
 from janus_train.datatools.prepare.classes import Classes
-from janus_train.datatools.prepare.inputs import file_size, read_file
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import file_extent, read_file
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.tars import Slice, members
 from janus_train.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 ImagePlace = tuple[int, str, str, int, int]
 """Input, class, name (a path under the input), offset (-1: a file of its own), size."""
 
@@ -41,20 +43,23 @@ class ImageFolderFormat(InputFormat):
         return [None]
 
     def plan(self, job: Any) -> Iterator[Unit]:
-        places: list[ImagePlace] = []
+        places: list[tuple[ImagePlace, Extent]] = []
         for number, path in enumerate(self.options.inputs):
             input_places = list(_in_folder(number, path) if Path(path).is_dir() else _in_tar(number, path))
             if not input_places:
-                raise UserError(f"{path} contains no image in a folder or inner tar of its class")
+                raise UserError(
+                    f"{path} contains no image in a folder or inner tar of its class (prepare captions reads images with "
+                    "captions)"
+                )
             places += input_places
-        for class_id in sorted({place[1] for place in places}):
+        for class_id in sorted({place[1] for place, _ in places}):
             self._classes.name(class_id)  # raises for a class without a name before anything is written
-        return split_into_units(((place, place[4]) for place in self._deal(places)), list)
+        return split_into_units(self._deal(places), list)
 
-    def _deal(self, places: list[ImagePlace]) -> Iterator[ImagePlace]:
+    def _deal(self, places: list[tuple[ImagePlace, Extent]]) -> Iterator[tuple[ImagePlace, Extent]]:
         limit = self.options.shard_samples
         by_samples = 1 if limit is None else -(-len(places) // limit)
-        piles = max(by_samples, -(-sum(place[4] for place in places) // self.options.shard_size))
+        piles = max(by_samples, -(-sum(extent.size for _, extent in places) // self.options.shard_size))
         for pile in range(piles):
             yield from places[pile::piles]
 
@@ -75,38 +80,62 @@ class ImageFolderFormat(InputFormat):
         return Item([{"class_name": self._classes.name(class_id)}], [data], Path(name).stem)
 
 
-def _in_folder(number: int, root: str) -> Iterator[ImagePlace]:
-    """Images under ``root/CLASS/``, at any depth, sorted by name."""
-    for class_folder in sorted(path for path in Path(root).iterdir() if path.is_dir() and path.name[0] != "."):
-        for folder, subfolders, files in os.walk(class_folder, onerror=_fail):
-            subfolders.sort()
-            for name in sorted(files):
-                path = Path(folder) / name
-                if _is_image(name):
-                    yield number, class_folder.name, str(path.relative_to(root)), -1, file_size(str(path)) or 0
+def _in_folder(number: int, root: str) -> Iterator[tuple[ImagePlace, Extent]]:
+    """Images under ``root/CLASS/``, at any depth, sorted by name. Raises `UserError` for a class without an image."""
+    for class_folder in sorted(Path(root).iterdir()):
+        if is_hidden(class_folder.name):
+            not_used("hidden folders" if class_folder.is_dir() else "hidden files")
+        elif not class_folder.is_dir():
+            not_used("files in no class's folder")
+        else:
+            with counting() as unread:
+                paths = list(images_under(class_folder))
+            _count_class(root, class_folder.name, unread, bool(paths))
+            for path in paths:
+                extent = file_extent(str(path)) or Extent()
+                yield (number, class_folder.name, str(path.relative_to(root)), -1, extent.size), extent
 
 
-def _fail(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read ({error.strerror})")
+def _count_class(root: str, class_id: str, unread: Counter[str], has_image: bool) -> None:
+    """Count what is not read of a class. Raises `UserError` if nothing of it is an image that can be read."""
+    if not has_image:
+        raise UserError(
+            f"{root}: the class {class_id!r} has no image that can be read, it contains {summary_of(unread) or 'no file'}"
+        )
+    for reason, count in unread.items():
+        not_used(f"{reason} of the class {class_id!r}", count)
 
 
-def _in_tar(number: int, path: str) -> Iterator[ImagePlace]:
+def _in_tar(number: int, path: str) -> Iterator[tuple[ImagePlace, Extent]]:
     """Images in inner tars ``CLASS.tar``, or in folders whose last part is the class."""
+    stamp = (file_extent(path) or Extent()).stamp
+    unread_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    with_image: set[str] = set()
+    classes: set[str] = set()  # not of a folder without anything that looks like an image: a tar's notes stay in it
     with Path(path).open("rb") as outer:
         for member in members(outer, path):
-            if member.isreg() and member.name.lower().endswith(".tar"):
-                inner = Slice(outer, member.offset_data, member.size)
-                for image in members(inner, f"{member.name} in {path}"):
-                    if _is_image_member(image):
-                        name = f"{member.name}/{image.name}"
-                        yield number, Path(member.name).stem, name, member.offset_data + image.offset_data, image.size
-            elif _is_image_member(member) and Path(member.name).parent.name:
-                yield number, Path(member.name).parent.name, member.name, member.offset_data, member.size
-
-
-def _is_image_member(member: TarInfo) -> bool:
-    return member.isreg() and not member.issparse() and _is_image(Path(member.name).name)
+            is_tar = member.isreg() and member.name.lower().endswith(".tar")
+            class_id = Path(member.name).stem if is_tar else Path(member.name).parent.name
+            inner = Slice(outer, member.offset_data, member.size)
+            for image in members(inner, f"{member.name} in {path}") if is_tar else [member]:
+                name = f"{member.name}/{image.name}" if is_tar else image.name
+                if image.isdir():
+                    continue
+                if not class_id:
+                    not_used("members in no class's folder")
+                elif image.isreg() and not image.issparse() and _is_image(image.name):
+                    with_image.add(class_id)
+                    offset = image.offset_data + (member.offset_data if is_tar else 0)
+                    yield (number, class_id, name, offset, image.size), Extent(image.size, stamp)
+                else:
+                    unread_of[class_id][unread_reason(image.name, "members")] += 1
+                    if missing_decoder(Path(image.name).suffix):
+                        classes.add(class_id)
+            if is_tar:
+                classes.add(class_id)
+    for class_id in sorted({*unread_of, *classes}):
+        _count_class(path, class_id, unread_of[class_id], class_id in with_image or class_id not in classes)
 
 
 def _is_image(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(ENDINGS)
+    return not is_hidden(name) and has_image_ending(name)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from janus_train.data.conversations import image_name
+from janus_train.data.embedded_images import embedded_image
+from janus_train.data.image_files import IMAGE_ENDINGS, ImageError
 from janus_train.datatools.prepare.fields import check_number, name_of, pick
-from janus_train.datatools.prepare.inputs import expand, file_size, path_inside, read_file
-from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
+from janus_train.datatools.prepare.inputs import expand, file_extent, path_inside, read_file
+from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.records import ENDINGS, RecordPlace, records
+from janus_train.datatools.prepare.records import ENDINGS, LocatedRecord, RecordPlace, forget_files, records
+from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
 _FIRST_IMAGES = 100
 """If none of this many images exists, the folder is wrong."""
+_FIRST_RECORDS = 100
+"""If none of this many records has a field, no record is expected to have it."""
+T = TypeVar("T")
 
 
 class RecordListFormat(InputFormat):
@@ -28,15 +35,29 @@ class RecordListFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
-        self.files = expand(options.inputs, ENDINGS, "file of records")
+        forget_files()
+        self.files = self.find_files()
         if options.images is not None and not Path(options.images).is_dir():
             raise UserError(f"--images {options.images}: there is no such folder")
 
-    def jobs(self) -> list[str]:
+    def find_files(self) -> list[Any]:
+        """The jobs: the files of records that the inputs name."""
+        return expand(self.options.inputs, ENDINGS, "file of records", beside=IMAGE_ENDINGS)
+
+    def jobs(self) -> list[Any]:
         return self.files
 
-    def plan(self, job: str) -> Iterator[Unit]:
-        return split_into_units(self._record_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+    def plan(self, job: Any) -> Iterator[Unit]:
+        located = ((record_at.place, record_at.location, record_at.value) for record_at in self._records(job))
+        return split_into_units(
+            self.record_sizes(job, located), lambda places: [job, places[0].offset, places[0].number]
+        )
+
+    def _records(self, file: str) -> Iterator[LocatedRecord]:
+        return records(file, columns=self.options.columns)
+
+    def planned_files(self, job: Any) -> list[str]:
+        return [job]
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
         path, offset, number = unit.place
@@ -47,14 +68,13 @@ class RecordListFormat(InputFormat):
         path, record = entry.value
         if isinstance(record, SkipRecord):
             raise record
-        paths = self.image_paths(record, path, entry.location)
-        check_number(len(paths), self.options)
-        samples = self.samples(record, len(paths))
-        return Item(
-            samples,
-            [read_file(image_path) for image_path in paths],
-            name_of(record) or Path(paths[0]).stem if paths else "",
-        )
+        record = TrackedRecord(record)
+        images = self.images(record, path, entry.location)
+        check_number(len(images), self.options)
+        samples = self.samples(record, len(images))
+        name = name_of(record) or _stem(images[0]) if images else ""
+        record.count_unread()
+        return Item(samples, [image if isinstance(image, bytes) else read_file(image) for image in images], name)
 
     @abstractmethod
     def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
@@ -69,48 +89,74 @@ class RecordListFormat(InputFormat):
             return pick(record, field)
         return next((record[name] for name in self.image_fields if record.get(name)), None)
 
-    def image_paths(self, record: dict[str, Any], file: str, location: str) -> list[str]:
-        """Paths of the record's images. Raises `UserError` for an address or a path outside the folder."""
-        images = self.named_images(record)
-        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
-        paths = []
-        for image in images if isinstance(images, list) else [] if images in (None, "") else [images]:
-            name = (
-                next((image[key] for key in ("path", "file_name", "image") if image.get(key)), None)
-                if isinstance(image, dict)
-                else image
-            )
-            if not isinstance(name, str) or not name:
-                raise SkipRecord("the image's path is not a string")
-            paths.append(path_inside(folder, name, location))
-        return paths
+    def images(self, record: dict[str, Any], file: str, location: str) -> list[str | bytes]:
+        """The record's images: their paths, or the bytes of those that the record contains.
 
-    def _record_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
-        """The places of all records with the bytes of their images. Stops early if no image exists."""
-        num_images = num_existing = 0
-        example = ""
-        for record_at in records(file, columns=self.options.columns):
-            size = 0
-            for path in self._paths_or_none(record_at.value, file, record_at.location):
-                num_bytes = file_size(path)
+        Raises `UserError` for an address or a path outside the folder.
+        """
+        value = self.named_images(record)
+        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
+        images: list[str | bytes] = []
+        for element in value if isinstance(value, list) else [] if value in (None, "") else [value]:
+            name = image_name(element)
+            if not isinstance(name, str):
+                raise SkipRecord("the image's path is not a string")
+            try:
+                data = embedded_image(name)
+            except ImageError as error:
+                raise SkipRecord("the image does not open", str(error)) from None
+            images.append(path_inside(folder, name, location, str(Path(file).parent)) if data is None else data)
+        return images
+
+    def record_sizes(
+        self, file: str, located: Iterable[tuple[T, str, dict[str, Any] | SkipRecord]]
+    ) -> Iterator[tuple[T, Extent]]:
+        """The places of a file's records, each (place, location, record), with the bytes of their images.
+
+        Raises `UserError` if the records lack the fields that they need, and early if no image exists.
+        """
+        num_images = num_existing = number = 0
+        example, names = "", dict[str, None]()
+        for number, (place, location, record) in enumerate(located, 1):
+            if number <= _FIRST_RECORDS:
+                names |= {} if isinstance(record, SkipRecord) else dict.fromkeys(record)
+            if number == _FIRST_RECORDS:
+                self.check_fields(file, list(names))
+            total = Extent()
+            for image in self._images_or_none(record, file, location):
+                extent = extent_of(image)
                 num_images, num_existing, example = (
                     num_images + 1,
-                    num_existing + (num_bytes is not None),
-                    example or path,
+                    num_existing + (extent is not None),
+                    example or str(image)[:200],
                 )
-                size += num_bytes or 0
+                total += extent or Extent()
             if num_images >= _FIRST_IMAGES and not num_existing:
                 break
-            yield record_at.place, size
+            yield place, total
+        if number < _FIRST_RECORDS and names:
+            self.check_fields(file, list(names))
         check_images_exist(num_images, num_existing, example)
 
-    def _paths_or_none(self, record: dict[str, Any] | SkipRecord, file: str, location: str) -> list[str]:
+    def check_fields(self, file: str, names: list[str]) -> None:
+        """Raise `UserError` if records with these fields cannot be read; ``names`` are those of the first records."""
+
+    def _images_or_none(self, record: dict[str, Any] | SkipRecord, file: str, location: str) -> list[str | bytes]:
         if isinstance(record, SkipRecord):
             return []
         try:
-            return self.image_paths(record, file, location)
+            return self.images(record, file, location)
         except SkipRecord:
             return []
+
+
+def extent_of(image: str | bytes) -> Extent | None:
+    """The extent of an image; None if its file does not exist."""
+    return Extent(len(image)) if isinstance(image, bytes) else file_extent(image)
+
+
+def _stem(image: str | bytes) -> str:
+    return "" if isinstance(image, bytes) else Path(image).stem
 
 
 def check_images_exist(num_images: int, num_existing: int, example: str) -> None:

@@ -8,7 +8,14 @@ from janus_train.datatools.prepare.formats.rows import TableRowReader
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, Unit
 from janus_train.datatools.prepare.options import PrepareOptions
-from janus_train.datatools.prepare.tables import class_labels, needed_columns, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.tables import (
+    class_labels,
+    forget_files,
+    needed_columns,
+    open_parquet,
+    parquet_rows,
+    parquet_units,
+)
 
 
 class ParquetFormat(InputFormat):
@@ -16,6 +23,7 @@ class ParquetFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
+        forget_files()
         self.files = expand(options.inputs, (".parquet",), "Parquet file")
         schema = open_parquet(self.files[0]).schema_arrow
         self._rows = TableRowReader(self.files[0], schema.names, class_labels(schema), options)

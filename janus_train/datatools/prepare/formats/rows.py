@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.conversations import REFUSED_FIELDS, SYSTEM_FIELDS, TALK_FIELDS
+from janus_train.data.unused import field_reason, not_used
 from janus_train.datatools.prepare.classes import Classes
 from janus_train.datatools.prepare.fields import (
     CAPTION_FIELDS,
     ID_FIELDS,
-    TALK_FIELDS,
     captioned_samples,
     check_number,
     conversation,
+    embedded_images,
     name_of,
     pick,
+    question_answer,
     text,
     top_names,
 )
 from janus_train.datatools.prepare.items import Item, SkipRecord
 from janus_train.datatools.prepare.options import PrepareOptions, flag
-from janus_train.datatools.prepare.turns import read_turns
+from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
 _IMAGES = ("images", "image", "jpg", "png", "webp", "img", "image_bytes", "picture")
@@ -68,6 +70,7 @@ class TableRowReader:
         if options.form != "plain" and self.layout != "caption":
             raise UserError(f"--form {options.form} is for captioned images; {path} has none (--text-field names them)")
         self._check_options()
+        self._unread_columns = [name for name in names if name not in self.columns]
 
     def _check_options(self) -> None:
         """Raise `UserError` for an option that rows of this layout do not use."""
@@ -83,7 +86,7 @@ class TableRowReader:
         """The columns to read."""
         columns = {
             "questions": ["texts"],
-            "talk": list(TALK_FIELDS),
+            "talk": [*TALK_FIELDS, *SYSTEM_FIELDS, *REFUSED_FIELDS],
             "pair": ["question", "answer"],
             "class": [self._label],
             "caption": top_names(self._options.text_field) or list(CAPTION_FIELDS),
@@ -95,12 +98,19 @@ class TableRowReader:
 
     def item(self, row: dict[str, Any]) -> Item:
         """Convert a row. Raises `SkipRecord` with the problem."""
+        row = TrackedRecord(row)
         value = None if self.image is None else pick(row, self._options.image_field or self.image)
         images = [_bytes(image) for image in (value if isinstance(value, list) else [] if value is None else [value])]
+        if self.layout == "talk":
+            images = embedded_images(row, images)
         check_number(len(images), self._options)
         if self.layout in ("caption", "class", "pair") and self.image is not None and not images:
             raise SkipRecord("the row has no image")
-        return Item(self._samples(row, len(images)), images, name_of(row))
+        item = Item(self._samples(row, len(images)), images, name_of(row))
+        row.count_unread()
+        for name in self._unread_columns:
+            not_used(field_reason(name))
+        return item
 
     def _samples(self, row: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
         if self.layout == "questions":
@@ -108,7 +118,7 @@ class TableRowReader:
         if self.layout == "talk":
             return [conversation(row, num_images)]
         if self.layout == "pair":
-            return [_pair(row.get("question"), row.get("answer"))]
+            return [question_answer(row.get("question"), row.get("answer"))]
         if self.layout == "class":
             return [{"class_name": self._class_name(row.get(self._label))}]
         if self.layout == "caption":
@@ -120,13 +130,13 @@ class TableRowReader:
             texts = [dict(zip(texts, values, strict=False)) for values in zip(*texts.values(), strict=False)]
         if not isinstance(texts, list) or not texts or not all(isinstance(turn, dict) for turn in texts):
             raise SkipRecord("the row has no questions and answers")
-        pairs = [_pair(turn.get("user"), turn.get("assistant")) for turn in texts]
+        pairs = [question_answer(turn.get("user"), turn.get("assistant")) for turn in texts]
         if self._options.samples == "pairs":
             return pairs
         turns: list[Any] = []
         for pair in pairs:
             turns += [{"role": "user", "content": pair["question"]}, {"role": "assistant", "content": pair["answer"]}]
-        return [{"conversations": read_turns(turns, num_images)}]
+        return [conversation({"conversations": turns}, num_images)]
 
     def _class_name(self, label: Any) -> str:
         if label is None:
@@ -170,14 +180,6 @@ class TableRowReader:
             f"{self._path} has columns {', '.join(names)}: name the image's with --image-field and the text's with "
             "--text-field"
         )
-
-
-def _pair(question: Any, answer: Any) -> dict[str, Any]:
-    if not isinstance(question, str) or not isinstance(answer, str) or not question.strip() or not answer.strip():
-        raise SkipRecord("a question or an answer is missing or empty")
-    if PLACEHOLDER in question or PLACEHOLDER in answer:
-        raise SkipRecord("a question or an answer contains a placeholder")
-    return {"question": question, "answer": answer}
 
 
 def _bytes(value: Any) -> bytes:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
+from janus_train.data.unused import field_reason, not_used
+from janus_train.datatools.prepare.field_names import check_text
 from janus_train.datatools.prepare.fields import name_of, text, top_names
 from janus_train.datatools.prepare.inputs import expand
 from janus_train.datatools.prepare.items import Entry, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LINES, RecordPlace, kind_of, lines, parse, records
+from janus_train.datatools.prepare.records import forget_files as forget_record_files
+from janus_train.datatools.prepare.tables import forget_files as forget_tables
 from janus_train.datatools.prepare.tables import needed_columns, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.unused import TrackedRecord
+
+_FIRST_RECORDS = 100
 
 
 class TextFormat(InputFormat):
@@ -19,16 +25,42 @@ class TextFormat(InputFormat):
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
+        forget_record_files()
+        forget_tables()
         self.files = expand(options.inputs, (*ENDINGS, ".parquet"), "file of texts")
         self._names = list(dict.fromkeys(top_names(options.text_field or ("text",))))
 
     def jobs(self) -> list[str]:
         return self.files
 
+    def planned_files(self, job: str) -> list[str]:
+        return [] if job.endswith(".parquet") else [job]
+
     def plan(self, job: str) -> Iterator[Unit]:
+        names = self._names_in(job)
+        if names:
+            check_text(job, names, self.options)
         if job.endswith(".parquet"):
-            return parquet_units(job, needed_columns(job, open_parquet(job).schema_arrow.names, self._names, ("id",)))
+            return parquet_units(job, self._columns(job))
         return split_into_units(self._document_sizes(job), lambda places: [job, places[0].offset, places[0].number])
+
+    def _names_in(self, file: str) -> list[str]:
+        """The names of a table's columns, or of the fields of the first records."""
+        if file.endswith(".parquet"):
+            return list(open_parquet(file).schema_arrow.names)
+        first_records = [record.value for record in islice(records(file, columns=self.options.columns), _FIRST_RECORDS)]
+        return list(
+            dict.fromkeys(name for record in first_records if not isinstance(record, SkipRecord) for name in record)
+        )
+
+    def _columns(self, file: str) -> list[str]:
+        """The columns to read; the others are counted."""
+        parquet = open_parquet(file)
+        columns = needed_columns(file, parquet.schema_arrow.names, self._names, ("id",))
+        for name in parquet.schema_arrow.names:
+            if name not in columns:
+                not_used(field_reason(name), parquet.metadata.num_rows)
+        return columns
 
     def _document_sizes(self, file: str) -> Iterator[tuple[RecordPlace, int]]:
         if kind_of(file) == LINES:  # finding the lines needs no parsing
@@ -60,5 +92,7 @@ class TextFormat(InputFormat):
     def item(self, entry: Entry) -> Item:
         if isinstance(entry.value, SkipRecord):
             raise entry.value
-        record: dict[str, Any] = entry.value
-        return Item([{"text": text(record, self.options)}], name=name_of(record))
+        record = TrackedRecord(entry.value)
+        item = Item([{"text": text(record, self.options)}], name=name_of(record))
+        record.count_unread()
+        return item

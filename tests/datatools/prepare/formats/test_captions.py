@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -140,3 +141,63 @@ def test_memecap(tmp_path):
         {"role": USER, "content": f"{PLACEHOLDER}\nWhat does this meme mean?"},
         {"role": ASSISTANT, "content": "The poster is proud."},
     ]
+
+
+# ------------------------------------------------------------------------------------------ tables and paths as people have them
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", 'image;caption\n0.jpg;"a dog; it runs, and barks"\n1.jpg;a cat, asleep\n'),
+        ("x.csv", "caption|image|score\na dog; it runs, and barks|0.jpg|1\na cat, asleep|1.jpg|2\n"),
+        ("x.csv", "image\tcaption\n0.jpg\ta dog; it runs, and barks\n1.jpg\ta cat, asleep\n"),
+        ("x.tsv", 'image,caption\r\n0.jpg,"a dog; it runs, and barks"\r\n1.jpg,"a cat, asleep"\r\n'),
+        ("x.csv", '\ufeff"image";"caption"\n"0.jpg";"a dog; it runs, and barks"\n"1.jpg";"a cat, asleep"\n'),
+    ],
+)
+def test_tables_with_any_delimiter(tmp_path, name, content):
+    for number in range(2):
+        write(tmp_path / f"{number}.jpg", image_bytes(number))
+    make("captions", write(tmp_path / name, content), out=tmp_path / "out")
+    assert [record["caption"] for record in fields(tmp_path / "out")] == ["a dog; it runs, and barks", "a cat, asleep"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "x.csv",
+            "bild;caption\n0.jpg;a dog\n",
+            r"has 'bild', 'caption': none .* path of an image; name it with --image-field",
+        ),
+        ("x.jsonl", '{"image": "0.jpg", "beschreibung": "x"}\n', r"has 'image', 'beschreibung': none .* --text-field"),
+        ("x.json", '[{"image": "0.jpg", "beschreibung": "x"}]', r"has 'image', 'beschreibung': none .* --text-field"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, run, name, content, says):
+    write(tmp_path / "0.jpg", image_bytes(0))
+    file = write(tmp_path / name, content)
+    code, _, said = run("prepare", "captions", file, "--out", tmp_path / "out", "--workers", 1)
+    [line] = said.splitlines()
+    assert code == 2 and re.search(says, line) and str(file) in line and not (tmp_path / "out").exists()
+
+
+def test_fields_that_later_records_have_are_no_mistake(tmp_path):
+    """The first of many records may be a poor one."""
+    write(tmp_path / "0.jpg", image_bytes(0))
+    records = [{"image": "0.jpg"}, {"image": "0.jpg", "caption": "a dog"}]
+    result = make("captions", write(tmp_path / "x.jsonl", records), out=tmp_path / "out", max_bad=0.5)
+    assert (result["samples"], result["skipped"]) == (1, {"there is no caption": 1})
+
+
+def test_absolute_and_windows_paths(tmp_path, run):
+    for number in range(3):
+        write(tmp_path / "images/sub" / f"{number}.jpg", image_bytes(number))
+    paths = [str(tmp_path / "images/sub/0.jpg"), "sub\\1.jpg", "../images/sub/2.jpg"]
+    file = write(tmp_path / "lists/x.jsonl", [{"image": path, "caption": path} for path in paths])
+    words = ("prepare", "captions", file, "--out", tmp_path / "out", "--workers", 1)
+    code, _, said = run(*words)
+    assert code == 2 and f"leaves the image folder {tmp_path / 'lists'}: pass --images {tmp_path}\n" in said
+    assert run(*words, "--images", tmp_path / "images")[0] == 0
+    assert [data for _, _, [data] in samples(tmp_path / "out")] == [image_bytes(number) for number in range(3)]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import json
 
+import pytest
+from PIL import Image
+
+from janus_train.data import image_files
+from janus_train.data.images import to_rgb
 from janus_train.data.sources.shards import ShardSource
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
@@ -100,3 +106,86 @@ def test_links_to_nothing_and_hidden_files(tmp_path):
     (tmp_path / "raw/cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     result = make("imagefolder", tmp_path / "raw", out=tmp_path / "out", max_bad=0.5)
     assert (result["samples"], result["skipped"]) == (1, {"the image is missing": 1})
+
+
+# ------------------------------------------------------------------------------------- what is not read of a class
+
+
+@pytest.fixture
+def no_decoders(monkeypatch):
+    """A machine without decoders for AVIF and HEIC."""
+    monkeypatch.setattr(image_files, "_UNREADABLE", {"AVIF", "HEIF"})
+    readable = tuple(
+        ending for ending in image_files.IMAGE_ENDINGS if ending not in (".avif", ".heic", ".heif", ".hif")
+    )
+    monkeypatch.setattr(image_files, "IMAGE_ENDINGS", readable)
+
+
+def test_unread_files_are_counted_per_class_and_said(tmp_path, no_decoders, run):
+    for name in ("cat/1.jpg", "dog/1.jpg"):
+        write(tmp_path / "raw" / name, image_bytes(1))
+    for name in ("cat/2.HEIC", "cat/3.heic", "dog/2.avif", "dog/boxes.txt", "dog/.DS_Store", "notes.txt"):
+        write(tmp_path / "raw" / name, "not read")
+    code, _, said = run("prepare", "imagefolder", tmp_path / "raw", "--out", tmp_path / "out", "--workers", 1)
+    assert code == 0
+    unused = json.loads((tmp_path / "out/prepared.json").read_text())["unused"]
+    assert unused == {
+        "files .heic (pip install pillow-heif) of the class 'cat'": 2,
+        "files .avif (pip install 'pillow>=11.3') of the class 'dog'": 1,
+        "files .txt of the class 'dog'": 1,
+        "hidden files of the class 'dog'": 1,
+        "files in no class's folder": 1,
+    }
+    assert "not used: 2 files .heic (pip install pillow-heif) of the class 'cat', " in said
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["1.HEIC", "2.heic", "3.avif", "x.txt"], "2 files .heic (pip install pillow-heif), 1 files .avif"),
+        (["x.txt"], "it contains 1 files .txt"),
+        ([".1.jpg"], "it contains 1 hidden files"),
+        ([], "it contains no file"),
+    ],
+)
+def test_a_class_without_an_image_is_refused_by_name(tmp_path, no_decoders, run, files, says):
+    write(tmp_path / "raw/cat/1.jpg", image_bytes(1))
+    (tmp_path / "raw/dog").mkdir()
+    for name in files:
+        write(tmp_path / "raw/dog" / name, "not read")
+    code, _, said = run("prepare", "imagefolder", tmp_path / "raw", "--out", tmp_path / "out", "--workers", 1)
+    assert code == 2 and not (tmp_path / "out").exists()
+    [line] = said.splitlines()
+    assert "the class 'dog' has no image that can be read" in line and says in line
+
+
+def test_a_class_of_a_tar_is_not_lost_either(tmp_path, no_decoders):
+    fine, lost = tar_bytes({"1.jpg": image_bytes(1), "2.heic": b"x"}), tar_bytes({"1.heic": b"x"})
+    write_tar(tmp_path / "inner.tar", {"cat.tar": fine, "dog.tar": lost})
+    with pytest.raises(
+        UserError, match=r"the class 'dog' has no image .* 1 members \.heic \(pip install pillow-heif\)"
+    ):
+        make("imagefolder", tmp_path / "inner.tar", out=tmp_path / "out")
+    write_tar(tmp_path / "folders.tar", {"cat/1.jpg": image_bytes(1), "dog/1.heic": b"x"})
+    with pytest.raises(UserError, match="the class 'dog' has no image"):
+        make("imagefolder", tmp_path / "folders.tar", out=tmp_path / "out")
+    members = {"README": "x", "cat/1.jpg": image_bytes(1), "cat/2.heic": b"x", "kit/readme.txt": "a tar's notes"}
+    result = make("imagefolder", write_tar(tmp_path / "a.tar", members), out=tmp_path / "out")
+    assert result["unused"] == {
+        "members .heic (pip install pillow-heif) of the class 'cat'": 1,
+        "members .txt of the class 'kit'": 1,
+        "members in no class's folder": 1,
+    }
+
+
+def test_avif_is_read_where_pillow_reads_it(tmp_path):
+    if "AVIF" not in image_files.SAFE_FORMATS:
+        pytest.skip("this Pillow does not read AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(tmp_path / "raw/cat/1.avif", image_bytes(1, "AVIF", exif=exif.tobytes()))
+    assert make("imagefolder", tmp_path / "raw", out=tmp_path / "out")["unused"] == {}
+    [(_, value, [data])] = samples(tmp_path / "out")
+    with Image.open(io.BytesIO(data)) as image:
+        assert (value, image.format, image.size) == ({"class_name": "cat"}, "PNG", (16, 24)), "upright"
+        assert to_rgb(image).size == (16, 24), "and not turned again"

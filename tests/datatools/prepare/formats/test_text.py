@@ -7,7 +7,9 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from janus_train.errors import UserError
 from tests.datatools.prepare.making import fields, make, samples, skipped, write
 
 
@@ -52,3 +54,10 @@ def test_lines_that_cannot_be_used(tmp_path):
         ("9", "the text is missing or empty"),
     ]
     assert result["samples"] == 1
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+    with pytest.raises(UserError, match=r"x\.csv has 'id', 'satz': none of these is known as a text; .*--text-field"):
+        make("text", write(tmp_path / "x.csv", "id;satz\n1;Ja, nein\n"), out=tmp_path / "out")
+    make("text", tmp_path / "x.csv", out=tmp_path / "out", text_field=("satz",))
+    assert fields(tmp_path / "out") == [{"text": "Ja, nein"}]
