@@ -226,7 +226,7 @@ class RunConfig(OptionGroup):
     profile: ProfileConfig | None
     """Steps of which rank 0 writes a trace by torch's profiler into the run's folder; None: none."""
     cpu_threads: Positive | None
-    """Threads per process on CPUs; None: its share of the cores."""
+    """Threads per process on CPUs; None: the user's ``OMP_NUM_THREADS``, else its share of the cores."""
     join_timeout_s: Seconds
     """Timeout for all processes to find each other."""
     first_step_timeout_s: Seconds

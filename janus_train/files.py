@@ -27,6 +27,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_ALIASED = 100_000
 """Values that the aliases of a YAML file may stand for; a recipe has hundreds."""
 _TOO_DEEP = "it is nested too deeply"
+_LFS_VERSION = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = "is a git-lfs pointer, not the file itself: run git lfs pull"
+"""The end of a message, after a file's name: what a repository holds in a large file's place until that is fetched."""
 
 
 class NotRegularError(OSError):
@@ -53,6 +56,19 @@ def open_regular(path: Path) -> BinaryIO:
     raise NotRegularError
 
 
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that begins with ``start`` is a git-lfs pointer."""
+    return start.startswith(_LFS_VERSION)
+
+
+def refuse_lfs_pointer(*paths: Path) -> None:
+    """Raises `UserError` if one of the files is a git-lfs pointer; files that cannot be read are passed over."""
+    for path in paths:
+        with suppress(OSError), open_regular(path) as file:
+            if is_lfs_pointer(file.read(len(_LFS_VERSION))):
+                raise UserError(f"{path} {LFS_POINTER}")
+
+
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file. Raises as `open_regular`."""
     with open_regular(path) as file:
@@ -63,15 +79,19 @@ def read_text(path: Path) -> str:
     """The UTF-8 text in a regular file, without a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, or is not a JSON object.
+        UserError: the file cannot be read, is a git-lfs pointer, or is not UTF-8.
         FileNotFoundError: there is no such file.
     """
     try:
-        return read_regular(path).decode("utf-8-sig")
+        data = read_regular(path)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if is_lfs_pointer(data):
+        raise UserError(f"{path} {LFS_POINTER}")
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
@@ -161,13 +181,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, keep: bool = False) -> Iterator[Path]:
     """Yields a folder beside ``target``; it is renamed to ``target`` if the block succeeds, and removed if it fails.
 
-    An existing ``target`` is replaced; missing parents are created, and removed again on failure. The umask decides who may
+    An existing ``target`` is replaced; if ``keep``, its files stay, but for those of the same names. Missing parents are created, and removed again on failure. The umask decides who may
     read the files (safetensors on its own restricts them to the owner).
     """
     staging = target.with_name(f".{target.name}.part")
+    if keep and target.is_dir():
+        staging = target / staging.name
     shutil.rmtree(staging, ignore_errors=True)
     missing_parents = [parent for parent in target.parents if not parent.exists()]  # the deepest comes first
     try:
@@ -179,7 +201,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
                 path.chmod(readable)
             sync(path)
         sync(staging)
-        if target.exists():
+        if staging.parent == target:
+            for path in sorted(staging.iterdir()):
+                os.replace(path, target / path.name)
+            staging.rmdir()
+            sync(target)
+        elif target.exists():
             old_folder = target.with_name(f".{target.name}.old")
             shutil.rmtree(old_folder, ignore_errors=True)
             os.replace(target, old_folder)

@@ -77,14 +77,18 @@ def _family(descriptor: int) -> int:
         return copy.family
 
 
+def is_launched() -> bool:
+    """Whether a launcher started this process: torch's, or Accelerate's, which is also used for a single process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 def stop_without_launcher() -> None:
     """Makes a trainer treat the end of its launcher as SIGTERM: it saves a checkpoint and ends.
 
     It does not end at once, because after a Ctrl-C or a scheduler's signal, which may end the launcher first, the trainer
     saves a checkpoint as well. Without a launcher the parent may end: a shell after logout, or ``nohup``.
     """
-    # set by torch's launcher, and by Accelerate's also for a single process
-    if "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+    if is_launched():
         threading.Thread(target=_watch, args=(os.getppid(),), name="launcher", daemon=True).start()
 
 

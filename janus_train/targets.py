@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from janus_train.errors import UserError
@@ -29,9 +30,9 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--out {folder} cannot be written: no permission in {existing}")
 
 
-def check_new_folder(folder: Path) -> None:
-    """Like `check_folder`, for a folder that is replaced as a whole: it must be new or empty."""
+def check_new_files(folder: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Like `check_folder`, for files that are added to ``folder``: ``names`` must be new, unless ``overwrite``."""
     check_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--out {folder} already contains files: give a new folder")
-    check_folder(folder.absolute().parent)
+    name = next((name for name in names if os.path.lexists(folder / name)), None)
+    if name is not None and not overwrite:
+        raise UserError(f"--out {folder} has {name} already: give another folder, or --overwrite")

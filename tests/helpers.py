@@ -25,6 +25,12 @@ Run = Callable[..., tuple[int, str, str]]
 """The `run` fixture: a command's words -> (exit code, standard output, standard error)."""
 
 
+LFS_POINTER = b"""version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
+
 def config_of(*overrides: str) -> Config:
     return compose_config(list(overrides))
 

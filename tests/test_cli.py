@@ -60,8 +60,19 @@ def test_generate_writes_images(run, random_base, tmp_path):
     assert run(*words, "--out", tmp_path / "again")[0] == 0
     with Image.open(tmp_path / "again/000-8.png") as again:
         assert np.array_equal(np.asarray(again, int), images[1]), "an image depends on prompt and seed alone"
+    others = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     code, _, stderr = run(*words, "--out", out)
-    assert code == 2 and stderr.count("\n") == 1 and "already contains files" in stderr
+    assert code == 2 and stderr == f"error: --out {out} has 000-8.png already: give another folder, or --overwrite\n"
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == others
+    code, stdout, _ = run(*words, "--out", out, "--overwrite")
+    assert code == 0 and stdout.split() == [str(out / "000-8.png")] and {*out.iterdir()} == others.keys()
+    changed = {path.name for path, time_ns in others.items() if path.stat().st_mtime_ns != time_ns}
+    assert changed == {"000-8.png", "grid.png", "metadata.jsonl"} and len(read_lines(out / "metadata.jsonl")) == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert run(*words, "--out", tmp_path / "mine")[0] == 0
+    names = {"000-8.png", "grid.png", "metadata.jsonl", "notes.txt"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == names
     code, _, stderr = run(*words, "--out", tmp_path / "long", "--prompt", "word " * 2000)
     assert code == 2 and stderr.count("\n") == 1 and "do not fit the context of 1024" in stderr
     assert not (tmp_path / "long").exists()
@@ -177,7 +188,6 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
-        (("generate", "EMPTY", "--prompt", "x", "--out", "."), "already contains files"),
         pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),

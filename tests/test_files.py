@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from janus_train.errors import UserError
-from janus_train.files import os_errors_of_rust, read_json_object, read_json_object_if_any, staged_folder
+from janus_train.files import (
+    os_errors_of_rust,
+    read_json_object,
+    read_json_object_if_any,
+    read_yaml,
+    refuse_lfs_pointer,
+    staged_folder,
+)
+from tests.helpers import LFS_POINTER
 
 
 @pytest.fixture
@@ -31,6 +39,22 @@ def test_a_folder_comes_whole_and_replaces(tmp_path: Path) -> None:
             assert not (tmp_path / "a/b" / text).exists()
         assert [path.name for path in (tmp_path / "a/b").iterdir()] == [text]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_others_stay_where_they_are_kept(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with staged_folder(tmp_path / "a/b", keep=True) as folder:
+            (folder / text).write_text(text)
+            (folder / "both").write_text(text)
+    assert {path.name: path.read_text() for path in (tmp_path / "a/b").iterdir()} == {
+        "one": "one",
+        "two": "two",
+        "both": "two",
+    }
+    with pytest.raises(OSError, match="full"), staged_folder(tmp_path / "a/b", keep=True) as folder:
+        (folder / "three").write_text("3")
+        raise OSError("full")
+    assert {path.name for path in (tmp_path / "a/b").iterdir()} == {"one", "two", "both"}
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
@@ -78,3 +102,13 @@ def test_what_rust_says_of_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
         assert found.value.errno == errno.ENOSPC
     with pytest.raises(SafetensorError, match="a bug"), os_errors_of_rust():
         raise SafetensorError("a bug")
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pointer.json").write_bytes(LFS_POINTER)
+    for read in (read_json_object, read_json_object_if_any, read_yaml, refuse_lfs_pointer):
+        with pytest.raises(
+            UserError, match=r"pointer\.json is a git-lfs pointer, not the file itself: run git lfs pull"
+        ):
+            read(tmp_path / "pointer.json")
+    refuse_lfs_pointer(tmp_path / "none", tmp_path)  # not there, a folder: who opens them says so

@@ -29,7 +29,7 @@ TESTED_BY = {
     "datatools/prepare/test_tables.py": "datatools.prepare.formats.hf datatools.prepare.formats.parquet "
     "datatools.prepare.formats.rows",
     "datatools/tokenize/test_tokenize.py": "commands.tokenize data.cached_codes",
-    "datatools/verify/test_verify.py": "commands.verify cpu data.data_args",
+    "datatools/verify/test_verify.py": "commands.verify data.data_args",
     "demo/test_evaluation.py": "demo.generation demo.grid demo.table demo.understanding",
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",

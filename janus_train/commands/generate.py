@@ -22,7 +22,7 @@ from janus_train.commands.options import (
     open_image_option,
 )
 from janus_train.commands.terminal import count_bar
-from janus_train.targets import check_new_folder
+from janus_train.targets import check_new_files
 
 
 def generate(
@@ -36,9 +36,10 @@ def generate(
     guidance: Guidance = None,
     temperature: Temperature = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the images; it must be new or empty.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the images; other files in it stay.")] = Path(
         "outputs/generated"
     ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names in --out.")] = False,
     batch_size: BatchSize = 16,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -54,11 +55,12 @@ def generate(
       janus-train generate outputs/demo/stage3/final --prompt "a red apple on a blue background"
       janus-train generate outputs/demo/stage3/final --prompts-file prompts.txt --num-images 4 --out images
     """
+    from janus_train.infer.image_grid import GRID, METADATA, image_names
     from janus_train.infer.prompts import collect_prompts
 
     prompts = collect_prompts(prompt or [], prompts_file)
     check_finite(guidance, temperature)
-    check_new_folder(out)
+    check_new_files(out, [*image_names(len(prompts), num_images, seed), GRID, METADATA], overwrite)
     images = [open_image_option(path) for path in image or []]
     loaded_model = load(model, device, precision)
     from janus_train.infer.generate_folder import generate_folder

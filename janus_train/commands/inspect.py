@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from janus_train.commands.options import Html, Overrides
+from janus_train.commands.options import ConfigDir, Html, Overrides
 from janus_train.commands.terminal import JsonLines, note
 from janus_train.compose import compose_config
 from janus_train.targets import check_file
@@ -14,6 +14,7 @@ from janus_train.targets import check_file
 
 def inspect(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 1,
     from_step: Annotated[
         int, typer.Option(min=1, help="First step to show; earlier steps are sampled but not shown.")
@@ -34,7 +35,7 @@ def inspect(
 
     if html is not None:
         check_file(html, "--html", "rows.html")
-    config = compose_config(overrides or [])
+    config = compose_config(overrides or [], config_dir)
     from janus_train.datatools.inspect.run import inspect_run
 
     last_step = from_step + steps - 1

@@ -22,6 +22,9 @@ Overrides = Annotated[
         help="What train.py takes: +stage=N and KEY=VALUE.", metavar="+stage=N KEY=VALUE", show_default=False
     ),
 ]
+ConfigDir = Annotated[
+    Path | None, typer.Option(help="A folder with files of options of your own, as train.py takes it (+GROUP=FILE).")
+]
 Model = Annotated[
     str,
     typer.Argument(

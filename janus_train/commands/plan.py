@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Html, Overrides
+from janus_train.commands.options import ConfigDir, Html, Overrides
 from janus_train.commands.terminal import table_console
 from janus_train.planning.gpus import GPUS, gpu_named
 from janus_train.targets import check_file
@@ -15,6 +15,7 @@ from janus_train.targets import check_file
 
 def plan(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
     gpu: Annotated[str, typer.Option(help=f"GPU model: {', '.join(GPUS)}.")] = "h100",
     mfu: Annotated[
@@ -47,7 +48,7 @@ def plan(
     from janus_train.planning.run_plan import plan_run
     from janus_train.planning.text import WIDTH, show
 
-    run_plan = plan_run(overrides or [], card, gpus, mfu, cached_codes)
+    run_plan = plan_run(overrides or [], card, gpus, mfu, cached_codes, config_dir)
     show(run_plan, table_console(WIDTH))
     if html is not None:
         from janus_train.files import write_text

@@ -44,7 +44,8 @@ def verify(
 ) -> None:
     """Check every sample as training would: digests, images, the template, and with a tokenizer the length.
 
-    Prints a table with the number of images in the samples, and a verdict. The exit code is 1 if anything is damaged (its bytes differ from those that were
+    Prints a table with the number of images in the samples, how many samples are longer than a row and what training does
+    with them, and a verdict. The exit code is 1 if anything is damaged (its bytes differ from those that were
     indexed), or if the share of samples that cannot be used exceeds --max-bad (data.max_bad) in any source. Tars that are
     named without a recipe may have any of the known forms.
 
@@ -83,6 +84,8 @@ def verify(
         note(f"warning: {warning}")
     if json is not None:
         write_json(json, summary.values())
+    for line in summary.lengths:
+        print(printable_line(line))
     fit, verdict = summary.verdict
     pointer = f"; see {out}" if out is not None and not verdict.endswith("none bad") else ""
     print(printable_line(verdict + pointer))

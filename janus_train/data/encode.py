@@ -29,6 +29,7 @@ from janus_train.data.types import (
     Record,
     Reference,
     Segment,
+    TooLong,
 )
 from janus_train.errors import UserError
 
@@ -138,14 +139,14 @@ class Encoder:
         pieces = [self._tokenize(run) for run in runs]
         length = 1 + self._length(pieces)  # BOS is a token too
         if row_tokens is not None and length > row_tokens and not template.can_cut_text:
-            raise BadSample(f"{length} tokens do not fit a row of {row_tokens}")
+            raise TooLong(f"{length} tokens do not fit a row of {row_tokens}")
         return pieces
 
     def _check_characters(self, characters: int, row_tokens: int, *, can_cut: bool) -> None:
         """Raises `BadSample` for a text that is too long to be worth tokenizing."""
         limit = self._max_characters(row_tokens)
         if characters > limit and not can_cut:
-            raise BadSample(f"{characters:,} characters do not fit a row of {row_tokens} tokens")
+            raise TooLong(f"{characters:,} characters do not fit a row of {row_tokens} tokens")
         limit = MAX_ROWS_OF_TEXT * row_tokens * CHARACTERS_PER_TOKEN
         if characters > limit and can_cut:
             raise BadSample(
@@ -183,7 +184,7 @@ class Encoder:
         else:
             return pieces
         if turn_end == (0, 0):
-            raise BadSample(f"the first question and answer do not fit a row of {row_tokens} tokens")
+            raise TooLong(f"the first question and answer do not fit a row of {row_tokens} tokens")
         *pieces_before, last_piece = pieces[: turn_end[0]]
         assert isinstance(last_piece, _Tokens)
         pieces = [*pieces_before, _Tokens(last_piece.ids[: turn_end[1]], last_piece.loss)]

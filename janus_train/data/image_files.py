@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, features
 
-from janus_train.files import NotRegularError, open_regular
+from janus_train.files import LFS_POINTER, NotRegularError, is_lfs_pointer, open_regular
 
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -128,6 +128,8 @@ def open_image(source: bytes | Path, formats: Sequence[str] = SAFE_FORMATS) -> I
     data = read_image_file(source) if isinstance(source, Path) else source
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(_TOO_MANY_BYTES)
+    if is_lfs_pointer(data):
+        raise ImageError(LFS_POINTER)
     is_avif_or_heif = data[4:8] == b"ftyp"
     file = _LimitedFile(_without_exif(data) if is_avif_or_heif else data)
     try:

@@ -57,6 +57,10 @@ class BadSample(ValueError):
         self.key, self.damaged = key, damaged
 
 
+class TooLong(BadSample):
+    """A sample that cannot be trained on because it is longer than a row."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What a source yields: the fields of the JSON, the images, and their cached codes if there are any."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from janus_train.errors import UserError
 from janus_train.infer.generate import ImageProgress
-from janus_train.infer.image_grid import GeneratedImage, write_image_folder
+from janus_train.infer.image_grid import GeneratedImage, image_names, write_image_folder
 from janus_train.infer.load import LoadedModel
 
 
@@ -30,8 +30,8 @@ def generate_folder(
     """Generates ``num_images`` per prompt, with consecutive seeds from ``seed`` on, and writes them to ``out``.
 
     ``model`` is the model's name in metadata.jsonl; ``images`` are part of every prompt; ``progress`` gets the number of
-    images finished since its last call. Returns the images' paths. Raises `UserError` if ``out`` cannot be written; no
-    partial folder is left then.
+    images finished since its last call. Returns the images' paths. Files of the same names in ``out`` are replaced, others
+    stay. Raises `UserError` if ``out`` cannot be written; nothing is written then.
     """
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature
@@ -47,8 +47,8 @@ def generate_folder(
         progress=progress,
     )
     entries = [
-        GeneratedImage(image, text, image_seed, f"{number // num_images:03d}-{image_seed}.png")
-        for number, (image, text, image_seed) in enumerate(zip(outputs, texts, seeds, strict=True))
+        GeneratedImage(*entry)
+        for entry in zip(outputs, texts, seeds, image_names(len(prompts), num_images, seed), strict=True)
     ]
     try:
         write_image_folder(out, entries, {"guidance": guidance, "temperature": temperature, "model": model})

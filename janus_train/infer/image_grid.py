@@ -16,6 +16,7 @@ from janus_train.jsonl import write_json_lines
 
 MAX_COLUMNS, MAX_IMAGES = 8, 256
 """The most columns of a grid, and the most images that it shows (the first ones)."""
+GRID, METADATA = "grid.png", "metadata.jsonl"
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,26 @@ class GeneratedImage:
     file: str
 
 
+def image_names(num_prompts: int, num_images: int, seed: int) -> list[str]:
+    """The images' files, ``PROMPT-SEED.png``, for ``num_images`` of each prompt with consecutive seeds from ``seed`` on."""
+    return [f"{number // num_images:03d}-{seed + number}.png" for number in range(num_prompts * num_images)]
+
+
 def write_image_folder(out: Path, images: Sequence[GeneratedImage], settings: dict[str, Any]) -> None:
-    """Writes ``out`` in one rename: the images, grid.png, and metadata.jsonl with one line per image, ``settings`` in each.
+    """Writes the images, grid.png, and metadata.jsonl with one line per image, ``settings`` in each; other files stay.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be created; no partial folder is left then.
+        OSError: the disk is full, or the folder cannot be created; nothing is written then.
     """
-    with staged_folder(out.absolute()) as folder:
+    with staged_folder(out.absolute(), keep=True) as folder:
         for item in images:
             item.image.save(folder / item.file)
         groups = [
             [item.image for item in group] for _, group in groupby(images[:MAX_IMAGES], key=lambda item: item.prompt)
         ]
-        grid(groups).save(folder / "grid.png")
+        grid(groups).save(folder / GRID)
         lines = [{"prompt": item.prompt, "seed": item.seed, **settings, "file": item.file} for item in images]
-        write_json_lines(folder / "metadata.jsonl", lines)
+        write_json_lines(folder / METADATA, lines)
 
 
 def grid(groups: Sequence[Sequence[Image.Image]]) -> Image.Image:

@@ -19,6 +19,7 @@ from janus_train.infer.chat import Messages, stream_answer
 from janus_train.infer.decoding import StepCallback
 from janus_train.infer.generate import ImageProgress, generate_images, tokens_per_image
 from janus_train.infer.image_inputs import image_features
+from janus_train.interop.adapter import is_adapter
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
@@ -100,7 +101,9 @@ class LoadedModel:
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
-    """Loads ``model``: a folder in either layout, or a hub id. Raises `UserError` naming what is missing.
+    """Loads ``model``: a folder in either layout, one of LoRA adapters, or a hub id.
+
+    Raises `UserError` naming what is missing.
 
     ``dtype``: that of all parts but the VQ tokenizer, which stays in fp32, because codes and colours change if it is
     rounded. None: bf16 on a GPU that computes in it, else fp32.
@@ -129,7 +132,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
         generation_image_size=out_size,
         context=janus.config.text_config.max_position_embeddings,
     )
-    return LoadedModel(folder.path, janus, encoder)
+    return LoadedModel(folder.origin, janus, encoder)
 
 
 def quickest_dtype(device: str) -> torch.dtype:
@@ -147,7 +150,7 @@ def _check_folder(path: Path, model: str | Path) -> None:
         raise UserError(
             f"there is no folder {model}: give a trained model's, for example outputs/demo/stage3/final{hint(str(model))}"
         )
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() and not is_adapter(path):
         final = path / "final"
         suggestion = f"; did you mean {final}?" if (final / "config.json").is_file() else ""
         raise UserError(f"{path} does not contain a model: config.json is missing{suggestion}")

@@ -13,12 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from janus_train.data.special_tokens import BOS, EOS, SPECIAL_TOKENS
 from janus_train.errors import UserError, one_line
+from janus_train.files import refuse_lfs_pointer
 from janus_train.interop.model_folder import read_config
+from janus_train.interop.tensors import WRAPPERS
 from janus_train.interop.write import silence_transformers
 from janus_train.model import attention
 
 ROW_MULTIPLE = 64
 """Embedding tables that grow do so to a multiple of this, which matrix kernels prefer."""
+
+_PLAIN_NAMES = {rf"(?<![^.]){wrapper}\.": "" for wrapper in WRAPPERS}
 
 NOISE = 0.1
 """Noise of a new row, in units of the old rows' spread: enough to tell new tokens apart while embeddings are frozen (stage 1)."""
@@ -64,8 +68,11 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with silence_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", output_loading_info=True, key_mapping=_PLAIN_NAMES
+            )
     except Exception as error:  # transformers, tokenizers and safetensors each have their own exceptions
+        refuse_lfs_pointer(*sorted(path for path in folder.iterdir() if path.is_file()))
         raise UserError(f"{folder} cannot be loaded as a causal language model: {one_line(error, 200)}") from None
     if missing_names := sorted(info["missing_keys"]):
         raise UserError(

@@ -60,8 +60,8 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of the run in ``path``, or of the run whose ``final/`` is ``path``; None if there is none."""
-    for folder in (path, path.parent if path.name == "final" else path):
+    """Returns the manifest of the run in ``path``, or whose ``final/`` or ``adapter/`` is ``path``; None if there is none."""
+    for folder in (path, path.parent if path.name in ("final", "adapter") else path):
         if (folder / "manifest.json").is_file():
             return read_json_object(folder / "manifest.json")
     return None

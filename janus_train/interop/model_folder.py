@@ -1,4 +1,7 @@
-"""Reads a model's folder in either layout as if it were in transformers': configuration, tensors, tokenizer, settings."""
+"""Reads a model's folder in either layout as if it were in transformers': configuration, tensors, tokenizer, settings.
+
+A folder of LoRA adapters is read as the model that they and their base make.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
+from janus_train.interop.adapter import Adapter, is_adapter
 from janus_train.model.parts import part_of
 
 FolderLayout = Literal["transformers", "official"]
 
 
+MAX_ADAPTERS = 8
+"""Adapters that were trained on adapters, and so on."""
 MAX_LAYERS = 4096
 """Of any sort, and experts in a layer: the largest models have hundreds."""
 _COUNT = re.compile(r"^(num|n)_.*(layer|block|expert|depth)|^(n_layer|layers|depth|num_res_blocks)$")
@@ -33,6 +39,13 @@ class ModelFolder:
 
     path: Path
     layout: FolderLayout
+    adapters: tuple[Adapter, ...] = ()
+    """LoRA adapters that are added to the weights in ``path``, the first one first."""
+
+    @property
+    def origin(self) -> Path:
+        """The folder that was opened: that of the last adapters if there are any, else ``path``."""
+        return self.adapters[-1].folder if self.adapters else self.path
 
     @cached_property
     def _values(self) -> dict[str, Any]:
@@ -73,6 +86,17 @@ class ModelFolder:
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, tensor) by transformers' names that begin with ``prefix``, one at a time."""
+        self._check_adapters()
+        pairs = self._stored_tensors(prefix)
+        for adapter in self.adapters:
+            pairs = adapter.merge(pairs)
+        yield from pairs
+
+    def _check_adapters(self) -> None:
+        for adapter in self.adapters:
+            adapter.check_fits(self.shapes)
+
+    def _stored_tensors(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         if self.layout == "transformers":
             yield from tensors.read(self._files, prefix)
             return
@@ -139,6 +163,7 @@ class ModelFolder:
         for name, shape in shapes.items():
             if shape != expected_shapes[name]:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected_shapes[name]}")
+        self._check_adapters()
         if (self.path / "tokenizer.json").is_file():
             self.check_tokenizer(config.text_config.vocab_size)
 
@@ -148,7 +173,7 @@ class ModelFolder:
         if highest >= num_embeddings:
             raise UserError(
                 f"{self.path}: its tokenizer has tokens up to number {highest} ({shortened(token, 40)}), the model has room "
-                f"for {num_embeddings}: the tokenizer is another model's"
+                f"for {num_embeddings}: call resize_token_embeddings after adding tokens, or take the model's own tokenizer"
             )
 
     @contextmanager
@@ -205,7 +230,16 @@ def layout_of(values: Mapping[str, Any]) -> FolderLayout | None:
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Opens the model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none."""
+    """Opens the model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none.
+
+    LoRA adapters in ``path`` are opened with their base.
+    """
+    adapters: list[Adapter] = []
+    while is_adapter(path):
+        adapters.insert(0, Adapter(path))
+        if len(adapters) > MAX_ADAPTERS:
+            raise UserError(f"{adapters[-1].folder}: the bases of these LoRA adapters are adapters again and again")
+        path = adapters[0].base
     if not (path / "config.json").is_file() and (path / "final/config.json").is_file():
         path = path / "final"
     values = read_config(path)
@@ -215,4 +249,4 @@ def open_folder(path: Path) -> ModelFolder:
             f"{path}: model_type {values.get('model_type')!r} in its config.json is not that of a Janus model: "
             "known are 'janus' (transformers) and 'multi_modality' (the official layout)"
         )
-    return ModelFolder(path, layout)
+    return ModelFolder(path, layout, tuple(adapters))

@@ -28,7 +28,13 @@ from janus_train.data.special_tokens import (
     speakers,
 )
 from janus_train.errors import UserError, one_line
-from janus_train.files import os_errors_of_rust, read_json_object_if_any, write_json, write_text
+from janus_train.files import (
+    os_errors_of_rust,
+    read_json_object_if_any,
+    refuse_lfs_pointer,
+    write_json,
+    write_text,
+)
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -47,6 +53,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a file that it cannot read
+        refuse_lfs_pointer(*sorted(folder.glob("*.json")))
         raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {one_line(error, 200)}") from None
 
 

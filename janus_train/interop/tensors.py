@@ -2,6 +2,7 @@
 
 It reads safetensors and, by torch's weights-only unpickler, ``.bin``, in one file or several with an index, and writes
 safetensors only. Safetensors and ``.bin`` in torch's zip format are memory-mapped, so bytes are read when they are written.
+Tensors saved from a model that was compiled or wrapped have the names of the plain model (`plain_name`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,10 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from janus_train.errors import UserError, one_line
-from janus_train.files import os_errors_of_rust, read_json_object, write_json
+from janus_train.files import os_errors_of_rust, read_json_object, refuse_lfs_pointer, write_json
 
 EXTRAS = "official_extras.safetensors"
 """Side file of a folder in transformers' layout, with the tensors that only the official layout has."""
+
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What ``torch.compile``, DDP and DeepSpeed, FSDP and activation checkpointing put into the names of a model's tensors."""
 
 SHARD_BYTES = 2 * 1024**3
 """Largest size of a written file, unless a single tensor is larger; a conversion needs that much memory."""
@@ -61,17 +65,35 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
+def plain_name(name: str) -> str:
+    """The tensor's name in a model that is not wrapped: ``module.model._orig_mod.layers`` is ``model.layers``."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
+    """`plain_name` -> the name in ``path``. Raises `UserError` if two tensors would have one name."""
+    by_plain_name: dict[str, str] = {}
+    for name in names:
+        other = by_plain_name.setdefault(plain_name(name), name)
+        if other != name:
+            raise UserError(f"{path} has both {other} and {name}, which are one tensor's name: remove one of them")
+    return by_plain_name
+
+
 def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields every (name, tensor) whose name begins with ``prefix``, file by file. Raises `UserError` for a damaged file."""
+    """Yields every (plain name, tensor) whose name begins with ``prefix``, file by file.
+
+    Raises `UserError` for a damaged file.
+    """
     for path in files:
         if path.suffix == ".safetensors":
             try:
                 with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118
+                    for name, own_name in plain_names(file.keys(), path).items():
                         if name.startswith(prefix):
-                            yield name, file.get_tensor(name)
+                            yield name, file.get_tensor(own_name)
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
+                raise _unreadable(path, error) from None
         else:
             state = _load_state(path)
             for name in sorted(state):
@@ -81,22 +103,29 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Returns every tensor's shape, without reading its bytes."""
+    """Returns every tensor's shape by its plain name, without reading its bytes."""
     by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
             try:
                 with safe_open(path, framework="pt") as file:
-                    by_name |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                    for name, own_name in plain_names(file.keys(), path).items():
+                        by_name[name] = tuple(file.get_slice(own_name).get_shape())
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
+                raise _unreadable(path, error) from None
         else:
             by_name |= {name: tuple(tensor.shape) for name, tensor in _load_state(path).items()}
     return by_name
 
 
+def _unreadable(path: Path, error: Exception) -> UserError:
+    refuse_lfs_pointer(path)
+    return UserError(f"{path} cannot be read: {error}")
+
+
 def load_pickle(path: Path) -> object:
     """Loads a file of torch.save with tensors and plain containers only. Raises `UserError` if it is damaged or contains code."""
+    refuse_lfs_pointer(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -115,7 +144,7 @@ def _load_state(path: Path) -> dict[str, torch.Tensor]:
     state = load_pickle(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict: expected are names and tensors, nothing else")
-    return state
+    return {name: state[own_name] for name, own_name in plain_names(state, path).items()}
 
 
 class ShardWriter:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import JanusForConditionalGeneration
@@ -29,6 +30,10 @@ from janus_train.model.parts import MODULES, is_lora
 _BASE = ".base_layer."
 _ADAPTER = "default"
 """peft's name for an adapter without a name of its own."""
+ADAPTER_PREFIX = "base_model.model."
+"""What peft puts before the names of tensors in an adapter's file."""
+_FULL_PARTS = "full_parts"
+"""The key in the file's metadata for the parts that trained in full beside the adapters."""
 
 
 def check_usable(backend: str) -> None:
@@ -97,8 +102,13 @@ def merge_lora(weights: Mapping[str, torch.Tensor], options: PeftConfig) -> dict
         layer = name.removesuffix(f"{_BASE}weight")
         if layer != name:
             a, b = (weights[f"{layer}.lora_{letter}.{_ADAPTER}.weight"].float() for letter in "AB")
-            merged[plain_name(name)] = tensor.float() + scale * (b @ a).to(tensor.device)
+            merged[plain_name(name)] = merged_weight(tensor, a, b, scale)
     return merged
+
+
+def merged_weight(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    """W (out, in) + scale * B (out, rank) A (rank, in), in fp32."""
+    return weight.float() + scale * (b @ a).to(weight.device)
 
 
 def write_adapter(
@@ -111,7 +121,7 @@ def write_adapter(
 ) -> None:
     """Writes the adapters alone, in peft's format. ``base``: their base model; ``train_parts``: parts that trained in full."""
     adapters = {
-        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": tensor.detach().cpu().contiguous()
+        f"{ADAPTER_PREFIX}{name.replace(f'.{_ADAPTER}.', '.')}": tensor.detach().cpu().contiguous()
         for name, tensor in weights.items()
         if is_lora(name)
     }
@@ -124,8 +134,19 @@ def write_adapter(
     with staged_folder(target) as folder:
         _peft_config(janus, options, base).save_pretrained(folder)
         with os_errors_of_rust():
-            save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
+            save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt", _FULL_PARTS: full_parts})
         write_text(
             folder / "README.md",
             f"# LoRA adapters, rank {options.rank}\n\nAdapters for {', '.join(options.parts)}; base: `{base}`. {usage}\n",
         )
+
+
+def full_parts_of(path: Path) -> str:
+    """The parts that trained in full beside the adapters in the file ``path``; empty if none did, or if it does not say."""
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(_FULL_PARTS, "")
+    except (SafetensorError, OSError):  # who reads its tensors says what is wrong
+        return ""

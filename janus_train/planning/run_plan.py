@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from janus_train.compose import compose_config
 from janus_train.config import Config
@@ -63,12 +64,22 @@ class RunPlan:
         return f"the paper's {days:.0f} days on {num_gpus} x {gpu} are {100 * mfu:.0f} % of peak by this count"
 
 
-def plan_run(overrides: list[str], gpu: GPU, num_gpus: int, mfu: float | None, cached_codes: bool) -> RunPlan:
-    """Plans a run with the ``overrides`` of train.py. ``mfu`` None: measured, or assumed. Raises `UserError` for invalid overrides."""
-    config = compose_config(overrides)
+def plan_run(
+    overrides: list[str],
+    gpu: GPU,
+    num_gpus: int,
+    mfu: float | None,
+    cached_codes: bool,
+    config_dir: Path | None = None,
+) -> RunPlan:
+    """Plans a run with the ``overrides`` of train.py, which may name files in ``config_dir``.
+
+    ``mfu`` None: measured, or assumed. Raises `UserError` for invalid overrides.
+    """
+    config = compose_config(overrides, config_dir)
     shared_overrides = [override for override in overrides if override.startswith(SHARED_OVERRIDES)]
     configs = [
-        config if stage == config.stage else compose_config([f"+stage={stage}", *shared_overrides])
+        config if stage == config.stage else compose_config([f"+stage={stage}", *shared_overrides], config_dir)
         for stage in (1, 2, 3)
     ]
     stages = tuple(

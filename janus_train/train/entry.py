@@ -11,10 +11,13 @@ hangs. After 75 and 76, run the same command again to resume (docs/clusters.md).
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -77,6 +80,18 @@ def fail(error: UserError) -> NoReturn:
     Rank 0 prints at once. The other ranks wait, so that they print only if rank 0 does not fail too.
     """
     if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher sends it once rank 0 has failed
+        # The launcher sends it once rank 0 has failed: its report then names rank 0 alone.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
         time.sleep(LAUNCHER_S)
-    sys.exit(f"error: {printable_line(str(error))}")
+    line = f"error: {printable_line(str(error))}"
+    _tell_launcher(line)
+    sys.exit(line)
+
+
+def _tell_launcher(line: str) -> None:
+    """Put ``line`` into the report with which torch's launcher ends, after pages of its own."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        report = {"message": {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps(report), encoding="utf-8")

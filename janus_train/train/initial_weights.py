@@ -56,7 +56,7 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     ):
         return Start(Path(manifest["start_folder"]), manifest["start"])
     if config.init_from is not None:
-        source = open_folder(local_folder(config.init_from, "init_from=")).path
+        source = open_folder(local_folder(config.init_from, "init_from=")).origin
         return Start(source, f"init_from {config.init_from if is_hub_id(config.init_from) else source}")
     previous_stage = config.stage - 1
     inner_path, sibling_path = run / f"stage{previous_stage}" / "final", run.parent / f"stage{previous_stage}" / "final"

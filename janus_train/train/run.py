@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.config import Config
+from janus_train.data.lengths import LengthCheck, first_long_samples
 from janus_train.data.loader import RowLoader, open_recipe, streams_of, worker_deaths_as_user_errors
+from janus_train.data.recipe import Recipe
 from janus_train.data.streams import reassign_streams
 from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
@@ -74,7 +76,7 @@ def _run(
     config: Config, group: Distributed, watchdog: Watchdog, lock: RunLock, write_report: Callable[[Path], Path] | None
 ) -> Path:
     check_precision(config, group.device)
-    check_batch(config, group)
+    config = fit_micro_rows(config, group.rank, group.world_size)
     recipe = open_recipe(config)
     data_digests = recipe.digests()
     run_dir, state = open_run_dir(config, data_digests, group, lock)
@@ -95,6 +97,8 @@ def _run(
         fixed_shapes=model.is_compiled,
     )
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
+    if resume.folder is None and group.is_main:
+        warn_of_long_samples(config, recipe, model)
 
     record_start(config, group, run_dir, state, model, resume)
     monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
@@ -124,14 +128,21 @@ class Resume:
     """The checkpoint's folder; None for a new run."""
 
 
-def check_batch(config: Config, group: Distributed) -> None:
-    """Raise `UserError` if the global batch cannot be divided among the ranks."""
+def fit_micro_rows(config: Config, rank: int, world_size: int) -> Config:
+    """Lower ``batch.micro_rows``, which changes no update, to what divides the rows that each process has in a step.
+
+    Raises `UserError` if the step's rows cannot be divided among the ranks.
+    """
     batch = config.batch
-    rows_per_rank = len(streams_of(group.rank, group.world_size, batch.rows_per_step))
-    if rows_per_rank % batch.micro_rows:
-        raise UserError(
-            f"batch.micro_rows {batch.micro_rows} does not divide the {rows_per_rank} rows per process and step"
-        )
+    rows = len(streams_of(rank, world_size, batch.rows_per_step))
+    micro_rows = next(size for size in range(min(batch.micro_rows, rows), 0, -1) if rows % size == 0)
+    if micro_rows == batch.micro_rows:
+        return config
+    logger.warning(
+        f"batch.micro_rows is {micro_rows}, not {batch.micro_rows}: each of {world_size} processes has {rows} of the "
+        f"step's {batch.rows_per_step} rows; this changes no update"
+    )
+    return config.model_copy(update={"batch": batch.model_copy(update={"micro_rows": micro_rows})})
 
 
 def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) -> Resume:
@@ -143,6 +154,14 @@ def restore(run_dir: RunDir, state: RunState, backend: Backend, config: Config) 
     if run_dir.forced_changes:
         streams = reassign_streams(streams.values(), config.batch.rows_per_step)
     return Resume(checkpoint.step, streams, checkpoint.folder)
+
+
+def warn_of_long_samples(config: Config, recipe: Recipe, model: TrainableModel) -> None:
+    """Log which sources have samples that do not fit a row as a whole, as far as their first samples show it."""
+    tokens_per_image, system_prompt = config.model.tokens_per_image, config.model.system_prompt
+    check = LengthCheck(model.tokenizer, tokens_per_image, system_prompt, config.batch.row_tokens)
+    for line in first_long_samples(recipe, check, config.data.max_bad):
+        logger.warning(line)
 
 
 def record_start(

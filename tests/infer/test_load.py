@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -127,6 +128,18 @@ def test_a_token_without_a_row_in_the_table_is_refused_before_it_is_looked_up(fo
     with pytest.raises(UserError, match=r"tokens up to number 4000 \('beyond'\), the model has room for 400") as error:
         load_model(folder)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_tokens_that_were_added_without_room_for_them_are_one_line(folder, tokenizer, tmp_path, run, command):
+    added = copy.deepcopy(tokenizer)
+    assert added.add_tokens([f"<own-{number}>" for number in range(40)]) == 40
+    added.save_pretrained(folder)
+    code, out, err = run(
+        command, folder, "--prompt", "<own-39> and a dog", *(["--out", tmp_path / "x"] * (command == "generate"))
+    )
+    assert code and not out and err.count("\n") == 1, err
+    assert "tokens up to number 432 ('<own-39>'), the model has room for 400: call resize_token_embeddings" in err
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from janus_train.paths import ROOT
 
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
-QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=1", "data.lookahead=2", "run.cpu_threads=1")
+QUICK = ("batch.row_tokens=256", "batch.rows_per_step=2", "batch.micro_rows=2", "data.lookahead=2", "run.cpu_threads=1")
 BACKENDS = {"cpu": "ddp", "ddp": "ddp", "fsdp2": "fsdp2", "hsdp": "fsdp2"}
 
 
@@ -56,11 +56,17 @@ def test_a_run_by_the_real_command(tmp_path: Path, name: str) -> None:
     manifest = json.loads((tmp_path / "run/checkpoints/step-000002/manifest.json").read_text())
     assert manifest["world_size"] == processes(name) and manifest["backend"] == BACKENDS.get(name, "zero")
     assert (tmp_path / "run/final/model.safetensors").is_file()
+    lowered = done.stderr.count("warning: batch.micro_rows is 1, not 2: each of 2 processes has 1 of the step's 2 rows")
+    assert lowered == processes(name) - 1
 
 
-def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+def test_a_mistake_is_the_first_line_and_is_in_the_launchers_report(tmp_path: Path) -> None:
     done = launch("ddp", "+stage=2", f"output_dir={tmp_path}/run", *QUICK, "batch.rows_per_step=3")
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert said == ["error: batch.rows_per_step 3 cannot be shared by 2 processes: use 1, 3"]
+    mistake = "error: batch.rows_per_step 3 cannot be shared by 2 processes: use 1, 3"
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == [mistake]
+    assert done.stderr.count("Traceback") == 1, "the launcher's own"
+    assert lines.index(mistake) < lines.index("Traceback (most recent call last):")
+    assert lines[-2] == f"  traceback : {mistake}" and "<NO_OTHER_FAILURES>" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from janus_train.errors import UserError
 from janus_train.paths import ROOT
 from janus_train.train.run import run as train
 from tests.helpers import config_of, read_lines
@@ -145,3 +147,18 @@ def test_a_damaged_shard_is_one_line(tmp_path: Path) -> None:
     assert len(refused.said().strip().splitlines()) == 1
     assert "objects-001.tar is damaged: it has 50000 bytes" in refused.said()
     assert not (tmp_path / "run").exists()
+
+
+def test_options_of_ones_own_by_the_real_command(tmp_path: Path) -> None:
+    """They are in the run's files as values, so that it resumes without the folder that they came from."""
+    own, folder = tmp_path / "own", tmp_path / "run"
+    (own / "exp").mkdir(parents=True)
+    (own / "exp/mine.yaml").write_text("# @package _global_\noptim: {learning_rate: 3.0e-5}\n")
+    words = ("+stage=2", f"output_dir={folder}", "run.steps=1", *QUICK)
+    done = launch("--config-dir", own, "+exp=mine", *words)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((folder / "config.yaml").read_text())["optim"]["learning_rate"] == 3e-5
+    with pytest.raises(UserError, match=r"other settings \(optim\.learning_rate 3e-05 -> "):
+        train(config_of(*words))
+    train(config_of(*words, "optim.learning_rate=3e-5"))  # finished: there is nothing to do
+    assert len(read_lines(folder / "metrics.jsonl")) == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -33,8 +34,8 @@ from janus_train.interop.base_encoders import load_vq
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.official import to_official
 from tests.conftest import TEXTS
-from tests.helpers import config_of
-from tests.interop.conftest import stored
+from tests.helpers import LFS_POINTER, config_of
+from tests.interop.conftest import same, stored
 from tests.train.conftest import SMALL
 
 SHAPE = {
@@ -267,6 +268,25 @@ def test_patches_that_are_not_the_vq_tokenizers_stride(parts, tmp_path) -> None:
     pad = loaded.encoder.special.pad
     (image,) = generate_images(loaded.janus, ids, pad_id=pad, guidance=2.0, temperature=1.0, seeds=[0])
     assert image.size == (40, 40)
+
+
+def test_parts_that_were_saved_wrapped_are_the_plain_ones(parts, tmp_path) -> None:
+    for folder in ("llm-llama", "siglip"):
+        shutil.copytree(parts / folder, tmp_path / folder)
+        weights = tmp_path / folder / "model.safetensors"
+        save_file({f"module._orig_mod.{n}": t for n, t in load_file(weights).items()}, weights, {"format": "pt"})
+    state = torch.load(parts / "vq.pt", weights_only=True)["model"]
+    torch.save({"model": {f"_orig_mod.{name}": tensor for name, tensor in state.items()}}, tmp_path / "vq.pt")
+    for folder, out in ((parts, "plain"), (tmp_path, "wrapped")):
+        assemble(str(folder / "llm-llama"), str(folder / "siglip"), folder / "vq.pt", tmp_path / out, seed=0)
+    assert same(stored(tmp_path / "wrapped"), stored(tmp_path / "plain"))
+
+
+def test_a_language_model_that_is_a_git_lfs_pointer_is_named(parts, tmp_path) -> None:
+    shutil.copytree(parts / "llm-llama", tmp_path / "llm")
+    (tmp_path / "llm/model.safetensors").write_bytes(LFS_POINTER)
+    with pytest.raises(UserError, match=r"llm/model\.safetensors is a git-lfs pointer"):
+        assemble(str(tmp_path / "llm"), str(parts / "siglip"), parts / "vq.pt", tmp_path / "out", seed=0)
 
 
 def test_averaged_weights_of_the_vq_tokenizer_come_first(parts, tmp_path) -> None:

@@ -18,6 +18,7 @@ from janus_train import cli
 from janus_train.errors import UserError
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
+from tests.helpers import LFS_POINTER
 
 
 @pytest.fixture
@@ -145,6 +146,23 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard missing": (
         lose_per_shard,
         r"model-00002-of-00002\.safetensors of model\.safetensors\.index\.json is missing",
+    ),
+    "safetensors a git-lfs pointer": (
+        lambda f: (f / "model.safetensors").write_bytes(LFS_POINTER),
+        r"model\.safetensors is a git-lfs pointer, not the file itself: run git lfs pull",
+    ),
+    "bin a git-lfs pointer": (
+        lambda f: (to_bin(f, {}), (f / "pytorch_model.bin").write_bytes(LFS_POINTER)),
+        r"pytorch_model\.bin is a git-lfs pointer",
+    ),
+    "config a git-lfs pointer": (lambda f: (f / "config.json").write_bytes(LFS_POINTER), r"config\.json is a git-lfs"),
+    "tokenizer a git-lfs pointer": (
+        lambda f: (f / "tokenizer.json").write_bytes(LFS_POINTER),
+        r"tokenizer\.json is a git-lfs pointer",
+    ),
+    "one tensor twice": (
+        lambda f: change_tensors(f, lambda t: t.update({f"module.{HEAD}": t[HEAD].clone()})),
+        rf"has both {HEAD} and module\.{HEAD}, which are one tensor's name: remove one|has both module",
     ),
     "an index that leads elsewhere": (leave_the_folder, r"is not an index of weight files"),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from janus_train.errors import UserError
 from janus_train.interop import tensors
@@ -60,6 +61,37 @@ def test_official_to_hf_to_official(make_official, tmp_path, monkeypatch, form, 
     assert same(stored(tmp_path / "back"), held)
     config = json.loads((tmp_path / "back/config.json").read_text())
     assert config == json.loads((folder / "config.json").read_text())
+
+
+WRAPPED = {
+    "_orig_mod first": lambda name: f"_orig_mod.{name}",
+    "module first": lambda name: f"module.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "in the middle": lambda name: name.replace("language_model.", "language_model._orig_mod.").replace(
+        ".mlp.", "._checkpoint_wrapped_module.mlp."
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_names_of_a_compiled_or_wrapped_model_are_read(imported, make_official, tmp_path, wrapped, form) -> None:
+    _, _, plain = imported
+    official, held = make_official(form)
+    folder = Path(shutil.copytree(official, tmp_path / "official"))
+    renamed = {WRAPPED[wrapped](name): tensor for name, tensor in held.items()}
+    assert renamed.keys() != held.keys()
+    if form == "bin":
+        torch.save(renamed, folder / "pytorch_model.bin")
+    else:
+        save_file(renamed, folder / "model.safetensors")
+    import_official(str(folder), tmp_path / "hf")
+    assert same(stored(tmp_path / "hf"), stored(plain))
+    layout = {WRAPPED[wrapped](name): tensor for name, tensor in stored(plain).items()}
+    save_file(layout, tmp_path / "hf/model.safetensors", {"format": "pt"})
+    opened = open_folder(tmp_path / "hf")
+    opened.check_complete()
+    assert same(dict(opened.tensors()), stored(plain))
 
 
 @pytest.mark.parametrize(("dtype", "shard_bytes"), [(FP32, 60_000), (BF16, None)])

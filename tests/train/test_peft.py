@@ -15,6 +15,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config, PeftConfig
 from janus_train.errors import UserError
+from janus_train.interop.model_folder import open_folder
 from janus_train.model import lora
 from janus_train.model.janus import PackedJanus
 from janus_train.model.parts import is_lora, part_of, set_trainable
@@ -72,6 +73,10 @@ def test_a_run_trains_adapters_and_named_parts_alone(small: Small, random_base: 
         if part_of(name) != "image_head":
             assert torch.allclose(tensor, after[name], atol=1e-6), name
     assert "image_head trained in full" in (folder / "adapter/README.md").read_text()
+    with pytest.raises(
+        UserError, match=r"trained image_head in full, .* another model; the merged model is .*/run/final"
+    ):
+        dict(open_folder(folder / "adapter").tensors())
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_and_another_rank_is_refused(small: Small, tmp_path: Path) -> None:
@@ -87,6 +92,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_another_rank_is_refused(smal
     for file in ("final/model.safetensors", "adapter/adapter_model.safetensors"):
         one, other = load_file(whole / file), load_file(folder / file)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    adapted, final = dict(open_folder(folder / "adapter").tensors()), load_file(folder / "final/model.safetensors")
+    assert adapted.keys() == final.keys() and all(torch.equal(adapted[name], final[name]) for name in final)
 
 
 def random_adapters(base: JanusForConditionalGeneration, options: PeftConfig) -> JanusForConditionalGeneration:

@@ -25,7 +25,7 @@ from janus_train.infer.decoding import Decoder
 from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
-from janus_train.train.run import run
+from janus_train.train.run import fit_micro_rows, run
 from tests.helpers import config_of, encoded, make_shard, plain_image, read_lines
 from tests.train.conftest import SMALL
 
@@ -511,7 +511,6 @@ def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: 
         (["init_from=tests"], "tests: there is no model"),
         (["data.recipe=no.yaml"], "there is no file"),
         (["data.recipe=null"], "no recipe is given"),
-        (["batch.micro_rows=3"], "batch.micro_rows 3 does not divide the 2 rows"),
         (
             ["model.text.num_attention_heads=2", "model.text.num_key_value_heads=2"],
             "text_config.num_attention_heads is 4, the model's 2",
@@ -526,6 +525,43 @@ def test_mistakes_leave_nothing_behind(small: Small, tmp_path: Path, overrides: 
         run(small(2, *overrides))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_sample_longer_than_a_row_is_said_at_the_start_and_again_when_it_is_met(
+    small: Small, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    members: dict[str, Any] = {}
+    for number in range(30):
+        caption = "word " * 300 if number == 17 else f"a dog {number}"
+        members |= {f"s{number:02d}.json": {"caption": caption}, f"s{number:02d}.png": encoded(plain_image())}
+    make_shard(tmp_path / "s.tar", members)
+    source = {"name": "mine", "kind": "understanding", "type": "shards", "template": "image_caption", "weight": 1}
+    (tmp_path / "r.yaml").write_text(
+        json.dumps({"name": "r", "licence": "n", "sources": [source | {"paths": ["s.tar"]}]})
+    )
+    words = (f"data.recipe={tmp_path / 'r.yaml'}", "ratio.text=0", "ratio.generation=0", "run.steps=30")
+    with pytest.raises(UserError, match=r"too many samples cannot be used: mine \d of \d+ drawn .*'s17'"):
+        run(small(2, *words))
+    said = capfd.readouterr().err.splitlines()
+    at_start = [n for n, line in enumerate(said) if "are longer than a row of 256 tokens: 1 skipped" in line]
+    met = [n for n, line in enumerate(said) if "sample 's17' cannot be used and is replaced" in line]
+    start = next(n for n, line in enumerate(said) if "stage 2 starts from" in line)
+    assert len(at_start) == len(met) == 1 and at_start[0] < start < met[0]
+    assert all(said[n].startswith("warning: source 'mine'") for n in (*at_start, *met))
+    folder = run(small(2, *words, "data.max_bad=0.2", f"output_dir={tmp_path / 'accepted'}"))
+    assert len(lines(folder)) == 30 and {line["key"] for line in read_lines(folder / "quarantine.jsonl")} == {"s17"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "world_size", "asked", "result"), [(2, 1, 3, 2), (6, 1, 4, 3), (2, 2, 2, 1), (12, 2, 2, 2), (7, 1, 6, 1)]
+)
+def test_micro_rows_are_lowered_to_what_divides_a_processs_rows(
+    small: Small, rows: int, world_size: int, asked: int, result: int
+) -> None:
+    config = small(2, f"batch.rows_per_step={rows}", f"batch.micro_rows={asked}")
+    fitted = fit_micro_rows(config, 0, world_size)
+    assert fitted.batch.micro_rows == result
+    assert (fitted is config) == (asked == result)
 
 
 def test_a_base_that_is_not_complete_is_named(small: Small, random_base: Path, tmp_path: Path) -> None:

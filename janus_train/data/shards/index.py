@@ -25,7 +25,7 @@ from xxhash import xxh3_64_digest
 from janus_train.data.shards.string_array import StringArray
 from janus_train.data.storage.remote import MISSING, Location, folder_of, join, name_of, read_all, with_retries
 from janus_train.errors import UserError
-from janus_train.files import file_sha256, open_regular, write_text
+from janus_train.files import LFS_POINTER, file_sha256, is_lfs_pointer, open_regular, write_text
 
 SCHEMA = 3
 LISTING = "shards.json"
@@ -167,6 +167,8 @@ def index_location(tar: Location) -> Location:
 
 def _parse_head(data: bytes, location: Location) -> tuple[Head, list[str]]:
     """Head and endings from the first bytes of a safetensors file: the header's length in 8 bytes, then the header as JSON."""
+    if is_lfs_pointer(data):
+        raise UserError(f"index {location} {LFS_POINTER}")
     try:
         values = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["index"])
         schema = values["schema"]
@@ -228,7 +230,10 @@ def read_listing(folder: Location) -> dict[str, Head]:
     """The shards in the folder's ``shards.json``; empty if there is none. Raises `UserError` if the file is damaged."""
     location = join(folder, LISTING)
     try:
-        content = json.loads(read_all(location).decode("utf-8"))
+        data = read_all(location)
+        if is_lfs_pointer(data):
+            raise UserError(f"{location} {LFS_POINTER}")
+        content = json.loads(data.decode("utf-8"))
         if content["schema"] != SCHEMA:
             raise UserError(f"{location} has schema {content['schema']}, this version reads {SCHEMA}: make it again")
         heads = {

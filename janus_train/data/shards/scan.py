@@ -26,7 +26,7 @@ from janus_train.data.shards.names import key_of, split_key
 from janus_train.data.shards.tars import Slice, next_member
 from janus_train.data.shards.vq_codes import RECORD, UNKNOWN, origin_in
 from janus_train.errors import UserError
-from janus_train.files import file_sha256, write_bytes
+from janus_train.files import file_sha256, refuse_lfs_pointer, write_bytes
 
 _MEMBER = re.compile(rf"(?P<stem>.+)\.(?P<ending>{'|'.join((*FIELD_ENDINGS, *IMAGE_ENDINGS, CODES_ENDING))})", re.I)
 _LONGEST_RECORD = 4096
@@ -65,6 +65,7 @@ def write_index(tar: Path) -> Path:
 
 def scan(tar: Path) -> Scan:
     """Read all of ``tar``. Raises `UserError` if it is damaged, has duplicate members, or contains no sample."""
+    refuse_lfs_pointer(tar)
     try:
         members, ignored_counts, origin = _scan_members(tar)
         size, sha256 = tar.stat().st_size, file_sha256(tar)

@@ -39,7 +39,7 @@ from janus_train.data.storage.remote import MISSING, Reader, open_reader, with_r
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.data.unused import counting, summary_of
 from janus_train.errors import UserError
-from janus_train.files import file_sha256, open_regular, read_json_object, read_regular
+from janus_train.files import file_sha256, open_regular, read_json_object, read_regular, refuse_lfs_pointer
 from janus_train.jsonl import BLANK, is_blank
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Lines:
 
     def __init__(self, path: Path):
         self.path = path
+        refuse_lfs_pointer(path)
         try:
             marks, self.size, self.sha256, self._mtime_ns = with_retries(path, self._scan)
         except MISSING:

@@ -49,6 +49,7 @@ from janus_train.data.storage.remote import (
 from janus_train.data.types import BadSample, Record, digest
 from janus_train.data.unused import file_reason, is_counting, not_used
 from janus_train.errors import UserError
+from janus_train.files import refuse_lfs_pointer
 
 WHOLE_DIGEST_LIMIT = 64 << 20
 """Sources up to this many bytes are checked by their SHA-256 when they are opened (below a second); larger ones by size."""
@@ -167,6 +168,8 @@ class ShardSource:
             if size is None:
                 raise UserError(f"shard {tar} does not exist (its index says {head.size} bytes)")
             if size != head.size:
+                if isinstance(tar, Path):
+                    refuse_lfs_pointer(tar)
                 raise UserError(
                     f"shard {tar} is damaged: it has {size} bytes, its index says {head.size} (changed on purpose? run janus-train index {tar})"
                 )

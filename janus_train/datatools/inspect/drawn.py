@@ -17,7 +17,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.loader import RowLoader, make_encoder, open_mixture, open_recipe, streams_of
 from janus_train.data.recipe import Recipe
 from janus_train.data.types import Row
-from janus_train.interop.processor import load_tokenizer
+from janus_train.interop.model_folder import open_folder
 from janus_train.train.initial_weights import find_start
 from janus_train.train.run_dir import RunDir, State
 
@@ -48,7 +48,9 @@ def open_run_data(config: Config) -> RunData:
     """Open the data that a run would read. Writes nothing. Raises `UserError` naming what is missing or damaged."""
     recipe = open_recipe(config)
     start = start_folder(config)
-    return RunData(config, recipe, make_encoder(config, load_tokenizer(start)), start)
+    folder = open_folder(start)
+    folder.check_tokenizer(config.model.text.vocab_size)
+    return RunData(config, recipe, make_encoder(config, folder.tokenizer), start)
 
 
 def start_folder(config: Config) -> Path:

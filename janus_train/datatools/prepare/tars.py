@@ -9,6 +9,7 @@ from typing import IO
 
 from janus_train.data.shards.tars import Slice, next_member
 from janus_train.errors import UserError
+from janus_train.files import LFS_POINTER, is_lfs_pointer
 
 
 def members(file: IO[bytes] | Slice, description: str, offset: int = 0) -> Iterator[tarfile.TarInfo]:
@@ -17,6 +18,9 @@ def members(file: IO[bytes] | Slice, description: str, offset: int = 0) -> Itera
     Raises `UserError` for a compressed, damaged or truncated tar; ``tarfile`` itself takes a bad header for the end.
     """
     size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if is_lfs_pointer(file.read(tarfile.BLOCKSIZE)):
+        raise UserError(f"{description} {LFS_POINTER}")
     file.seek(offset)
     try:
         with tarfile.open(fileobj=Slice(file, 0, size), mode="r:") as tar:

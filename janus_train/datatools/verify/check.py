@@ -5,24 +5,20 @@ In: a source and an index. Out: the number of images, or a `BadSample` with the 
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
-from janus_train.data.encode import Encoder
 from janus_train.data.images import to_rgb
+from janus_train.data.lengths import LengthCheck, LongEffect
 from janus_train.data.sources.registry import Source
 from janus_train.data.templates import Template, template_for
-from janus_train.data.types import BadSample, Kind, Record, Reference
+from janus_train.data.types import BadSample, Kind, Record, TooLong
 from janus_train.errors import UserError
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.processor import load_tokenizer
-
-_STUB = Image.new("RGB", (1, 1))
 
 
 @dataclass(frozen=True)
@@ -35,26 +31,11 @@ class Lengths:
     system_prompt: str
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return Encoder(
-            load_tokenizer(self.folder), self.tokens_per_image, 14, self.system_prompt
-        )  # images' pixels do not count
+    def check(self) -> LengthCheck:
+        return LengthCheck(load_tokenizer(self.folder), self.tokens_per_image, self.system_prompt, self.row_tokens)
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_encoder"}
-
-    def check(self, record: Record, template: Template, kind: Kind) -> None:
-        """Raise `BadSample` if the sample does not fit into a row."""
-        self._encoder.encode(
-            Record(record.key, record.fields, [_STUB] * len(record.images), record.codes),
-            template,
-            kind,
-            Reference("", 0, 0, record.key),
-            row_tokens=self.row_tokens,
-            rng=random.Random(0),
-            guidance_dropout=0.0,
-            first_sentence=0.0,
-        )
+        return {name: value for name, value in vars(self).items() if name != "check"}
 
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
@@ -64,6 +45,7 @@ def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
     images = (vision.image_size // vision.patch_size) ** 2
     if not (folder.path / "tokenizer.json").is_file():
         raise UserError(f"--model {folder.path}: it has no tokenizer.json")
+    folder.check_tokenizer(folder.config.text_config.vocab_size)
     return Lengths(folder.path, row_tokens, images, folder.system_prompt)
 
 
@@ -77,23 +59,33 @@ class SampleCheck:
     fields: bool = True
     """False: only check that the sample can be read (the material of a source has no template)."""
 
-    def look(self, source: Source, index: int) -> int:
-        """Check a sample and return its number of images. Raises `BadSample` with the reason and the key, if known."""
+    def look(self, source: Source, index: int, num_long: Counter[LongEffect]) -> int:
+        """Check a sample and return its number of images; count it in ``num_long`` if it is longer than a row.
+
+        Raises `BadSample` with the reason and the key, if known.
+        """
         record = source[index]
         try:
             for image in record.images:
                 to_rgb(image).load()
             if self.fields:
-                self._fits(record)
+                self._check_fields(record, num_long)
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None
         except OSError as error:
             raise BadSample(f"its image cannot be decoded ({error})", key=record.key) from None
         return len(record.images)
 
-    def _fits(self, record: Record) -> None:
+    def _check_fields(self, record: Record, num_long: Counter[LongEffect]) -> None:
         template = self.template or template_for(record)
         template.build(record)
-        if self.lengths is not None:
-            kind = self.kind or ("understanding" if record.images else "text")
-            self.lengths.check(record, template, kind)
+        if self.lengths is None:
+            return
+        kind = self.kind or ("understanding" if record.images else "text")
+        try:
+            effect = self.lengths.check.effect(record, template, kind)
+        except TooLong:
+            num_long["skipped"] += 1
+            raise
+        if effect is not None:
+            num_long[effect] += 1

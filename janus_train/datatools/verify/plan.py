@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.data.data_args import DataArg
+from janus_train.data.lengths import LongEffect
 from janus_train.data.shards.index import read_head
 from janus_train.data.sources.registry import Source, open_source, source_type
 from janus_train.data.sources.shards import ShardSource
@@ -18,6 +19,7 @@ from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
+from janus_train.files import refuse_lfs_pointer
 
 STRETCH = 200
 """Number of samples in a piece of work."""
@@ -58,6 +60,8 @@ class PieceResult:
     images_per_sample: Counter[int] = field(default_factory=Counter)
     """Number of images -> number of good samples with so many."""
     problems: list[Problem] = field(default_factory=list)
+    num_long: Counter[LongEffect] = field(default_factory=Counter)
+    """Samples longer than a row, by what training does with them."""
 
 
 @dataclass
@@ -116,6 +120,8 @@ def _plan_tars(plan: VerificationPlan, number: int, data_arg: DataArg) -> None:
         try:
             head = read_head(tar)
             if size != head.size:
+                if isinstance(tar, Path):
+                    refuse_lfs_pointer(tar)
                 raise UserError(f"shard {tar} is damaged: it has {size} bytes, its index says {head.size}")
         except UserError as error:
             plan.problems.append((number, Problem(data_arg.name, None, str(tar), str(error), True)))
@@ -155,7 +161,7 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
     assert source is not None
     for index in range(piece.start, piece.stop):
         result.samples += 1
-        problem = _look_at(source, index, check)
+        problem = _look_at(source, index, check, result.num_long)
         if isinstance(problem, int):
             result.images_per_sample[problem] += 1
         else:
@@ -164,10 +170,10 @@ def run_piece(piece: VerificationPiece, name: str, check: SampleCheck, source: S
     return result
 
 
-def _look_at(source: Source, index: int, check: SampleCheck) -> Any:
+def _look_at(source: Source, index: int, check: SampleCheck, num_long: Counter[LongEffect]) -> Any:
     """The number of images, or (key, reason, damaged)."""
     try:
-        return check.look(source, index)
+        return check.look(source, index, num_long)
     except BadSample as error:
         return error.key, str(error), error.damaged
 

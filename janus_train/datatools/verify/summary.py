@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from janus_train.data.lengths import LongEffect, describe
 from janus_train.data.types import Kind
 from janus_train.datatools.verify.plan import PieceResult, Problem, VerificationPlan
 from janus_train.text import printable
@@ -34,6 +35,8 @@ class SourceCounts:
     """Number of images -> number of good samples with so many."""
     num_bad: int = 0
     num_damaged: int = 0
+    num_long: Counter[LongEffect] = field(default_factory=Counter)
+    """Samples longer than a row, by what training does with them; those that are skipped are bad too."""
 
     @property
     def images(self) -> int:
@@ -67,6 +70,7 @@ class Summary:
             for name, size, check in zip(plan.names, plan.sizes, plan.checks, strict=True)
         ]
         self._reported_problems: set[Problem] = set()
+        self._row_tokens = next((check.lengths.row_tokens for check in plan.checks if check.lengths), None)
 
     def add_unopened_sources(self, plan: VerificationPlan) -> list[Problem]:
         """Count the plan's own problems and return them."""
@@ -77,6 +81,7 @@ class Summary:
         counts = self.sources[result.piece.source]
         counts.samples += result.samples
         counts.images_per_sample += result.images_per_sample
+        counts.num_long += result.num_long
         return [problem for problem in result.problems if self._count(problem, counts)]
 
     def _count(self, problem: Problem, counts: SourceCounts) -> bool:
@@ -89,6 +94,18 @@ class Summary:
         else:
             counts.num_bad += 1
         return True
+
+    @property
+    def lengths(self) -> list[str]:
+        """A line for each source that has samples longer than a row; one line if the lengths were not counted."""
+        if not self._row_tokens:
+            return ["lengths were not counted: --model FOLDER and --row-tokens N (batch.row_tokens) do"]
+        return [
+            f"source {c.name!r}: {c.num_long.total():,} of {c.samples:,} samples are longer than a row of {self._row_tokens} "
+            f"tokens: {describe(c.num_long)}"
+            for c in self.sources
+            if c.num_long
+        ]
 
     @property
     def verdict(self) -> tuple[bool, str]:

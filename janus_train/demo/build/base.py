@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from janus_train.config import ModelConfig
+from janus_train.cpu import available_cores, requested_threads
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.demo.build.common import Figures
 from janus_train.demo.build.language_model import evaluate_llm, texts, train_llm
@@ -154,7 +155,7 @@ def main() -> None:
         "--effort", type=float, default=1.0, help="factor on all numbers of steps, for trying things out"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=requested_threads() or available_cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()

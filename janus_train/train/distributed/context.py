@@ -20,7 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from janus_train.config import Config
+from janus_train.cpu import available_cores, requested_threads
 from janus_train.errors import UserError
+from janus_train.lifetime import is_launched
 
 BackendName = Literal["ddp", "zero", "fsdp2"]
 
@@ -47,8 +49,10 @@ class Distributed:
             # Otherwise transformers would shard each model as soon as it creates it.
             self.accelerator.state.deepspeed_plugin.dschf = None
         self._bf16 = config.precision == "bf16"
+        self.threads_are_users = False
+        """Whether the number of CPU threads is the user's OMP_NUM_THREADS."""
         if self.device.type == "cpu":
-            self._use_all_cores(config.run.cpu_threads)
+            self._set_threads(config.run.cpu_threads)
 
     @property
     def device(self) -> torch.device:
@@ -139,10 +143,12 @@ class Distributed:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    def _use_all_cores(self, threads: int | None) -> None:
-        """Use this process's share of the cores: without a GPU ``accelerate launch`` sets OMP_NUM_THREADS to 1."""
-        num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // num_local_ranks))
+    def _set_threads(self, option: int | None) -> None:
+        """Use the option's number of threads, else the user's, else a share of the cores. Launchers would use one."""
+        users = requested_threads(is_launched())
+        self.threads_are_users = option is None and users is not None
+        share = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))
+        torch.set_num_threads(option or users or share)
 
 
 def destroy_process_group() -> None:

@@ -33,8 +33,9 @@ def description(group: Distributed, config: Config, is_compiled: bool) -> str:
         counts = Counter(group.gather([torch.cuda.get_device_name(group.device)]))
         devices = " and ".join(f"{count} x {name}" for name, count in counts.items())
     else:
-        devices = f"{_count(group.world_size, 'process', 'processes')} on the CPU "
-        devices += f"({_count(torch.get_num_threads(), 'thread', 'threads')}{' each' if group.world_size > 1 else ''})"
+        threads = _count(torch.get_num_threads(), "thread", "threads") + (" each" if group.world_size > 1 else "")
+        origin = " by OMP_NUM_THREADS" if group.threads_are_users else ""
+        devices = f"{_count(group.world_size, 'process', 'processes')} on the CPU ({threads}{origin})"
     words = [devices, config.precision]
     if is_compiled:
         words.append("compiled")

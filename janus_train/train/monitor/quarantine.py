@@ -1,16 +1,19 @@
 """Records samples that cannot be used; too many of them end the run.
 
-In: the report over all ranks on a step's rows. Out: quarantine.jsonl, one line per sample (``step, stream, source,
+The first one of each source is said in the log. In: the report over all ranks on a step's rows. Out: quarantine.jsonl, one line per sample (``step, stream, source,
 epoch, index, key, reason, damaged``). All ranks have the same counts, so all stop together.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from janus_train.errors import UserError
 from janus_train.jsonl import append_json_lines
 from janus_train.train.distributed.step_sync import RowsReport
+
+logger = logging.getLogger(__name__)
 
 MIN_DRAWN = 1000
 """A source's share of unusable samples is checked after this many samples, or one epoch if it has fewer."""
@@ -25,6 +28,7 @@ class Quarantine:
 
     def __init__(self, path: Path, num_samples: dict[str, int], max_bad: float, writes: bool):
         self.path, self._num_samples, self._max_bad, self._writes = path, num_samples, max_bad, writes
+        self._named_sources: set[str] = set()
 
     def record(self, step: int, rows: RowsReport) -> None:
         """Record the samples that the rows of ``step`` could not use. Raises `UserError` if a source has too many."""
@@ -32,7 +36,14 @@ class Quarantine:
             return
         if self._writes:
             append_json_lines(self.path, [{"step": step, **line} for line in rows.quarantined_samples])
-        examples = {line["source"]: line for line in rows.quarantined_samples}
+        examples = {line["source"]: line for line in reversed(rows.quarantined_samples)}
+        for source in sorted(examples.keys() - self._named_sources):
+            self._named_sources.add(source)
+            first = examples[source]
+            logger.warning(
+                f"source {source!r}: sample {first['key']!r} cannot be used and is replaced ({first['reason']}); "
+                f"{self.path.name} lists all"
+            )
         reports = []
         for source in sorted(rows.num_bad):
             num_bad, num_usable = rows.num_bad[source], rows.num_drawn[source]

@@ -34,7 +34,10 @@ class Trackers:
     def __init__(self, options: LoggingConfig, run_dir: Path):
         self._trackers: list[GeneralTracker] = []
         for name in dict.fromkeys(options.trackers):
-            if name == "wandb":
+            disabled_by = _wandb_disabled_by() if name == "wandb" else None
+            if disabled_by:
+                logger.info(f"W&B is off: {disabled_by} is set in the environment; metrics.jsonl is the record")
+            elif name == "wandb":
                 self._start_wandb(options.project, run_dir)
             else:
                 self._start(name, options.project, run_dir)
@@ -80,6 +83,15 @@ class Trackers:
         if not is_started and mode == "online":
             _forget_wandb_runs()  # the failed run still holds its id
             self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
+
+
+def _wandb_disabled_by() -> str | None:
+    """The variable, with its value, by which the environment turns W&B off; None if it does not."""
+    for name, values in (("WANDB_DISABLED", ("true", "1", "yes", "on")), ("WANDB_MODE", ("disabled",))):
+        value = os.environ.get(name, "")
+        if value.lower() in values:
+            return f"{name}={value}"
+    return None
 
 
 def _run_id(run_dir: Path, tracker: str) -> str:

@@ -281,12 +281,20 @@ def test_lengths_are_counted_with_a_tokenizer(run: Run, tmp_path: Path, random_b
     }
     make_shard(tmp_path / "x.tar", members)
     words = ("verify", tmp_path / "x.tar", "--out", tmp_path / "q.jsonl", "--model", random_base, "--row-tokens")
-    assert run(*words, 256)[0] == 1
+    code, output, _ = run(*words, 256)
+    assert code == 1
+    assert (
+        "source 'x.tar': 4 of 6 samples are longer than a row of 256 tokens: 2 skipped and counted as bad, 1 without their "
+        "last turns, 1 cut over several rows\n" in output
+    )
     found = {line["key"]: line["reason"] for line in read_lines(tmp_path / "q.jsonl")}
     assert set(found) == {"cap", "monologue"}, "texts are cut, dialogues lose their last turns"
     assert all("do not fit a row of 256" in reason for reason in found.values())
     assert run(*words, 10)[0] == 1 and len(read_lines(tmp_path / "q.jsonl")) == 5  # an image has 64 tokens
-    assert run(*words, 5000)[0] == 0
+    code, output, _ = run(*words, 5000)
+    assert code == 0 and "longer than a row" not in output
+    _, output, _ = run("verify", tmp_path / "x.tar")
+    assert "lengths were not counted: --model FOLDER and --row-tokens N (batch.row_tokens) do\n" in output
 
 
 def test_several_processes_find_the_same_in_the_same_order(

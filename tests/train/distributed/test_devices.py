@@ -39,6 +39,7 @@ def group(device: torch.device, names: list[str], backend: str = "ddp", **zero: 
         backend=backend,
         backend_name=made.backend_name,
         gather=lambda items: names,
+        threads_are_users=False,
     )
 
 

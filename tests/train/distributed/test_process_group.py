@@ -13,7 +13,8 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.train.distributed import process_group
+from janus_train.train.distributed import context, process_group
+from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.process_group import is_lost_peer, missing_ranks
 from tests.helpers import config_of
 from tests.processes import SMALL, free_port, job
@@ -103,3 +104,21 @@ def test_what_is_in_host_memory_goes_by_gloo_and_a_gpus_by_nccl(on_gpu: bool, mo
     assert (group["is"], group["device_id"]) == expected
     backends = dist.distributed_c10d.BackendConfig(dist.Backend(group["is"])).get_device_backend_map()
     assert backends["cpu"] == "gloo" and backends["cuda"] == ("nccl" if on_gpu else "gloo")
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "threads", "are_users"), [(None, "3", 3, True), (2, "3", 2, False), (None, None, 5, False)]
+)
+def test_threads_are_the_options_then_the_users_then_a_share(
+    monkeypatch: pytest.MonkeyPatch, option: int | None, variable: str | None, threads: int, are_users: bool
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(context, "available_cores", lambda: 5)
+    try:
+        group = Distributed(config_of("+stage=1", *([f"run.cpu_threads={option}"] if option else [])))
+        assert (torch.get_num_threads(), group.threads_are_users) == (threads, are_users)
+    finally:
+        torch.set_num_threads(before)

@@ -30,7 +30,7 @@ def options(*trackers: str) -> LoggingConfig:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No settings of the person who runs the tests; Accelerate's state is there."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -76,6 +76,26 @@ def test_without_a_key_wandb_logs_offline_and_asks_nothing(tmp_path: Path, warne
     use(options("wandb"), tmp_path)
     assert len(warned()) == 1 and warned()[0].startswith("W&B logs offline: `wandb sync ")
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.parametrize("setting", ["WANDB_DISABLED=true", "WANDB_DISABLED=1", "WANDB_MODE=disabled"])
+def test_wandb_that_the_environment_turns_off_is_off_with_a_line(
+    tmp_path: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setting: str
+) -> None:
+    caplog.set_level("INFO", logger="janus_train")
+    monkeypatch.setenv(*setting.split("="))
+    monkeypatch.setitem(sys.modules, "wandb", None)  # it is not even imported
+    use(options("wandb", "tensorboard"), tmp_path)
+    assert warned() == []
+    said = f"W&B is off: {setting} is set in the environment; metrics.jsonl is the record"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert not (tmp_path / "wandb").exists() and list((tmp_path / "tensorboard").rglob("events*"))
+
+
+def test_wandb_disabled_false_disables_nothing(tmp_path: Path, warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", "false")
+    use(options("wandb"), tmp_path)
+    assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
 @pytest.mark.parametrize("key_is_tried", [False, pytest.param(True, marks=pytest.mark.slow)])
