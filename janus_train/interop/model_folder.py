@@ -17,6 +17,7 @@ from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
+from janus_train.interop.tensors import StoredTensors
 from janus_train.model.parts import part_of
 
 FolderLayout = Literal["transformers", "official"]
@@ -80,6 +81,28 @@ class ModelFolder:
             for name, tensor in official.from_official(tensors.read(self._files)):
                 if name.startswith(prefix):
                     yield name, tensor
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Returns the tensor of transformers' name ``name``. Unlike `tensors` it keeps no other tensor's pages in memory."""
+        if self.layout == "transformers":
+            return self._stored[name]
+        official_name = self._official_names[name]
+        pairs = official.from_official([(official_name, self._stored[official_name])])
+        return dict(pairs)[name]
+
+    @cached_property
+    def _stored(self) -> StoredTensors:
+        return StoredTensors(self._files)
+
+    @cached_property
+    def _official_names(self) -> dict[str, str]:
+        """For each name of transformers the official tensor with its values."""
+        names: dict[str, str] = {}
+        with self._user_errors_on_names():
+            for name, shape in self._own_shapes.items():
+                pair = [(name, torch.empty(shape, device="meta"))]
+                names |= {target: name for target, _ in official.from_official(pair)}
+        return names
 
     def extras(self) -> dict[str, torch.Tensor]:
         """Returns the tensors that only the official layout has (`official.is_extra`), by official names; may be empty."""

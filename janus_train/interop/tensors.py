@@ -10,7 +10,9 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -65,13 +67,10 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
     """Yields every (name, tensor) whose name begins with ``prefix``, file by file. Raises `UserError` for a damaged file."""
     for path in files:
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118
-                        if name.startswith(prefix):
-                            yield name, file.get_tensor(name)
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
+            with _user_errors(path), safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name.startswith(prefix):
+                        yield name, file.get_tensor(name)
         else:
             state = _load_state(path)
             for name in sorted(state):
@@ -85,14 +84,58 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    by_name |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
+            with _user_errors(path), safe_open(path, framework="pt") as file:
+                by_name |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         else:
             by_name |= {name: tuple(tensor.shape) for name, tensor in _load_state(path).items()}
     return by_name
+
+
+class StoredTensors:
+    """The tensors of weight files by name, each read when it is asked for.
+
+    A tensor of a safetensors file is a view of the file's own pages, which all processes of a machine share, and the
+    pages are given back with the tensor. A ``.bin`` file stays open as long as this object lives.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._states: dict[Path, dict[str, torch.Tensor]] = {}
+
+    @cached_property
+    def _file_of(self) -> dict[str, Path]:
+        return {name: path for path in self._files for name in self._names(path)}
+
+    def keys(self) -> KeysView[str]:
+        return self._file_of.keys()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path = self._file_of[name]
+        if path.suffix != ".safetensors":
+            return self._state(path)[name]
+        # Opened for this tensor alone: otherwise all pages that were ever read would stay until the file is closed.
+        with _user_errors(path), safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def _names(self, path: Path) -> list[str]:
+        if path.suffix != ".safetensors":
+            return list(self._state(path))
+        with _user_errors(path), safe_open(path, framework="pt") as file:
+            return list(file.keys())
+
+    def _state(self, path: Path) -> dict[str, torch.Tensor]:
+        if path not in self._states:
+            self._states[path] = _load_state(path)
+        return self._states[path]
+
+
+@contextmanager
+def _user_errors(path: Path) -> Iterator[None]:
+    """Turns errors of safetensors into a `UserError` that names the file."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def load_pickle(path: Path) -> object:

@@ -33,3 +33,10 @@ def cast_frozen_to_bf16(janus: nn.Module, keep: Collection[Part]) -> list[str]:
             parameter.data = parameter.data.to(torch.bfloat16)
             bf16_names.append(f"{name}.{parameter_name}")
     return bf16_names
+
+
+def cast_to_bf16(janus: nn.Module) -> None:
+    """Casts all weights but the VQ tokenizer's to bf16, for a model that only generates."""
+    for name, parameter in janus.named_parameters():
+        if part_of(name) != "generation_encoder":
+            parameter.data = parameter.data.to(torch.bfloat16)

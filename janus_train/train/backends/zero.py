@@ -27,7 +27,8 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
+from janus_train.model.meta_init import fill
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded, Weights
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -36,35 +37,69 @@ warnings.filterwarnings(
 )  # raised by each of DeepSpeed's calls
 
 
+_VQ = "model.vqmodel"
+
+
 class DeepSpeedZeRO(Sharded):
     """A DeepSpeed engine, driven step by step."""
 
-    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+    def __init__(
+        self,
+        janus: JanusForConditionalGeneration,
+        config: Config,
+        distributed: Distributed,
+        weights: Weights | None = None,
+    ):
         super().__init__(janus, config, distributed)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         options = zero_options(distributed)
         self.stage = options["stage"]
         rows_per_rank = config.batch.rows_per_step // distributed.world_size
         model = PackedJanus(janus)
-        self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
+        self._code_encoder = _take_out_code_encoder(janus)
+        deepspeed_config = {
+            "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+            "gradient_accumulation_steps": rows_per_rank // config.batch.micro_rows,
+            "gradient_clipping": config.optim.gradient_clip,
+            "zero_optimization": options,
+            # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
+            "zero_force_ds_cpu_optimizer": False,
+            "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+            "steps_per_print": 1 << 60,
+        }
+        if weights is not None:
+            self._fill(weights, deepspeed_config)
+        self._code_encoder.to(distributed.device)
         engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=make_optimizer(model, config.optim),
-            config={
-                "train_micro_batch_size_per_gpu": config.batch.micro_rows,
-                "gradient_accumulation_steps": rows_per_rank // config.batch.micro_rows,
-                "gradient_clipping": config.optim.gradient_clip,
-                "zero_optimization": options,
-                # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
-                "zero_force_ds_cpu_optimizer": False,
-                "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
-                "steps_per_print": 1 << 60,
-            },
+            model=model, optimizer=make_optimizer(model, config.optim), config=deepspeed_config
         )
         self.model = engine
         self._engine: Any = engine
         self._zero: Any = engine.optimizer
         self.optimizer = self._zero.optimizer
+
+    def _fill(self, weights: Weights, deepspeed_config: dict[str, Any]) -> None:
+        """Give the model its memory and values; in stage 3 each tensor is sharded before the next is read."""
+        device = self.distributed.device
+        fill(self._code_encoder, {name: weights[f"{_VQ}.{name}"] for name in self._code_encoder.state_dict()}, device)
+        if self.stage < 3:
+            fill(self.janus, weights, device)
+            return
+        # One piece of memory for all tensors, one after the other: freed pieces of many sizes would fragment the CPU's.
+        largest = max(parameter.numel() for parameter in self.janus.parameters())
+        room = torch.empty(largest, dtype=torch.float32, device=device)
+        sharded: Any = None
+        for module_name, module in list(self.janus.named_modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                value = room[: parameter.numel()].view(parameter.shape).copy_(weights[f"{module_name}.{name}"])
+                filled: Any = nn.Parameter(value, parameter.requires_grad)
+                module.register_parameter(name, filled)
+                if sharded is not None:  # DeepSpeed reads its configuration once, for the first tensor
+                    sharded.convert_to_zero_parameters(param_list=[filled])
+                    continue
+                holder = nn.ParameterList([filled])
+                deepspeed.zero.Init(module=holder, config_dict_or_path=deepspeed_config, dtype=torch.float32)
+                sharded = filled
 
     def zero_grad(self) -> None:
         """Does nothing: DeepSpeed clears the gradients after its step."""
@@ -134,16 +169,12 @@ class DeepSpeedZeRO(Sharded):
 
     # ------------------------------------------------------------------------------------------------------ full model
 
-    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        weights = {}
+    def full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.janus.state_dict(keep_vars=True).items():
             partitioned_tensors = [tensor] if hasattr(tensor, "ds_id") else []
             with GatheredParameters(partitioned_tensors, enabled=bool(partitioned_tensors)):
-                if self.distributed.is_main:
-                    value = tensor.detach().cpu()
-                    weights[name] = value.clone() if partitioned_tensors else value
-        weights |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
-        return weights if self.distributed.is_main else None
+                yield name, tensor.detach()
+        yield from ((f"{_VQ}.{name}", tensor) for name, tensor in self._code_encoder.state_dict().items())
 
     def full_model(self) -> JanusForConditionalGeneration | None:
         if self.stage == 3:
