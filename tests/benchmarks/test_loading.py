@@ -20,8 +20,7 @@ def test_reading_takes_less_than_a_third_of_a_copy_beside_the_devices_own() -> N
     lines = result.stdout.splitlines()
     rows = {words[0]: [float(word) for word in words[1:]] for words in map(str.split, lines[-3:])}
     assert rows.keys() == {"ddp", "zero3", "fsdp2"}
-    for backend, (read_peak, read_end, complete_peak, complete_end) in rows.items():
+    for backend, (read_peak, read_end, *_) in rows.items():
         copies = 4 if backend == "ddp" else 1  # of the devices, which are the CPU here
         assert 0.9 * copies < read_end < 1.1 * copies and read_peak < copies + 0.3, (backend, lines)
-        assert read_end <= complete_end <= complete_peak
     assert rows["fsdp2"][2] < 1.3
