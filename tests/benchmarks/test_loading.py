@@ -22,5 +22,5 @@ def test_reading_takes_less_than_a_third_of_a_copy_beside_the_devices_own() -> N
     assert rows.keys() == {"ddp", "zero3", "fsdp2"}
     for backend, (read_peak, read_end, *_) in rows.items():
         copies = 4 if backend == "ddp" else 1  # of the devices, which are the CPU here
-        assert 0.9 * copies < read_end < 1.1 * copies and read_peak < copies + 0.3, (backend, lines)
+        assert 0.9 * copies < read_end <= read_peak < copies + 0.3, (backend, lines)
     assert rows["fsdp2"][2] < 1.3
