@@ -94,7 +94,7 @@ def load_vq(path: Path) -> BaseEncoder:
             break
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} does not contain the tensors of a VQ tokenizer")
-    names = tensors.plain_names(state, path)
+    names = tensors.unwrapped_names(state, path)
     official_tensors = {f"{official.VQ}{name}": state[own_name] for name, own_name in names.items()}
     try:
         shape = official_config.vq_shape({name: tuple(t.shape) for name, t in official_tensors.items()}, official.VQ)

@@ -21,6 +21,7 @@ from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.interop.adapter import Adapter, is_adapter
+from janus_train.interop.tensors import StoredTensors
 from janus_train.model.parts import part_of
 
 FolderLayout = Literal["transformers", "official"]
@@ -86,15 +87,19 @@ class ModelFolder:
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, tensor) by transformers' names that begin with ``prefix``, one at a time."""
-        self._check_adapters()
-        pairs = self._stored_tensors(prefix)
-        for adapter in self.adapters:
-            pairs = adapter.merge(pairs)
-        yield from pairs
+        yield from self._with_adapters(self._stored_tensors(prefix))
 
-    def _check_adapters(self) -> None:
+    def _with_adapters(self, pairs: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for adapter in self._fitting_adapters:
+            pairs = adapter.merge(pairs)
+        return pairs
+
+    @cached_property
+    def _fitting_adapters(self) -> tuple[Adapter, ...]:
+        shapes = self.shapes if self.adapters else {}
         for adapter in self.adapters:
-            adapter.check_fits(self.shapes)
+            adapter.check_fits(shapes)
+        return self.adapters
 
     def _stored_tensors(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         if self.layout == "transformers":
@@ -104,6 +109,31 @@ class ModelFolder:
             for name, tensor in official.from_official(tensors.read(self._files)):
                 if name.startswith(prefix):
                     yield name, tensor
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Returns the tensor of transformers' name ``name``. Unlike `tensors` it keeps no other tensor's pages in memory."""
+        return dict(self._with_adapters(iter([(name, self._stored_tensor(name))])))[name]
+
+    def _stored_tensor(self, name: str) -> torch.Tensor:
+        if self.layout == "transformers":
+            return self._stored[name]
+        official_name = self._official_names[name]
+        pairs = official.from_official([(official_name, self._stored[official_name])])
+        return dict(pairs)[name]
+
+    @cached_property
+    def _stored(self) -> StoredTensors:
+        return StoredTensors(self._files)
+
+    @cached_property
+    def _official_names(self) -> dict[str, str]:
+        """For each name of transformers the official tensor with its values."""
+        names: dict[str, str] = {}
+        with self._user_errors_on_names():
+            for name, shape in self._own_shapes.items():
+                pair = [(name, torch.empty(shape, device="meta"))]
+                names |= {target: name for target, _ in official.from_official(pair)}
+        return names
 
     def extras(self) -> dict[str, torch.Tensor]:
         """Returns the tensors that only the official layout has (`official.is_extra`), by official names; may be empty."""
@@ -163,7 +193,7 @@ class ModelFolder:
         for name, shape in shapes.items():
             if shape != expected_shapes[name]:
                 raise UserError(f"{self.path}: {name} is {shape}, its config.json asks for {expected_shapes[name]}")
-        self._check_adapters()
+        _ = self._fitting_adapters  # raises if one does not fit
         if (self.path / "tokenizer.json").is_file():
             self.check_tokenizer(config.text_config.vocab_size)
 

@@ -2,7 +2,7 @@
 
 It reads safetensors and, by torch's weights-only unpickler, ``.bin``, in one file or several with an index, and writes
 safetensors only. Safetensors and ``.bin`` in torch's zip format are memory-mapped, so bytes are read when they are written.
-Tensors saved from a model that was compiled or wrapped have the names of the plain model (`plain_name`).
+Tensors saved from a model that was compiled or wrapped have the names of the plain model (`unwrapped_name`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, KeysView
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -65,35 +67,32 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
-def plain_name(name: str) -> str:
+def unwrapped_name(name: str) -> str:
     """The tensor's name in a model that is not wrapped: ``module.model._orig_mod.layers`` is ``model.layers``."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
-    """`plain_name` -> the name in ``path``. Raises `UserError` if two tensors would have one name."""
-    by_plain_name: dict[str, str] = {}
+def unwrapped_names(names: Iterable[str], path: Path) -> dict[str, str]:
+    """`unwrapped_name` -> the name in ``path``. Raises `UserError` if two tensors would have one name."""
+    by_own_name: dict[str, str] = {}
     for name in names:
-        other = by_plain_name.setdefault(plain_name(name), name)
+        other = by_own_name.setdefault(unwrapped_name(name), name)
         if other != name:
             raise UserError(f"{path} has both {other} and {name}, which are one tensor's name: remove one of them")
-    return by_plain_name
+    return by_own_name
 
 
 def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields every (plain name, tensor) whose name begins with ``prefix``, file by file.
+    """Yields every (unwrapped name, tensor) whose name begins with ``prefix``, file by file.
 
     Raises `UserError` for a damaged file.
     """
     for path in files:
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name, own_name in plain_names(file.keys(), path).items():
-                        if name.startswith(prefix):
-                            yield name, file.get_tensor(own_name)
-            except (SafetensorError, OSError) as error:
-                raise _unreadable(path, error) from None
+            with _user_errors(path), safe_open(path, framework="pt") as file:
+                for name, own_name in unwrapped_names(file.keys(), path).items():
+                    if name.startswith(prefix):
+                        yield name, file.get_tensor(own_name)
         else:
             state = _load_state(path)
             for name in sorted(state):
@@ -107,20 +106,61 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name, own_name in plain_names(file.keys(), path).items():
-                        by_name[name] = tuple(file.get_slice(own_name).get_shape())
-            except (SafetensorError, OSError) as error:
-                raise _unreadable(path, error) from None
+            with _user_errors(path), safe_open(path, framework="pt") as file:
+                for name, own_name in unwrapped_names(file.keys(), path).items():
+                    by_name[name] = tuple(file.get_slice(own_name).get_shape())
         else:
             by_name |= {name: tuple(tensor.shape) for name, tensor in _load_state(path).items()}
     return by_name
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    refuse_lfs_pointer(path)
-    return UserError(f"{path} cannot be read: {error}")
+class StoredTensors:
+    """The tensors of weight files by name, each read when it is asked for.
+
+    A tensor of a safetensors file is a view of the file's own pages, which all processes of a machine share, and the
+    pages are given back with the tensor. A ``.bin`` file stays open as long as this object lives.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._states: dict[Path, dict[str, torch.Tensor]] = {}
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Path, str]]:
+        """For each name the file and the name there."""
+        return {name: (path, own_name) for path in self._files for name, own_name in self._names(path).items()}
+
+    def keys(self) -> KeysView[str]:
+        return self._places.keys()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path, own_name = self._places[name]
+        if path.suffix != ".safetensors":
+            return self._state(path)[name]
+        # Opened for this tensor alone: otherwise all pages that were ever read would stay until the file is closed.
+        with _user_errors(path), safe_open(path, framework="pt") as file:
+            return file.get_tensor(own_name)
+
+    def _names(self, path: Path) -> dict[str, str]:
+        if path.suffix != ".safetensors":
+            return {name: name for name in self._state(path)}
+        with _user_errors(path), safe_open(path, framework="pt") as file:
+            return unwrapped_names(file.keys(), path)
+
+    def _state(self, path: Path) -> dict[str, torch.Tensor]:
+        if path not in self._states:
+            self._states[path] = _load_state(path)
+        return self._states[path]
+
+
+@contextmanager
+def _user_errors(path: Path) -> Iterator[None]:
+    """Turns errors of safetensors into a `UserError` that names the file."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        refuse_lfs_pointer(path)
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def load_pickle(path: Path) -> object:
@@ -144,7 +184,7 @@ def _load_state(path: Path) -> dict[str, torch.Tensor]:
     state = load_pickle(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict: expected are names and tensors, nothing else")
-    return {name: state[own_name] for name, own_name in plain_names(state, path).items()}
+    return {name: state[own_name] for name, own_name in unwrapped_names(state, path).items()}
 
 
 class ShardWriter:

@@ -120,6 +120,10 @@ def prepare(janus: JanusForConditionalGeneration) -> JanusForConditionalGenerati
 
 @torch.no_grad()
 def init_generation_embeddings(janus: JanusForConditionalGeneration) -> None:
-    """Initialises the code embeddings with the L2-normalised codebook, for runs from scratch (both papers are silent)."""
-    codebook = janus.model.vqmodel.quantize.embedding.weight
-    janus.model.generation_embeddings.weight.copy_(nn.functional.normalize(codebook.float(), dim=-1))
+    """Initialises the code embeddings with `code_embeddings` of the model's own codebook."""
+    janus.model.generation_embeddings.weight.copy_(code_embeddings(janus.model.vqmodel.quantize.embedding.weight))
+
+
+def code_embeddings(codebook: torch.Tensor) -> torch.Tensor:
+    """Returns the L2-normalised codebook, the code embeddings of runs from scratch (both papers are silent)."""
+    return nn.functional.normalize(codebook.float(), dim=-1)

@@ -7,7 +7,7 @@ parameter and every buffer belongs to exactly one part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import get_args
 
 import torch
@@ -27,6 +27,9 @@ MODULES: dict[Part, tuple[str, ...]] = {
 """Each part's modules inside transformers' ``JanusForConditionalGeneration``."""
 
 assert tuple(MODULES) == get_args(Part)
+
+_DIGEST_PIECE = 1 << 22
+"""The number of values that are converted at once."""
 
 
 def part_of(name: str) -> Part:
@@ -50,14 +53,19 @@ def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parame
     return parameters
 
 
-def part_digests(janus: nn.Module, parts: Collection[Part]) -> dict[Part, str]:
-    """Returns a SHA-256 per part, over every tensor's name, type, shape and bytes."""
+def part_digests(weights: Mapping[str, torch.Tensor], parts: Collection[Part]) -> dict[Part, str]:
+    """Returns a SHA-256 per part, over every tensor's name, type, shape and bytes in fp32.
+
+    ``weights``: by the names of ``JanusForConditionalGeneration``'s state. Only those of ``parts`` are read, one at a time.
+    """
     digests = {part: hashlib.sha256() for part in parts}
-    for name, tensor in sorted(janus.state_dict().items()):
+    for name in sorted(weights):
         part = part_of(name)
         if part in digests:
-            digests[part].update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            digests[part].update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            tensor = weights[name].detach()
+            digests[part].update(f"{name} {torch.float32} {tuple(tensor.shape)};".encode())
+            for piece in tensor.cpu().contiguous().flatten().split(_DIGEST_PIECE):
+                digests[part].update(piece.float().view(torch.uint8).numpy())
     return {part: digest.hexdigest() for part, digest in digests.items()}
 
 

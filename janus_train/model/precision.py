@@ -51,3 +51,10 @@ def _rounded_parameters(janus: nn.Module) -> Iterator[tuple[str, nn.Parameter, b
         layer_trains = any(parameter.requires_grad for parameter in parameters.values())
         for name, parameter in parameters.items():
             yield f"{layer_name}.{name}", parameter, layer_trains
+
+
+def cast_to_bf16(janus: nn.Module) -> None:
+    """Casts all weights but the VQ tokenizer's to bf16, for a model that only generates."""
+    for name, parameter in janus.named_parameters():
+        if part_of(name) != "generation_encoder":
+            parameter.data = parameter.data.to(torch.bfloat16)

@@ -11,7 +11,7 @@ whose rounding is far below a pixel's 256 levels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,19 +77,22 @@ def quantise(latent: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def encoder_digest(vqmodel: JanusVQVAE) -> str:
+    """`codes_digest` of the tokenizer's own weights."""
+    return codes_digest(vqmodel.state_dict())
+
+
+def codes_digest(weights: Mapping[str, torch.Tensor], prefix: str = "") -> str:
     """Returns a SHA-256 of the weights that codes depend on, in fp32: encoder, its last convolution, codebook.
 
-    It excludes the decoder and the tensors' names: codes stay valid if only those change.
+    ``weights``: by the names of the tokenizer's state behind ``prefix``; read one at a time. The digest excludes the
+    decoder and the tensors' names: codes stay valid if only those change.
     """
-    tensors = [
-        *vqmodel.encoder.state_dict().values(),
-        *vqmodel.quant_conv.state_dict().values(),
-        vqmodel.quantize.embedding.weight,
-    ]
+    modules = tuple(f"{prefix}{module}." for module in ("encoder", "quant_conv", "quantize.embedding"))
     parts = []
-    for tensor in tensors:
-        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-        parts.append(hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).digest())
+    for name in weights:
+        if name.startswith(modules):
+            values = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()
+            parts.append(hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).digest())
     return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
 
 

@@ -1,12 +1,15 @@
 """The weights a run starts from.
 
-In: a folder of weights in either layout, or a hub id. Out: the configured model with these weights. A base that was
+In: a folder of weights in either layout, or a hub id. Out: the configured model on the meta device, and these weights,
+which the backends read one tensor at a time: no rank has a copy of the model beside the one it trains. A base that was
 never a Janus model has no adaptors, image head and code embeddings: parts that are missing entirely are initialised
 from the run's seed. Any other tensor that is missing, unknown or of another shape is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,9 @@ from janus_train.config import Config, ModelConfig, Part
 from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder
-from janus_train.model.build import build, init_generation_embeddings, transformers_config
+from janus_train.model.build import build, code_embeddings, transformers_config
+from janus_train.model.lora import plain_name
+from janus_train.model.meta_init import RecordedInit, without_weights
 from janus_train.model.parts import part_of
 from janus_train.paths import resolve
 from janus_train.train.run_dir import RunDir, State
@@ -26,6 +31,7 @@ NEW_PARTS: frozenset[Part] = frozenset(
     {"understanding_adaptor", "generation_adaptor", "generation_embedding", "image_head"}
 )
 """Parts that a model assembled from base models may lack."""
+_CODE_EMBEDDINGS, _CODEBOOK = "model.generation_embeddings.weight", "model.vqmodel.quantize.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,53 @@ def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> Non
             )
 
 
+class StartWeights(Mapping[str, torch.Tensor]):
+    """The values of all tensors of the model's state by name, each read or made when it is asked for, on the CPU.
+
+    Tensors of the folder are views of its files (`ModelFolder.tensor`), in the files' types. New ones are drawn again
+    as `RecordedInit` remembers them; without ``init`` there are none.
+    """
+
+    def __init__(self, folder: ModelFolder, names: Iterable[str], init: RecordedInit | None):
+        self._folder, self._init = folder, init
+        self._names = list(names)
+        self._new: dict[str, torch.Tensor] = {}
+
+    def add_new(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Have the values of ``tensors``, which are on the meta device, as they were initialised."""
+        self._new |= tensors
+
+    def record(self) -> AbstractContextManager[object]:
+        """Inside, the parameters of new modules are on the meta device, and `add_new` can take them."""
+        return _recording(self._init)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._new:
+            return self._folder.tensor(plain_name(name))
+        if name == _CODE_EMBEDDINGS:
+            return code_embeddings(self[_CODEBOOK])
+        assert self._init is not None
+        return self._init.tensor(self._new[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def _recording(init: RecordedInit | None) -> Iterator[None]:
+    with without_weights(), init or nullcontext():
+        yield
+
+
 def load_start(
     config: Config, start: Start
-) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerFast, list[Part]]:
-    """Load the model in fp32, its tokenizer, and the list of newly initialised parts.
+) -> tuple[JanusForConditionalGeneration, StartWeights, PreTrainedTokenizerFast, list[Part]]:
+    """The model in fp32 on the meta device, its weights, its tokenizer, and the list of newly initialised parts.
 
-    Raises `UserError` if they do not fit.
+    The backends give the model its memory. Raises `UserError` if they do not fit.
     """
     model = config.model
     folder = open_folder(start.folder)
@@ -100,30 +147,37 @@ def load_start(
     special = folder.special
     folder.check_tokenizer(model.text.vocab_size)
     _check_shape(model, folder)
-    _check_fits(model, folder, start)
+    expected_shapes = _check_fits(model, folder, start)
+    new_parts = _new_parts(expected_shapes.keys() - folder.shapes.keys(), folder, start)
     torch.manual_seed(config.seed)
-    janus = build(model, **vars(special))
-    parameters = dict(janus.state_dict())
-    loaded_names: set[str] = set()
-    for name, tensor in folder.tensors():
-        parameters[name].copy_(tensor)
-        loaded_names.add(name)
-    new_parts: list[Part] = []
-    for part in sorted({part_of(name) for name in parameters.keys() - loaded_names}):
-        names = {name for name in parameters if part_of(name) == part}
-        if part not in NEW_PARTS or names & loaded_names:
-            missing_names = sorted(names - loaded_names)
+    # A draw depends on all before it, so what is new costs the draws of the whole model, a minute or two for 7 B.
+    init = RecordedInit() if new_parts or config.peft is not None else None
+    with _recording(init):
+        janus = build(model, **vars(special))
+    state = janus.state_dict()
+    weights = StartWeights(folder, state, init)
+    weights.add_new({name: tensor for name, tensor in state.items() if part_of(name) in new_parts})
+    return janus, weights, tokenizer, new_parts
+
+
+def _new_parts(missing_names: Collection[str], folder: ModelFolder, start: Start) -> list[Part]:
+    """The parts that the folder lacks. Raises `UserError` if one of them is not of `NEW_PARTS`, or is there in part."""
+    present_parts = {part_of(name) for name in folder.shapes}
+    new_parts = sorted({part_of(name) for name in missing_names})
+    for part in new_parts:
+        if part not in NEW_PARTS or part in present_parts:
+            names = sorted(name for name in missing_names if part_of(name) == part)
             raise UserError(
-                f"{start.folder} is not complete: {len(missing_names)} tensors of {part} are missing, the first is {missing_names[0]}"
+                f"{start.folder} is not complete: {len(names)} tensors of {part} are missing, the first is {names[0]}"
             )
-        new_parts.append(part)
-    if "generation_embedding" in new_parts:
-        init_generation_embeddings(janus)
-    return janus, tokenizer, new_parts
+    return new_parts
 
 
-def _check_fits(model: ModelConfig, folder: ModelFolder, start: Start) -> None:
-    """By the tensors' headers, before any room is made: a folder's own configuration may ask for petabytes."""
+def _check_fits(model: ModelConfig, folder: ModelFolder, start: Start) -> dict[str, tuple[int, ...]]:
+    """By the tensors' headers, before any room is made: a folder's own configuration may ask for petabytes.
+
+    Returns the shapes of all tensors of the model.
+    """
     try:
         expected_shapes = model_shapes(transformers_config(model, None, None, None, None))
     except UserError as error:
@@ -137,6 +191,7 @@ def _check_fits(model: ModelConfig, folder: ModelFolder, start: Start) -> None:
             raise UserError(
                 f"{start.folder} does not fit model {model.name}: {name} is {shape}, the model takes {expected_shapes[name]}"
             )
+    return expected_shapes
 
 
 def _check_shape(model: ModelConfig, folder: ModelFolder) -> None:

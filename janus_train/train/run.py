@@ -1,7 +1,7 @@
 """One stage's run, from its configuration to ``final/``.
 
-    open the run folder -> load the model -> hand it to a backend -> restore -> open the rows -> record the start
-    -> train -> write the result
+    open the run folder -> build the model without weights -> a backend fills it -> restore -> open the rows
+    -> record the start -> train -> write the result
 
 Everything is checked before the first file is written. This is the only module that sees data, model and folder
 together.
@@ -84,8 +84,9 @@ def _run(
         logger.info(f"{run_dir.path} is finished at step {config.run.steps}: the model is in {run_dir.final}")
         return run_dir.path
 
-    model = load_trainable(config, group, run_dir, state, recipe)
-    backend = make_backend(model.janus, config, group)
+    model, weights = load_trainable(config, group, run_dir, state, recipe)
+    backend = make_backend(model.janus, config, group, weights)
+    del weights  # and with it the files that it holds open
     resume = restore(run_dir, state, backend, config)
     rows = RowLoader.open(
         config,

@@ -1,7 +1,7 @@
 """The model of a run.
 
-In: the configuration and the run's folder. Out: the loaded model with its trainable parts set, and what the manifest
-records about it.
+In: the configuration and the run's folder. Out: the model with its trainable parts set, the weights to fill it with, and
+what the manifest records about it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from janus_train.model.chunked_cross_entropy import text_head
 from janus_train.model.compile import compile_layers, should_compile
 from janus_train.model.parts import is_lora, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import cast_frozen_to_bf16
-from janus_train.model.vq import encoder_digest
+from janus_train.model.vq import codes_digest
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.initial_weights import Start, check_frozen, find_start, load_start
+from janus_train.train.initial_weights import Start, StartWeights, check_frozen, find_start, load_start
 from janus_train.train.run_dir import RunDir, RunState
 
 
@@ -65,8 +65,8 @@ class TrainableModel:
 
 def load_trainable(
     config: Config, group: Distributed, run_dir: RunDir, state: RunState, recipe: Recipe
-) -> TrainableModel:
-    """Load the weights and make them trainable.
+) -> tuple[TrainableModel, StartWeights]:
+    """The model on the meta device, ready for training, and the weights with which the backend fills it.
 
     Raises `UserError` if they do not fit the configuration, the run's checkpoint or the recipe's cached codes.
     """
@@ -77,25 +77,28 @@ def load_trainable(
         with group.local_main_first():
             local_folder(config.init_from, "init_from=")
     start = find_start(config, run_dir, state.state)
-    janus, tokenizer, new_parts = load_start(config, start)
-    check_codes(recipe, CodesOrigin(encoder_digest(janus.model.vqmodel), config.model.generation_image_size))
-    frozen = part_digests(janus, [part for part in PARTS if part not in config.train_parts])
+    janus, weights, tokenizer, new_parts = load_start(config, start)
+    encoder = codes_digest(weights, prefix="model.vqmodel.")
+    check_codes(recipe, CodesOrigin(encoder, config.model.generation_image_size))
+    frozen = part_digests(weights, [part for part in PARTS if part not in config.train_parts])
     if state.state == "resume":
         check_frozen(run_dir, start, frozen)
+    if config.peft is not None:
+        with weights.record():
+            lora.add_lora(janus, config.peft)
+        weights.add_new({name: tensor for name, tensor in janus.state_dict().items() if is_lora(name)})
     bf16_names = make_trainable(janus, config, new_parts, compiled, group)
     extras = open_folder(start.folder).extras() if group.is_main else {}
-    return TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras)
+    return TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras), weights
 
 
 def make_trainable(
     janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part], compiled: bool, group: Distributed
 ) -> list[str]:
-    """Apply LoRA, freezing, checkpointing, compilation and precision, in this order.
+    """Apply freezing, checkpointing, compilation and precision, in this order.
 
     Returns the weights cast to bf16.
     """
-    if config.peft is not None:
-        lora.add_lora(janus, config.peft)
     set_trainable(janus, config.train_parts)
     checkpoint_layers(janus, config.memory.activation_checkpointing)
     text_head(janus).chunked = config.memory.text_loss == "chunked"

@@ -107,6 +107,22 @@ def test_hf_to_official_to_hf(tokenizer, tmp_path, monkeypatch, dtype, shard_byt
     assert same(stored(tmp_path / "back"), janus.state_dict())
 
 
+@pytest.mark.parametrize(("form", "shards"), [("bin", 1), ("legacy", 1), ("safetensors", 3)])
+def test_each_tensor_is_read_by_itself(make_official, form, shards) -> None:
+    folder, _ = make_official(form, torch.bfloat16, shards)
+    model = open_folder(folder)
+    expected = {name: tensor.clone() for name, tensor in model.tensors()}
+    assert expected.keys() == model.shapes.keys()
+    for name in reversed(list(expected)):
+        tensor = model.tensor(name)
+        assert torch.equal(tensor, expected[name]) and tensor.dtype == torch.bfloat16, name
+
+
+def test_each_tensor_of_an_import_is_read_by_itself(imported) -> None:
+    model = open_folder(imported[2])
+    assert all(torch.equal(model.tensor(name), tensor) for name, tensor in model.tensors())
+
+
 def test_the_import_loads_with_transformers_alone(imported) -> None:
     from transformers import GenerationConfig, JanusForConditionalGeneration, JanusProcessor
 

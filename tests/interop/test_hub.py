@@ -68,7 +68,7 @@ def test_every_command_takes_an_id(cached, tmp_path) -> None:
     )
     start = find_start(config, RunDir(config, {}), "new")
     assert start.description == f"init_from {ID}"
-    janus, _, new = load_start(config, start)
+    janus, _, _, new = load_start(config, start)
     assert not new and janus.config.vq_config.num_embeddings == 53
 
 

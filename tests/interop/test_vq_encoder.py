@@ -11,7 +11,7 @@ import torch
 
 from janus_train.errors import UserError
 from janus_train.interop.vq_encoder import load_code_encoder
-from janus_train.model.vq import encoder_digest
+from janus_train.model.vq import codes_digest, encoder_digest
 from janus_train.paths import ROOT
 from janus_train.train.initial_weights import find_start, load_start
 from janus_train.train.run import run as train
@@ -50,9 +50,9 @@ def test_training_and_the_command_know_the_encoder_by_the_same_digest(random_bas
     """Of an fp32 and of a bf16 folder, and of what a stage leaves for the next one."""
     for base in (random_base, ROOT / "data_recipes/demo/base"):
         config = config_of("+stage=1", f"init_from={base}", f"output_dir={tmp_path / base.name}", "run.steps=1", *SMALL)
-        janus, _, _ = load_start(config, find_start(config, RunDir(config, {}), "new"))
+        _, weights, _, _ = load_start(config, find_start(config, RunDir(config, {}), "new"))
         alone = load_code_encoder(base, torch.device("cpu"))
-        assert encoder_digest(janus.model.vqmodel) == alone.origin.encoder
+        assert codes_digest(weights, prefix="model.vqmodel.") == alone.origin.encoder
         assert (alone.image_size, alone.tokens_per_image) == (64, 64)
         run_folder = train(config)
         assert load_code_encoder(run_folder, torch.device("cpu")).origin == alone.origin

@@ -12,8 +12,10 @@ forever.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -24,8 +26,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.build import prepare
+from janus_train.model.meta_init import allocate, without_weights
+from janus_train.model.precision import cast_to_bf16
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
+
+Weights = Mapping[str, torch.Tensor]
+"""Values on the CPU by the names of the model's state, each read when it is asked for."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's moments, by torch's names."""
@@ -68,7 +75,10 @@ def equal_share(shards: list[ParameterShard], index: int, count: int) -> list[Pa
 
 
 class Backend(ABC):
-    """A model that all ranks train together; the default methods use plain torch."""
+    """A model that all ranks train together; the default methods use plain torch.
+
+    A subclass takes ``weights`` too (`make_backend`), and gives parameters on the meta device their memory and values.
+    """
 
     model: nn.Module
     """The module to call with a `Batch`."""
@@ -162,9 +172,48 @@ class Backend(ABC):
 class Sharded(Backend):
     """A backend that shards the weights: no rank has all of them."""
 
+    @abstractmethod
+    def full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All weights and buffers on the device, gathered one at a time: each is valid until the next. All ranks iterate."""
+
+    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
+        weights = {}
+        for name, tensor in self.full_tensors():
+            if self.distributed.is_main:
+                weights[name] = tensor.to("cpu", copy=True)
+        return weights if self.distributed.is_main else None
+
     def full_model(self) -> JanusForConditionalGeneration | None:
-        state = self.full_state_dict()
-        if state is None:
-            return None
-        model = JanusForConditionalGeneration.from_pretrained(None, config=self.janus.config, state_dict=state)
-        return prepare(model).eval().to(self.distributed.device)
+        """As in `Backend`, in bf16 but for the VQ tokenizer if the run computes in bf16.
+
+        Raises torch.OutOfMemoryError on all ranks if there is no room for it on rank 0's device.
+        """
+        model, is_full = None, False
+        if self.distributed.is_main:
+            try:
+                model = self._empty_model()
+            except torch.OutOfMemoryError:
+                is_full = True
+        # All ranks know it before the first tensor is gathered: none waits for a rank that has given up.
+        if self.distributed.sum([float(is_full)]) != [0.0]:
+            raise torch.OutOfMemoryError("there is no room for a copy of the whole model beside the training")
+        targets = {} if model is None else model.state_dict()
+        for name, tensor in self.full_tensors():
+            if name in targets:
+                targets.pop(name).copy_(tensor)
+        assert not targets, f"{min(targets)} was not gathered"
+        return model
+
+    def _empty_model(self) -> JanusForConditionalGeneration:
+        """A model without values on the device."""
+        with without_weights():
+            model = (
+                prepare(JanusForConditionalGeneration(copy.deepcopy(self.janus.config))).eval().requires_grad_(False)
+            )
+        if self.config.precision == "bf16":
+            cast_to_bf16(model)
+        allocate(model, self.distributed.device)
+        # Gathering takes its tensor and a padded copy of it: that must not fail later, when other ranks wait.
+        largest = max(parameter.numel() for parameter in model.parameters())
+        torch.empty(2 * largest, dtype=torch.float32, device=self.distributed.device)
+        return model

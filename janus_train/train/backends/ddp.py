@@ -13,8 +13,9 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.janus import PackedJanus
+from janus_train.model.meta_init import fill
 from janus_train.torch_versions import NO_BUFFER_SYNC
-from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard, equal_share
+from janus_train.train.backends.base import MOMENTS, Backend, ParameterShard, Weights, equal_share
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -22,8 +23,16 @@ from janus_train.train.optim import make_optimizer
 class DDP(Backend):
     """Nothing is sharded: every rank has all weights, gradients and moments."""
 
-    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+    def __init__(
+        self,
+        janus: JanusForConditionalGeneration,
+        config: Config,
+        distributed: Distributed,
+        weights: Weights | None = None,
+    ):
         super().__init__(janus, config, distributed)
+        if weights is not None:
+            fill(janus, weights, distributed.device)
         model: nn.Module = PackedJanus(janus).to(distributed.device)
         if distributed.world_size > 1:
             # Buffers never change. Gradients as views into the buckets avoid a second copy of them.

@@ -25,7 +25,8 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
-from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded, equal_share
+from janus_train.model.meta_init import allocate
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded, Weights, equal_share
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -36,7 +37,13 @@ class FSDP2(Sharded):
     Across the replicas of a shard, if there are several, gradients are averaged in a step's last micro-batch.
     """
 
-    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+    def __init__(
+        self,
+        janus: JanusForConditionalGeneration,
+        config: Config,
+        distributed: Distributed,
+        weights: Weights | None = None,
+    ):
         super().__init__(janus, config, distributed)
         device = distributed.device
         self._num_shards = ranks_per_shard_group(distributed)
@@ -51,7 +58,9 @@ class FSDP2(Sharded):
         bf16_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         layer_policy = bf16_policy if config.precision == "bf16" else fp32_policy
         model = PackedJanus(janus)
-        encoder = janus.model.vqmodel.to(device)
+        encoder = janus.model.vqmodel
+        if weights is None:
+            encoder.to(device)
         janus_model = janus.model
         bf16_units: list[nn.Module] = [*janus_model.language_model.layers, janus.lm_head, janus_model.generation_head]
         fp32_units: list[nn.Module] = [*janus_model.vision_model.encoder.layers, janus.get_input_embeddings()]
@@ -59,6 +68,8 @@ class FSDP2(Sharded):
             for unit in units:
                 fully_shard(unit, mesh=mesh, mp_policy=units_policy, reshard_after_forward=not keep_weights_gathered)
         fully_shard(model, mesh=mesh, mp_policy=fp32_policy, ignored_params=set(encoder.parameters()))
+        if weights is not None:
+            self._fill(model, weights)
         assert isinstance(model, FSDPModule)
         self.model = self._fsdp_model = model
         self.optimizer = make_optimizer(model, config.optim)
@@ -68,6 +79,17 @@ class FSDP2(Sharded):
         if self._num_replicas > 1:
             self._fsdp_model.set_requires_all_reduce(last)
         yield
+
+    @torch.no_grad()
+    def _fill(self, model: PackedJanus, weights: Weights) -> None:
+        """Give the sharded model its memory, and read this rank's rows of each tensor."""
+        allocate(model, self.distributed.device)
+        for name, parameter in self.janus.named_parameters():
+            if isinstance(parameter, DTensor):
+                rows = parameter.to_local()
+                rows.copy_(weights[name].narrow(0, self._first_row(parameter.shape[0]), rows.shape[0]))
+            else:
+                parameter.copy_(weights[name])
 
     def local_shards(self) -> list[ParameterShard]:
         shards = []
@@ -89,13 +111,9 @@ class FSDP2(Sharded):
         """The first row on this rank: rows are split into equal blocks, the last ones smaller or empty."""
         return min(rows, self._shard * -(-rows // self._num_shards))
 
-    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        weights = {}
+    def full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.janus.state_dict().items():
-            full_tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.distributed.is_main:
-                weights[name] = full_tensor.cpu()
-        return weights if self.distributed.is_main else None
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def ranks_per_shard_group(distributed: Distributed) -> int:

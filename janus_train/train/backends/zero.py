@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -33,9 +33,10 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.errors import UserError
 from janus_train.model.janus import PackedJanus
+from janus_train.model.meta_init import fill
 from janus_train.model.precision import cast_trained_to_bf16
 from janus_train.planning.state import BUCKET_ELEMENTS
-from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded
+from janus_train.train.backends.base import MOMENTS, ParameterShard, Sharded, Weights
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import make_optimizer
 
@@ -47,10 +48,19 @@ GATHERED_ELEMENTS = 1 << 28
 """Of the masters, on rank 0's device at a time."""
 
 
+_VQ = "model.vqmodel"
+
+
 class DeepSpeedZeRO(Sharded):
     """A DeepSpeed engine, driven step by step."""
 
-    def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
+    def __init__(
+        self,
+        janus: JanusForConditionalGeneration,
+        config: Config,
+        distributed: Distributed,
+        weights: Weights | None = None,
+    ):
         super().__init__(janus, config, distributed)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         options = zero_options(distributed)
@@ -62,20 +72,22 @@ class DeepSpeedZeRO(Sharded):
             num_trained = sum(math.prod(shape) for shape in self.shapes.values())
             options = {"overlap_comm": True, "reduce_bucket_size": min(BUCKET_ELEMENTS, num_trained)} | options
         model = PackedJanus(janus)
-        self._code_encoder = _take_out_code_encoder(janus).to(distributed.device)
+        self._code_encoder = _take_out_code_encoder(janus)
+        deepspeed_config = {
+            "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+            "gradient_accumulation_steps": rows_per_rank // config.batch.micro_rows,
+            "gradient_clipping": config.optim.gradient_clip,
+            "zero_optimization": options,
+            # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
+            "zero_force_ds_cpu_optimizer": False,
+            "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+            "steps_per_print": 1 << 60,
+        }
+        if weights is not None:
+            self._fill(weights, deepspeed_config)
+        self._code_encoder.to(distributed.device)
         engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=make_optimizer(model, config.optim),
-            config={
-                "train_micro_batch_size_per_gpu": config.batch.micro_rows,
-                "gradient_accumulation_steps": rows_per_rank // config.batch.micro_rows,
-                "gradient_clipping": config.optim.gradient_clip,
-                "zero_optimization": options,
-                # torch's AdamW is as fast on CPU memory as DeepSpeed's, and needs no compiler
-                "zero_force_ds_cpu_optimizer": False,
-                "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
-                "steps_per_print": 1 << 60,
-            },
+            model=model, optimizer=make_optimizer(model, config.optim), config=deepspeed_config
         )
         self.model = engine
         self._engine: Any = engine
@@ -83,14 +95,36 @@ class DeepSpeedZeRO(Sharded):
         self.optimizer = self._zero.optimizer
         if self.stage < 3:
             _make_safe(self._zero)
-        if fp32_values:
-            self._fill_masters(fp32_values)
+        self._fill_masters(fp32_values.keys(), fp32_values if weights is None else weights)
 
-    def _fill_masters(self, fp32_values: dict[str, torch.Tensor]) -> None:
+    def _fill_masters(self, names: Collection[str], weights: Weights) -> None:
         """Replace the masters of bf16 weights, which DeepSpeed has made from these, by the values before the rounding."""
-        for shard in self.local_shards():
-            if shard.name in fp32_values:
-                shard.weight.copy_(fp32_values[shard.name].view(-1)[shard.start : shard.stop])
+        for shard in self.local_shards() if names else ():
+            if shard.name in names:
+                shard.weight.copy_(weights[shard.name].reshape(-1)[shard.start : shard.stop])
+
+    def _fill(self, weights: Weights, deepspeed_config: dict[str, Any]) -> None:
+        """Give the model its memory and values; in stage 3 each tensor is sharded before the next is read."""
+        device = self.distributed.device
+        fill(self._code_encoder, {name: weights[f"{_VQ}.{name}"] for name in self._code_encoder.state_dict()}, device)
+        if self.stage < 3:
+            fill(self.janus, weights, device)
+            return
+        # One piece of memory for all tensors, one after the other: freed pieces of many sizes would fragment the CPU's.
+        largest = max(parameter.numel() for parameter in self.janus.parameters())
+        room = torch.empty(largest, dtype=torch.float32, device=device)
+        sharded: Any = None
+        for module_name, module in list(self.janus.named_modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                value = room[: parameter.numel()].view(parameter.shape).copy_(weights[f"{module_name}.{name}"])
+                filled: Any = nn.Parameter(value, parameter.requires_grad)
+                module.register_parameter(name, filled)
+                if sharded is not None:  # DeepSpeed reads its configuration once, for the first tensor
+                    sharded.convert_to_zero_parameters(param_list=[filled])
+                    continue
+                holder = nn.ParameterList([filled])
+                deepspeed.zero.Init(module=holder, config_dict_or_path=deepspeed_config, dtype=torch.float32)
+                sharded = filled
 
     def zero_grad(self) -> None:
         """Does nothing: DeepSpeed clears the gradients after its step."""
@@ -194,17 +228,16 @@ class DeepSpeedZeRO(Sharded):
         return None if flat is None else flat.view(-1)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        weights = {}
+        weights = super().full_state_dict()
+        masters = self._gather_masters() if self.stage < 3 else {}
+        return None if weights is None else weights | masters
+
+    def full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.janus.state_dict(keep_vars=True).items():
             partitioned_tensors = [tensor] if hasattr(tensor, "ds_id") else []
             with GatheredParameters(partitioned_tensors, enabled=bool(partitioned_tensors)):
-                if self.distributed.is_main:
-                    value = tensor.detach().cpu()
-                    weights[name] = value.clone() if partitioned_tensors else value
-        if self.stage < 3:
-            weights |= self._gather_masters()
-        weights |= {f"model.vqmodel.{name}": tensor.cpu() for name, tensor in self._code_encoder.state_dict().items()}
-        return weights if self.distributed.is_main else None
+                yield name, tensor.detach()
+        yield from ((f"{_VQ}.{name}", tensor) for name, tensor in self._code_encoder.state_dict().items())
 
     def full_model(self) -> JanusForConditionalGeneration | None:
         if self.stage == 3:

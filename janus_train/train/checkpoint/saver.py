@@ -3,7 +3,7 @@
 In: the backend's shards and the streams' states. Out: a committed checkpoint folder. All ranks agree on whether the
 checkpoint is valid.
 
-    begin    all ranks copy their shards into CPU memory, and training continues
+    begin    all ranks copy their shards into one reused buffer in CPU memory, and training continues
     thread   each rank writes its file into the staging folder, syncs it and computes its digest
     finish   once all ranks have written (they exchange `is_written` at every step): if all succeeded, rank 0 writes the
              manifest, renames the folder and only then removes superseded checkpoints; if any rank failed, all give up
@@ -27,8 +27,9 @@ from safetensors import SafetensorError
 
 from janus_train.config import RunConfig
 from janus_train.errors import UserError
-from janus_train.train.backends import Backend, ParameterShard
+from janus_train.train.backends import Backend
 from janus_train.train.checkpoint.format import state_of, write_files, write_manifest
+from janus_train.train.checkpoint.host_buffer import HostBuffer
 from janus_train.train.checkpoint.store import (
     SCHEMA,
     Checkpoint,
@@ -64,6 +65,7 @@ class CheckpointSaver:
         self._run_dir, self._backend, self._group = run_dir, backend, backend.distributed
         self._keep_checkpoints, self._recipe = options.keep_checkpoints, recipe
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._buffer = HostBuffer(self._group.device)
         self._pending_save: _PendingSave | None = None
         self._failures = 0
         self.blocked_s = 0.0
@@ -86,7 +88,7 @@ class CheckpointSaver:
         if self._any_rank_failed(self._attempt(make_staging, staging) if self._group.is_main else None, step, staging):
             return
         state = state_of(step, self._backend, streams) if self._group.is_main else None
-        shards = [_copy(shard) for shard in self._backend.checkpoint_shards()]
+        shards = self._buffer.copy(self._backend.checkpoint_shards())
         future = self._thread.submit(write_files, staging, self._group.rank, shards, state)
         self._pending_save = _PendingSave(step, staging, future)
         self.blocked_s += time.perf_counter() - start_s
@@ -105,6 +107,7 @@ class CheckpointSaver:
         """Finish the pending save, and wait until superseded checkpoints are deleted."""
         self.finish()
         self._thread.shutdown(wait=True)
+        self._buffer.close()
 
     def _commit(self) -> Checkpoint | None:
         """Commit the pending save if all ranks have written it; otherwise give it up."""
@@ -168,9 +171,3 @@ class CheckpointSaver:
             )
         logger.warning(f"{message}; the previous checkpoint stays, training continues")
         return True
-
-
-def _copy(shard: ParameterShard) -> ParameterShard:
-    """A copy of the shard in CPU memory, which training does not change."""
-    moments = {key: moment.detach().to("cpu", copy=True) for key, moment in shard.moments.items()}
-    return ParameterShard(shard.name, shard.start, shard.weight.detach().to("cpu", copy=True), moments)

@@ -10,6 +10,8 @@ import logging
 import math
 from collections.abc import Sequence
 
+import torch
+
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
@@ -74,23 +76,35 @@ class Monitor:
         self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
     def preview(self, step: int, encoder: Encoder) -> None:
-        """Generate the recipe's preview prompts; all ranks call it."""
-        janus = self._backend.full_model() if self._prompts else None
+        """Generate the recipe's preview prompts; all ranks call it. What fails is a warning, and training continues."""
+        if not self._prompts:
+            return
+        reason = None
+        try:
+            self._write_preview(step, encoder)
+        except OSError as error:
+            reason = f"could not be written ({one_line(error)})"
+        except torch.OutOfMemoryError:  # on all ranks or on the main one alone, in no collective
+            reason = f"is skipped: it has no room in the memory of {self._group.device} beside the training"
+        if reason is None:
+            return
+        if self._group.device.type == "cuda":
+            torch.cuda.empty_cache()  # in small pieces what was taken is of no use to the next step
+        if self._group.is_main:
+            logger.warning(f"step {step}: its preview {reason}; training continues")
+
+    def _write_preview(self, step: int, encoder: Encoder) -> None:
+        janus = self._backend.full_model()
         if janus is not None:
             with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
-                try:
-                    write_previews(
-                        janus,
-                        encoder,
-                        self._prompts,
-                        self._run_dir.path / "samples" / f"step-{step:06d}.png",
-                        guidance=self._config.model.guidance,
-                        temperature=self._config.model.temperature,
-                    )
-                except OSError as error:
-                    logger.warning(
-                        f"step {step}: its preview could not be written ({one_line(error)}); training continues"
-                    )
+                write_previews(
+                    janus,
+                    encoder,
+                    self._prompts,
+                    self._run_dir.path / "samples" / f"step-{step:06d}.png",
+                    guidance=self._config.model.guidance,
+                    temperature=self._config.model.temperature,
+                )
 
     def log(
         self,
