@@ -114,8 +114,8 @@ def read_pairs(job: PairFolder) -> Iterator[tuple[str, str]]:
     pairs, images, others = _pair(list(files_under(Path(job.folder))), job.extension)
     captions = [path for path in others if path.name.lower().endswith(job.extension)]
     for paths, what in (
-        (images, f"images without a {job.extension} beside them"),
-        (captions, f"files {job.extension} without an image beside them"),
+        (images, f"images without a {job.extension}"),
+        (captions, f"files {job.extension} without an image"),
     ):
         if paths:
             not_used(f"{what} (the first: {paths[0].relative_to(job.folder)})", len(paths))
@@ -125,7 +125,7 @@ def read_pairs(job: PairFolder) -> Iterator[tuple[str, str]]:
     folders = sorted({image.parent for image, _ in pairs if _REPEATS.fullmatch(image.parent.absolute().name)})
     if folders:
         not_used(
-            f"folder names with repeats, such as {folders[0].absolute().name}: a source's weight in the recipe repeats it",
+            f"folders named with repeats, such as {folders[0].absolute().name}: a source's weight in the recipe repeats it",
             len(folders),
         )
     return ((str(image), str(caption)) for image, caption in pairs)

@@ -60,20 +60,20 @@ def test_each_image_has_its_caption_and_nothing_is_lost_in_silence(tmp_path, pre
     ]
     assert [data for _, _, [data] in samples(tmp_path / "out")] == [image_bytes(n, "PNG") for n in (0, 2, 3)]
     assert result["unused"] == {
-        "images without a .txt beside them (the first: 10_cat/b.png)": 2,
-        "files .txt without an image beside them (the first: 2_dog/x.txt)": 1,
+        "images without a .txt (the first: 10_cat/b.png)": 2,
+        "files .txt without an image (the first: 2_dog/x.txt)": 1,
         "files .npz": 1,
         "hidden files": 1,
-        "folder names with repeats, such as 10_cat: a source's weight in the recipe repeats it": 2,
+        "folders named with repeats, such as 10_cat: a source's weight in the recipe repeats it": 2,
     }
-    assert "2 images without a .txt beside them (the first: 10_cat/b.png)" in said
-    assert "2 folder names with repeats, such as 10_cat" in said
+    assert "2 images without a .txt (the first: 10_cat/b.png)" in said
+    assert "2 folders named with repeats, such as 10_cat" in said
 
 
 def test_the_folder_with_repeats_itself(tmp_path, prepare):
     root = kohya(tmp_path / "train")
     _, said, result = prepare(root / "2_dog")
-    assert result["samples"] == 1 and "1 folder names with repeats, such as 2_dog" in said
+    assert result["samples"] == 1 and "1 folder named with repeats, such as 2_dog" in said
 
 
 @pytest.mark.parametrize("extension", [".caption", "caption", " .Caption"])
@@ -84,7 +84,7 @@ def test_captions_with_another_ending(tmp_path, prepare, extension):
     assert code == 2 and result is None
     assert "--caption-extension names another ending" in said and "2 files .png, 1 file .caption" in said
     code, said, result = prepare(tmp_path / "raw", "--caption-extension", extension)
-    assert (code, result["samples"]) == (0, 1) and "1 image without a .caption beside them (the first: b.png)" in said
+    assert (code, result["samples"]) == (0, 1) and "1 image without a .caption (the first: b.png)" in said
 
 
 @pytest.mark.parametrize(
