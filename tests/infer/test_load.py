@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 
 import pytest
@@ -174,7 +173,6 @@ def test_bf16_where_a_gpu_computes_in_it(monkeypatch, caplog, device, supported,
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    monkeypatch.setattr(logging.getLogger("janus_train"), "propagate", True)
     assert quickest_dtype(device) == wanted
     fallback = "Tesla V100 (sm_70) does not compute in bf16: the model runs in fp32"
     assert caplog.messages == ([] if supported else [fallback])

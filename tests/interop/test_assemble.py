@@ -307,7 +307,7 @@ def test_averaged_weights_of_the_vq_tokenizer_come_first(parts, tmp_path) -> Non
 def test_a_model_whose_attention_cannot_be_packed_is_refused(parts, tmp_path) -> None:
     """Gemma 2 caps its logits inside attention: packed rows would give other states in silence."""
     config = Gemma2Config(**SHAPE, head_dim=8, bos_token_id=0, eos_token_id=1, query_pre_attn_scalar=8)
-    config.attn_logit_softcapping = 0.05
+    config.attn_logit_softcapping = 0.005
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "llm")
     open_folder_tokenizer(parts / "llm-llama").save_pretrained(tmp_path / "llm")

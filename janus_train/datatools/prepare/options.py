@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from janus_train.data.image_files import has_image_ending
 from janus_train.errors import UserError
 
 FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
@@ -44,6 +43,8 @@ def _column_names(text: str) -> tuple[str, ...]:
 
 def _caption_extension(text: str) -> str:
     """The ending in lower case and with its dot. Raises `UserError`."""
+    from janus_train.data.image_files import has_image_ending  # not for the help, which is quick
+
     name = text.strip().lower().removeprefix(".")
     if not name or "/" in name or has_image_ending(f".{name}"):
         raise UserError(

@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from janus_train.config import Config
 from janus_train.train.backends.base import MOMENTS, ParameterShard
-from janus_train.train.checkpoint import host_buffer
 from janus_train.train.checkpoint.format import write_files
 from janus_train.train.checkpoint.host_buffer import HostBuffer
 from janus_train.train.run import run
@@ -123,7 +122,6 @@ def test_memory_that_cannot_be_page_locked_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cuda, shards = FakeCuda(monkeypatch, error=2), some_shards(100, 0)
-    monkeypatch.setattr(host_buffer.logger, "propagate", True)
     buffer = HostBuffer(torch.device("cuda"))
     assert all(map(torch.equal, values(buffer.copy(shards)), values(shards)))
     assert "cannot be page-locked (CUDA error 2): each save holds training longer" in caplog.text

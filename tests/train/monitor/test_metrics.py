@@ -28,7 +28,6 @@ def test_a_plain_line_says_the_time_left(
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     config = config_of("+stage=2", "run.steps=10", "run.log_every=1")
     log = MetricsLog(config, tmp_path / "metrics.jsonl", 3, Console(file=io.StringIO()))
-    monkeypatch.setattr(logging.getLogger("janus_train"), "propagate", True)
     with caplog.at_level(logging.INFO, "janus_train"):
         now = 1010.0
         log.step(step_metrics(3))
