@@ -47,9 +47,9 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-# The fast tests with the lowest versions that pyproject.toml allows. On a CPU torch stays as it is (constraints-lowest.txt).
+# The fast tests, or TESTS="folders", with the lowest versions that pyproject.toml allows. On a CPU torch stays as it is (constraints-lowest.txt).
 test-lowest: $(LOWEST)/.installed
-	$(subst $(BIN),$(LOWEST)/bin,$(PYTEST)) $(if $(BUDGET),-rs --time-budget=$(BUDGET))
+	$(subst $(BIN),$(LOWEST)/bin,$(PYTEST)) $(if $(BUDGET),-rs --time-budget=$(BUDGET)) $(TESTS)
 
 # The documentation as a site in site/. A broken link or a page that is left out of the menu fails it.
 docs: $(INSTALLED)
