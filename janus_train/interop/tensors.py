@@ -11,7 +11,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, KeysView
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -74,12 +74,12 @@ def unwrapped_name(name: str) -> str:
 
 def unwrapped_names(names: Iterable[str], path: Path) -> dict[str, str]:
     """`unwrapped_name` -> the name in ``path``. Raises `UserError` if two tensors would have one name."""
-    by_own_name: dict[str, str] = {}
+    own_names: dict[str, str] = {}
     for name in names:
-        other = by_own_name.setdefault(unwrapped_name(name), name)
+        other = own_names.setdefault(unwrapped_name(name), name)
         if other != name:
             raise UserError(f"{path} has both {other} and {name}, which are one tensor's name: remove one of them")
-    return by_own_name
+    return own_names
 
 
 def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -102,7 +102,7 @@ def read(files: list[Path], prefix: str = "") -> Iterator[tuple[str, torch.Tenso
 
 
 def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Returns every tensor's shape by its plain name, without reading its bytes."""
+    """Returns every tensor's shape by its unwrapped name, without reading its bytes."""
     by_name: dict[str, tuple[int, ...]] = {}
     for path in files:
         if path.suffix == ".safetensors":
@@ -129,9 +129,6 @@ class StoredTensors:
     def _places(self) -> dict[str, tuple[Path, str]]:
         """For each name the file and the name there."""
         return {name: (path, own_name) for path in self._files for name, own_name in self._names(path).items()}
-
-    def keys(self) -> KeysView[str]:
-        return self._places.keys()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path, own_name = self._places[name]
