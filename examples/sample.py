@@ -72,7 +72,7 @@ def with_transformers_alone(folder: Path, prompt: str, path: Path) -> None:
     processor = JanusProcessor.from_pretrained(folder)
     model = JanusForConditionalGeneration.from_pretrained(folder)
     text = processor.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
-    inputs = processor(text=text, generation_mode="image", return_tensors="pt")
+    inputs = processor(text=[text], generation_mode="image", return_tensors="pt")
     torch.manual_seed(0)
     with torch.no_grad():
         codes = model.generate(**inputs, generation_mode="image", do_sample=True)  # (1, codes of an image)

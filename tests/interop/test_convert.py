@@ -137,7 +137,7 @@ def test_the_import_loads_with_transformers_alone(imported) -> None:
     assert (drawing.guidance_scale, drawing.pad_token_id) == (5.0, special.pad)
     assert drawing.generation_kwargs["boi_token_id"] == special.begin_of_image
     processor = JanusProcessor.from_pretrained(out)
-    made = processor(text="<|User|>: a red\n\n<|Assistant|>:", generation_mode="image", return_tensors="pt")
+    made = processor(text=["<|User|>: a red\n\n<|Assistant|>:"], generation_mode="image", return_tensors="pt")
     drawn = janus.generate(**made, generation_mode="image", do_sample=False, max_new_tokens=16)
     assert drawn.shape == (1, 16) and int(drawn.max()) < 53
 
@@ -167,7 +167,7 @@ def test_transformers_processor_makes_the_ids_that_training_does(imported) -> No
     assert made.input_ids[0].tolist() == encoder.chat_prompt_ids(ours, 1)
     assert made.pixel_values.shape == (1, 3, 32, 32) and made.pixel_values.min() >= -1
     text = processor.apply_chat_template([{"role": "user", "content": "a red dog"}], add_generation_prompt=True)
-    made = processor(text=text, generation_mode="image", return_tensors="pt")
+    made = processor(text=[text], generation_mode="image", return_tensors="pt")
     assert made.input_ids[0].tolist() == encoder.generation_prompt_ids("a red dog")
 
 

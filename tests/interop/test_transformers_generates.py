@@ -60,7 +60,7 @@ def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcesso
     texts = [processor.apply_chat_template(one, add_generation_prompt=True) for one in asked]
     ids = [ours.encoder.generation_prompt_ids(prompt) for prompt in prompts]
     for n, text in enumerate(texts):  # one at a time: transformers' left padding is not told from guidance's pads
-        given = processor(text=text, generation_mode="image", return_tensors="pt")
+        given = processor(text=[text], generation_mode="image", return_tensors="pt")
         assert given.input_ids[0].tolist() == ids[n]
         drawn = theirs.generate(**given, generation_mode="image", do_sample=False, max_new_tokens=CODES)
         mine = generate_codes(
