@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from janus_train.data.sources.shards import ShardSource
 from janus_train.errors import UserError
@@ -39,23 +39,37 @@ NEUTRAL = (204, 204, 204)
 HELD_OUT_IN = 10
 """One in this many labels is held out."""
 
-NUM_SCENE_OBJECTS = 40
-"""Scenes are composed of this many objects, chosen by a hash of their names: in the few minutes of the demo, a model of a
-million weights can learn the looks of these but not of all objects. Class images and texts use all objects."""
+_SCENE_OBJECTS = """
+    moose, monkey, penguin, fox, lion, panda, frog, owl, elephant, zebra, crab, octopus, butterfly, turtle, unicorn,
+    sunflower, cactus, mushroom, palm tree, banana, strawberry, pineapple, watermelon, pizza, hamburger, doughnut, popcorn,
+    rocket, bicycle, sailboat, bus, castle, volcano, snowman, balloon, guitar, camera, umbrella, crown, key
+"""
+SCENE_OBJECTS = frozenset(" ".join(_SCENE_OBJECTS.split()).split(", "))
+"""Scenes are composed of these objects, 40 that are told apart at 32 pixels: in the few minutes of the demo, a model of a
+million weights can learn the looks of so many but not of all. Texts are about all objects."""
 
-UNIT = 64
-"""Positions and sizes in a scene are in units of 1/64 of the image's side."""
+UNIT = 96
+"""Positions and sizes in a scene are in units of 1/96 of the image's side."""
 
-SIDES = {"small": 28, "large": 44}
-"""Sizes of objects. Several objects in one scene are small."""
-MARGIN = 2
-"""Margin around an object. With it all sides and all distances between objects' centers are multiples of 8, so that
-objects have the same position relative to the encoders' patches (8 x 8 pixels in the tiny model) at every place."""
-PLACES = ("left", "right", "middle", "top", "bottom")
+CELL = 16
+"""Scenes are composed on a grid of cells of this side, which are the patches of both encoders of the tiny model: whatever
+stands on whole cells gives the same codes at every place and on every background."""
+
+SIDES = {"small": 2 * CELL, "large": 4 * CELL}
+"""Sides of the cards with objects. Several objects in one scene are small."""
+
+CARD, CARD_EDGE = (250, 246, 234), (196, 182, 152)
+"""Colours of the card that an object stands on, and of its edge, RGB. With a card an object fills whole cells: without
+one, every cell at its outline would be another one on each background, and a model would have to learn them all."""
+CARD_MARGIN = 1 / 12
+"""Space between an object and the border of its card, as a share of the card's side."""
+
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 PLACES_OF_COUNT: dict[int, tuple[tuple[str, ...], ...]] = {
     1: tuple((place,) for place in PLACES),
-    2: (("left", "right"), ("top", "bottom")),
-    3: (("top", "left", "right"),),
+    2: (("left", "right"), ("top", "bottom"), ("top left", "bottom right"), ("bottom left", "top right")),
+    3: (("left", "middle", "right"), ("top", "bottom left", "bottom right")),
+    4: (("top left", "top right", "bottom left", "bottom right"),),
 }
 """Number of objects -> the possible arrangements."""
 
@@ -65,11 +79,12 @@ def embedded_shards() -> list[Path]:
     return sorted(SHARDS_FOLDER.glob("*.tar"))
 
 
-def center_of(place: str, side: int, number: int = 1) -> tuple[int, int]:
-    """The center (x, y) of an object at a place, in units; left and right are at the bottom if there are three objects."""
-    low, middle, high = side // 2 + MARGIN, UNIT // 2, UNIT - side // 2 - MARGIN
-    x = {"left": low, "right": high}.get(place, middle)
-    y = {"top": low, "bottom": high}.get(place, high if number == 3 and place in ("left", "right") else middle)
+def center_of(place: str, side: int) -> tuple[int, int]:
+    """The center (x, y) of a card at a place, in units."""
+    low, middle, high = side // 2, UNIT // 2, UNIT - side // 2
+    words = place.split()
+    x = low if "left" in words else high if "right" in words else middle
+    y = low if "top" in words else high if "bottom" in words else middle
     return x, y
 
 
@@ -93,10 +108,10 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """An object in a scene. ``x, y`` is its center and ``side`` its size, in units of 1/64 of the image's side."""
+    """An object on its card. ``x, y`` is the card's center and ``side`` its side, in units of 1/96 of the image's side."""
 
     object: SceneObject
-    place: str  # left, right, middle, top or bottom
+    place: str  # one of `PLACES`
     x: int
     y: int
     side: int
@@ -105,7 +120,7 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three objects on a flat background; `NEUTRAL` if it has no name."""
+    """One to four objects on a flat background; `NEUTRAL` if it has no name."""
 
     objects: tuple[PlacedObject, ...]
     background: str
@@ -125,7 +140,7 @@ class Library:
 
     def __init__(self, shards: tuple[Path, ...]):
         self._source = ShardSource(list(shards))
-        self._image_cache: dict[tuple[int, int], Image.Image] = {}
+        self._cards: dict[tuple[int, int], Image.Image] = {}
 
     @cached_property
     def objects(self) -> list[SceneObject]:
@@ -133,9 +148,8 @@ class Library:
 
     @cached_property
     def scene_objects(self) -> list[SceneObject]:
-        """The objects that scenes are composed of, in the order of `objects`."""
-        by_hash = sorted(self.objects, key=lambda scene_object: hashlib.sha256(scene_object.name.encode()).digest())
-        return sorted(by_hash[:NUM_SCENE_OBJECTS], key=lambda scene_object: scene_object.number)
+        """The objects that scenes are composed of: `SCENE_OBJECTS`, or all if the shards have none of those."""
+        return [each for each in self.objects if each.name in SCENE_OBJECTS] or self.objects
 
     def _read(self, number: int) -> SceneObject:
         record = self._source[number]
@@ -150,15 +164,20 @@ class Library:
         except KeyError as error:
             raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {error.args[0]}") from None
 
-    def image(self, number: int, side: int) -> Image.Image:
-        """The object's image, RGBA, ``side`` x ``side`` pixels; it is cached, so do not modify it."""
-        image = self._image_cache.get((number, side))
-        if image is None:
+    def card(self, number: int, side: int) -> Image.Image:
+        """The object on its card, RGB, ``side`` x ``side`` pixels; it is cached, so do not modify it."""
+        card = self._cards.get((number, side))
+        if card is None:
+            margin = round(side * CARD_MARGIN)
+            inner = side - 2 * margin
             original = self._source[number].images[0].convert("RGBA")
             # Premultiplied while scaling: transparent pixels have no colour to give.
-            image = original.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
-            self._image_cache[number, side] = image
-        return image
+            scaled = original.convert("RGBa").resize((inner, inner), Image.Resampling.LANCZOS).convert("RGBA")
+            card = Image.new("RGB", (side, side), CARD)
+            ImageDraw.Draw(card).rectangle((0, 0, side - 1, side - 1), outline=CARD_EDGE)
+            card.paste(scaled, (margin, margin), scaled)
+            self._cards[number, side] = card
+        return card
 
 
 @lru_cache(maxsize=8)

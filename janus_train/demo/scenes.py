@@ -67,7 +67,8 @@ VIEWS = {"class": 1, "scene": 2, "text": 3, "conversation": 4, "draw": 5, "dialo
 SPLITS = {"train": 1, "held_out": 2}
 EVALUATION = 100  # the seed number of `held_out_scenes`
 
-SHARE_OF_COUNT = (0.4, 0.4, 0.2)  # of scenes with one, two, three objects
+SHARE_OF_COUNT = (0.4, 0.3, 0.15, 0.15)  # of scenes with one to four objects
+SHARE_OF_TWINS = 0.15  # of scenes with several objects: two of them are of one kind
 
 
 def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[PlacedObject, ...]:
@@ -76,45 +77,50 @@ def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[Plac
     choices = PLACES_OF_COUNT[len(objects)]
     places = choices[rng.integers(len(choices))]
     return tuple(
-        PlacedObject(scene_object, place, *center_of(place, side, len(objects)), side, size_word)
+        PlacedObject(scene_object, place, *center_of(place, side), side, size_word)
         for scene_object, place in zip(objects, places, strict=True)
     )
 
 
+def _sample_objects(library: Library, rng: np.random.Generator) -> list[SceneObject]:
+    """One to four objects in a random order, no more than two of them alike."""
+    objects = library.scene_objects
+    most = min(len(SHARE_OF_COUNT), len(objects))
+    shares = np.array(SHARE_OF_COUNT[:most]) / sum(SHARE_OF_COUNT[:most])
+    number = int(rng.choice(most, p=shares)) + 1
+    chosen = [objects[i] for i in rng.choice(len(objects), number, replace=False)]
+    if number > 1 and rng.random() < SHARE_OF_TWINS:
+        first, second = rng.choice(number, 2, replace=False)
+        chosen[second] = chosen[first]
+    return chosen
+
+
 def sample_scene(library: Library, rng: np.random.Generator, split: str) -> Scene:
     """Sample a scene of the split; combinations of the other split are rejected."""
-    objects, colours = library.scene_objects, list(BACKGROUNDS)
-    max_objects = min(3, len(objects))
-    shares = np.array(SHARE_OF_COUNT[:max_objects]) / sum(SHARE_OF_COUNT[:max_objects])
+    colours = list(BACKGROUNDS)
     while True:
-        number = int(rng.choice(max_objects, p=shares)) + 1
-        scene_objects = [objects[i] for i in rng.choice(len(objects), number, replace=False)]
+        scene_objects = _sample_objects(library, rng)
         background = colours[rng.integers(len(colours))]
         label = "+".join(sorted(t.name for t in scene_objects)) + "@" + background
         if is_held_out(label) == (split == "held_out"):
             return Scene(_compose(scene_objects, rng), background)
 
 
-def _paste(ground: Image.Image, library: Library, placed_object: PlacedObject) -> None:
-    scale = ground.width / UNIT
-    side = round(placed_object.side * scale)
-    image = library.image(placed_object.object.number, side)
-    corner = (round(placed_object.x * scale - side / 2), round(placed_object.y * scale - side / 2))
-    ground.paste(image, corner, image)
-
-
 def render(scene: Scene, library: Library, size: int = UNIT) -> Image.Image:
     """The scene as an RGB image of ``size`` x ``size`` pixels."""
-    ground = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
+    image = Image.new("RGB", (size, size), BACKGROUNDS.get(scene.background, NEUTRAL))
+    scale = size / UNIT
     for placed_object in scene.objects:
-        _paste(ground, library, placed_object)
-    return ground
+        side = round(placed_object.side * scale)
+        corner = (round(placed_object.x * scale - side / 2), round(placed_object.y * scale - side / 2))
+        image.paste(library.card(placed_object.object.number, side), corner)
+    return image
 
 
-def class_scene(scene_object: SceneObject) -> Scene:
-    """The object alone, large and in the middle, on none of the backgrounds' colours."""
-    side = SIDES["large"]
-    return Scene((PlacedObject(scene_object, "middle", *center_of("middle", side), side),), "")
+def class_scene(scene_object: SceneObject, size_word: str = "large") -> Scene:
+    """The object alone in the middle, on none of the backgrounds' colours."""
+    side = SIDES[size_word]
+    return Scene((PlacedObject(scene_object, "middle", *center_of("middle", side), side, size_word),), "")
 
 
 def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -126,7 +132,7 @@ def _turns(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
 class SceneSource:
     """A random-access sequence of records about scenes or objects: see `VIEWS`.
 
-    ``class`` {class_name, caption} + image; ``scene`` {caption} + image; ``text`` {text};
+    ``class`` {class_name, caption} + image, of the objects of scenes at both sizes; ``scene`` {caption} + image; ``text`` {text};
     ``conversation`` {conversations} + image to understand; ``draw`` {conversations} + image to generate;
     ``dialogue`` {conversations} without image.
     """
@@ -167,17 +173,19 @@ class SceneSource:
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], index)))
 
-    def _object(self, index: int) -> SceneObject:
+    def _object(self, index: int, objects: list[SceneObject]) -> SceneObject:
         """The object of an index: every object once per len(objects) indices, in another order each time."""
-        objects = self.library.objects
         turn, place = divmod(index, len(objects))
         order = np.random.default_rng(np.random.SeedSequence((VIEWS[self.view], SPLITS[self.split], 0, turn)))
         return objects[int(order.permutation(len(objects))[place])]
 
     def _class(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        scene_object = self._object(index)
-        image = render(class_scene(scene_object), self.library, self.size)
-        return {"class_name": scene_object.name, "caption": class_caption(scene_object)}, [image]
+        scene_object = self._object(index, self.library.scene_objects)
+        size_word = list(SIDES)[rng.integers(len(SIDES))]
+        image = render(class_scene(scene_object, size_word), self.library, self.size)
+        return {"class_name": f"{size_word} {scene_object.name}", "caption": class_caption(scene_object, size_word)}, [
+            image
+        ]
 
     def _scene(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         scene = sample_scene(self.library, rng, self.split)
@@ -186,14 +194,14 @@ class SceneSource:
     def _text(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         if rng.random() < 0.25:
             return {"text": caption(sample_scene(self.library, rng, self.split), rng)}, []
-        return {"text": definition(self._object(index), rng)}, []
+        return {"text": definition(self._object(index, self.library.objects), rng)}, []
 
     def _conversation(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         scene = sample_scene(self.library, rng, self.split)
         all_questions = questions(scene, int(rng.random() < 0.3))
-        kinds = list(rng.permutation(["colour", "count", "place", "object"])[: rng.integers(1, 4)])
+        kinds = sorted({kind for kind, _, _ in all_questions})
         pairs = []
-        for kind in kinds:
+        for kind in rng.permutation(kinds)[: rng.integers(1, 4)]:
             candidates = [(q, a) for k, q, a in all_questions if k == kind]
             pairs.append(candidates[rng.integers(len(candidates))])
         pairs[0] = (f"{PLACEHOLDER}\n{pairs[0][0]}", pairs[0][1])
@@ -209,7 +217,7 @@ class SceneSource:
         return {"conversations": _turns([(request, PLACEHOLDER)])}, [render(scene, self.library, self.size)]
 
     def _dialogue(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        pairs = object_questions(self._object(index), rng)[: rng.integers(1, 4)]
+        pairs = object_questions(self._object(index, self.library.objects), rng)[: rng.integers(1, 4)]
         return {"conversations": _turns(pairs)}, []
 
 

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_train.demo.objects import PlacedObject, Scene, SceneObject
+from janus_train.demo.objects import Scene, SceneObject
 
-COUNTS = ("No", "One", "Two", "Three")
+COUNTS = ("No", "One", "Two", "Three", "Four")
 PLACES = {
-    "left": "on the left",
-    "right": "on the right",
-    "middle": "in the middle",
+    "top left": "at the top left",
     "top": "at the top",
+    "top right": "at the top right",
+    "left": "on the left",
+    "middle": "in the middle",
+    "right": "on the right",
+    "bottom left": "at the bottom left",
     "bottom": "at the bottom",
+    "bottom right": "at the bottom right",
 }
+RELATIONS = {("left", "right"): ("to the left of", "to the right of"), ("top", "bottom"): ("above", "below")}
+"""Places of two objects -> how the first stands to the second, and the second to the first."""
 
 DEFINITE = frozenset({"Statue of Liberty", "kaaba", "milky way", "sun"})
 """Names with the article "the"."""
@@ -82,21 +88,43 @@ def join_words(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def placed_phrase(placed_object: PlacedObject) -> str:
-    return f"{noun(placed_object.object.name, placed_object.size_word)} {PLACES[placed_object.place]}"
+def placed_phrases(scene: Scene) -> list[str]:
+    """Each object with its place; the second of two alike is "another"."""
+    phrases, named = [], set()
+    for placed_object in scene.objects:
+        name = placed_object.object.name
+        words = f"another {name}" if name in named and noun(name) != name else noun(name, placed_object.size_word)
+        named.add(name)
+        phrases.append(f"{words} {PLACES[placed_object.place]}")
+    return phrases
 
 
-NUM_CAPTIONS = 4
+def relation(scene: Scene) -> tuple[str, str] | None:
+    """How two different objects stand to each other, from the first's side and from the second's; None if there is no word."""
+    names = [placed_object.object.name for placed_object in scene.objects]
+    words = RELATIONS.get(tuple(placed_object.place for placed_object in scene.objects))  # type: ignore[call-overload]
+    if words is None or len(set(names)) < 2:
+        return None
+    first, second = map(noun, names)
+    return f"{first} {words[0]} {second}", f"{second} {words[1]} {first}"
+
+
+NUM_CAPTIONS = 6
 
 
 def first_sentence(scene: Scene, phrasing: int) -> str:
-    """The complete scene in one sentence, without capital and full stop; ``phrasing``: 0..NUM_CAPTIONS-1."""
-    phrases = join_words([placed_phrase(p) for p in scene.objects])
+    """The complete scene in one sentence, without capital and full stop; ``phrasing``: 0..NUM_CAPTIONS-1.
+
+    Phrasings 3 and 4 name a relation instead of places; scenes without one have phrasing 0 there.
+    """
+    phrases, related = join_words(placed_phrases(scene)), relation(scene)
     ground = f"{article(scene.background)} background"
     return (
         f"{phrases}, on {ground}",
         f"a picture of {phrases}, on {ground}",
         f"{phrases}, and the background is {scene.background}",
+        f"{related[0] if related else phrases}, on {ground}",
+        f"{related[1] if related else phrases}, on {ground}",
         f"on {ground}: {phrases}",
     )[phrasing]
 
@@ -116,8 +144,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
-def class_caption(scene_object: SceneObject) -> str:
-    return noun(scene_object.name)
+def class_caption(scene_object: SceneObject, size_word: str) -> str:
+    return noun(scene_object.name, size_word)
 
 
 QUESTIONS = {
@@ -125,22 +153,32 @@ QUESTIONS = {
     "count": ("How many objects are there?", "How many things are in the picture?"),
     "place": ("Where {verb} the {name}?", "In which place {verb} the {name}?"),
     "object": ("What is {place}?", "Which object is {place}?"),
+    "relation": ("What is {relation} the {name}?", "Which object is {relation} the {name}?"),
 }
 """Type -> phrasings of its question."""
 
 
 def questions(scene: Scene, phrasing: int = 0) -> list[tuple[str, str, str]]:
-    """All questions about the scene as (type, question, answer); type is a key of `QUESTIONS`."""
+    """All questions about the scene as (type, question, answer); type is a key of `QUESTIONS`.
+
+    Nobody asks where an object is of which there are two.
+    """
     ask = {kind: forms[phrasing] for kind, forms in QUESTIONS.items()}
+    names = [placed_object.object.name for placed_object in scene.objects]
     entries = [
         ("colour", ask["colour"], sentence(scene.background)),
         ("count", ask["count"], f"{COUNTS[len(scene.objects)]}."),
     ]
-    for placed_object in scene.objects:
-        name, place = placed_object.object.name, PLACES[placed_object.place]
-        verb = "are" if is_plural(name) else "is"
-        entries.append(("place", ask["place"].format(verb=verb, name=name), sentence(place)))
+    for placed_object, name in zip(scene.objects, names, strict=True):
+        place = PLACES[placed_object.place]
+        if names.count(name) == 1:
+            verb = "are" if is_plural(name) else "is"
+            entries.append(("place", ask["place"].format(verb=verb, name=name), sentence(place)))
         entries.append(("object", ask["object"].format(place=place), sentence(noun(name))))
+    if relation(scene):
+        words = RELATIONS[scene.objects[0].place, scene.objects[1].place]
+        for word, other, answer in zip(words, reversed(names), names, strict=True):
+            entries.append(("relation", ask["relation"].format(relation=word, name=other), sentence(noun(answer))))
     return entries
 
 
