@@ -164,18 +164,21 @@ class Library:
         except KeyError as error:
             raise UserError(f"sample {record.key!r} cannot be put into scenes: it has no {error.args[0]}") from None
 
+    def image(self, number: int, side: int) -> Image.Image:
+        """The object alone, RGBA, ``side`` x ``side`` pixels."""
+        original = self._source[number].images[0].convert("RGBA")
+        # Premultiplied while scaling: transparent pixels have no colour to give.
+        return original.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
+
     def card(self, number: int, side: int) -> Image.Image:
         """The object on its card, RGB, ``side`` x ``side`` pixels; it is cached, so do not modify it."""
         card = self._cards.get((number, side))
         if card is None:
             margin = round(side * CARD_MARGIN)
-            inner = side - 2 * margin
-            original = self._source[number].images[0].convert("RGBA")
-            # Premultiplied while scaling: transparent pixels have no colour to give.
-            scaled = original.convert("RGBa").resize((inner, inner), Image.Resampling.LANCZOS).convert("RGBA")
+            image = self.image(number, side - 2 * margin)
             card = Image.new("RGB", (side, side), CARD)
             ImageDraw.Draw(card).rectangle((0, 0, side - 1, side - 1), outline=CARD_EDGE)
-            card.paste(scaled, (margin, margin), scaled)
+            card.paste(image, (margin, margin), image)
             self._cards[number, side] = card
         return card
 

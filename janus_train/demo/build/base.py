@@ -33,13 +33,13 @@ from janus_train.demo.build.common import Figures
 from janus_train.demo.build.language_model import evaluate_llm, texts, train_llm
 from janus_train.demo.build.tokenizer import train_tokenizer
 from janus_train.demo.build.vision import evaluate_vision, train_vision
-from janus_train.demo.build.vq import evaluate_vq, train_codes, train_images
+from janus_train.demo.build.vq import evaluate_vq, train_vq
 from janus_train.errors import UserError
 from janus_train.files import staged_folder
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 
-STEPS = {"codes": 2000, "pictures": 1000, "vision": 1600, "llm": 1500}
+STEPS = {"vision": 1600, "llm": 1500}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """Prefixes of the saved tensors, by part."""
 MOST_BYTES = 8_000_000
@@ -76,14 +76,13 @@ def train(
     part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, effort: float, seed: int
 ) -> Figures:
     """Train one part in place. Every part has its own seed, so that none depends on the parts trained before it."""
-    steps = {name: max(1, round(number * effort)) for name, number in STEPS.items()}
     torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
     if part == "vq":
-        figures = train_codes(janus.model.vqmodel, config.image_size, steps["codes"])
-        return figures | train_images(janus.model.vqmodel, config.image_size, steps["pictures"])
+        return train_vq(janus.model.vqmodel, effort)
+    steps = max(1, round(STEPS[part] * effort))
     if part == "vision":
-        return train_vision(janus.model.vision_model, config.image_size, steps["vision"], seed)
-    return train_llm(janus, tokenizer, steps["llm"])
+        return train_vision(janus.model.vision_model, config.image_size, steps, seed)
+    return train_llm(janus, tokenizer, steps)
 
 
 def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:

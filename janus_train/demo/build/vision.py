@@ -4,8 +4,8 @@ Here the texts are short and few (object names, background colours, counts), so 
 and not only with those of its batch. With all texts, CLIP's softmax (arXiv 2103.00020) learns faster than SigLIP's
 sigmoids, which spend a long time on learning that most names do not fit. The "text tower" is a table of label embeddings.
 Pooling (an attention with one query per place) and the table are used only in this pretraining; only the encoder is
-kept, whose patch features Janus uses. A second loss predicts for each patch the object that covers it, like SigLIP 2's
-local losses, so that place and identity can be read from the features with a linear map.
+kept, whose patch features Janus uses. A second loss predicts for each patch the object that covers it and where that
+stands, like SigLIP 2's local losses, so that place and identity can be read from the features with a linear map.
 
 In: a ``JanusVisionModel``. Out: the same, trained; accuracies of linear probes on held-out combinations.
 """
@@ -36,6 +36,7 @@ class Labels:
         self.count = torch.tensor([len(s.objects) - 1 for s in scene_batch])
         self.at_place = torch.full((count, len(PLACES)), no_object)  # the object's number
         self.patches = torch.full((count, patches_a_side**2), no_object)  # the object that covers the patch's center
+        self.patch_places = torch.full((count, patches_a_side**2), -1)  # the place of that object
         self.no_object = no_object
         middles = (np.arange(patches_a_side) + 0.5) * UNIT / patches_a_side
         for n, scene in enumerate(scene_batch):
@@ -43,7 +44,9 @@ class Labels:
                 self.at_place[n, PLACES.index(placed_object.place)] = placed_object.object.number
                 inside_x = np.abs(middles - placed_object.x) < placed_object.side / 2
                 inside_y = np.abs(middles - placed_object.y) < placed_object.side / 2
-                self.patches[n, torch.from_numpy(np.outer(inside_y, inside_x).ravel())] = placed_object.object.number
+                inside = torch.from_numpy(np.outer(inside_y, inside_x).ravel())
+                self.patches[n, inside] = placed_object.object.number
+                self.patch_places[n, inside] = PLACES.index(placed_object.place)
 
 
 class LabelHead(nn.Module):
@@ -55,7 +58,8 @@ class LabelHead(nn.Module):
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         self.patch = nn.Linear(width, width)
         self.names = nn.Linear(width, num_objects + 1)
-        self.colour, self.count = nn.Linear(width, len(COLOURS)), nn.Linear(width, 3)
+        self.patch_place = nn.Linear(width, len(PLACES))
+        self.colour, self.count = nn.Linear(width, len(COLOURS)), nn.Linear(width, len(PLACES_OF_COUNT))
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of names for each place (N, places, objects + 1) and for each patch (N, P, objects + 1)."""
@@ -70,11 +74,15 @@ def pretraining_loss(head: LabelHead, features: torch.Tensor, labels: Labels) ->
     is_covered = (labels.patches != labels.no_object).flatten()
     names = F.cross_entropy(a_patch.flatten(0, 1), labels.patches.flatten(), reduction="none")
     is_present = (labels.at_place != labels.no_object).flatten()
+    patch_places = F.cross_entropy(
+        head.patch_place(features).flatten(0, 1), labels.patch_places.flatten(), ignore_index=-1
+    )
     places = F.cross_entropy(at_place.flatten(0, 1), labels.at_place.flatten(), reduction="none")
     return (
         places[is_present].mean()
         + places[~is_present].mean()
         + names[is_covered].mean()
+        + patch_places
         + 0.3 * names[~is_covered].mean()
         + F.cross_entropy(head.colour(mean[has_colour]), labels.colour[has_colour])
         + F.cross_entropy(head.count(mean[has_colour]), labels.count[has_colour])
@@ -159,7 +167,7 @@ def evaluate_vision(vision: JanusVisionModel, size: int, train_count: int = 4000
     layouts = [torch.tensor([LAYOUTS.index(tuple(p.place for p in s.objects)) for s in part]) for part in (train, test)]
     probes = (
         ("background colour", y_train.colour, y_test.colour, len(COLOURS)),
-        ("count", y_train.count, y_test.count, 3),
+        ("count", y_train.count, y_test.count, len(PLACES_OF_COUNT)),
         ("places", layouts[0], layouts[1], len(LAYOUTS)),
     )
     for name, train_targets, test_targets, classes in probes:
