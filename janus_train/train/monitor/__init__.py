@@ -96,15 +96,17 @@ class Monitor:
     def _write_preview(self, step: int, encoder: Encoder) -> None:
         janus = self._backend.full_model()
         if janus is not None:
+            path = self._run_dir.path / "samples" / f"step-{step:06d}.png"
             with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
                 write_previews(
                     janus,
                     encoder,
                     self._prompts,
-                    self._run_dir.path / "samples" / f"step-{step:06d}.png",
+                    path,
                     guidance=self._config.model.guidance,
                     temperature=self._config.model.temperature,
                 )
+            logger.info(f"step {step}: images of the preview prompts are in {path}")
 
     def log(
         self,
