@@ -311,9 +311,7 @@ def test_a_model_whose_attention_cannot_be_packed_is_refused(parts, tmp_path) ->
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "llm")
     open_folder_tokenizer(parts / "llm-llama").save_pretrained(tmp_path / "llm")
-    with pytest.raises(
-        UserError, match=r"gemma2 (gives other states for packed documents|does not run on packed rows)"
-    ):
+    with pytest.raises(UserError, match="gemma2 gives other states for packed documents"):
         assemble(str(tmp_path / "llm"), str(parts / "siglip"), parts / "vq.pt", tmp_path / "out", seed=0)
     assert not (tmp_path / "out").exists()
 

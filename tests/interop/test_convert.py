@@ -19,6 +19,7 @@ from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
 from janus_train.paths import ROOT
+from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS
 from tests.interop.conftest import same, small_model, stored
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -124,7 +125,7 @@ def test_each_tensor_of_an_import_is_read_by_itself(imported) -> None:
 
 
 def test_the_import_loads_with_transformers_alone(imported) -> None:
-    from transformers import GenerationConfig, JanusForConditionalGeneration, JanusProcessor
+    from transformers import GenerationConfig, JanusForConditionalGeneration
 
     _, held, out = imported
     janus, info = JanusForConditionalGeneration.from_pretrained(out, output_loading_info=True)
@@ -136,6 +137,14 @@ def test_the_import_loads_with_transformers_alone(imported) -> None:
     drawing = GenerationConfig.from_pretrained(out)
     assert (drawing.guidance_scale, drawing.pad_token_id) == (5.0, special.pad)
     assert drawing.generation_kwargs["boi_token_id"] == special.begin_of_image
+
+
+@pytest.mark.skipif(not TRANSFORMERS_DRAWS, reason=NO_DRAWING)
+def test_the_import_draws_with_transformers_alone(imported) -> None:
+    from transformers import JanusForConditionalGeneration, JanusProcessor
+
+    out = imported[2]
+    janus = JanusForConditionalGeneration.from_pretrained(out)
     processor = JanusProcessor.from_pretrained(out)
     made = processor(text=["<|User|>: a red\n\n<|Assistant|>:"], generation_mode="image", return_tensors="pt")
     drawn = janus.generate(**made, generation_mode="image", do_sample=False, max_new_tokens=16)

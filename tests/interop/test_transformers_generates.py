@@ -14,6 +14,7 @@ from janus_train.infer.chat import answer_ids, open_turn
 from janus_train.infer.generate import generate_codes
 from janus_train.infer.load import LoadedModel, load_model
 from janus_train.interop.convert import export_model, import_official
+from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS
 from tests.interop.conftest import SIZE, small_model
 
 CODES = (SIZE // 8) ** 2
@@ -54,6 +55,7 @@ def ours(exported: Path) -> LoadedModel:
     return load_model(exported)
 
 
+@pytest.mark.skipif(not TRANSFORMERS_DRAWS, reason=NO_DRAWING)
 def test_drawing(theirs: JanusForConditionalGeneration, processor: JanusProcessor, ours: LoadedModel) -> None:
     prompts = ["a red apple", "a dog on the right, on a blue background"]
     asked = [[{"role": "user", "content": prompt}] for prompt in prompts]

@@ -99,9 +99,11 @@ class Counted:
         counts = counter.get_flop_counts()
         self.forward: dict[str, int] = {p: sum(_sum(counts.get(w, {})) for w in where) for p, where in MODULES.items()}
         self.forward["attention"] = counts["PackedJanus.janus.model.language_model"].get(ATTENTION, 0)
-        self.forward["language_model"] -= self.forward["attention"]
+        # the angles of positions are a product of matrices in some versions of transformers only, and not part of ours
+        angles = _sum(counts.get("PackedJanus.janus.model.language_model.rotary_emb", {}))
+        self.forward["language_model"] -= self.forward["attention"] + angles
         # the search in the codebook is in no module: what is in none is its
-        self.forward["generation_encoder"] += _sum(counts["Global"]) - sum(self.forward.values())
+        self.forward["generation_encoder"] += _sum(counts["Global"]) - angles - sum(self.forward.values())
         with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:  # type: ignore[arg-type]
             loss.backward()
         back = counter.get_flop_counts()["Global"]

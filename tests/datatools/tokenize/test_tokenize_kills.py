@@ -36,11 +36,13 @@ def test_kill_9_in_the_middle_then_the_same_command_goes_on(run: Run, shards: li
     copy = shutil.copytree(shards[0].parent, shards[0].parent.with_name("copy"))
     victim = start(shards[0].parent, "--model", random_base)
     assert victim.stderr and victim.stdout
+    lines = []
     for line in victim.stderr:
+        lines.append(line)
         if "s-0.tar: 6 images" in line:
             victim.kill()
             break
-    assert victim.wait(timeout=60) == -9
+    assert victim.wait(timeout=60) == -9, "".join(lines)
     victim.stdout.close()
     victim.stderr.close()
     source = ShardSource(shards)
