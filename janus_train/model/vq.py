@@ -127,8 +127,11 @@ def _stride(vqmodel: JanusVQVAE) -> int:
 
 def _latent(vqmodel: JanusVQVAE, pixels: torch.Tensor) -> torch.Tensor:
     """pixels (n, 3, S, S) -> latent (n, e, h, w), the encoder's output before quantisation."""
+    pixels = pixels.float()
+    if pixels.device.type == "cpu":  # 2.5 times as fast for the tiny model, and no slower for VQ-16
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
     with _fp32(pixels.device), _fp32_weights(vqmodel):
-        return vqmodel.quant_conv(vqmodel.encoder(pixels.float()))
+        return vqmodel.quant_conv(vqmodel.encoder(pixels))
 
 
 def _pixels(vqmodel: JanusVQVAE, ids: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from janus_train.demo.scenes import render, sample_scene
 
 GRID = UNIT // CELL
 GROUNDS = [*BACKGROUNDS.values(), NEUTRAL]
-SHARES = {"large": 0.45, "small": 0.2, "scene": 0.2, "other": 0.15}
+SHARES = {"large": 0.5, "small": 0.2, "scene": 0.2, "other": 0.1}
 """Of the training images: a large card has four times the cells of a small one."""
 FILLED = 0.8  # probability that one of the nine places of small cards is taken
 SAMPLE = 600  # images whose cells are grouped
