@@ -3,7 +3,7 @@
 held-out scenes -> prompts   -> images -> detector  -> shares right, beside true images and VQ round trips
                 -> questions -> answers  -> comparison -> shares right
 dialogues       -> perplexity of the answers
-    -> results.json, pictures.jsonl, answers.jsonl, pictures/*.png, grid.png
+    -> results.json, pictures.jsonl, answers.jsonl, pictures/*.png, grid.png, drawn.png
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.demo.generation import evaluate_generation
-from janus_train.demo.measures import NUM_NEAR
 from janus_train.demo.objects import SHARDS_FOLDER, embedded_shards
 from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
@@ -41,7 +40,6 @@ def evaluate(
     results = {
         "model": str(model.folder),
         "num_objects": num_objects,
-        "near": NUM_NEAR,
         **{key: getattr(options, key) for key in ("num_prompts", "num_questions", "seed", "guidance", "temperature")},
         "measures": measures,
         "text": evaluate_dialogues(model, shards, options, report, num_dialogues),

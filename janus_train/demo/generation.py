@@ -14,8 +14,8 @@ from PIL import Image
 
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.demo.detector import detector_of
-from janus_train.demo.grid import image_grid
-from janus_train.demo.measures import NUM_NEAR, commonest, judge, measure, share
+from janus_train.demo.grid import drawn_sheet, image_grid
+from janus_train.demo.measures import commonest, judge, measure, share
 from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
 from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
 from janus_train.evaluate.options import EvaluationOptions, Progress, counter
@@ -25,7 +25,8 @@ from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
 from janus_train.model.vq import decode_codes, encode_images
 
-GRID_IMAGES = 24
+GRID_IMAGES, DRAWN_IMAGES = 24, 12
+"""The first prompts in grid.png, beside the true images, and in drawn.png."""
 
 
 def prompt_of(scene: Scene, number: int) -> str:
@@ -36,7 +37,8 @@ def prompt_of(scene: Scene, number: int) -> str:
 def evaluate_generation(
     model: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
-    """Measure generation; returns the measures and the number of objects. Writes pictures/, pictures.jsonl and grid.png."""
+    """Measure generation; returns the measures and the number of objects. Writes pictures/, pictures.jsonl,
+    grid.png and drawn.png."""
     library, scenes = load_library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
     prompts = [prompt_of(scene, number) for number, scene in enumerate(scenes)]
     true_images = [render(scene, library, model.encoder.image_size) for scene in scenes]
@@ -67,6 +69,7 @@ def evaluate_generation(
         report("judge", number + 1, len(scenes))
     write_json_lines(out / "pictures.jsonl", lines)
     image_grid(list(zip(prompts, generated_images, true_images, strict=True))[:GRID_IMAGES]).save(out / "grid.png")
+    drawn_sheet(list(zip(prompts, generated_images, strict=True))[:DRAWN_IMAGES]).save(out / "drawn.png")
     return _generation_measures(scenes, judgements, library), detector.num_objects
 
 
@@ -97,8 +100,8 @@ def round_trips(model: LoadedModel, images: Sequence[Image.Image]) -> list[Image
 
 
 def _measures_right(judgements: dict[str, list[bool]]) -> dict[str, bool]:
-    """Whether all judgements of each measure are right, for the report; measures that do not apply are left out."""
-    return {name: all(judgements[name]) for name in ("background", "count", "side", "object") if judgements[name]}
+    """Whether all judgements of each measure are right, for the report."""
+    return {name: all(judgements[name]) for name in ("background", "count", "place", "object")}
 
 
 def _generation_measures(
@@ -110,10 +113,11 @@ def _generation_measures(
     chances = {
         "background": commonest(scene.background for scene in scenes),
         "count": commonest(len(scene.objects) for scene in scenes),
-        **dict.fromkeys(("side", "side_one", "side_two"), 50.0),
+        "place": commonest(frozenset(placed_object.place for placed_object in scene.objects) for scene in scenes),
         "object": object_chance,
-        "object_near": object_chance + 100 * NUM_NEAR / len(library.objects),
     }
+    # With one object, whose size is right half of the time; with more it is less.
+    chances["all"] = chances["background"] * chances["place"] * object_chance / 2 / 100**2
     measures = []
     for name, chance in chances.items():
         pooled_judgements = {

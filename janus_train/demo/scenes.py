@@ -9,6 +9,8 @@ never contains one, the ``held_out`` split contains nothing else. The random gen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ __all__ = [
     "SceneSource",
     "caption",
     "class_scene",
+    "evaluation_scenes",
     "held_out_scenes",
     "is_held_out",
     "load_library",
@@ -65,7 +68,7 @@ __all__ = [
 VIEWS = {"class": 1, "scene": 2, "text": 3, "conversation": 4, "draw": 5, "dialogue": 6}
 """Kinds of samples that a source makes from scenes and objects -> their numbers in the seed (never change one)."""
 SPLITS = {"train": 1, "held_out": 2}
-EVALUATION = 100  # the seed number of `held_out_scenes`
+EVALUATION = 100  # the seed number of `evaluation_scenes`
 
 SHARE_OF_COUNT = (0.4, 0.3, 0.15, 0.15)  # of scenes with one to four objects
 SHARE_OF_TWINS = 0.15  # of scenes with several objects: two of them are of one kind
@@ -221,12 +224,18 @@ class SceneSource:
         return {"conversations": _turns(pairs)}, []
 
 
-def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
-    """The first ``number`` scenes for evaluation, all different and of held-out combinations."""
-    library, index = load_library(tuple(shards)), 0
-    scenes: dict[Scene, None] = {}
-    while len(scenes) < number:
+def evaluation_scenes(shards: list[Path]) -> Iterator[Scene]:
+    """Scenes for evaluation without end, all different and of held-out combinations."""
+    library = load_library(tuple(shards))
+    earlier_scenes: set[Scene] = set()
+    for index in count():
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
-        scenes.setdefault(sample_scene(library, rng, "held_out"))
-        index += 1
-    return list(scenes)
+        scene = sample_scene(library, rng, "held_out")
+        if scene not in earlier_scenes:
+            earlier_scenes.add(scene)
+            yield scene
+
+
+def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
+    """The first ``number`` scenes for evaluation."""
+    return list(islice(evaluation_scenes(shards), number))

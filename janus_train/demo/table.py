@@ -34,7 +34,7 @@ def results_table(results: dict[str, Any]) -> Table:
             f"[bold]{m['percent']:.1f}[/bold]",
             interval,
             _target(m),
-            _chance(m),
+            f"{m['chance']:.2g}",
             *ceilings,
         )
     return table
@@ -47,15 +47,9 @@ def _caption(results: dict[str, Any]) -> str:
     )
 
 
-def _chance(m: dict[str, Any]) -> str:
-    times = f" ({m['times_chance']:.0f}x)" if "times_chance" in m else ""
-    return f"{m['chance']:.2g}{times}"
-
-
 def _target(m: dict[str, Any]) -> str:
     """The target, and whether it is reached."""
     if "asked" not in m:
         return ""
-    target = m["asked"]
-    figure = f"{target['percent']:g}" if "percent" in target else f"{target['times_chance']:g}x"
+    figure = f"{m['asked']['percent']:g}"
     return f"{figure} [green]yes[/green]" if m["reached"] else f"{figure} [red]no[/red]"

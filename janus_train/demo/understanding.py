@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
 from janus_train.demo.measures import commonest, measure
-from janus_train.demo.scenes import Scene, SceneSource, held_out_scenes, load_library, render
+from janus_train.demo.scenes import Scene, SceneSource, evaluation_scenes, load_library, render
 from janus_train.demo.words import questions
 from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.chat import answer
@@ -25,8 +26,8 @@ from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
 
-SORTS = ("colour", "count", "place", "object")
-"""One question of each sort is asked about a scene."""
+SORTS = ("colour", "count", "place", "object", "relation")
+"""Sorts of questions; as many are asked of each."""
 MAX_ANSWER_TOKENS = 24
 
 
@@ -35,12 +36,8 @@ def evaluate_answers(
 ) -> list[dict[str, Any]]:
     """One measure per sort of question; writes answers.jsonl and the images of the questions."""
     library = load_library(tuple(shards))
-    scenes = held_out_scenes(shards, -(-options.num_questions // len(SORTS)))
-    images = [render(scene, library, model.encoder.image_size) for scene in scenes]
-    numbered_questions = [
-        (number, *question) for number, scene in enumerate(scenes) for question in ask(scene, options.seed + number)
-    ]
-    numbered_questions = numbered_questions[: options.num_questions]
+    numbered_questions, scenes = choose_questions(evaluation_scenes(shards), options.num_questions, options.seed)
+    images = {number: render(scene, library, model.encoder.image_size) for number, scene in scenes.items()}
     requests = [
         ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [images[number]])
         for number, _, question, _ in numbered_questions
@@ -78,14 +75,37 @@ def evaluate_answers(
     return measures
 
 
+def choose_questions(
+    scenes: Iterable[Scene], number: int, seed: int
+) -> tuple[list[tuple[int, str, str, str]], dict[int, Scene]]:
+    """Choose ``number`` questions (number of the scene, sort, question, answer), and the scenes that they are about.
+
+    The first scenes that have a question of a sort are asked it, until each sort has its share: few have a relation, so
+    many more scenes are needed for those than for the others.
+    """
+    left = {sort: number // len(SORTS) + (place < number % len(SORTS)) for place, sort in enumerate(SORTS)}
+    chosen: list[tuple[int, str, str, str]] = []
+    scenes_asked: dict[int, Scene] = {}
+    for scene_number, scene in enumerate(scenes):
+        if len(chosen) == number:
+            break
+        for sort, question, answer_text in ask(scene, seed + scene_number):
+            if left[sort]:
+                left[sort] -= 1
+                chosen.append((scene_number, sort, question, answer_text))
+                scenes_asked[scene_number] = scene
+    return chosen, scenes_asked
+
+
 def ask(scene: Scene, seed: int) -> list[tuple[str, str, str]]:
-    """Sample one (sort, question, answer) of each sort about the scene."""
+    """Sample one (sort, question, answer) of each sort that the scene has questions of."""
     rng = np.random.default_rng(seed)
     all_questions = questions(scene, seed % 2)
     sampled_questions = []
     for sort in SORTS:
         of_sort = [entry for entry in all_questions if entry[0] == sort]
-        sampled_questions.append(of_sort[int(rng.integers(len(of_sort)))])
+        if of_sort:
+            sampled_questions.append(of_sort[int(rng.integers(len(of_sort)))])
     return sampled_questions
 
 

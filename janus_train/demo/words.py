@@ -102,7 +102,7 @@ def placed_phrases(scene: Scene) -> list[str]:
 def relation(scene: Scene) -> tuple[str, str] | None:
     """How two different objects stand to each other, from the first's side and from the second's; None if there is no word."""
     names = [placed_object.object.name for placed_object in scene.objects]
-    words = RELATIONS.get(tuple(placed_object.place for placed_object in scene.objects))  # type: ignore[call-overload]
+    words = RELATIONS.get(tuple(placed_object.place for placed_object in scene.objects))  # type: ignore[arg-type]
     if words is None or len(set(names)) < 2:
         return None
     first, second = map(noun, names)

@@ -27,10 +27,9 @@ class Measure:
     high: float
     num: Any
     chance: str
-    times_chance: str
     target: str
     target_percent: float | None
-    """Only a target in percent has a mark in the bar."""
+    """The mark in the bar; None: no target."""
     reached: bool | None
     """None: no target."""
     true_images: str
@@ -113,7 +112,7 @@ def _group(name: str, measures: list[Line]) -> MeasureGroup:
 
 
 def _measure(line: Line) -> Measure:
-    target = line.get("asked") or {}
+    target = line.get("asked")
     return Measure(
         label=line["label"],
         percent=float(line["percent"]),
@@ -121,19 +120,12 @@ def _measure(line: Line) -> Measure:
         high=float(line["high"]),
         num=line["n"],
         chance=NONE if line.get("chance") is None else f"{line['chance']:.2g} %",
-        times_chance="" if line.get("times_chance") is None else f"{line['times_chance']:.0f}×",
-        target=_target(target),
-        target_percent=float(target["percent"]) if "percent" in target else None,
+        target=f"{target['percent']:g} %" if target else NONE,
+        target_percent=float(target["percent"]) if target else None,
         reached=bool(line["reached"]) if target else None,
         true_images=_ceiling(line.get("true_pictures")),
         round_trips=_ceiling(line.get("round_trips")),
     )
-
-
-def _target(target: Line) -> str:
-    if not target:
-        return NONE
-    return f"{target['percent']:g} %" if "percent" in target else f"{target['times_chance']:g}× chance"
 
 
 def _ceiling(share: Line | None) -> str:

@@ -1,29 +1,54 @@
-"""Composed scenes: always the same, never a held-out combination in training, words that agree with the picture."""
+"""Composed scenes: always the same, never a held-out combination in training, words that agree with the image."""
 
 from __future__ import annotations
 
 import pickle
 import re
 import time
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from janus_train.demo.scenes import (
+from janus_train.demo.objects import (
     BACKGROUNDS,
+    CARD_EDGE,
+    CELL,
     NEUTRAL,
+    PLACES_OF_COUNT,
+    SCENE_OBJECTS,
+    SIDES,
+    UNIT,
+    PlacedObject,
+    Scene,
+    center_of,
+    is_held_out,
+    load_library,
+)
+from janus_train.demo.scenes import (
+    SHARE_OF_COUNT,
+    SHARE_OF_TWINS,
     SPLITS,
     VIEWS,
     SceneSource,
+    evaluation_scenes,
     held_out_scenes,
-    is_held_out,
-    load_library,
-    questions,
     render,
     sample_scene,
 )
-from janus_train.demo.words import COUNTS, PLACES, caption, is_plural, noun
+from janus_train.demo.words import (
+    COUNTS,
+    NUM_CAPTIONS,
+    PLACES,
+    RELATIONS,
+    caption,
+    first_sentence,
+    is_plural,
+    noun,
+    questions,
+    relation,
+)
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
 
@@ -51,13 +76,16 @@ def test_records_are_pinned() -> None:
     """The same in every process, Python and numpy: these are what the committed shards give."""
     assert SceneSource(SHARDS, "scene", num_scenes=9)[4].fields["caption"] == PINNED_CAPTION
     assert SceneSource(SHARDS, "class", num_scenes=9)[0].fields == {
-        "class_name": "woman's boot",
-        "caption": "a woman's boot",
+        "class_name": "large monkey",
+        "caption": "a large monkey",
     }
     assert SceneSource(SHARDS, "scene", num_scenes=9)[4].key == "scene-train-000004"
 
 
-PINNED_CAPTION = "A crocodile at the top and a balloon at the bottom, on an orange background."
+PINNED_CAPTION = (
+    "A picture of a hamburger at the bottom left and another hamburger at the top right, on a purple background. "
+    "There are two objects."
+)
 
 
 def test_no_combination_is_in_both_splits() -> None:
@@ -97,14 +125,85 @@ def test_label_does_not_depend_on_order() -> None:
     assert background == scene.background
 
 
+def names_of(scene: Scene) -> list[str]:
+    return [placed_object.object.name for placed_object in scene.objects]
+
+
 def test_first_sentence_names_everything() -> None:
+    """Every object with its place, or how the two stand to each other."""
     rng = np.random.default_rng(3)
-    for scene in sampled_scenes("train", 300):
+    num_related = 0
+    for scene in sampled_scenes("train", 400):
         first_words = re.split(r"(?<=[.])\s", caption(scene, rng))[0].lower()
         assert re.search(rf"\b{scene.background}\b", first_words)
+        if any(word in first_words for words in RELATIONS.values() for word in words):
+            num_related += 1
+            assert any(words.lower() in first_words for words in relation(scene) or ())
+            continue
         for placed_object in scene.objects:
             assert f"{placed_object.object.name.lower()} {PLACES[placed_object.place]}" in first_words
             assert placed_object.size_word in first_words
+    assert 5 < num_related < 40
+
+
+def test_a_sentence_belongs_to_one_scene() -> None:
+    """Whatever its phrasing, and also if it names a relation instead of places: of all scenes with these objects."""
+    by_sentence: dict[str, frozenset[tuple[str, str, int]]] = {}
+    objects = LIBRARY.scene_objects[:3]
+    for number, arrangements in PLACES_OF_COUNT.items():
+        for chosen, places in product(product(objects, repeat=number), arrangements):
+            for size_word in SIDES if number == 1 else [""]:
+                side = SIDES[size_word or "small"]
+                placed_objects = tuple(
+                    PlacedObject(scene_object, place, *center_of(place, side), side, size_word)
+                    for scene_object, place in zip(chosen, places, strict=True)
+                )
+                content = frozenset((p.object.name, p.place, p.side) for p in placed_objects)
+                for phrasing in range(NUM_CAPTIONS):
+                    text = first_sentence(Scene(placed_objects, "red"), phrasing)
+                    assert by_sentence.setdefault(text, content) == content
+    assert any(" above " in text for text in by_sentence) and any(" to the right of " in text for text in by_sentence)
+
+
+def test_a_relation_says_which_stands_where() -> None:
+    """ "A to the left of B" only if A is on the left and B on the right, and so on, from both sides."""
+    where = {"to the left of": "left", "to the right of": "right", "above": "top", "below": "bottom"}
+    others = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+    found = set()
+    for scene in sampled_scenes("train", 600):
+        at_place = {placed_object.place: noun(placed_object.object.name) for placed_object in scene.objects}
+        related = relation(scene)
+        if related is None:
+            assert set(at_place) not in ({"left", "right"}, {"top", "bottom"}) or len(set(at_place.values())) == 1
+            continue
+        for words in related:
+            word = next(word for word in where if f" {word} " in words)
+            found.add(word)
+            first, second = words.split(f" {word} ")
+            assert at_place == {where[word]: first, others[where[word]]: second}
+    assert found == set(where)
+
+
+def test_the_second_of_two_alike_is_another() -> None:
+    scene_object = next(each for each in LIBRARY.objects if each.name == "bus")
+    twins = Scene(tuple(PlacedObject(scene_object, place, 0, 48, 32) for place in ("left", "right")), "blue")
+    assert relation(twins) is None
+    sentence = "a bus on the left and another bus on the right, on a blue background"
+    assert first_sentence(twins, 0) == first_sentence(twins, 3) == first_sentence(twins, 4) == sentence
+    assert not [kind for kind, _, _ in questions(twins) if kind in ("place", "relation")]
+
+
+def test_one_to_four_objects_some_of_them_twins() -> None:
+    scenes = sampled_scenes("train", 3000)
+    for number, wanted in enumerate(SHARE_OF_COUNT, 1):
+        assert np.mean([len(scene.objects) == number for scene in scenes]) == pytest.approx(wanted, abs=0.03)
+    assert {tuple(p.place for p in scene.objects) for scene in scenes} == {
+        places for arrangements in PLACES_OF_COUNT.values() for places in arrangements
+    }
+    num_alike = [len(scene.objects) - len(set(names_of(scene))) for scene in scenes if len(scene.objects) > 1]
+    assert set(num_alike) == {0, 1}
+    assert np.mean(num_alike) == pytest.approx(SHARE_OF_TWINS, abs=0.03)
+    assert {name for scene in scenes for name in names_of(scene)} == SCENE_OBJECTS
 
 
 def test_second_sentence_counts() -> None:
@@ -119,32 +218,48 @@ def test_second_sentence_counts() -> None:
 
 
 def test_objects_stand_where_the_scene_says() -> None:
-    """The picture differs from its background in each named place, and nowhere outside the objects' boxes."""
+    """The image is the background, but for a card at each named place."""
     for scene in sampled_scenes("train", 200):
         pixels = np.asarray(render(scene, LIBRARY)).astype(int)
-        is_object = np.abs(pixels - np.array(BACKGROUNDS[scene.background])).max(-1) > 0
-        boxes = np.zeros_like(is_object)
+        is_ground = (pixels == BACKGROUNDS[scene.background]).all(-1)
         for placed_object in scene.objects:
-            left, top = placed_object.x - placed_object.side / 2, placed_object.y - placed_object.side / 2
-            assert min(left, top) >= 0 and max(left, top) + placed_object.side <= 64
-            rows, columns = (
-                slice(int(top), int(top + placed_object.side) + 1),
-                slice(int(left), int(left + placed_object.side) + 1),
-            )
-            boxes[rows, columns] = True
-            if placed_object.place in ("left", "right"):
-                assert (placed_object.x < 32) == (placed_object.place == "left")
-            if placed_object.place in ("top", "bottom"):
-                assert (placed_object.y < 32) == (placed_object.place == "top")
-        assert not (is_object & ~boxes).any()
+            left, top = placed_object.x - placed_object.side // 2, placed_object.y - placed_object.side // 2
+            right, bottom = left + placed_object.side, top + placed_object.side
+            assert min(left, top) >= 0 and max(right, bottom) <= UNIT
+            assert pixels[top, left].tolist() == pixels[bottom - 1, right - 1].tolist() == list(CARD_EDGE)
+            place = placed_object.place
+            assert (left == 0) == ("left" in place) and (right == UNIT) == ("right" in place)
+            assert (top == 0) == ("top" in place) and (bottom == UNIT) == ("bottom" in place)
+            is_ground[top:bottom, left:right] = True
+        assert is_ground.all()
 
 
-def test_a_thing_covers_the_same_patches_wherever_it_stands() -> None:
-    """Both encoders of the tiny model see patches of 8 pixels: all middles of one size are whole patches apart."""
-    for side in {placed_object.side for scene in sampled_scenes("train", 300) for placed_object in scene.objects}:
-        middles = {(p.x, p.y) for scene in sampled_scenes("train", 300) for p in scene.objects if p.side == side}
-        assert len(middles) >= 5
-        assert len({(x % 8, y % 8) for x, y in middles}) == 1
+def test_a_card_covers_whole_cells_and_looks_the_same_everywhere() -> None:
+    """Both encoders of the tiny model see cells as patches: an object has the same patches at every place and on every
+    background."""
+    looks: dict[tuple[int, str], bytes] = {}
+    num_places: dict[int, set[tuple[int, int]]] = {side: set() for side in SIDES.values()}
+    scenes = sampled_scenes("train", 600)
+    for scene in scenes:
+        pixels = np.asarray(render(scene, LIBRARY))
+        for placed_object in scene.objects:
+            side = placed_object.side
+            assert side % CELL == 0 and side == SIDES[placed_object.size_word or "small"]
+            left, top = placed_object.x - side // 2, placed_object.y - side // 2
+            assert left % CELL == top % CELL == 0
+            card = pixels[top : top + side, left : left + side].tobytes()
+            assert looks.setdefault((side, placed_object.object.name), card) == card
+            num_places[side].add((left, top))
+    assert [len(places) for places in num_places.values()] == [9, 9]
+    assert len(looks) == len(set(looks.values())) > len(SCENE_OBJECTS)
+
+
+def test_cards_of_a_scene_do_not_overlap() -> None:
+    for scene in sampled_scenes("train", 300):
+        covered = np.zeros((UNIT, UNIT), int)
+        for p in scene.objects:
+            covered[p.y - p.side // 2 : p.y + p.side // 2, p.x - p.side // 2 : p.x + p.side // 2] += 1
+        assert covered.max() == 1
 
 
 def test_images_scale() -> None:
@@ -153,31 +268,58 @@ def test_images_scale() -> None:
     assert SceneSource(SHARDS, "class", num_scenes=3, size=32)[0].images[0].size == (32, 32)
 
 
-def test_class_images_are_no_combination() -> None:
+def test_class_images_are_objects_of_scenes_at_both_sizes_and_no_combination() -> None:
     assert NEUTRAL not in BACKGROUNDS.values()
-    source = SceneSource(SHARDS, "class", "train", len(LIBRARY.objects))
-    assert np.asarray(source[0].images[0])[0, 0].tolist() == list(NEUTRAL)
-    assert {source[i].fields["class_name"] for i in range(len(source))} == {t.name for t in LIBRARY.objects}
+    source = SceneSource(SHARDS, "class", "train", 6 * len(SCENE_OBJECTS))
+    records = [source[index] for index in range(len(source))]
+    names = {record.fields["class_name"] for record in records}
+    assert {name.split(" ", 1)[1] for name in names} == SCENE_OBJECTS
+    assert {name.split(" ", 1)[0] for name in names} == set(SIDES) and len(names) > 1.8 * len(SCENE_OBJECTS)
+    for record in records:
+        size_word, name = record.fields["class_name"].split(" ", 1)
+        assert record.fields["caption"] == noun(name, size_word)
+        is_card = (np.asarray(record.images[0]) != NEUTRAL).any(-1)
+        around = (UNIT - SIDES[size_word]) // 2
+        extent = np.arange(around, UNIT - around).tolist()
+        assert np.flatnonzero(is_card.any(0)).tolist() == np.flatnonzero(is_card.any(1)).tolist() == extent
+    first_turn = [record.fields["class_name"].split(" ", 1)[1] for record in records[: len(SCENE_OBJECTS)]]
+    assert len(set(first_turn)) == len(SCENE_OBJECTS), "every object once before any comes again"
 
 
 def test_questions_agree_with_the_scene() -> None:
-    for scene in held_out_scenes(SHARDS, 100):
-        answers = questions(scene)
-        answers = {(kind, question): answer for kind, question, answer in answers}
-        assert answers["colour", "What colour is the background?"] == scene.background.capitalize() + "."
-        assert answers["count", "How many objects are there?"] == ("One.", "Two.", "Three.")[len(scene.objects) - 1]
-        for placed_object in scene.objects:
-            verb = "are" if is_plural(placed_object.object.name) else "is"
-            place = PLACES[placed_object.place]
-            assert answers["place", f"Where {verb} the {placed_object.object.name}?"].lower() == place + "."
-            assert answers["object", f"What is {place}?"].lower() == noun(placed_object.object.name).lower() + "."
+    sorts = set()
+    for scene in held_out_scenes(SHARDS, 200):
+        entries = questions(scene)
+        answers = {(kind, question): answer for kind, question, answer in entries}
+        assert len(answers) == len(set(entries)), "no question has two answers"
+        sorts |= {kind for kind, _ in answers}
+        assert answers.pop(("colour", "What colour is the background?")) == scene.background.capitalize() + "."
+        assert answers.pop(("count", "How many objects are there?")) == COUNTS[len(scene.objects)] + "."
+        names = names_of(scene)
+        for placed_object, name in zip(scene.objects, names, strict=True):
+            verb, place = "are" if is_plural(name) else "is", PLACES[placed_object.place]
+            assert answers.pop(("object", f"What is {place}?")).lower() == noun(name).lower() + "."
+            if names.count(name) == 1:
+                assert answers.pop(("place", f"Where {verb} the {name}?")).lower() == place + "."
+        if relation(scene):
+            at_place = {p.place: p.object.name for p in scene.objects}
+            sides = (
+                {"to the left of": ("left", "right"), "to the right of": ("right", "left")}
+                if "left" in at_place
+                else {"above": ("top", "bottom"), "below": ("bottom", "top")}
+            )
+            for word, (wanted, other) in sides.items():
+                answer = answers.pop(("relation", f"What is {word} the {at_place[other]}?"))
+                assert answer.lower() == noun(at_place[wanted]).lower() + "."
+        assert not answers, "nothing else is asked"
+    assert sorts == {"colour", "count", "place", "object", "relation"}
 
 
 def test_evaluation_scenes_are_held_out_and_distinct() -> None:
     scenes = held_out_scenes(SHARDS, 150)
     assert len(set(scenes)) == 150
     assert all(s.held_out for s in scenes)
-    assert held_out_scenes(SHARDS, 20) == scenes[:20]
+    assert held_out_scenes(SHARDS, 20) == scenes[:20] == list(islice(evaluation_scenes(SHARDS), 20))
 
 
 @pytest.mark.parametrize(

@@ -86,12 +86,12 @@ def make_evaluation(folder: Path, num_images: int = 12) -> Path:
     measures = [
         generation("background", 0.95, 18.0),
         generation("count", 0.8, 38.0),
-        generation("side", 0.7, 50.0),
-        generation("object", 0.05, 0.12),
-        generation("object_near", 0.2, 1.2),
+        generation("place", 0.7, 8.0),
+        generation("object", 0.95, 2.5),
+        generation("all", 0.5, 0.02),
         *(
             measure(f"answer_{sort}", "understanding", [rng.random() < 0.85 for _ in range(100)], 20.0)
-            for sort in ("colour", "count", "place", "object")
+            for sort in ("colour", "count", "place", "object", "relation")
         ),
     ]
     results = {

@@ -31,12 +31,12 @@ def test_demo_page_has_everything(demo):
     page = Page(path.read_text(encoding="utf-8"))
     for stage in (1, 2, 3):
         assert f"Stage {stage}" in page.text
-    for label in ("Background colour", "Left or right side", "Named object, top 10", "Where an object is"):
+    for label in ("Background colour", "Places of all objects", "Everything at once", "An object's neighbour"):
         assert label in page.text
     results = json.loads((demo / "evaluation/results.json").read_text())
     for m in results["measures"]:
         assert f"{m['percent']:.1f} %" in page.text
-    assert "90 %" in page.text and "10× chance" in page.text
+    assert "97 %" in page.text and "2.5 %" in page.text
     assert ("not reached" in page.text) == any(m.get("reached") is False for m in results["measures"])
     assert "perplexity" in page.text and "2.34" in page.text
     assert "Prompt 3: a dog face on the left, on a <red> background." in page.text
@@ -92,7 +92,7 @@ def test_run_with_archived_stages(tmp_path):
 
 def test_evaluation_alone_and_empty_run(tmp_path):
     make_evaluation(tmp_path / "only")
-    assert "Left or right side" in Page(build(tmp_path / "only").read_text(encoding="utf-8")).text
+    assert "Places of all objects" in Page(build(tmp_path / "only").read_text(encoding="utf-8")).text
     (tmp_path / "fresh").mkdir()
     (tmp_path / "fresh/metrics.jsonl").write_text("")
     assert "not measured" in Page(build(tmp_path / "fresh").read_text(encoding="utf-8")).text
