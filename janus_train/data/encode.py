@@ -265,7 +265,11 @@ class Encoder:
 
     def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:
         """BOS, the prompt with places for its images, ``<begin_of_image>``: the last hidden state predicts code 0."""
-        return [*self._prompt_ids(generation_prompt(prompt), num_images), self.special.begin_of_image]
+        return self.image_prompt_ids(generation_prompt(prompt), num_images)
+
+    def image_prompt_ids(self, text: str, num_images: int = 0) -> list[int]:
+        """BOS, the text as it stands, ``<begin_of_image>``: for models of stages 1 and 2, which learn from bare captions."""
+        return [*self._prompt_ids(text, num_images), self.special.begin_of_image]
 
     def chat_prompt_ids(self, messages: list[dict[str, str]], num_images: int) -> list[int]:
         """BOS and the official chat prompt with places for its images; the model's answer comes next."""

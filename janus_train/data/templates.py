@@ -94,6 +94,22 @@ def template_for(record: Record) -> Template:
     raise BadSample(f"it has none of the fields {', '.join(fields)}", key=record.key)
 
 
+def text_before_image(template: Template, words: str) -> str:
+    """The text before the image to generate in a sample of the template whose field is ``words``.
+
+    For a template that does not generate an image from one text, such as conversation, the official generation prompt.
+    """
+    try:
+        segments = template.build(Record("", {template.reads: words}, [Image.new("RGB", (1, 1))]))
+    except BadSample:
+        return generation_prompt(words)
+    place = next((number for number, segment in enumerate(segments) if segment.role == "image_out"), None)
+    before = segments[:place]
+    if place is None or any(segment.role != "text" for segment in before):
+        return generation_prompt(words)
+    return "".join(segment.text for segment in before)
+
+
 # -- the templates: of several that read one field, `template_for` takes the first
 
 

@@ -12,7 +12,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
 from janus_train.data.special_tokens import EOS
 from janus_train.data.streams import DocumentSampler
-from janus_train.data.templates import get_template, register_template, template_for
+from janus_train.data.templates import get_template, register_template, template_for, text_before_image
 from janus_train.data.types import BadSample, Record, Segment
 from janus_train.errors import UserError
 from tests.helpers import make_shard
@@ -76,3 +76,18 @@ def test_two_packages_cannot_have_one_name() -> None:
 def test_the_templates_that_draw_read_codes() -> None:
     names_with_codes = {template.name for template in templates._TEMPLATES if template.reads_codes}
     assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("class_to_image", "a moose"),
+        ("text_to_image", "a moose"),
+        ("request_to_image", "<|User|>: a moose\n\n<|Assistant|>:"),
+        ("conversation", "<|User|>: a moose\n\n<|Assistant|>:"),  # no image comes from one text: the official prompt
+        ("image_caption", "<|User|>: a moose\n\n<|Assistant|>:"),
+        ("text", "<|User|>: a moose\n\n<|Assistant|>:"),
+    ],
+)
+def test_previews_are_asked_for_as_the_template_trains(name: str, wanted: str) -> None:
+    assert text_before_image(get_template(name), "a moose") == wanted

@@ -52,8 +52,8 @@ class TrainingImages:
 
     def _large(self, rng: np.random.Generator) -> Image.Image:
         image, side = _ground(rng), SIDES["large"]
-        corner = tuple(int(n) * CELL for n in rng.integers((UNIT - side) // CELL + 1, size=2))
-        image.paste(self.library.card(self._any(self.library.scene_objects, rng).number, side), corner)
+        left, top = (int(n) * CELL for n in rng.integers((UNIT - side) // CELL + 1, size=2))
+        image.paste(self.library.card(self._any(self.library.scene_objects, rng).number, side), (left, top))
         return image
 
     def _small(self, rng: np.random.Generator) -> Image.Image:
@@ -72,7 +72,8 @@ class TrainingImages:
         image = Image.new("RGB", (UNIT, UNIT), colour) if colour else _ground(rng)
         side = int(rng.integers(UNIT // 3, UNIT + 1))
         drawn = self.library.image(self._any(self.others, rng).number, side)
-        image.paste(drawn, tuple(int(n) for n in rng.integers(UNIT - side + 1, size=2)), drawn)
+        left, top = (int(n) for n in rng.integers(UNIT - side + 1, size=2))
+        image.paste(drawn, (left, top), drawn)
         return image
 
 

@@ -185,7 +185,9 @@ def train_decoder(vq: JanusVQVAE, images: TrainingImages, classes: CellClasses, 
         first_step, seconds = first_step + steps, seconds + progress.seconds
         with torch.no_grad():
             output = decode_levels(vq, heads, test_codes, level)[-1].clamp(-1, 1)
-        print(f"vq level {level}: {10 * math.log10(4 / (output - test).square().mean().item()):.1f} dB on held-out scenes")
+        print(
+            f"vq level {level}: {10 * math.log10(4 / (output - test).square().mean().item()):.1f} dB on held-out scenes"
+        )
     vq.eval()
     return {"decoder: steps": first_step - 10**6, "decoder: seconds": round(seconds)}
 

@@ -15,6 +15,7 @@ import torch
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
+from janus_train.data.templates import get_template
 from janus_train.data.types import Row
 from janus_train.errors import one_line
 from janus_train.train.backends import Backend
@@ -43,6 +44,8 @@ class Monitor:
         group = backend.distributed
         self._config, self._run_dir, self._backend, self._group = config, run_dir, backend, group
         self._prompts = recipe.config.previews
+        templates = [source.template for source in recipe.config.sources if source.kind == "generation"]
+        self._template = get_template(templates[0] if templates else "request_to_image")
         self._quarantine = Quarantine(run_dir.quarantine, recipe.lengths, config.data.max_bad, writes=group.is_main)
         self._bad_steps = BadSteps(run_dir.bad_steps, group)
         self._timer = ForwardTimer(backend.model, group.device)
@@ -102,6 +105,7 @@ class Monitor:
                     janus,
                     encoder,
                     self._prompts,
+                    self._template,
                     path,
                     guidance=self._config.model.guidance,
                     temperature=self._config.model.temperature,
