@@ -204,7 +204,7 @@ class SceneSource:
         all_questions = questions(scene, int(rng.random() < 0.3))
         kinds = sorted({kind for kind, _, _ in all_questions})
         pairs = []
-        for kind in rng.permutation(kinds)[: rng.integers(1, 4)]:
+        for kind in rng.permutation(kinds)[: rng.integers(2, 6)]:
             candidates = [(q, a) for k, q, a in all_questions if k == kind]
             pairs.append(candidates[rng.integers(len(candidates))])
         pairs[0] = (f"{PLACEHOLDER}\n{pairs[0][0]}", pairs[0][1])

@@ -144,6 +144,13 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
+def notes(scene: Scene, rng: np.random.Generator) -> str:
+    """The scene in key words, in any order: "bus bottom, black background, sunflower top"."""
+    entries = [" ".join(filter(None, (p.object.name, p.size_word, p.place))) for p in scene.objects]
+    entries.append(f"{scene.background} background" if scene.background else "no background")
+    return ", ".join(entries[i] for i in rng.permutation(len(entries)))
+
+
 def class_caption(scene_object: SceneObject, size_word: str) -> str:
     return noun(scene_object.name, size_word)
 

@@ -39,7 +39,7 @@ from janus_train.files import staged_folder
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 
-STEPS = {"vision": 1600, "llm": 1500}
+STEPS = {"vision": 1200, "llm": 2000}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """Prefixes of the saved tensors, by part."""
 MOST_BYTES = 8_000_000

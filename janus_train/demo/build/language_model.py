@@ -17,10 +17,18 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from janus_train.data.special_tokens import ASSISTANT, BOS, EOS, PLACEHOLDER, SPECIAL_TOKENS, USER
 from janus_train.demo.build.common import ENDLESS, SHARDS, Figures, Progress, Schedule
 from janus_train.demo.scenes import SceneSource, caption
+from janus_train.demo.words import notes
 
-VIEWS = ("text", "reading", "dialogue", "reading", "scene_caption", "reading", "class_caption", "reading")
+VIEWS = ("text", "reading", "dialogue", "notes", "scene_caption", "notes", "naming", "description")
 """The views of consecutive training documents."""
-MEASURED_VIEWS = {"captions": "scene_caption", "readings": "reading", "definitions": "text", "dialogues": "dialogue"}
+MEASURED_VIEWS = {
+    "captions": "scene_caption",
+    "readings": "reading",
+    "notes": "notes",
+    "descriptions": "description",
+    "definitions": "text",
+    "dialogues": "dialogue",
+}
 DOCUMENTS = 24  # per step
 LONGEST = 160  # tokens; longer documents are cut
 
@@ -28,20 +36,37 @@ LONGEST = 160  # tokens; longer documents are cut
 EMBEDDING_STD = 0.5
 
 
+SOURCES = {
+    "scene_caption": "draw",
+    "naming": "class",
+    "reading": "conversation",
+    "notes": "conversation",
+    "description": "scene",
+}
+"""The views of `SceneSource` that give a document's facts, where they are not of the same name."""
+
+
 def document(view: str, index: int, split: str = "train") -> str:
-    """A document as text, with the special tokens of Janus's formats at the same places as in the stages."""
-    name = {"scene_caption": "draw", "class_caption": "class", "reading": "conversation"}.get(view, view)
-    source = SceneSource(SHARDS, name, split, ENDLESS)
-    record = source[index]
+    """A document as text, with the special tokens of Janus's formats at the same places as in the stages.
+
+    Where the stages have an image there are words about it here, a caption or notes: a language model that can say and
+    answer what a text holds has only the image's features to learn later.
+    """
+    source = SceneSource(SHARDS, SOURCES.get(view, view), split, ENDLESS)
+    record, rng = source[index], np.random.default_rng(index)
     if view == "text":
         return BOS + record.fields["text"] + EOS
-    if view == "class_caption":
-        return BOS + record.fields["caption"] + EOS
+    if view == "naming":  # half of them the name alone
+        name = record.fields["class_name"]
+        return BOS + (f"{name}: " if index // len(VIEWS) % 2 else "") + record.fields["caption"] + EOS
+    if view == "description":
+        words = notes(source.scene(index), rng)
+        return BOS + f"{words}. Describe the image in detail." + record.fields["caption"] + EOS
     turns = record.fields["conversations"]
     if view == "scene_caption":  # the words that ask for an image, as plain text
         return BOS + turns[0]["content"] + EOS
-    if view == "reading":  # questions about a caption: a model that answers them understands captions
-        words = caption(source.scene(index), np.random.default_rng(index))
+    if view in ("reading", "notes"):
+        words = (caption if view == "reading" else notes)(source.scene(index), rng)
         turns[0]["content"] = turns[0]["content"].replace(PLACEHOLDER, words)
     pieces = []
     for number, turn in enumerate(turns):
