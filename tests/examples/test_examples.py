@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from transformers import GenerationConfig
 
+from janus_train.demo.objects import UNIT
 from janus_train.paths import ROOT
 from tests.helpers import TRANSFORMERS_DRAWS, read_lines
 
@@ -64,7 +65,7 @@ def test_own_images_are_prepared_trained_on_and_generated(tuned: Path) -> None:
         assert list((tuned / name).glob("*.tar")), name
     assert "<img" in (tuned / "rows.html").read_text(encoding="utf-8")
     assert len((tuned / "run/metrics.jsonl").read_text().splitlines()) == 2
-    assert size_of(tuned / "before_after.png") == (4 * 64, 2 * 64)
+    assert size_of(tuned / "before_after.png") == (4 * UNIT, 2 * UNIT)
     printed = (tuned.parent / "printed.txt").read_text()
     assert printed.count("red_circle.png: What colour is it?") == 2
     assert "72 samples, none damaged, none bad" in printed
@@ -91,7 +92,7 @@ def test_lora_writes_a_merged_model_and_adapters_that_agree(tuned: Path, tmp_pat
     printed = run("lora.py", tuned / "run/final", *words, folder=tmp_path)
     assert (tmp_path / "lora/adapter/adapter_model.safetensors").is_file()
     assert (tmp_path / "lora/final/model.safetensors").is_file()
-    assert size_of(tmp_path / "lora/generated.png") == (2 * 64, 3 * 64)
+    assert size_of(tmp_path / "lora/generated.png") == (2 * UNIT, 3 * UNIT)
     difference = re.search(r"largest difference of their weights: (\S+)", printed)
     assert difference and float(difference[1]) < 1e-5
     parts = json.loads((tmp_path / "lora/manifest.json").read_text())["parts"]
@@ -103,8 +104,8 @@ def test_sampling_saves_images_and_a_grid(tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "outputs/sample"
     sizes = {path.name: size_of(path) for path in out.iterdir()}
     alone = ("transformers.png",) if TRANSFORMERS_DRAWS else ()
-    single = dict.fromkeys(("0.png", "1.png", "2.png", "3.png", *alone), (64, 64))
-    assert sizes == {**single, "grid.png": (128, 128)}
+    single = dict.fromkeys(("0.png", "1.png", "2.png", "3.png", *alone), (UNIT, UNIT))
+    assert sizes == {**single, "grid.png": (2 * UNIT, 2 * UNIT)}
     assert len({(out / f"{number}.png").read_bytes() for number in range(4)}) == 4
     assert "images: outputs/sample" in printed.splitlines()
 
@@ -177,7 +178,7 @@ def test_the_notebook_runs_headless(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
-    assert size_of(tmp_path / "out/after.png") == (4 * 64, 64)
+    assert size_of(tmp_path / "out/after.png") == (4 * UNIT, UNIT)
     shown = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]

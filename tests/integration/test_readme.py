@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from janus_train.demo.objects import UNIT
 from janus_train.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def test_the_python_example(text: str, heading: str, random_base: Path, tmp_path
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.endswith("\n")
     generated = [Image.open(tmp_path / f"moose-{n}.png") for n in range(4)]
-    assert [image.size for image in generated] == [(64, 64)] * 4
+    assert [image.size for image in generated] == [(UNIT, UNIT)] * 4
     assert len({image.tobytes() for image in generated}) == 4
     from transformers import JanusForConditionalGeneration
 

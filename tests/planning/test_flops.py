@@ -18,6 +18,7 @@ from janus_train.config import PARTS, Part, PeftConfig
 from janus_train.data.batch import collate
 from janus_train.data.types import Row
 from janus_train.datatools.inspect.drawn import open_run_data
+from janus_train.demo.objects import CELL, UNIT
 from janus_train.model import chunked_cross_entropy
 from janus_train.model.attention import Documents as Layout
 from janus_train.model.build import build, transformers_config
@@ -33,7 +34,7 @@ from tests.model.model_configs import model_config
 from tests.model.reference import GENERATION, TEXT, UNDERSTANDING, Codes, Documents, ImageIn, Text, to_batch
 from tests.train.conftest import SMALL
 
-SIZE, TOKENS = 64, 64
+SIZE, TOKENS = UNIT, (UNIT // CELL) ** 2
 STAGES = {stage: config_of(f"+stage={stage}") for stage in (1, 2, 3)}
 MODEL = STAGES[2].model
 UNUSUAL_PARTS: dict[str, tuple[Part, ...]] = {
@@ -240,7 +241,7 @@ def test_a_ratio_of_tokens_is_one_of_tokens() -> None:
 
 def test_a_vq_encoder_with_residual_blocks_costs_what_torch_counts() -> None:
     """Of growing width and with attention at the last level, as VQ-16; the tiny model's has neither."""
-    model = model_config("tiny", vq={"channel_multiplier": [1, 2, 2, 4], "num_res_blocks": 2, "base_channels": 32})
+    model = model_config("tiny", vq={"channel_multiplier": [1, 1, 2, 2, 4], "num_res_blocks": 2, "base_channels": 32})
     vqmodel = JanusVQVAE(transformers_config(model, None, None, None, None).vq_config).eval()
     with FlopCounterMode(display=False) as counter:
         encode_images(vqmodel, torch.zeros(1, 3, SIZE, SIZE))

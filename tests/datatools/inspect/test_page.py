@@ -18,6 +18,7 @@ from PIL import Image
 from janus_train.datatools.inspect import page as page_module
 from janus_train.datatools.inspect.drawn import RunData, open_run_data
 from janus_train.datatools.inspect.page import Page
+from janus_train.demo.objects import CELL, UNIT
 from tests.helpers import config_of, encoded, make_shard, plain_image
 from tests.pages.parsed import Page as ParsedPage
 from tests.train.conftest import SMALL
@@ -58,7 +59,7 @@ def build_page(data: RunData, steps: int = 2, **limits: int) -> Page:
 
 
 def test_the_page_shows_rows_samples_images_and_tokens(data: RunData) -> None:
-    steps = list(data.steps(1, 2))
+    steps, num_codes = list(data.steps(1, 2)), (UNIT // CELL) ** 2
     page = ParsedPage(build_page(data).html())
     documents = [d for _, rows in steps for row in rows for d in row.documents]
     of = lambda tag, css: [a for t, a in page.tags if t == tag and css in (a.get("class") or "").split()]  # noqa: E731
@@ -73,7 +74,7 @@ def test_the_page_shows_rows_samples_images_and_tokens(data: RunData) -> None:
             assert row.digest in page.text and f"{100 * row.num_tokens / 512:.1f} %" in page.text
     for d in documents:
         assert d.reference.key in page.text
-    assert "image loss at 64: <begin_of_image> and codes 0 to 62" in page.text
+    assert f"image loss at {num_codes}: <begin_of_image> and codes 0 to {num_codes - 2}" in page.text
     assert {a["href"][1:] for t, a in page.tags if t == "a"} == {"step-1", "step-2"}
     assert not build_page(data).omissions
 

@@ -22,6 +22,7 @@ from janus_train.data.shards.index import index_path, read_head, read_listing
 from janus_train.data.shards.scan import write_index
 from janus_train.data.shards.vq_codes import RECORD, CodesOrigin
 from janus_train.data.sources.shards import ShardSource
+from janus_train.demo.objects import UNIT
 from janus_train.errors import UserError
 from janus_train.interop.vq_encoder import load_code_encoder
 from janus_train.model import janus as janus_module
@@ -40,7 +41,7 @@ def wanted_codes(base: Path, source: ShardSource) -> list[list[np.ndarray]]:
     encoder = load_code_encoder(base, torch.device("cpu"))
     all_codes = []
     for i in range(len(source)):
-        pixels = [torch.from_numpy(to_float(generation_pixels(p, 64))) for p in source[i].images]
+        pixels = [torch.from_numpy(to_float(generation_pixels(p, UNIT))) for p in source[i].images]
         all_codes.append([encode_images(encoder.vqmodel, p[None])[0].numpy() for p in pixels])
     return all_codes
 
@@ -78,7 +79,7 @@ def test_the_tar_stays_a_webdataset(run: Run, shards: list[Path], random_base: P
         assert names[0] == RECORD and "notes.xml" in names and "two.0.codes.npy" in names
         record = json.loads(file.extractfile(RECORD).read())  # type: ignore[union-attr]
         data = file.extractfile("00.codes.npy").read()  # type: ignore[union-attr]
-    assert record["image_size"] == 64 and len(record["encoder"]) == 64
+    assert record["image_size"] == UNIT and len(record["encoder"]) == 64
     assert b"'<u2'" in data[:64]
     samples = list(webdataset.WebDataset(str(shards[0]), shardshuffle=False))
     assert [s["__key__"] for s in samples] == ["00", "01", "02", "03", "two", "none", "notes"]
