@@ -38,6 +38,8 @@ def main() -> None:
     )
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]  # wherever they stand
     options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
+    if options.jobs < 1:
+        parser.error("--jobs: at least 1")
     for word in overrides:
         key = word.partition("=")[0].lstrip("+")
         if key in SET_BY_PLAN:
