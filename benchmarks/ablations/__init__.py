@@ -1,0 +1,1 @@
+"""The papers' ablations on the demonstration: ``python -m benchmarks.ablations``."""
