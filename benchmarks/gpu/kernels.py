@@ -67,7 +67,7 @@ def _codes() -> None:
     vq = load_code_encoder(ROOT / "data_recipes/demo/base", torch.device("cpu")).vqmodel
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(32, 3, 8, 8, generator=generator) * 2 - 1
-    pixels = F.interpolate(coarse, size=64, mode="bicubic").clamp(-1, 1)
+    pixels = F.interpolate(coarse, size=96, mode="bicubic").clamp(-1, 1)
     on_cpu = encode_images(vq, pixels)
     images = decode_codes(vq, on_cpu[:8]).int()
     vq.to(device())

@@ -42,6 +42,7 @@ from janus_train.paths import ROOT
 STEPS = {"vision": 1200, "llm": 2000}
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """Prefixes of the saved tensors, by part."""
+ORDER = ("vq", "llm", "vision")  # the vision encoder is pretrained with the language model's help
 MOST_BYTES = 8_000_000
 
 README = """# The base of the tiny model
@@ -81,7 +82,7 @@ def train(
         return train_vq(janus.model.vqmodel, effort)
     steps = max(1, round(STEPS[part] * effort))
     if part == "vision":
-        return train_vision(janus.model.vision_model, config.image_size, steps, seed)
+        return train_vision(janus, tokenizer, config.image_size, steps, seed)
     return train_llm(janus, tokenizer, steps)
 
 
@@ -163,7 +164,8 @@ def main() -> None:
     has_tokenizer = options.resume and (options.work / "tokenizer.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(options.work) if has_tokenizer else make_tokenizer(config, options.work)
     janus = build_janus(config, tokenizer, options.seed)
-    training_figures = {part: train_or_continue(part, janus, tokenizer, config, options) for part in options.parts}
+    parts = [part for part in ORDER if part in options.parts]
+    training_figures = {part: train_or_continue(part, janus, tokenizer, config, options) for part in parts}
     if len(training_figures) < len(PREFIXES):
         print(
             f"trained {', '.join(training_figures)}, kept in {options.work}: --continue without --parts makes the base of it"

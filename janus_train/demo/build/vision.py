@@ -5,26 +5,33 @@ and not only with those of its batch. With all texts, CLIP's softmax (arXiv 2103
 sigmoids, which spend a long time on learning that most names do not fit. The "text tower" is a table of label embeddings.
 Pooling (an attention with one query per place) and the table are used only in this pretraining; only the encoder is
 kept, whose patch features Janus uses. A second loss predicts for each patch the object that covers it and where that
-stands, like SigLIP 2's local losses, so that place and identity can be read from the features with a linear map.
+stands, like SigLIP 2's local losses, so that place and identity can be read from the features with a linear map. A third
+is that of captions and answers that the base's language model reads from the features (reader.py).
 
 In: a ``JanusVisionModel``. Out: the same, trained; accuracies of linear probes on held-out combinations.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.janus.modeling_janus import JanusVisionModel
 
 from janus_train.demo.build.common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
+from janus_train.demo.build.reader import ImageReader
 from janus_train.demo.objects import PLACES_OF_COUNT
 from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, load_library, render, sample_scene
 
 PLACES = [places[0] for places in PLACES_OF_COUNT[1]]
 COLOURS = list(BACKGROUNDS)
-IMAGES = 32  # per step
+IMAGES = 32  # with labels, per step
+READ = 16  # images that the language model reads, per step
+READING = 3.0  # weight of the loss of its texts
 
 
 class Labels:
@@ -100,24 +107,37 @@ def training_batch(library: Library, rng: np.random.Generator, size: int) -> tup
     return scene_batch, to_tensor([render(scene, library, size) for scene in scene_batch])
 
 
-def train_vision(vision: JanusVisionModel, size: int, steps: int, seed: int) -> Figures:
+def train_vision(
+    janus: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, size: int, steps: int, seed: int
+) -> Figures:
+    """Train the vision encoder by labels and by what the base's language model, which stays as it is, reads from it."""
+    vision = janus.model.vision_model
     library = load_library(tuple(SHARDS))
-    head = LabelHead(vision.config.hidden_size, len(library.objects))
-    model = nn.ModuleList([vision, head]).train()
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+    head, reader = LabelHead(vision.config.hidden_size, len(library.objects)), ImageReader(janus, tokenizer, size)
+    janus.requires_grad_(False).eval()
+    vision.requires_grad_(True).train()
+    weights = [*vision.parameters(), *head.parameters(), *reader.parameters()]
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
     schedule, progress = Schedule(2e-3, steps, warmup=100), Progress("vision", steps)
     rng = np.random.default_rng(seed)
     side = size // vision.config.patch_size
     for step in range(steps):
         schedule.apply(optimizer, step)
         scene_batch, pixels = training_batch(library, rng, size)
-        loss = pretraining_loss(head, vision(to_float(pixels)).last_hidden_state, Labels(scene_batch, side))
+        labels = pretraining_loss(head, vision(to_float(pixels)).last_hidden_state, Labels(scene_batch, side))
+        reading = reader(vision, reader.documents(step * READ, READ, "train"))
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (labels + READING * reading).backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        progress(step, loss=loss.item())
-    return {"steps": steps, "seconds": round(progress.seconds)}
+        progress(step, labels=labels.item(), reading=reading.item())
+    with torch.no_grad():
+        held_out = [reader(vision, reader.documents(start, READ, "held_out")).item() for start in range(0, 256, READ)]
+    return {
+        "steps": steps,
+        "seconds": round(progress.seconds),
+        "perplexity of held-out texts about images": math.exp(sum(held_out) / len(held_out)),
+    }
 
 
 LAYOUTS = [places for arrangements in PLACES_OF_COUNT.values() for places in arrangements]

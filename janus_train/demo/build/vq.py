@@ -16,6 +16,7 @@ while training:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +30,28 @@ from janus_train.demo.objects import CELL, UNIT
 from janus_train.demo.scenes import load_library
 from janus_train.model.vq import decode_codes, encode_images
 
-LEVELS: tuple[tuple[int, int, int, float], ...] = (
-    (0, 6000, 16, 3e-3),
-    (1, 500, 16, 2e-3),
-    (2, 600, 8, 2e-3),
-    (3, 600, 8, 2e-3),
-    (4, 600, 8, 2e-3),
+
+@dataclass(frozen=True)
+class Phase:
+    """A level that learns, with all below."""
+
+    level: int
+    steps: int
+    images: int  # per step
+    peak: float  # rate
+    lower: float = 0.3  # weight of the lower levels' losses
+    edges: float = 0.0  # weight of the error of differences between neighbouring pixels, for clear outlines
+
+
+PHASES = (
+    Phase(0, 6000, 16, 3e-3),
+    Phase(1, 500, 16, 2e-3),
+    Phase(2, 600, 8, 2e-3),
+    Phase(3, 600, 8, 2e-3),
+    Phase(4, 600, 8, 2e-3),
+    Phase(4, 1500, 8, 1e-3, lower=0.0, edges=0.5),
 )
-"""Level that learns, with all below; steps, images per step, peak rate."""
 ENCODER = (1200, 16, 2e-3)  # steps, images per step, peak rate
-LOWER_LEVELS = 0.3  # weight of the lower levels' losses
 OBJECTS = 3.0  # weight of a pixel of any cell that is not a plain ground
 MOST_COSINE = 0.8
 """Codes may be no closer than this, so that the encoder can tell them apart and rounding to bf16 changes none."""
@@ -100,10 +113,13 @@ def decode_levels(vq: JanusVQVAE, heads: nn.ModuleList, codes: torch.Tensor, las
     return images
 
 
-def pixel_loss(output: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """L1 + L2 / 2 in -1..1, weighted; ``weights``: (N, 1, S, S)."""
+def pixel_loss(output: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, edges: float = 0.0) -> torch.Tensor:
+    """L1 + L2 / 2 in -1..1, weighted; ``weights``: (N, 1, S, S); ``edges``: see `Phase`."""
     error = output - target
-    return (weights * (error.abs() + 0.5 * error.square())).mean() / weights.mean()
+    loss = (weights * (error.abs() + 0.5 * error.square())).mean() / weights.mean()
+    if edges:
+        loss = loss + edges * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
+    return loss
 
 
 def crowding(codes: torch.Tensor) -> torch.Tensor:
@@ -157,39 +173,49 @@ def train_encoder(vq: JanusVQVAE, images: TrainingImages, classes: CellClasses, 
 
 def train_decoder(vq: JanusVQVAE, images: TrainingImages, classes: CellClasses, effort: float = 1.0) -> Figures:
     """Learn to decode the codes of cells, level by level."""
-    heads = pixel_heads(vq.decoder)
     start_residuals(vq.decoder)
+    heads = pixel_heads(vq.decoder)
+    seconds, steps = 0.0, 0
+    for phase in PHASES:
+        phase = replace(phase, steps=max(1, round(phase.steps * effort)))
+        seconds += train_level(vq, heads, images, classes, phase, steps)
+        steps += phase.steps
+    vq.eval()
+    return {"decoder: steps": steps, "decoder: seconds": round(seconds)}
+
+
+def train_level(
+    vq: JanusVQVAE, heads: nn.ModuleList, images: TrainingImages, classes: CellClasses, phase: Phase, steps_before: int
+) -> float:
+    """Run a phase; returns its seconds."""
     codes = vq.quantize.embedding.weight.detach()
     model = nn.ModuleList([vq.post_quant_conv, vq.decoder, heads]).train()
-    seconds, first_step = 0.0, 10**6
-    test = to_float(scenes("held_out", 7004, 64, UNIT)[1])
-    test_codes = codes[classes(test)]
-    for level, all_steps, count, peak in LEVELS:
-        steps = max(1, round(all_steps * effort))
-        optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
-        schedule, progress = Schedule(peak, steps), Progress(f"vq level {level}", steps)
-        for step in range(steps):
-            schedule.apply(optimizer, step)
-            pixels, ids = training_batch(images, classes, first_step + step, count)
-            importance = 1 + (OBJECTS - 1) * (ids >= len(GROUNDS)).float()
-            importance = importance.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
-            *lower, output = decode_levels(vq, heads, codes[ids], level)
-            loss = pixel_loss(output, pixels, importance)
-            loss = loss + LOWER_LEVELS * sum(pixel_loss(each, pixels, importance) for each in lower)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            error = (output.detach() - pixels).square().mean().item()
-            progress(step, loss=loss.item(), dB=10 * math.log10(4 / error))
-        first_step, seconds = first_step + steps, seconds + progress.seconds
-        with torch.no_grad():
-            output = decode_levels(vq, heads, test_codes, level)[-1].clamp(-1, 1)
-        print(
-            f"vq level {level}: {10 * math.log10(4 / (output - test).square().mean().item()):.1f} dB on held-out scenes"
-        )
-    vq.eval()
-    return {"decoder: steps": first_step - 10**6, "decoder: seconds": round(seconds)}
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
+    schedule, progress = Schedule(phase.peak, phase.steps), Progress(f"vq level {phase.level}", phase.steps)
+    for step in range(phase.steps):
+        schedule.apply(optimizer, step)
+        pixels, ids = training_batch(images, classes, 10**6 + steps_before + step, phase.images)
+        importance = 1 + (OBJECTS - 1) * (ids >= len(GROUNDS)).float()
+        importance = importance.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
+        *lower, output = decode_levels(vq, heads, codes[ids], phase.level)
+        loss = pixel_loss(output, pixels, importance, phase.edges)
+        if phase.lower:
+            loss = loss + phase.lower * sum(pixel_loss(each, pixels, importance) for each in lower)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        progress(step, loss=loss.item(), dB=decibels(output.detach(), pixels))
+    with torch.no_grad():
+        test = to_float(scenes("held_out", 7004, 64, UNIT)[1])
+        output = decode_levels(vq, heads, codes[classes(test)], phase.level)[-1].clamp(-1, 1)
+    print(f"vq level {phase.level}: {decibels(output, test):.1f} dB on held-out scenes", flush=True)
+    return progress.seconds
+
+
+def decibels(output: torch.Tensor, target: torch.Tensor) -> float:
+    """PSNR of images in -1..1."""
+    return 10 * math.log10(4 / (output - target).square().mean().item())
 
 
 def train_vq(vq: JanusVQVAE, effort: float = 1.0) -> Figures:

@@ -15,7 +15,15 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from janus_train.demo.build import vq as build_vq
 from janus_train.demo.build.cells import CellClasses, TrainingImages
 from janus_train.demo.build.common import SHARDS
-from janus_train.demo.build.vq import crowding, decode_levels, evaluate_vq, pixel_heads, train_decoder, train_encoder
+from janus_train.demo.build.vq import (
+    Phase,
+    crowding,
+    decode_levels,
+    evaluate_vq,
+    pixel_heads,
+    train_decoder,
+    train_encoder,
+)
 from janus_train.demo.objects import UNIT
 from janus_train.demo.scenes import load_library
 from janus_train.infer.load import load_model
@@ -53,7 +61,8 @@ def test_some_steps_of_training_lower_both_losses(
     vq: JanusVQVAE, images: TrainingImages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(build_vq, "ENCODER", (40, 4, 2e-3))
-    monkeypatch.setattr(build_vq, "LEVELS", ((0, 40, 4, 3e-3), (4, 2, 2, 1e-3)))
+    phases = (Phase(0, 40, 4, 3e-3), Phase(4, 2, 2, 1e-3, lower=0, edges=0.5))
+    monkeypatch.setattr(build_vq, "PHASES", phases)
     monkeypatch.setattr(build_vq.Progress, "__call__", lambda self, step, **figures: seen.append(figures))
     seen: list[dict[str, float]] = []
     torch.manual_seed(0)
