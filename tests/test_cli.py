@@ -48,8 +48,8 @@ def test_generate_writes_images(run, random_base, tmp_path):
     assert records[2] == {
         "prompt": "a red apple",
         "seed": 9,
-        "guidance": 2.0,
-        "temperature": 0.7,
+        "guidance": 1.3,
+        "temperature": 0.4,
         "model": str(random_base),
         "file": "001-9.png",
     }

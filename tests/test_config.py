@@ -119,7 +119,7 @@ def test_the_command_prints_the_composed_configuration() -> None:
 
 def test_images_have_576_tokens() -> None:
     assert config_of("+stage=1", "model=janus_pro_1b").model.tokens_per_image == 576
-    assert config_of("+stage=1").model.tokens_per_image == 64
+    assert config_of("+stage=1").model.tokens_per_image == 36
 
 
 @pytest.mark.parametrize("stage", (1, 2, 3))
@@ -155,7 +155,7 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         (["+stage=1", "train_parts=[generation_encoder]"], "generation_encoder makes the targets"),
         (["+stage=1", "ratio={understanding:0,text:0,generation:0}"], "at least one kind"),
         (["+stage=1", "batch.row_tokens=5000"], "more than the model's context 1024"),
-        (["+stage=1", "model.vision.patch_size=16"], "both encoders need the same grid"),
+        (["+stage=1", "model.vision.patch_size=8"], "both encoders need the same grid"),
         (["+stage=2", "model=janus_pro_1b", "run.steps=400000"], "steps 400000 is more than planned_steps 360000"),
         (["+stage=1", "seed"], "seed: cannot be parsed, options are written key=value"),
     ],

@@ -56,13 +56,12 @@ TESTED_BY = {
 
 _BASE = "made the demonstration's base once, by `make base`"
 UNTESTED = {
-    "demo.run_demo": "ten minutes of training, by `make demo`; the commands that it calls are tested",
+    "demo.run_demo": "six minutes of training, by `make demo`; the commands that it calls are tested",
     "demo.build.base": _BASE,
     "demo.build.common": _BASE,
     "demo.build.language_model": _BASE,
     "demo.build.tokenizer": _BASE,
     "demo.build.vision": _BASE,
-    "demo.build.vq": _BASE,
 }
 """Module: why no test module tests it."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from janus_train.config import ActivationCheckpointing, ModelConfig, Part, PeftConfig, TextLoss
 from janus_train.model.chunked_cross_entropy import chunk_positions
+from janus_train.model.vq import ENCODE_CHUNK
 from janus_train.planning.flops import gradient_flow
 from janus_train.planning.workload import Workload
 
@@ -39,13 +40,17 @@ class Widths:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes. ``kept_bytes`` is alive when the forward ends; backward needs ``working_bytes`` on top of it."""
+    """Bytes. ``kept_bytes`` is alive when the forward ends; backward needs ``working_bytes`` on top of it.
+
+    ``encoding_bytes`` are alive before the forward, while images become codes.
+    """
 
     language_model: float
     encoder: float
     adaptors_and_heads: float
     logits: float
     working_bytes: float
+    encoding_bytes: float
 
     @property
     def kept_bytes(self) -> float:
@@ -53,7 +58,7 @@ class Activations:
 
     @property
     def peak_bytes(self) -> float:
-        return self.kept_bytes + self.working_bytes
+        return max(self.kept_bytes + self.working_bytes, self.encoding_bytes)
 
 
 def activations(
@@ -122,6 +127,7 @@ def activations(
         + c * D * workload.image_targets * (2 * ("image_head" in trained_parts) + flows["hidden"]),
         logits=text_kept_bytes + image_logits,
         working_bytes=max(text_working_bytes, 2 * image_logits, recomputed_bytes),
+        encoding_bytes=_encoding(model, workload.uncached_images),
     )
 
 
@@ -148,6 +154,17 @@ def _selective_layer(model: ModelConfig, widths: Widths) -> float:
     key_value = D // heads * text.num_key_value_heads
     products = 3 * D + 2 * key_value + 2 * text.intermediate_size
     return widths.stream * D + widths.compute * products + FP32 * heads
+
+
+def _encoding(model: ModelConfig, images: float) -> float:
+    """Bytes of the VQ encoder's largest tensors, in fp32 and without gradients.
+
+    At full resolution its first convolution's output and a padded copy of that are alive, with a quarter as the next
+    level's; in a residual block four tensors and a part.
+    """
+    channels = model.vq.base_channels * model.vq.channel_multiplier[0]
+    tensor = FP32 * min(images, ENCODE_CHUNK) * channels * model.generation_image_size**2
+    return tensor * (4.3 if model.vq.num_res_blocks else 2.3)
 
 
 def _encoder(model: ModelConfig, widths: Widths) -> float:

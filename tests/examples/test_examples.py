@@ -120,13 +120,14 @@ def test_a_missing_model_is_one_line(name: str, tmp_path: Path) -> None:
 def test_transformers_alone_knows_how_a_runs_result_generates(tuned: Path) -> None:
     """It drops keys that it does not know from a file that says it was made from the model's configuration."""
     config = GenerationConfig.from_pretrained(tuned / "run/final")
-    assert config.generation_kwargs["boi_token_id"] > 0 and config.guidance_scale == 2.0
+    assert config.generation_kwargs["boi_token_id"] > 0 and config.guidance_scale == 1.3
 
 
 def test_a_template_of_ones_own_is_packed_and_trained_on(tmp_path: Path) -> None:
     printed = run("custom_template.py", "--out", tmp_path / "out", *SMALL, folder=tmp_path)
     assert re.search(r"step 1, row 0: pairs\.jsonl:\d \(\d+ tokens\)", printed)
-    assert (tmp_path / "out/rows.html").read_text(encoding="utf-8").count("<img") == 4, "two pairs"
+    pairs = re.findall(r"pairs\.jsonl:\d", printed)
+    assert (tmp_path / "out/rows.html").read_text(encoding="utf-8").count("<img") == 2 * len(pairs) > 0
     metrics = read_lines(tmp_path / "out/run/metrics.jsonl")
     assert len(metrics) == 2 and all(line["samples/generation"] > 0 for line in metrics)
     inspect_as_a_plugin("custom_template", tmp_path / "out/recipe.yaml")

@@ -136,7 +136,8 @@ PATHS = {
     "control": "a\x1b[2J\u202e.png",
     "a number": 1,
     "nested": [["a.png"]],
-    "an object": {"path": "a.png"},
+    "an object": {"path": "../outside/secret.png"},  # {"path": "a.png"} is a layout that is read
+    "an object with an address": {"url": "http://127.0.0.1:9/a.png"},
     "too many": ["a.png"] * 1000,
 }
 

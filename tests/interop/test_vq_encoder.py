@@ -53,6 +53,6 @@ def test_training_and_the_command_know_the_encoder_by_the_same_digest(random_bas
         _, weights, _, _ = load_start(config, find_start(config, RunDir(config, {}), "new"))
         alone = load_code_encoder(base, torch.device("cpu"))
         assert codes_digest(weights, prefix="model.vqmodel.") == alone.origin.encoder
-        assert (alone.image_size, alone.tokens_per_image) == (64, 64)
+        assert (alone.image_size, alone.tokens_per_image) == (96, 36)
         run_folder = train(config)
         assert load_code_encoder(run_folder, torch.device("cpu")).origin == alone.origin

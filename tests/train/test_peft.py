@@ -23,7 +23,7 @@ from janus_train.planning.parameters import adapter_counts
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
 from tests.model.reference import to_batch
-from tests.planning.test_flops import some_documents
+from tests.planning.test_flops import SIZE, TOKENS, some_documents
 
 Small = Callable[..., Config]
 LORA = ("+peft=lora", "peft.rank=4", "peft.alpha=8", "optim.learning_rate=1e-2")
@@ -115,7 +115,7 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
     janus = random_adapters(base, options)
     plain = copy.deepcopy(base)
     plain.load_state_dict(lora.merge_lora(janus.state_dict(), options))
-    batch = to_batch(some_documents(), 64, 64)
+    batch = to_batch(some_documents(), TOKENS, SIZE)
     with torch.no_grad():
         before, unmerged, after = (
             torch.stack([s.text, s.understanding, s.generation])
@@ -131,7 +131,7 @@ def test_drop_out_is_repeated_when_a_layer_is_computed_again(base: JanusForCondi
     from janus_train.model.activation_checkpointing import checkpoint_layers
 
     options = PeftConfig(rank=2, alpha=4.0, dropout=0.5, parts=("language_model",))
-    janus, batch, found = random_adapters(base, options), to_batch(some_documents(), 64, 64), []
+    janus, batch, found = random_adapters(base, options), to_batch(some_documents(), TOKENS, SIZE), []
     for policy in ("none", "full"):
         model = copy.deepcopy(janus)
         checkpoint_layers(model, policy)

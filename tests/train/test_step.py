@@ -30,6 +30,11 @@ from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import learning_rate
 from janus_train.train.step import StepResult, train_step
+from tests.helpers import config_of
+
+MODEL = config_of("+stage=2").model
+IMAGES = (MODEL.tokens_per_image, MODEL.image_size)
+"""Tokens and pixels of the tiny model's images."""
 
 
 @pytest.fixture
@@ -46,8 +51,8 @@ def janus(random_base: Path) -> JanusForConditionalGeneration:
 def rows(config: Config, random_base: Path) -> list[Row]:
     """16 rows of stage 2."""
     assert config.data.recipe
-    recipe = Recipe(config.data.recipe, config.ratio, 64)
-    encoder = Encoder(AutoTokenizer.from_pretrained(random_base), 64, 64, "")
+    recipe = Recipe(config.data.recipe, config.ratio, IMAGES[1])
+    encoder = Encoder(AutoTokenizer.from_pretrained(random_base), *IMAGES, "")
     sampler = DocumentSampler(
         recipe, encoder, seed=0, num_streams=16, row_tokens=256, guidance_dropout=0.1, first_sentence=0.25
     )
@@ -65,7 +70,7 @@ def updated(
     janus = copy.deepcopy(janus)
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, Distributed(config))
-    micro_batches = [collate(rows[i : i + micro_rows], 64, 64) for i in range(0, len(rows), micro_rows)]
+    micro_batches = [collate(rows[i : i + micro_rows], *IMAGES) for i in range(0, len(rows), micro_rows)]
     for _ in range(steps):
         assert step(backend, micro_batches, config.optim.gradient_clip).applied
     return dict(janus.state_dict())
@@ -79,7 +84,7 @@ def test_accumulation_does_not_change_the_update(
     Compared by gradients' effect through SGD-like scale: AdamW's first steps divide by the gradient's own size, so that
     rounding in near-zero gradients would be blown up to a whole learning rate.
     """
-    counts = [collate(rows[i : i + 4], 64, 64).num_loss_tokens for i in range(0, 16, 4)]
+    counts = [collate(rows[i : i + 4], *IMAGES).num_loss_tokens for i in range(0, 16, 4)]
     assert len(set(counts)) > 1
     config = config.model_copy(update={"optim": config.optim.model_copy(update={"eps": 1e-3})})
     whole, parts = updated(janus, rows, config, 16), updated(janus, rows, config, 4)
@@ -96,7 +101,7 @@ def test_a_mean_over_micro_batches_would_be_noticed(
     model = PackedJanus(copy.deepcopy(janus))
     with torch.no_grad():
         sums = [
-            (float(s.total), s.num_total) for s in (model(collate(rows[i : i + 4], 64, 64)) for i in range(0, 16, 4))
+            (float(s.total), s.num_total) for s in (model(collate(rows[i : i + 4], *IMAGES)) for i in range(0, 16, 4))
         ]
     right = sum(s for s, _ in sums) / sum(n for _, n in sums)
     naive = sum(s / n for s, n in sums) / len(sums)
@@ -111,7 +116,7 @@ def test_what_is_not_finite_is_not_applied(
     set_trainable(janus, config.train_parts)
     before = {n: t.clone() for n, t in janus.state_dict().items()}
     backend = make_backend(janus, config, Distributed(config))
-    result = step(backend, [collate(rows[:2], 64, 64)], 1.0)
+    result = step(backend, [collate(rows[:2], *IMAGES)], 1.0)
     assert not result.applied and not backend.optimizer.state
     assert all(torch.equal(before[n], t) for n, t in janus.state_dict().items())
 
@@ -129,14 +134,14 @@ def test_a_loss_that_is_not_finite_spoils_its_gradients_so_that_every_rank_knows
         return sums._replace(total=sums.total + math.inf)
 
     backend.model.forward = infinite  # type: ignore[method-assign]
-    result = step(backend, [collate(rows[:2], 64, 64)], 1.0)
+    result = step(backend, [collate(rows[:2], *IMAGES)], 1.0)
     assert not result.applied and not math.isfinite(result.grad_norm) and not backend.optimizer.state
 
 
 def test_gradients_are_clipped(janus: JanusForConditionalGeneration, rows: list[Row], config: Config) -> None:
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, Distributed(config))
-    result = step(backend, [collate(rows[:2], 64, 64)], 1e-3)
+    result = step(backend, [collate(rows[:2], *IMAGES)], 1e-3)
     norm = torch.stack([p.grad.norm() for p in janus.parameters() if p.grad is not None]).norm()
     assert result.grad_norm > 1e-2 and float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -153,7 +158,7 @@ def test_the_next_rows_are_fetched_between_the_backward_pass_and_the_update(
     def look() -> None:
         seen.append(weight.grad is not None and torch.equal(weight, before))
 
-    train_step(backend, [collate(rows[:2], 64, 64), collate(rows[2:4], 64, 64)], 100, 1.0, meanwhile=look)
+    train_step(backend, [collate(rows[:2], *IMAGES), collate(rows[2:4], *IMAGES)], 100, 1.0, meanwhile=look)
     assert seen == [True] and not torch.equal(weight, before)
 
 
@@ -185,7 +190,7 @@ def test_a_step_waits_for_the_device_once_and_after_the_next_rows_are_fetched(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     set_trainable(janus, config.train_parts)
-    batches = [collate(rows[:2], 64, 64), collate(rows[2:5], 64, 64)]
+    batches = [collate(rows[:2], *IMAGES), collate(rows[2:5], *IMAGES)]
     group = SimpleNamespace(backend="ddp", device=torch.device("meta"), world_size=1, autocast=nullcontext)
     backend = make_backend(janus, config, cast(Distributed, group))
     events: list[str] = []
@@ -200,7 +205,7 @@ def test_optimizer_holds_what_trains_alone(
 ) -> None:
     set_trainable(janus, ["image_head"])
     backend = make_backend(janus, config, Distributed(config))
-    step(backend, [collate(rows[:2], 64, 64)], 1.0)
+    step(backend, [collate(rows[:2], *IMAGES)], 1.0)
     assert set(backend.optimizer.state) == set(janus.model.generation_head.parameters())
 
 

@@ -16,6 +16,7 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import Config, Part
 from janus_train.data.encode import Encoder
+from janus_train.data.templates import get_template
 from janus_train.interop.model_folder import open_folder
 from janus_train.model.build import build, init_generation_embeddings
 from janus_train.model.parts import part_of, set_trainable
@@ -136,7 +137,7 @@ def previews_without_room(backend: Backend, config: Config, base: Path, folder: 
     group = backend.distributed
     watched = monitor.Monitor.__new__(monitor.Monitor)
     watched._config, watched._run_dir, watched._backend, watched._group = config, _Folder(folder), backend, group  # type: ignore[assignment]
-    watched._prompts = ["a red circle"]
+    watched._prompts, watched._template = ("a red circle",), get_template("request_to_image")
     encoder = Encoder(open_folder(base).tokenizer, config.model.tokens_per_image, config.model.image_size, "")
     try:
         for step in (1, 2, 3):
