@@ -261,6 +261,21 @@ class Encoder:
             can_cut=can_cut,
         )
 
+    def encode_without_chance(
+        self, record: Record, template: Template, kind: Kind, reference: Reference, row_tokens: int | None = None
+    ) -> Document:
+        """`encode` with every prompt and every caption whole."""
+        return self.encode(
+            record,
+            template,
+            kind,
+            reference,
+            row_tokens=row_tokens,
+            rng=random.Random(0),
+            guidance_dropout=0.0,
+            first_sentence=0.0,
+        )
+
     # -- inference: the same strings, up to where the model continues
 
     def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:

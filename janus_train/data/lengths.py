@@ -5,7 +5,6 @@ In: a record. Out: its `LongEffect` if it is longer than a row. Images are not d
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
@@ -47,16 +46,8 @@ class LengthCheck:
         Raises `TooLong` for one that is skipped, and `BadSample` for one that cannot be used for another reason.
         """
         stubs = Record(record.key, record.fields, [_STUB] * len(record.images), record.codes)
-        document = self._encoder.encode(
-            stubs,
-            template,
-            kind,
-            Reference("", 0, 0, record.key),
-            row_tokens=self.row_tokens,
-            rng=random.Random(0),
-            guidance_dropout=0.0,
-            first_sentence=0.0,
-        )
+        reference = Reference("", 0, 0, record.key)
+        document = self._encoder.encode_without_chance(stubs, template, kind, reference, self.row_tokens)
         if len(document) > self.row_tokens:
             return "cut"
         if template.can_drop_turns:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,15 +100,15 @@ def text_before_image(template: Template, words: str) -> str:
 
     For a template that does not generate an image from one text, such as conversation, the official generation prompt.
     """
-    try:
-        segments = template.build(Record("", {template.reads: words}, [Image.new("RGB", (1, 1))]))
-    except BadSample:
-        return generation_prompt(words)
-    place = next((number for number, segment in enumerate(segments) if segment.role == "image_out"), None)
-    before = segments[:place]
-    if place is None or any(segment.role != "text" for segment in before):
-        return generation_prompt(words)
-    return "".join(segment.text for segment in before)
+    with suppress(BadSample):
+        before = ""
+        for segment in template.build(Record("", {template.reads: words}, [Image.new("RGB", (1, 1))])):
+            if segment.role == "image_out":
+                return before
+            if segment.role != "text":
+                break
+            before += segment.text
+    return generation_prompt(words)
 
 
 # -- the templates: of several that read one field, `template_for` takes the first

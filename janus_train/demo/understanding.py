@@ -6,7 +6,6 @@ In: a model. Out: measures; answers are compared as strings.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -124,18 +123,7 @@ def evaluate_dialogues(
     for index in range(num_dialogues):
         record = source[index]
         reference = Reference("dialogue", 0, index, record.key)
-        documents.append(
-            encoder.encode(
-                record,
-                get_template("conversation"),
-                "text",
-                reference,
-                row_tokens=None,
-                rng=random.Random(0),
-                guidance_dropout=0.0,
-                first_sentence=0.0,
-            )
-        )
+        documents.append(encoder.encode_without_chance(record, get_template("conversation"), "text", reference))
     documents.sort(key=len)
     total, tokens, device = 0.0, 0, janus.lm_head.weight.device
     for start in range(0, len(documents), options.batch_size):

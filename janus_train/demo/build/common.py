@@ -13,7 +13,7 @@ from einops import rearrange
 from PIL import Image
 
 from janus_train.demo.objects import embedded_shards
-from janus_train.demo.scenes import Scene, SceneSource, load_library, render, sample_scene
+from janus_train.demo.scenes import Scene, load_library, render, sample_scene
 
 SHARDS = embedded_shards()
 ENDLESS = 10**9  # length of a source that is read in order
@@ -60,19 +60,6 @@ def to_tensor(images: list[Image.Image]) -> torch.Tensor:
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 -> float32 in -1..1, as the trainer feeds both encoders."""
     return pixels.float().div(127.5).sub(1.0)
-
-
-class Images:
-    """Training images in a fixed order: three scenes, then one class image."""
-
-    def __init__(self, size: int):
-        self.scenes = SceneSource(SHARDS, "scene", "train", ENDLESS, size)
-        self.classes = SceneSource(SHARDS, "class", "train", ENDLESS, size)
-
-    def batch(self, step: int, count: int) -> torch.Tensor:
-        """uint8 (count, 3, S, S)."""
-        indices = range(step * count, (step + 1) * count)
-        return to_tensor([(self.classes if i % 4 == 3 else self.scenes)[i].images[0] for i in indices])
 
 
 def scenes(split: str, seed: int, count: int, size: int) -> tuple[list[Scene], torch.Tensor]:

@@ -10,8 +10,6 @@ In: images with captions and questions of the training split, in the formats of 
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -49,16 +47,8 @@ class ImageReader(nn.Module):
 
     def _document(self, view: str, index: int, split: str) -> Document:
         record = SceneSource(SHARDS, view, split, ENDLESS, self._encoder.image_size)[index]
-        return self._encoder.encode(
-            record,
-            get_template(TEMPLATES[view]),
-            "understanding",
-            Reference(view, 0, index, record.key),
-            row_tokens=None,
-            rng=random.Random(0),  # nothing is random without drop-out and cuts
-            guidance_dropout=0.0,
-            first_sentence=0.0,
-        )
+        reference = Reference(view, 0, index, record.key)
+        return self._encoder.encode_without_chance(record, get_template(TEMPLATES[view]), "understanding", reference)
 
     def forward(self, vision: JanusVisionModel, documents: list[Document]) -> torch.Tensor:
         """The mean loss of the documents' text tokens."""

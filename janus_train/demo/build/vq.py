@@ -9,8 +9,8 @@ while training:
 1. encoder and codebook: cross-entropy over the cosines of the encoder's latents and the codes, one vector for each class.
 2. decoder: it learns to draw images from the codes of their cells, level by level: first the layers at 6 x 6 with a linear
    head for the pixels of a cell, then each further level with a head of its own, the whole decoder last. What the cells
-   look like is learnt at 6 x 6, at a twentieth of the whole decoder's cost; the levels above learn only to spread it over
-   the pixels, which is the same for all cells. (The whole decoder at once was at 19 dB when this way was at 27.)
+   look like is learnt at 6 x 6, at a tenth of the whole decoder's cost; the levels above learn only to spread it over
+   the pixels, which is the same for all cells. (The whole decoder at once: benchmarks/demo.md.)
 """
 
 from __future__ import annotations
