@@ -48,7 +48,7 @@ MOST_BYTES = 8_000_000
 README = """# The base of the tiny model
 
 What Janus takes ready from others, at the demo's size: a VQ tokenizer, a vision encoder (pretrained on
-images and labels, contrastively), a language model and a tokenizer, pretrained on the images and texts of `../shards` (training combinations only). In
+images and labels, contrastively, and by texts that the language model reads from it), a language model and a tokenizer, pretrained on the images and texts of `../shards` (training combinations only). In
 bf16; the figures are measured after rounding to it, on held-out combinations.
 
 Made by `{command}` on {machine} ({threads} threads), torch {torch}.
