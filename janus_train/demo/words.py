@@ -145,10 +145,40 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def notes(scene: Scene, rng: np.random.Generator) -> str:
-    """The scene in key words, in any order: "bus bottom, black background, sunflower top"."""
-    entries = [" ".join(filter(None, (p.object.name, p.size_word, p.place))) for p in scene.objects]
+    """The scene in key words, in any order: "bus bottom, black background, top sunflower"."""
+    entries = []
+    for placed_object in scene.objects:
+        words = (placed_object.object.name, placed_object.size_word, placed_object.place)
+        entries.append(" ".join(filter(None, words if rng.random() < 0.5 else words[::-1])))
     entries.append(f"{scene.background} background" if scene.background else "no background")
     return ", ".join(entries[i] for i in rng.permutation(len(entries)))
+
+
+def name_restatements(name: str, place: str) -> tuple[str, ...]:
+    """Ways to say where the object of a name is; what stands between the name and the place is nothing up to a question."""
+    verb, phrase = "are" if is_plural(name) else "is", PLACES[place]
+    return (
+        f"{name} {place}",
+        f"{name}: {place}",
+        f"{name} {phrase}",
+        f"{name} {verb} {phrase}",
+        f"the {name} {verb} {phrase}",
+        f"where {verb} the {name}? {place}",
+        f"Where {verb} the {name}? {sentence(phrase)}",
+    )
+
+
+def place_restatements(name: str, place: str) -> tuple[str, ...]:
+    """Ways to say what is at a place; what stands between the place and the name is nothing up to a question."""
+    verb, phrase = "are" if is_plural(name) else "is", PLACES[place]
+    return (
+        f"{place} {name}",
+        f"{place}: {name}",
+        f"{phrase}: {name}",
+        f"{phrase} {verb} {noun(name)}",
+        f"what is {phrase}? {noun(name)}",
+        f"What is {phrase}? {sentence(noun(name))}",
+    )
 
 
 def class_caption(scene_object: SceneObject, size_word: str) -> str:

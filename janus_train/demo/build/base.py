@@ -7,7 +7,8 @@ shards of this folder, training combinations only, and the model's shape (config
 transformers' layout, bf16, with those three and a tokenizer; adaptors, code embeddings and image head are left to the
 trainer. ``README.md`` there says how good each is after rounding. Deterministic for a seed on one machine.
 
-A finished part is saved in ``--work``, and ``--continue`` loads it from there.
+The VQ tokenizer is trained in one process, the language model and then the vision encoder in another. A finished part is
+saved in ``--work``, and ``--continue`` takes it from there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -30,19 +36,23 @@ from janus_train.config import ModelConfig
 from janus_train.cpu import available_cores, requested_threads
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.demo.build.common import Figures
-from janus_train.demo.build.language_model import evaluate_llm, texts, train_llm
+from janus_train.demo.build.documents import texts
+from janus_train.demo.build.language_model import evaluate_llm, train_llm
 from janus_train.demo.build.tokenizer import train_tokenizer
 from janus_train.demo.build.vision import evaluate_vision, train_vision
 from janus_train.demo.build.vq import evaluate_vq, train_vq
 from janus_train.errors import UserError
 from janus_train.files import staged_folder
+from janus_train.lifetime import end_with_pool
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 
-STEPS = {"vision": 1200, "llm": 2000}
+VISION_STEPS = 1200
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """Prefixes of the saved tensors, by part."""
-ORDER = ("vq", "llm", "vision")  # the vision encoder is pretrained with the language model's help
+GROUPS = (("vq",), ("llm", "vision"))
+"""Parts that are trained one after the other; the groups are trained at the same time. The vision encoder is pretrained with
+the language model's help."""
 MOST_BYTES = 8_000_000
 
 README = """# The base of the tiny model
@@ -80,10 +90,9 @@ def train(
     torch.manual_seed(seed + 1 + list(PREFIXES).index(part))
     if part == "vq":
         return train_vq(janus.model.vqmodel, effort)
-    steps = max(1, round(STEPS[part] * effort))
     if part == "vision":
-        return train_vision(janus, tokenizer, config.image_size, steps, seed)
-    return train_llm(janus, tokenizer, steps)
+        return train_vision(janus, tokenizer, config.image_size, max(1, round(VISION_STEPS * effort)), seed)
+    return train_llm(janus, tokenizer, effort)
 
 
 def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
@@ -91,17 +100,53 @@ def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, tor
     return {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(PREFIXES[part])}
 
 
-def train_or_continue(
-    part: str, janus: JanusForConditionalGeneration, tokenizer: Any, config: ModelConfig, options: Any
-) -> Figures:
-    weights, figures_file = options.work / f"{part}.safetensors", options.work / f"{part}.json"
-    if options.resume and figures_file.is_file():
-        janus.load_state_dict(load_file(weights), strict=False)
-        return json.loads(figures_file.read_text())
-    figures = train(part, janus, tokenizer, config, options.effort, options.seed)
-    save_file(part_state(part, janus), weights)
-    figures_file.write_text(json.dumps(figures, indent=1))
-    return figures
+def train_group(parts: list[str], options: argparse.Namespace, threads: int) -> None:
+    """Train the parts that are not finished in ``options.work``, in their order, and save each there."""
+    torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+    config, tokenizer = load_config(), AutoTokenizer.from_pretrained(options.work)
+    janus = build_janus(config, tokenizer, options.seed)
+    for part in parts:
+        if not _figures_file(part, options.work).is_file():
+            figures = train(part, janus, tokenizer, config, options.effort, options.seed)
+            save_file(part_state(part, janus), _weights_file(part, options.work))
+            _figures_file(part, options.work).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        janus.load_state_dict(load_file(_weights_file(part, options.work)), strict=False)
+
+
+def train_groups(groups: list[list[str]], options: argparse.Namespace) -> None:
+    """Train the groups at the same time, each in a process. Raises `UserError` as soon as one of them fails."""
+    threads = max(1, options.threads // len(groups))
+    context = get_context("spawn")
+    processes = [context.Process(target=_train_in_process, args=(g, options, threads), daemon=True) for g in groups]
+    for process in processes:
+        process.start()
+    for process in sorted_by_end(processes):
+        if process.exitcode:
+            raise UserError("training failed: see the messages above; --continue takes the parts that are finished")
+
+
+def sorted_by_end(processes: list[SpawnProcess]) -> Iterator[SpawnProcess]:
+    """Each process when it has ended."""
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in wait(list(running)):
+            process = running.pop(cast(int, sentinel))
+            process.join()
+            yield process
+
+
+def _train_in_process(parts: list[str], options: argparse.Namespace, threads: int) -> None:
+    end_with_pool()
+    train_group(parts, options, threads)
+
+
+def _weights_file(part: str, work: Path) -> Path:
+    return work / f"{part}.safetensors"
+
+
+def _figures_file(part: str, work: Path) -> Path:
+    return work / f"{part}.json"
 
 
 def round_to_bf16(janus: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
@@ -155,22 +200,32 @@ def main() -> None:
         "--effort", type=float, default=1.0, help="factor on all numbers of steps, for trying things out"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=requested_threads() or available_cores())
+    parser.add_argument(
+        "--threads", type=int, default=requested_threads() or available_cores(), help="of all processes"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)
     config = load_config()
-    has_tokenizer = options.resume and (options.work / "tokenizer.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(options.work) if has_tokenizer else make_tokenizer(config, options.work)
-    janus = build_janus(config, tokenizer, options.seed)
-    parts = [part for part in ORDER if part in options.parts]
-    training_figures = {part: train_or_continue(part, janus, tokenizer, config, options) for part in parts}
-    if len(training_figures) < len(PREFIXES):
-        print(
-            f"trained {', '.join(training_figures)}, kept in {options.work}: --continue without --parts makes the base of it"
-        )
+    if not options.resume:
+        for part in options.parts:
+            _figures_file(part, options.work).unlink(missing_ok=True)
+    if not options.resume or not (options.work / "tokenizer.json").is_file():
+        make_tokenizer(config, options.work)
+    start = time.monotonic()
+    groups = [[part for part in group if part in options.parts] for group in GROUPS]
+    train_groups([group for group in groups if group], options)
+    print(f"trained in {(time.monotonic() - start) / 60:.1f} min")
+    missing = [part for part in PREFIXES if not _figures_file(part, options.work).is_file()]
+    if missing:
+        print(f"kept in {options.work}; still missing: {', '.join(missing)}")
         return
+    tokenizer = AutoTokenizer.from_pretrained(options.work)
+    janus = build_janus(config, tokenizer, options.seed)
+    for part in PREFIXES:
+        janus.load_state_dict(load_file(_weights_file(part, options.work)), strict=False)
+    training_figures = {part: json.loads(_figures_file(part, options.work).read_text()) for part in PREFIXES}
     round_to_bf16(janus)
     evaluation_figures = {
         "vq": evaluate_vq(janus.model.vqmodel, config.image_size),

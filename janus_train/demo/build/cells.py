@@ -18,10 +18,11 @@ from janus_train.demo.scenes import render, sample_scene
 
 GRID = UNIT // CELL
 GROUNDS = [*BACKGROUNDS.values(), NEUTRAL]
-SHARES = {"large": 0.5, "small": 0.2, "scene": 0.2, "other": 0.1}
+SHARES = {"large": 0.45, "small": 0.2, "scene": 0.15, "other": 0.2}
 """Of the training images: a large card has four times the cells of a small one."""
 FILLED = 0.8  # probability that one of the nine places of small cards is taken
-SAMPLE = 600  # images whose cells are grouped
+SAMPLE = 1000  # images whose cells are grouped
+LEAST_DIFFERENCE = 0.02  # from every cell of scenes, root mean square in -1..1: those that differ less have its code
 
 
 def cells_of(pixels: torch.Tensor) -> torch.Tensor:
@@ -43,8 +44,9 @@ class TrainingImages:
         kinds = rng.choice(list(SHARES), count, p=list(SHARES.values()))
         return to_tensor([getattr(self, f"_{kind}")(rng) for kind in kinds])
 
-    def others_batch(self, count: int) -> torch.Tensor:
-        rng = np.random.default_rng(12)
+    def others_batch(self, count: int, seed: int = 12) -> torch.Tensor:
+        """Images without cards, uint8 (count, 3, UNIT, UNIT)."""
+        rng = np.random.default_rng(seed)
         return to_tensor([self._other(rng) for _ in range(count)])
 
     def _any(self, objects: list[SceneObject], rng: np.random.Generator) -> SceneObject:
@@ -93,7 +95,8 @@ class CellClasses:
         if self.num_exact > num_codes:
             raise ValueError(f"scenes have {self.num_exact} different cells and the codebook {num_codes} codes")
         others = cells_of(to_float(images.others_batch(SAMPLE))).flatten(0, 2)
-        self.cells = torch.cat([exact, _kmeans(others, num_codes - self.num_exact)])
+        differs = (others - exact[_nearest(others, exact)]).square().mean(1) > LEAST_DIFFERENCE**2
+        self.cells = torch.cat([exact, _kmeans(others[differs], num_codes - self.num_exact)])
 
     @staticmethod
     def _cells_of_scenes(library: Library) -> torch.Tensor:

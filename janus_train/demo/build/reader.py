@@ -19,10 +19,12 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.janus.modeling_janus import JanusVisionModel
 
 from janus_train.data.encode import Encoder
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
-from janus_train.data.types import IGNORE, IMAGE_FEATURE, Document, Reference
+from janus_train.data.types import IGNORE, IMAGE_FEATURE, Document, Record, Reference
 from janus_train.demo.build.common import ENDLESS, SHARDS, to_float
-from janus_train.demo.scenes import SceneSource
+from janus_train.demo.build.documents import held_out_question
+from janus_train.demo.scenes import SceneSource, load_library, render
 
 TEMPLATES = {"conversation": "conversation", "scene": "image_caption"}
 """View of a scene -> the template of its documents."""
@@ -39,6 +41,7 @@ class ImageReader(nn.Module):
             janus.model.language_model,
             janus.lm_head,
         )  # a tuple: no submodules, so nothing here trains them
+        self._library = load_library(tuple(SHARDS))
         self._encoder = Encoder(tokenizer, (size // vision.patch_size) ** 2, size, "")
 
     def documents(self, first: int, count: int, split: str) -> list[Document]:
@@ -47,11 +50,36 @@ class ImageReader(nn.Module):
 
     def _document(self, view: str, index: int, split: str) -> Document:
         record = SceneSource(SHARDS, view, split, ENDLESS, self._encoder.image_size)[index]
-        reference = Reference(view, 0, index, record.key)
-        return self._encoder.encode_without_chance(record, get_template(TEMPLATES[view]), "understanding", reference)
+        return self._encode(record, view, index)
 
     def forward(self, vision: JanusVisionModel, documents: list[Document]) -> torch.Tensor:
         """The mean loss of the documents' text tokens."""
+        logits, labels = self._logits(vision, documents)
+        return F.cross_entropy(logits[labels != IGNORE], labels[labels != IGNORE])
+
+    @torch.no_grad()
+    def right_answers(self, vision: JanusVisionModel, sort: str, count: int) -> float:
+        """The share of ``count`` questions of a sort about images of held-out scenes that get the right answer."""
+        documents = [self._question(sort, index) for index in range(count)]
+        right = 0
+        for start in range(0, count, 32):
+            logits, labels = self._logits(vision, documents[start : start + 32])
+            right += int(((logits.argmax(-1) == labels) | (labels == IGNORE)).all(1).sum())
+        return right / count
+
+    def _question(self, sort: str, index: int) -> Document:
+        scene, question, answer = held_out_question(sort, index)
+        turns = (("user", f"{PLACEHOLDER}\n{question}"), ("assistant", answer))
+        fields = {"conversations": [{"role": role, "content": content} for role, content in turns]}
+        record = Record(f"{sort}-{index}", fields, [render(scene, self._library, self._encoder.image_size)])
+        return self._encode(record, "conversation", index)
+
+    def _encode(self, record: Record, view: str, index: int) -> Document:
+        reference = Reference(view, 0, index, record.key)
+        return self._encoder.encode_without_chance(record, get_template(TEMPLATES[view]), "understanding", reference)
+
+    def _logits(self, vision: JanusVisionModel, documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, width, V) and labels (N, width) of N documents, padded on the right."""
         language_model, head = self._frozen
         width = max(map(len, documents))
         ids = torch.zeros(len(documents), width, dtype=torch.long)
@@ -65,6 +93,4 @@ class ImageReader(nn.Module):
         features = vision(to_float(rearrange(pixels, "n h w c -> n c h w"))).last_hidden_state
         embeddings = language_model.embed_tokens(ids)
         embeddings = embeddings.masked_scatter(is_image[..., None], self.bridge(features))
-        hidden = language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        has_label = labels != IGNORE
-        return F.cross_entropy(head(hidden[has_label]), labels[has_label])
+        return head(language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state), labels

@@ -23,6 +23,7 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.janus.modeling_janus import JanusVisionModel
 
 from janus_train.demo.build.common import SHARDS, Figures, Progress, Schedule, scenes, to_float, to_tensor
+from janus_train.demo.build.documents import ASKED
 from janus_train.demo.build.reader import ImageReader
 from janus_train.demo.objects import PLACES_OF_COUNT
 from janus_train.demo.scenes import BACKGROUNDS, UNIT, Library, Scene, class_scene, load_library, render, sample_scene
@@ -133,10 +134,12 @@ def train_vision(
         progress(step, labels=labels.item(), reading=reading.item())
     with torch.no_grad():
         held_out = [reader(vision, reader.documents(start, READ, "held_out")).item() for start in range(0, 256, READ)]
+    answers = {f"answers about images, {sort}": reader.right_answers(vision.eval(), sort, 240) for sort in ASKED}
     return {
         "steps": steps,
         "seconds": round(progress.seconds),
         "perplexity of held-out texts about images": math.exp(sum(held_out) / len(held_out)),
+        **answers,
     }
 
 

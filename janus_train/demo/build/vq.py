@@ -235,10 +235,13 @@ def evaluate_vq(vq: JanusVQVAE, size: int, count: int = 200) -> Figures:
     ids = encode_images(vq, to_float(pixels))
     output = rearrange(decode_codes(vq, ids), "n h w c -> n c h w").float()
     error = output - pixels.float()
+    others = to_float(TrainingImages(load_library(tuple(SHARDS))).others_batch(count, seed=13))
+    other_output = rearrange(decode_codes(vq, encode_images(vq, others)), "n h w c -> n c h w").float() / 127.5 - 1
     ground = pixels.flatten(2).mode(2).values[..., None, None]  # the background's colour
     on_ground = (pixels == ground).all(1, keepdim=True).expand_as(error)
     return {
         "PSNR, dB": 10 * math.log10(255**2 / error.square().mean().item()),
+        "PSNR of other images, dB": decibels(other_output, others),
         "mean error of the background, of 255": error[on_ground].abs().mean().item(),
         "mean error of the objects, of 255": error[~on_ground].abs().mean().item(),
         "right codes of cells": (ids.view(count, -1) == classes(to_float(pixels)).flatten(1)).float().mean().item(),
