@@ -19,7 +19,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -47,7 +47,7 @@ from janus_train.lifetime import end_with_pool
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 
-VISION_STEPS = 1200
+VISION_STEPS = 2400
 PREFIXES = {"vq": ("model.vqmodel.",), "vision": ("model.vision_model.",), "llm": ("model.language_model.", "lm_head.")}
 """Prefixes of the saved tensors, by part."""
 GROUPS = (("vq",), ("llm", "vision"))
@@ -100,21 +100,23 @@ def part_state(part: str, janus: JanusForConditionalGeneration) -> dict[str, tor
     return {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(PREFIXES[part])}
 
 
-def train_group(parts: list[str], options: argparse.Namespace, threads: int) -> None:
-    """Train the parts that are not finished in ``options.work``, in their order, and save each there."""
+def train_group(group: Sequence[str], options: argparse.Namespace, threads: int) -> None:
+    """Train the asked parts of a group that are not finished in ``options.work``, in their order, and save each there."""
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity_error()
     config, tokenizer = load_config(), AutoTokenizer.from_pretrained(options.work)
     janus = build_janus(config, tokenizer, options.seed)
-    for part in parts:
-        if not _figures_file(part, options.work).is_file():
+    for part in group:
+        figures_file, weights_file = _figures_file(part, options.work), _weights_file(part, options.work)
+        if part in options.parts and not figures_file.is_file():
             figures = train(part, janus, tokenizer, config, options.effort, options.seed)
-            save_file(part_state(part, janus), _weights_file(part, options.work))
-            _figures_file(part, options.work).write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        janus.load_state_dict(load_file(_weights_file(part, options.work)), strict=False)
+            save_file(part_state(part, janus), weights_file)
+            figures_file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        if figures_file.is_file():  # the parts after it may need it
+            janus.load_state_dict(load_file(weights_file), strict=False)
 
 
-def train_groups(groups: list[list[str]], options: argparse.Namespace) -> None:
+def train_groups(groups: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
     """Train the groups at the same time, each in a process. Raises `UserError` as soon as one of them fails."""
     threads = max(1, options.threads // len(groups))
     context = get_context("spawn")
@@ -136,9 +138,9 @@ def sorted_by_end(processes: list[SpawnProcess]) -> Iterator[SpawnProcess]:
             yield process
 
 
-def _train_in_process(parts: list[str], options: argparse.Namespace, threads: int) -> None:
+def _train_in_process(group: Sequence[str], options: argparse.Namespace, threads: int) -> None:
     end_with_pool()
-    train_group(parts, options, threads)
+    train_group(group, options, threads)
 
 
 def _weights_file(part: str, work: Path) -> Path:
@@ -214,8 +216,9 @@ def main() -> None:
     if not options.resume or not (options.work / "tokenizer.json").is_file():
         make_tokenizer(config, options.work)
     start = time.monotonic()
-    groups = [[part for part in group if part in options.parts] for group in GROUPS]
-    train_groups([group for group in groups if group], options)
+    if "vision" in options.parts and "llm" not in options.parts and not _figures_file("llm", options.work).is_file():
+        parser.error(f"--parts vision reads with the language model, which is not in {options.work}: add llm")
+    train_groups([group for group in GROUPS if set(group) & set(options.parts)], options)
     print(f"trained in {(time.monotonic() - start) / 60:.1f} min")
     missing = [part for part in PREFIXES if not _figures_file(part, options.work).is_file()]
     if missing:
