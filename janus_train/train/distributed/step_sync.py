@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from janus_train.data.types import KINDS, Kind, Row, digest
+from janus_train.model.loss_totals import LossTotals
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.loss_totals import LossTotals
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.jsonl import JsonLinesFile
+from janus_train.model.loss_totals import LossTotals
 from janus_train.text import duration
 from janus_train.train.distributed.step_sync import RowsReport
-from janus_train.train.loss_totals import LossTotals
 from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers
 
