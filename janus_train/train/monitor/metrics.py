@@ -31,6 +31,7 @@ def rows_metrics(rows: RowsReport, row_tokens: int) -> dict[str, Any]:
         "fill": rows.num_tokens / (len(rows.digests) * row_tokens),
         "flops": rows.flops,
         "quarantined": len(rows.quarantined_samples),
+        "held_out": rows.num_held_out,
         "batch_digest": rows.digest,
     }
 
