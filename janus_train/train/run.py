@@ -44,6 +44,7 @@ from janus_train.train.run_dir import (
 from janus_train.train.run_lock import RunLock
 from janus_train.train.trainable import TrainableModel, load_trainable
 from janus_train.train.trainer import Trainer
+from janus_train.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,9 @@ def _run(
         resume.streams,
         fixed_shapes=model.is_compiled,
     )
+    validation = None
+    if config.run.validate_every:
+        validation = Validation(config, recipe, data_digests, rows.encoder, group)
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
     if resume.folder is None and group.is_main:
         warn_of_long_samples(config, recipe, model)
@@ -105,7 +109,7 @@ def _run(
     monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
     saver = CheckpointSaver(run_dir.path, backend, config.run, data_digests)
     try:
-        Trainer(config, backend, rows, saver, monitor, watchdog).train(resume.step)
+        Trainer(config, backend, rows, saver, monitor, watchdog, validation).train(resume.step)
     finally:
         monitor.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> 
     }
 
 
+def validation_line(metrics: Mapping[str, Any]) -> str:
+    """The line of a step's validation in the log."""
+    names = {"validation/loss": "validation loss"}
+    names |= {key: key.removeprefix("validation/") for key in metrics if key.startswith("validation/loss/")}
+    losses = "  ".join(
+        f"{name} {'-' if metrics[key] is None else f'{metrics[key]:.3f}'}" for key, name in names.items()
+    )
+    seconds = metrics["validation/seconds"]
+    return f"step {metrics['step']}: {losses}  on {metrics['validation/samples']:,} held-out samples in {seconds:.1f} s"
+
+
 class MetricsLog:
     """Writes the run's metrics; it exists on the main process only."""
 
@@ -76,6 +88,8 @@ class MetricsLog:
         """Write one step's metrics. Raises `UserError` if metrics.jsonl, the record of the run, cannot be written."""
         self._file.append(metrics)
         self._trackers.log(metrics)
+        if "validation/loss" in metrics:
+            logger.info(validation_line(metrics))
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
         step, steps = metrics["step"], self._config.run.steps
