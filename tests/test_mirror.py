@@ -30,7 +30,7 @@ TESTED_BY = {
     "datatools.prepare.formats.rows",
     "datatools/tokenize/test_tokenize.py": "commands.tokenize data.cached_codes",
     "datatools/verify/test_verify.py": "commands.verify data.data_args",
-    "demo/test_evaluation.py": "demo.generation demo.grid demo.table demo.understanding",
+    "demo/test_evaluation.py": "demo.generation demo.grid demo.options demo.table demo.understanding",
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",
     "infer/test_app.py": "commands.app",
