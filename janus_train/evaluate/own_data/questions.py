@@ -120,7 +120,7 @@ class TaskFinder:
     ) -> None:
         num_images = self._num_images(prompt_ids)
         truth = self._encoder.tokenizer.decode(truth_ids.tolist(), skip_special_tokens=True).strip()
-        hasher = hashlib.sha256(f"{source.name}\n{group}\n".encode() + prompt_ids.tobytes())
+        hasher = hashlib.sha256(f"{source.name}\n{group}\n".encode("utf-8", "surrogatepass") + prompt_ids.tobytes())
         for pixels in document.understanding_pixels[:num_images]:
             hasher.update(pixels.tobytes())
         same = hasher.digest()
