@@ -220,6 +220,10 @@ class RunConfig(OptionGroup):
     """Steps whose batches are loaded but not trained on, to skip a loss spike when resuming before it."""
     sample_every: NonNegative
     """Steps between previews, images generated from the recipe's preview prompts; 0: never."""
+    validate_every: NonNegative
+    """Steps between validations on held-out samples (`data.held_out`), also at the last step; 0: never."""
+    validation_samples: Positive | None
+    """At most so many samples of each source that holds samples out; None: all of them."""
     log_every: Positive
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on GPUs in bf16 only."""

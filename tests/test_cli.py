@@ -120,6 +120,15 @@ def test_generate_with_temperature_0_needs_no_luck(run, random_base, tmp_path):
     assert np.array_equal(first, second)
 
 
+def test_generate_with_top_k_1_draws_what_temperature_0_draws_and_says_so(run, random_base, tmp_path):
+    words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1, "--guidance", 1)
+    assert run(*words, "--temperature", 0, "--out", tmp_path / "a")[0] == 0
+    assert run(*words, "--top-k", 1, "--top-p", 0.9, "--out", tmp_path / "b")[0] == 0
+    assert (tmp_path / "a/000-0.png").read_bytes() == (tmp_path / "b/000-0.png").read_bytes()
+    [line] = read_lines(tmp_path / "b/metadata.jsonl")
+    assert (line["top_k"], line["top_p"]) == (1, 0.9)
+
+
 def test_chat_answers(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     code, stdout, _ = run(
@@ -189,6 +198,9 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--guidance", "nan"), "'--guidance'"),
         (("generate", "EMPTY", "--prompt", "x", "--temperature", "inf"), "--temperature inf"),
         (("generate", "EMPTY", "--prompt", "x", "--seed", "-1"), "'--seed'"),
+        (("generate", "EMPTY", "--prompt", "x", "--top-k", "-1"), "'--top-k'"),
+        (("generate", "EMPTY", "--prompt", "x", "--top-p", "0"), "--top-p 0.0 is not above 0 and at most 1"),
+        (("generate", "EMPTY", "--prompt", "x", "--top-p", "nan"), "--top-p nan is not"),
         pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),

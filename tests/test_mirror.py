@@ -30,7 +30,7 @@ TESTED_BY = {
     "datatools.prepare.formats.rows",
     "datatools/tokenize/test_tokenize.py": "commands.tokenize data.cached_codes",
     "datatools/verify/test_verify.py": "commands.verify data.data_args",
-    "demo/test_evaluation.py": "demo.generation demo.grid demo.table demo.understanding",
+    "demo/test_evaluation.py": "demo.generation demo.grid demo.options demo.table demo.understanding",
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",
     "infer/test_app.py": "commands.app",
@@ -47,7 +47,7 @@ TESTED_BY = {
     "train/test_peft.py": "model.lora",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
     "train.monitor.log train.monitor.previews",
-    "train/test_step.py": "train.loss_totals train.optim",
+    "train/test_step.py": "model.loss_totals train.optim",
     "train/checkpoint/test_saver.py": "train.checkpoint.format",
     "train/distributed/test_process_group.py": "train.distributed.context",
     "train/test_faults.py": "train.distributed.signals",

@@ -17,7 +17,7 @@ from janus_train.data.loader import open_recipe
 from janus_train.data.sources.registry import open_source, own_config, source_type
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
-from janus_train.evaluate.registry import get_evaluation
+from janus_train.evaluate.choice import choose
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of, make_shard
 
@@ -172,8 +172,8 @@ def test_the_examples_of_contributing_are_plug_ins(run: Run, folder: Path, rando
 def test_unknown_names_come_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"^there is no source type 'x', known are hf_dataset, .*, scenes, shards$"):
         source_type("x")
-    with pytest.raises(UserError, match=r"^--evaluation: there is no evaluation 'x', known are demo$"):
-        get_evaluation("x")
+    with pytest.raises(UserError, match=r"^--evaluation: there is no evaluation 'x', known are demo, own_data$"):
+        choose("x", {})
 
 
 def test_this_package_names_its_plug_ins_as_entry_points_too() -> None:
@@ -193,7 +193,7 @@ import sys
 from janus_train import cli
 from janus_train.compose import compose_config
 from janus_train.data.loader import open_recipe
-import janus_train.train.run, janus_train.datatools.verify.run, janus_train.report, janus_train.evaluate.registry
+import janus_train.train.run, janus_train.datatools.verify.run, janus_train.report, janus_train.evaluate.choice
 
 config = compose_config({list(text_only(folder))!r})
 assert open_recipe(config).digests()

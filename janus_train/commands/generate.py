@@ -17,7 +17,10 @@ from janus_train.commands.options import (
     Precision,
     Seed,
     Temperature,
+    TopK,
+    TopP,
     check_finite,
+    check_top_p,
     load,
     open_image_option,
 )
@@ -35,6 +38,8 @@ def generate(
     num_images: Annotated[int, typer.Option(min=1, help="Number of images per prompt.")] = 16,
     guidance: Guidance = None,
     temperature: Temperature = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the images; other files in it stay.")] = Path(
         "outputs/generated"
@@ -47,7 +52,7 @@ def generate(
     """Generate images from prompts, or edit images by prompts.
 
     Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
-    seed, guidance, temperature, model and file. An image depends only on its prompt and its seed, not on the batch size
+    seed, guidance, temperature, model and file, and top_k and top_p if they are given. An image depends only on its prompt and its seed, not on the batch size
     or the other images. With --image the model sees that image together with every prompt.
 
     \b
@@ -60,6 +65,7 @@ def generate(
 
     prompts = collect_prompts(prompt or [], prompts_file)
     check_finite(guidance, temperature)
+    check_top_p(top_p)
     check_new_files(out, [*image_names(len(prompts), num_images, seed), GRID, METADATA], overwrite)
     images = [open_image_option(path) for path in image or []]
     loaded_model = load(model, device, precision)
@@ -76,6 +82,8 @@ def generate(
             seed=seed,
             guidance=guidance,
             temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             images=images,
             batch_size=batch_size,
             progress=partial(bar.advance, task),

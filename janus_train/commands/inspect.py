@@ -52,5 +52,7 @@ def inspect(
         note(
             f"note: {result.num_quarantined} samples cannot be used and were replaced by others: janus-train verify lists them"
         )
+    if result.num_held_out:
+        note(f"note: {result.num_held_out} samples are held out and were passed over")
     if html is not None:
         note(f"page: {html}{f' ({result.page_omissions})' if result.page_omissions else ''}")

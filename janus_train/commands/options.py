@@ -51,6 +51,15 @@ Temperature = Annotated[
         min=0.0, help="Sampling temperature; 0 always takes the likeliest code. Default: the model's own, or 1."
     ),
 ]
+TopK = Annotated[
+    int, typer.Option(min=0, help="Sample an image's codes only among this many of the likeliest; 0 means all.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample an image's codes only among the likeliest that together have this probability; 1 means all."
+    ),
+]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**62, help="Seed of the first image; the following images take the next numbers.")
 ]
@@ -122,6 +131,12 @@ def check_finite(guidance: float | None, temperature: float | None) -> None:
     for name, value in (("guidance", guidance), ("temperature", temperature)):
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{name} {value} is not a finite number")
+
+
+def check_top_p(value: float) -> None:
+    """Raise `UserError` for what is not a share above 0; also for nan, which passes the options' comparisons."""
+    if not 0 < value <= 1:
+        raise UserError(f"--top-p {value} is not above 0 and at most 1")
 
 
 def open_image_option(path: Path) -> Image.Image:

@@ -12,7 +12,9 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a run, or of a demo with stage1/, stage2/, ...", metavar="FOLDER", show_default=False
+            help="Folder of a run, of an evaluation, or of a demo with stage1/, stage2/, ...",
+            metavar="FOLDER",
+            show_default=False,
         ),
     ],
 ) -> None:

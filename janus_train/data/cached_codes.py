@@ -12,7 +12,7 @@ from janus_train.errors import UserError
 
 def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
     """Raise `UserError` if a source that uses cached codes has codes of another encoder than this model's."""
-    for config, source in recipe.sources.values():
+    for config, source in [*recipe.sources.values(), *recipe.validation.values()]:
         origins: dict[str, Any] = (
             getattr(source, "codes_origins", {}) if get_template(config.template).reads_codes else {}
         )

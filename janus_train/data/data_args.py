@@ -41,7 +41,7 @@ def resolve_data_args(words: Sequence[str]) -> list[DataArg]:
     for word in words:
         if word.endswith(RECIPE_ENDINGS):
             path = resolve(word)
-            sources = read_recipe(path).sources
+            sources = read_recipe(path).all_sources
             check_names(sources, path)
             data_args += [DataArg(source.name, places_of(source, path), source) for source in sources]
         else:

@@ -4,6 +4,7 @@
     licence: ...
     sources:
       - {name: photos, kind: generation, type: shards, template: text_to_image, weight: 1, paths: [shards/*.tar]}
+    validation: []                                     # more sources, never trained on (`data.held_out`)
     previews: ["a red apple on a blue background"]     # generated while training
 
 In: the file and the sources' data. Out: a `Recipe` with opened sources. Relative paths are relative to the recipe. Types
@@ -22,7 +23,15 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from janus_train.config import OptionGroup, RatioConfig
 from janus_train.data.sources import hf_dataset, jsonl, shards  # noqa: F401 - each registers its types
-from janus_train.data.sources.registry import NOTES, Source, SourceConfig, open_source, own_config, source_type
+from janus_train.data.sources.registry import (
+    NOTES,
+    Source,
+    SourceConfig,
+    open_source,
+    own_config,
+    source_type,
+    validation_config,
+)
 from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, find, locate
 from janus_train.data.templates import get_template
@@ -38,7 +47,15 @@ class RecipeConfig(OptionGroup):
     name: str
     licence: str
     sources: tuple[Annotated[SerializeAsAny[SourceConfig], BeforeValidator(own_config)], ...] = Field(strict=False)
+    validation: tuple[Annotated[SerializeAsAny[SourceConfig], BeforeValidator(validation_config)], ...] = Field(
+        strict=False, default=()
+    )
+    """Sources that are only validated on: they have no weight, and what the ratio asks for does not count them."""
     previews: tuple[str, ...] = Field(strict=False, default=())
+
+    @property
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        return (*self.sources, *self.validation)
 
 
 def read_recipe(path: Path) -> RecipeConfig:
@@ -86,13 +103,14 @@ class Recipe:
     def __init__(self, path: str, ratio: RatioConfig, image_size: int):
         self.path = resolve(path)
         self.config = read_recipe(self.path)
-        check_names(self.config.sources, self.path)
+        check_names(self.config.all_sources, self.path)
         self.shares = self._shares(ratio)
-        self.sources: dict[str, tuple[SourceConfig, Source]] = {}
-        for source in self.config.sources:
-            get_template(source.template, of=f"{self.path}: source {source.name!r}")
-            places = places_of(source, self.path)
-            self.sources[source.name] = (source, open_source(source, places, image_size))
+        self.sources = {source.name: self._open(source, image_size) for source in self.config.sources}
+        self.validation = {source.name: self._open(source, image_size) for source in self.config.validation}
+
+    def _open(self, source: SourceConfig, image_size: int) -> tuple[SourceConfig, Source]:
+        get_template(source.template, of=f"{self.path}: source {source.name!r}")
+        return source, open_source(source, places_of(source, self.path), image_size)
 
     def _shares(self, ratio: RatioConfig) -> dict[Kind, float]:
         """The share of each kind whose ratio is not 0. Raises `UserError` if such a kind has no source."""
@@ -110,10 +128,12 @@ class Recipe:
 
     def digests(self) -> dict[str, str]:
         """Digests of the recipe and of each source's data, which must be the same when a run resumes."""
-        notes = {"licence": True, "previews": True, "sources": {"__all__": NOTES}}
+        own_notes = {"__all__": NOTES}
+        notes = {"licence": True, "previews": True, "sources": own_notes, "validation": own_notes}
         values = self.config.model_dump(mode="json", exclude_defaults=True, exclude=notes)  # type: ignore[arg-type]
         digests = {"recipe": digest([json.dumps(values, sort_keys=True)])}
-        return digests | {name: source.data_digest() for name, (_, source) in self.sources.items()}
+        digests |= {name: source.data_digest() for name, (_, source) in self.sources.items()}
+        return digests | {f"validation/{name}": source.data_digest() for name, (_, source) in self.validation.items()}
 
     @property
     def lengths(self) -> dict[str, int]:

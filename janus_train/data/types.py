@@ -172,13 +172,15 @@ class Document:
 class Row:
     """Documents that share a row of T tokens, and the state of their stream after them.
 
-    ``quarantined``: unusable samples that the stream came across since its previous row.
+    ``quarantined``: unusable samples that the stream came across since its previous row; ``num_held_out``: the number of
+    held-out ones that it passed over.
     """
 
     stream: int
     documents: list[Document]
     state: dict[str, Any]
     quarantined: list[Quarantined] = field(default_factory=list)
+    num_held_out: int = 0
 
     @property
     def num_tokens(self) -> int:

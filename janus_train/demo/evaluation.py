@@ -15,16 +15,17 @@ from typing import Any
 
 from janus_train.demo.generation import evaluate_generation
 from janus_train.demo.objects import SHARDS_FOLDER, embedded_shards
+from janus_train.demo.options import DemoOptions
 from janus_train.demo.understanding import evaluate_answers, evaluate_dialogues
 from janus_train.errors import UserError
-from janus_train.evaluate.options import EvaluationOptions, Progress
+from janus_train.evaluate.options import Progress
 from janus_train.infer.load import LoadedModel
 
 
 def evaluate(
     model: LoadedModel,
     out_dir: str | Path,
-    options: EvaluationOptions,
+    options: DemoOptions,
     progress: Progress | None = None,
     num_dialogues: int = 100,
 ) -> dict[str, Any]:
@@ -40,7 +41,11 @@ def evaluate(
     results = {
         "model": str(model.folder),
         "num_objects": num_objects,
-        **{key: getattr(options, key) for key in ("num_prompts", "num_questions", "seed", "guidance", "temperature")},
+        "num_prompts": options.num_prompts,
+        "num_questions": options.num_questions,
+        "seed": options.seed,
+        "guidance": model.guidance if options.guidance is None else options.guidance,
+        "temperature": model.temperature if options.temperature is None else options.temperature,
         "measures": measures,
         "text": evaluate_dialogues(model, shards, options, report, num_dialogues),
         "seconds": round(time.monotonic() - start, 1),

@@ -15,12 +15,13 @@ from PIL import Image
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.demo.detector import detector_of
 from janus_train.demo.grid import drawn_sheet, image_grid
-from janus_train.demo.measures import commonest, judge, measure, share
+from janus_train.demo.measures import commonest, judge, measure
+from janus_train.demo.options import DemoOptions
 from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
 from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
-from janus_train.evaluate.options import EvaluationOptions, Progress, counter
+from janus_train.evaluate.measures import share
+from janus_train.evaluate.options import Progress, counter
 from janus_train.infer.decoding import inference
-from janus_train.infer.generate import generate_images
 from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import write_json_lines
 from janus_train.model.vq import decode_codes, encode_images
@@ -35,7 +36,7 @@ def prompt_of(scene: Scene, number: int) -> str:
 
 
 def evaluate_generation(
-    model: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
+    model: LoadedModel, shards: list[Path], out: Path, options: DemoOptions, report: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """Measure generation; returns the measures and the number of objects. Writes pictures/, pictures.jsonl,
     grid.png and drawn.png."""
@@ -73,17 +74,12 @@ def evaluate_generation(
     return _generation_measures(scenes, judgements, library), detector.num_objects
 
 
-def _generate(
-    model: LoadedModel, prompts: Sequence[str], options: EvaluationOptions, report: Progress
-) -> list[Image.Image]:
-    return generate_images(
-        model.janus,
-        [model.encoder.generation_prompt_ids(prompt) for prompt in prompts],
-        pad_id=model.encoder.special.pad,
+def _generate(model: LoadedModel, prompts: Sequence[str], options: DemoOptions, report: Progress) -> list[Image.Image]:
+    return model.generate(
+        prompts,
+        seeds=[options.seed + number for number in range(len(prompts))],
         guidance=options.guidance,
         temperature=options.temperature,
-        seeds=[options.seed + number for number in range(len(prompts))],
-        greedy=options.temperature == 0,
         batch_size=options.batch_size,
         progress=counter(report, "draw", len(prompts)),
     )

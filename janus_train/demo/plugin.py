@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.demo.options import DemoOptions
 from janus_train.demo.scenes import SceneSource
-from janus_train.evaluate.options import EvaluationOptions, Progress
+from janus_train.evaluate.options import Progress
 from janus_train.evaluate.registry import register_evaluation
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def open_scenes(config: ScenesConfig, places: list[Path], image_size: int) -> Sc
 class DemoEvaluation:
     """Measures how well a model generates, answers and writes about held-out scenes; imports its modules when it runs."""
 
-    def run(self, loaded: LoadedModel, out: Path, options: EvaluationOptions, progress: Progress) -> dict[str, Any]:
+    def run(self, loaded: LoadedModel, out: Path, options: DemoOptions, progress: Progress) -> dict[str, Any]:
         from janus_train.demo.evaluation import evaluate
 
         return evaluate(loaded, out, options, progress)
@@ -46,4 +47,4 @@ class DemoEvaluation:
         return results_table(results)
 
 
-register_evaluation("demo", DemoEvaluation())
+register_evaluation("demo", DemoEvaluation(), DemoOptions)

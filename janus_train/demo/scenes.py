@@ -164,10 +164,14 @@ class SceneSource:
         return ShardSource(list(self._shards)).data_digest()
 
     def __getitem__(self, index: int) -> Record:
+        key = self.key(index)
+        fields, images = self._make(self._rng(index), index)
+        return Record(key, fields, images)
+
+    def key(self, index: int) -> str:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        fields, images = self._make(self._rng(index), index)
-        return Record(f"{self.view}-{self.split}-{index:06d}", fields, images)
+        return f"{self.view}-{self.split}-{index:06d}"
 
     def scene(self, index: int) -> Scene:
         """The scene behind a record of the views scene, conversation and draw."""

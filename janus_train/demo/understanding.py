@@ -17,9 +17,10 @@ from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, Reference
 from janus_train.demo.measures import commonest, measure
+from janus_train.demo.options import DemoOptions
 from janus_train.demo.scenes import Scene, SceneSource, evaluation_scenes, load_library, render
 from janus_train.demo.words import questions
-from janus_train.evaluate.options import EvaluationOptions, Progress, counter
+from janus_train.evaluate.options import Progress, counter
 from janus_train.infer.chat import answer
 from janus_train.infer.decoding import inference, left_pad
 from janus_train.infer.load import LoadedModel
@@ -31,7 +32,7 @@ MAX_ANSWER_TOKENS = 24
 
 
 def evaluate_answers(
-    model: LoadedModel, shards: list[Path], out: Path, options: EvaluationOptions, report: Progress
+    model: LoadedModel, shards: list[Path], out: Path, options: DemoOptions, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure per sort of question; writes answers.jsonl and the images of the questions."""
     library = load_library(tuple(shards))
@@ -114,7 +115,7 @@ def normalise(text: str) -> str:
 
 
 def evaluate_dialogues(
-    model: LoadedModel, shards: list[Path], options: EvaluationOptions, report: Progress, num_dialogues: int
+    model: LoadedModel, shards: list[Path], options: DemoOptions, report: Progress, num_dialogues: int
 ) -> dict[str, Any]:
     """Perplexity of the answers in dialogues with another seed than in training; the objects are the same."""
     source = SceneSource(shards, "dialogue", "held_out", num_dialogues)

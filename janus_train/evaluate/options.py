@@ -1,25 +1,39 @@
-"""The options of an evaluation, and how it reports its progress."""
+"""The options of evaluations, and how an evaluation reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from janus_train.config import OptionGroup
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, number of items done, total number of items)."""
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Options of all evaluations. An evaluation ignores those that do not apply, for example if it generates no images."""
+class EvaluationOptions(OptionGroup):
+    """Base of the options of an evaluation: a subclass has a field for each option that the evaluation uses.
 
-    num_prompts: int
-    num_questions: int
-    seed: int
-    guidance: float
-    temperature: float
-    """0 takes the most likely code each time."""
-    batch_size: int = 64
+    An option is ``--its-name`` of the command or, if the command has none of this name, ``--option its_name=VALUE``. One
+    that the chosen evaluation does not have is refused. ``data`` is what stands behind the model.
+    """
+
+    def check(self) -> None:
+        """Raises `UserError` for a mistake that can be seen before the model is loaded."""
+
+
+class DrawOptions(EvaluationOptions):
+    """Options of an evaluation that generates images."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The first image's seed; the following images take the next numbers."""
+    guidance: Annotated[float, Field(ge=1)] | None = None
+    """None: the model's own."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """0 takes the most likely code each time. None: the model's own."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
 
 
 def counter(report: Progress, phase: str, total: int) -> Callable[[int], None]:

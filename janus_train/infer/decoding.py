@@ -16,6 +16,7 @@ from transformers import Cache, JanusForConditionalGeneration
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from janus_train.errors import UserError
+from janus_train.model.parts import eval_mode
 
 StepCallback = Callable[[], None]
 """Called before each step of a generation, and before an image is decoded; what it raises ends the generation."""
@@ -35,17 +36,14 @@ def evaluation_mode(janus: JanusForConditionalGeneration) -> Iterator[None]:
     Training sets the language model to an attention that needs the documents' cumulative lengths: with a cache and one
     token per step there are none.
     """
-    training = [module for module in janus.modules() if module.training]
     text_config = janus.model.language_model.config
     attention = text_config._attn_implementation
-    janus.eval()
     text_config._attn_implementation = "sdpa"
     try:
-        yield
+        with eval_mode(janus):
+            yield
     finally:
         text_config._attn_implementation = attention
-        for module in training:
-            module.training = True  # one by one: .train() would also change the frozen modules inside
 
 
 def check_fits(janus: JanusForConditionalGeneration, num_prompt_tokens: int, num_new: int, unit: str) -> None:

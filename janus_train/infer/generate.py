@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
-from transformers import JanusForConditionalGeneration
+from transformers import JanusForConditionalGeneration, LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from janus_train.infer.decoding import Decoder, StepCallback, check_fits, inference, left_pad
 from janus_train.infer.image_inputs import prompt_embeds
@@ -51,6 +51,34 @@ def sample_codes(logits: torch.Tensor, uniform: torch.Tensor, temperature: float
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
+def code_filters(top_k: int, top_p: float) -> LogitsProcessorList:
+    """Returns what removes unlikely codes, transformers' processors, first top-k, then top-p; empty for 0 and 1.
+
+    Raises:
+        ValueError: top_k is below 0, or top_p not above 0 and at most 1.
+    """
+    if top_k < 0:
+        raise ValueError(f"top_k {top_k} must be 0, for all codes, or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p {top_p} must be above 0 and at most 1, for all codes")
+    filters = LogitsProcessorList()
+    if top_k:
+        filters.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        filters.append(TopPLogitsWarper(top_p))
+    return filters
+
+
+def filter_codes(logits: torch.Tensor, temperature: float, filters: LogitsProcessorList) -> torch.Tensor:
+    """Divides by the temperature and removes unlikely codes: logits (N, C) -> (N, C) float64, -inf where removed.
+
+    In float64 for the same reason as in `sample_codes`.
+    """
+    scores = logits.double() / temperature
+    no_ids = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)  # which these processors do not read
+    return filters(no_ids, scores)
+
+
 def apply_guidance(logits: torch.Tensor, guidance: float) -> torch.Tensor:
     """Applies classifier-free guidance: logits (2N, C), conditional rows first -> (N, C)."""
     conditional, unconditional = logits.chunk(2)
@@ -66,6 +94,8 @@ def generate_codes(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
+    top_k: int = 0,
+    top_p: float = 1.0,
     image_features: Sequence[torch.Tensor] = (),
     on_step: StepCallback | None = None,
 ) -> torch.Tensor:
@@ -76,12 +106,15 @@ def generate_codes(
         guidance: weight of classifier-free guidance; 1 means none, and halves the cost.
         temperature: above 0; logits are divided by it.
         seeds: one per image; the same seed and prompt give the same codes in any batch.
-        greedy: take the most likely code each time; seeds and temperature then have no effect.
+        greedy: take the most likely code each time; seeds, temperature, top_k and top_p then have no effect.
+        top_k: sample only among this many of the most likely codes; 0: all.
+        top_p: sample only among the most likely codes that together have this probability; 1: all.
         image_features: features of the images in each prompt (`image_inputs.image_features`); empty for prompts without images.
         on_step: called before each code; what it raises ends the loop.
 
     Raises:
-        ValueError: no prompt, a prompt of fewer than two ids, a wrong number of seeds, temperature not above 0.
+        ValueError: no prompt, a prompt of fewer than two ids, a wrong number of seeds, temperature not above 0, top_k or
+            top_p out of its range.
         UserError: a prompt and its image are longer than the model's context.
     """
     _check(janus, prompts, seeds, temperature, greedy)
@@ -90,6 +123,7 @@ def generate_codes(
     rows = [list(p) for p in prompts] + ([unconditional_prompt(p, pad_id) for p in prompts] if uses_guidance else [])
     ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
     num_codes = tokens_per_image(janus)
+    filters = code_filters(top_k, top_p)
     uniform = uniforms(seeds, num_codes).to(device)
     codes = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=device)
     model = janus.model
@@ -102,7 +136,12 @@ def generate_codes(
             logits = model.generation_head(hidden).float()
             if uses_guidance:
                 logits = apply_guidance(logits, guidance)  # (N, C)
-            codes[:, i] = logits.argmax(-1) if greedy else sample_codes(logits, uniform[:, i], temperature)
+            if greedy:
+                codes[:, i] = logits.argmax(-1)
+            elif filters:
+                codes[:, i] = sample_codes(filter_codes(logits, temperature, filters), uniform[:, i], 1.0)
+            else:
+                codes[:, i] = sample_codes(logits, uniform[:, i], temperature)
             if i + 1 < num_codes:
                 # A code has its own embedding and adaptor; the text embedding would take it for a word.
                 embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
@@ -135,6 +174,8 @@ def generate_images(
     temperature: float,
     seeds: Sequence[int],
     greedy: bool = False,
+    top_k: int = 0,
+    top_p: float = 1.0,
     batch_size: int = 64,
     progress: ImageProgress | None = None,
     image_features: Sequence[torch.Tensor] = (),
@@ -159,6 +200,8 @@ def generate_images(
             temperature=temperature,
             seeds=[seeds[n] for n in chunk],
             greedy=greedy,
+            top_k=top_k,
+            top_p=top_p,
             image_features=[image_features[n] for n in chunk] if image_features else (),
             on_step=on_step,
         )

@@ -23,6 +23,8 @@ def generate_folder(
     seed: int,
     guidance: float | None = None,
     temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
     images: Sequence[Image.Image] = (),
     batch_size: int = 16,
     progress: ImageProgress | None = None,
@@ -42,6 +44,8 @@ def generate_folder(
         seeds=seeds,
         guidance=guidance,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         images=images,
         batch_size=batch_size,
         progress=progress,
@@ -50,8 +54,12 @@ def generate_folder(
         GeneratedImage(*entry)
         for entry in zip(outputs, texts, seeds, image_names(len(prompts), num_images, seed), strict=True)
     ]
+    settings = {"guidance": guidance, "temperature": temperature, "model": model}
+    settings |= {
+        name: value for name, value, all_codes in (("top_k", top_k, 0), ("top_p", top_p, 1)) if value != all_codes
+    }
     try:
-        write_image_folder(out, entries, {"guidance": guidance, "temperature": temperature, "model": model})
+        write_image_folder(out, entries, settings)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from None
     return [out / entry.file for entry in entries]

@@ -55,6 +55,8 @@ class LoadedModel:
         seeds: Sequence[int],
         guidance: float | None = None,
         temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
         images: Sequence[Image.Image] = (),
         batch_size: int = 16,
         progress: ImageProgress | None = None,
@@ -62,7 +64,8 @@ class LoadedModel:
     ) -> list[Image.Image]:
         """Generates one image per prompt, each with its own seed.
 
-        Guidance and temperature (0: the most likely codes) default to the folder's. ``images``, for editing, are put at
+        Guidance and temperature (0: the most likely codes) default to the folder's. ``top_k`` and ``top_p`` sample only the
+        most likely codes: so many, and those that together have this probability; 0 and 1 mean all. ``images``, for editing, are put at
         every prompt's <image_placeholder>s, or before the prompt. ``on_step`` is called before each step; what it raises
         ends the generation. Raises `UserError` for more placeholders than images, and for a prompt that does not fit the
         model's context.
@@ -79,6 +82,8 @@ class LoadedModel:
             temperature=temperature,
             seeds=seeds,
             greedy=temperature == 0,
+            top_k=top_k,
+            top_p=top_p,
             batch_size=batch_size,
             progress=progress,
             on_step=on_step,

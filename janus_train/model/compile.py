@@ -7,7 +7,7 @@ gathering, DDP's buckets) stay outside it, and parameters keep their names. Comp
 Code is compiled for one shape, at its first use: `collate` with ``fixed_tokens`` fills a micro-batch up to a fixed number
 of tokens, and to one of a few numbers of documents and longest lengths (`data.fixed_shapes`), so a few pieces of code
 serve all packings. A limit on their number is an error, never a silent return to uncompiled layers. Generation, which
-has a cache and no documents, is not compiled.
+has a cache and no documents, is not compiled, and neither is validation, which has no gradients and other shapes.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def compile_errors_as_user_errors() -> Iterator[None]:
 
 
 class _Compiled:
-    """A layer's forward: compiled for packed documents, the original one for anything else."""
+    """A layer's forward: compiled for packed documents in training, the original one for anything else."""
 
     def __init__(self, forward: Any, backend: Any, limit: int):
         self._forward = forward
@@ -101,4 +101,5 @@ class _Compiled:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return (self._forward if kwargs.get("documents") is None else self._compiled_forward)(*args, **kwargs)
+        is_training = kwargs.get("documents") is not None and torch.is_grad_enabled()
+        return (self._compiled_forward if is_training else self._forward)(*args, **kwargs)

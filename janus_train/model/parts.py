@@ -7,7 +7,8 @@ parameter and every buffer belongs to exactly one part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -94,3 +95,15 @@ def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
     for name, submodule in janus.named_modules():
         if is_lora(name):
             submodule.train()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Sets eval mode, and restores each module's own mode afterwards: frozen parts are in eval mode in training too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True  # one by one: .train() would also change the frozen modules inside

@@ -1,8 +1,8 @@
 """``report.html`` of a run's folder or of a demo's: one file without scripts or external resources.
 
 metrics.jsonl, config.yaml, manifest.json, samples/, final/   of each stage
-results.json, pictures.jsonl, answers.jsonl                   of the evaluation, if there is one
-    -> read.py -> results.py, stages.py (charts.py) -> page.py -> pages/templates/report.html.j2 -> report.html
+results.json, pictures.jsonl or images.jsonl, answers.jsonl   of the evaluation, if there is one
+    -> read.py -> results.py or own_data.py, stages.py (charts.py) -> page.py -> pages/templates/report.html.j2 -> report.html
 """
 
 from __future__ import annotations

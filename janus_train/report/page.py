@@ -10,6 +10,7 @@ from typing import Any
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
 from janus_train.pages.render import render
+from janus_train.report.own_data import OwnData, is_own_data, own_data_of, sections_of
 from janus_train.report.read import ReportInput
 from janus_train.report.results import Answer, JudgedImage, Results, answers_of, images_of, results_of
 from janus_train.report.stages import parts_of, stage_of
@@ -22,7 +23,11 @@ def page(source: ReportInput) -> str:
     results: Results | None = None
     images: list[JudgedImage] = []
     answers: list[Answer] = []
-    if evaluation:
+    own_data: OwnData | None = None
+    if evaluation and is_own_data(evaluation):
+        with _reading(evaluation.folder, "results.json, images.jsonl or answers.jsonl", "janus-train evaluate"):
+            own_data = own_data_of(evaluation)
+    elif evaluation:
         with _reading(evaluation.folder, "results.json, pictures.jsonl or answers.jsonl", "janus-train evaluate"):
             results, images, answers = results_of(evaluation), images_of(evaluation), answers_of(evaluation)
     stages = []
@@ -35,6 +40,7 @@ def page(source: ReportInput) -> str:
         (images, "images", "Images"),
         (results, "results", "Results"),
         (answers, "answers", "Answers"),
+        *(sections_of(own_data) if own_data else ()),
         (stages, "parts", "Parts"),
         *((stage, stage.anchor, stage.title) for stage in stages),
         (stages, "setting", "Configuration"),
@@ -47,6 +53,7 @@ def page(source: ReportInput) -> str:
         results=results,
         images=images,
         answers=answers,
+        own_data=own_data,
         parts=parts,
         stages=stages,
         kinds=KINDS,

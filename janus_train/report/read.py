@@ -12,6 +12,9 @@ from janus_train.errors import UserError
 from janus_train.files import read_json_object, read_json_object_if_any, read_yaml
 from janus_train.jsonl import Line, read_json_lines
 
+OWN_DATA = "own_data"
+"""The ``evaluation`` in results.json of ``janus-train evaluate MODEL DATA``; without one it is the demonstration's."""
+
 
 @dataclass(frozen=True)
 class StageRun:
@@ -48,6 +51,7 @@ class EvaluationRecord:
     folder: Path
     results: dict[str, Any]
     images: list[Line]
+    """The lines of images.jsonl, or of the demonstration's pictures.jsonl."""
     answers: list[Line]
 
 
@@ -101,12 +105,15 @@ def step_of(path: Path) -> int:
 
 
 def _read_evaluation(folder: Path) -> EvaluationRecord | None:
-    results = folder / "results.json"
-    if not results.is_file():
+    path = folder / "results.json"
+    if not path.is_file():
         return None
+    results = read_json_object(path)
     return EvaluationRecord(
         folder=folder,
-        results=read_json_object(results),
-        images=read_json_lines(folder / "pictures.jsonl"),
+        results=results,
+        images=read_json_lines(
+            folder / ("images.jsonl" if results.get("evaluation") == OWN_DATA else "pictures.jsonl")
+        ),
         answers=read_json_lines(folder / "answers.jsonl"),
     )

@@ -132,7 +132,7 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
         charts=list(_charts(run)),
         previews=_previews(run),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        manifest=_flatten(run.manifest),
+        manifest=flatten(run.manifest),
     )
 
 
@@ -202,11 +202,11 @@ def _previews(run: StageRun) -> list[Preview]:
     ]
 
 
-def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Flattens nested values to (dotted name, text) pairs."""
     if isinstance(value, dict):
         return [
-            pair for key, item in value.items() for pair in _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+            pair for key, item in value.items() for pair in flatten(item, f"{prefix}.{key}" if prefix else str(key))
         ]
     if isinstance(value, list):
         return [(prefix, ", ".join(str(item) for item in value))]

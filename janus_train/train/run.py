@@ -44,6 +44,7 @@ from janus_train.train.run_dir import (
 from janus_train.train.run_lock import RunLock
 from janus_train.train.trainable import TrainableModel, load_trainable
 from janus_train.train.trainer import Trainer
+from janus_train.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +98,18 @@ def _run(
         resume.streams,
         fixed_shapes=model.is_compiled,
     )
+    validation = None
+    if config.run.validate_every:
+        validation = Validation(config, recipe, data_digests, rows.encoder, group)
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
     if resume.folder is None and group.is_main:
         warn_of_long_samples(config, recipe, model)
 
-    record_start(config, group, run_dir, state, model, resume)
+    record_start(config, group, run_dir, state, recipe, model, resume)
     monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
     saver = CheckpointSaver(run_dir.path, backend, config.run, data_digests)
     try:
-        Trainer(config, backend, rows, saver, monitor, watchdog).train(resume.step)
+        Trainer(config, backend, rows, saver, monitor, watchdog, validation).train(resume.step)
     finally:
         monitor.close()
 
@@ -166,7 +170,13 @@ def warn_of_long_samples(config: Config, recipe: Recipe, model: TrainableModel) 
 
 
 def record_start(
-    config: Config, group: Distributed, run_dir: RunDir, state: RunState, model: TrainableModel, resume: Resume
+    config: Config,
+    group: Distributed,
+    run_dir: RunDir,
+    state: RunState,
+    recipe: Recipe,
+    model: TrainableModel,
+    resume: Resume,
 ) -> None:
     """Write the configuration and the manifest: the first files of the run, once all ranks have passed the checks."""
     is_resume = resume.folder is not None
@@ -190,6 +200,9 @@ def record_start(
         logger.info(
             f"  resume=force with other settings: {'; '.join(run_dir.forced_changes)}; the data streams are reassigned"
         )
+    for name, (source, samples) in recipe.sources.items():
+        if source.held_out:
+            logger.info(f"  source {name!r} holds out {100 * source.held_out:g} % of its {len(samples):,} samples")
     for part in [] if is_resume else model.new_parts:
         logger.info(f"  {part} is new, initialised from seed {config.seed}")
 

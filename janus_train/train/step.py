@@ -9,9 +9,9 @@ import torch
 
 from janus_train.data.batch import Batch
 from janus_train.data.micro_batches import MicroBatches
+from janus_train.model.loss_totals import LossTotals
 from janus_train.model.losses import LossSums
 from janus_train.train.backends import Backend
-from janus_train.train.loss_totals import LossTotals
 
 
 @dataclass(frozen=True)

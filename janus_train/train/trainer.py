@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from janus_train.config import Config
 from janus_train.data.loader import RowLoader
@@ -25,6 +25,7 @@ from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.loss_spikes import has_finite_weights, not_finite_error
 from janus_train.train.optim import learning_rate
 from janus_train.train.step import StepResult, train_step
+from janus_train.train.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ class Trainer:
         saver: CheckpointSaver,
         monitor: Monitor,
         watchdog: Watchdog,
+        validation: Validation | None = None,
     ):
+        """``validation``: None if the run does not validate."""
         self.config, self.backend, self.rows = config, backend, rows
         self.saver, self.monitor, self.watchdog = saver, monitor, watchdog
+        self.validation = validation
         self.group = backend.distributed
         self.sync = StepSync(self.group)
         self.next: StepRows = StepRows()
@@ -94,12 +98,14 @@ class Trainer:
                     self.saver.finish()  # the checkpoint stays valid even if the next lines end the run
                 if result:
                     self.monitor.judge(step, current.rows, result, summary)
+                validated = {} if stop_signal else self._validate(step)
                 if self._saves_at(step) or stop_signal or summary.rows.error:
                     self._save(step, current.rows)
                 if run.sample_every and not stop_signal and step % run.sample_every == 0:
                     self.monitor.preview(step, self.rows.encoder)
-                step_s = time.perf_counter() - start_s
-                self.monitor.log(step, result, summary, rows_report, learning_rate=rate, wait_s=wait_s, step_s=step_s)
+                step_s = time.perf_counter() - start_s - validated.get("validation/seconds", 0.0)
+                times = {"wait_s": wait_s, "step_s": step_s}
+                self.monitor.log(step, result, summary, rows_report, validated, learning_rate=rate, **times)
                 self.watchdog.beat(f"step {step}")
                 if stop_signal:
                     self._stop(step, stop_signal)
@@ -138,6 +144,14 @@ class Trainer:
     def _saves_at(self, step: int) -> bool:
         run = self.config.run
         return step == run.steps or bool(run.checkpoint_every and step % run.checkpoint_every == 0)
+
+    def _validate(self, step: int) -> dict[str, Any]:
+        """The metrics of the step's weights on held-out samples; empty if the step has no validation."""
+        run = self.config.run
+        if self.validation is None or (step % run.validate_every and step != run.steps):
+            return {}
+        self.watchdog.beat(f"the update of step {step}, before its validation", long=True)
+        return self.validation.run(self.backend)
 
     def _save(self, step: int, rows: list[Row]) -> None:
         states = [(str(row.stream), row.state) for row in rows]

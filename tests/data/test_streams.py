@@ -130,7 +130,9 @@ def test_every_sample_comes_once_an_epoch_over_all_streams(recipe: Recipe, encod
     draws = sampler(recipe, encoder)
     for name, (_, source) in recipe.sources.items():
         n = len(source)
-        references = [draws.sample(name, stream, draw)[0].reference for draw in range(3 * n) for stream in range(R)]
+        references = [
+            draws.sample(name, stream, draw).document.reference for draw in range(3 * n) for stream in range(R)
+        ]
         for epoch in range(3 * R):
             indices = sorted(r.index for r in references if r.epoch == epoch)
             assert indices == list(range(n)), name  # `few` has 3 samples for 4 streams: it wraps

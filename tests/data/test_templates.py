@@ -48,7 +48,7 @@ def test_another_package_adds_a_template_that_a_recipe_names(encoder: Encoder, t
     sampler = DocumentSampler(
         recipe, encoder, seed=0, num_streams=1, row_tokens=64, guidance_dropout=0.0, first_sentence=0.0
     )
-    document, _ = sampler.sample("a", 0, 0)
+    document = sampler.sample("a", 0, 0).document
     assert encoder.tokenizer.decode(document.input_ids[1:].tolist()) == f"Once: There was a dog.{EOS}"
     assert not document.can_cut
     assert pickle.loads(pickle.dumps(sampler.templates)) == sampler.templates, "worker processes get them by pickle"  # noqa: S301

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from janus_train.demo import generation, understanding
+from janus_train.demo import understanding
 from janus_train.demo.evaluation import evaluate
 from janus_train.demo.generation import prompt_of, round_trips
 from janus_train.demo.grid import DRAWN_GAP, DRAWN_SIDE, drawn_sheet, image_grid
 from janus_train.demo.objects import UNIT
+from janus_train.demo.options import DemoOptions
 from janus_train.demo.scenes import evaluation_scenes, held_out_scenes, load_library, render
 from janus_train.demo.table import results_table
 from janus_train.demo.understanding import SORTS, ask, choose_questions, normalise
 from janus_train.demo.words import NUM_CAPTIONS, relation
-from janus_train.evaluate.options import EvaluationOptions
-from janus_train.infer.load import load_model
+from janus_train.infer.load import LoadedModel, load_model
 from tests.helpers import read_lines
 
-OPTIONS = EvaluationOptions(num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, batch_size=8)
+OPTIONS = DemoOptions(num_prompts=10, num_questions=12, seed=3, guidance=2.0, temperature=1.0, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_progress_is_told_to_the_end(results):
 
 def test_same_seed_same_images(loaded_model, results, tmp_path):
     _, out, _ = results
-    options = EvaluationOptions(num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, batch_size=2)
+    options = DemoOptions(num_prompts=3, num_questions=4, seed=3, guidance=2.0, temperature=1.0, batch_size=2)
     evaluate(loaded_model, tmp_path, options, num_dialogues=2)
     for n in range(3):
         one, other = (np.asarray(Image.open(folder / f"pictures/{n:04d}.png"), int) for folder in (tmp_path, out))
@@ -97,7 +97,7 @@ def test_a_perfect_model_scores_like_the_truth(loaded_model, object_shards, tmp_
     scenes, library = held_out_scenes(object_shards, 10), load_library(tuple(object_shards))
     asked_questions, _ = choose_questions(evaluation_scenes(object_shards), 12, OPTIONS.seed)
     answers = iter([expected_reply for _, _, _, expected_reply in asked_questions])
-    monkeypatch.setattr(generation, "generate_images", lambda *a, **k: [render(scene, library) for scene in scenes])
+    monkeypatch.setattr(LoadedModel, "generate", lambda *a, **k: [render(scene, library) for scene in scenes])
     monkeypatch.setattr(
         understanding, "answer", lambda janus, encoder, requests, *a, **k: [next(answers).upper() for _ in requests]
     )

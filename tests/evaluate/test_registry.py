@@ -16,14 +16,20 @@ import json
 
 from rich.table import Table
 
+from janus_train.evaluate.options import EvaluationOptions
 from janus_train.evaluate.registry import register_evaluation
+
+
+class Options(EvaluationOptions):
+    seed: int = 0
+    unit: float = 1
 
 
 class Parameters:
     def run(self, loaded, out, options, progress):
         number = sum(parameter.numel() for parameter in loaded.janus.parameters())
         progress("count", 1, 1)
-        results = {"parameters": number, "seed": options.seed}
+        results = {"parameters": number / options.unit, "seed": options.seed}
         out.mkdir(parents=True)
         (out / "results.json").write_text(json.dumps(results))
         return results
@@ -34,7 +40,7 @@ class Parameters:
         return table
 
 
-register_evaluation("parameters", Parameters())
+register_evaluation("parameters", Parameters(), Options)
 """
 
 
@@ -46,7 +52,7 @@ def test_a_plug_ins_evaluation_runs_by_its_name(
     monkeypatch.chdir(tmp_path)
     words = ("evaluate", random_base, "--out", tmp_path / "e", "--evaluation", "parameters", "--seed", 5)
     code, _, stderr = run(*words)
-    assert code == 2 and "error: --evaluation: there is no evaluation 'parameters', known are demo" in stderr
+    assert code == 2 and "error: --evaluation: there is no evaluation 'parameters', known are demo, own_data" in stderr
     code, stdout, stderr = run(*words, "--plugin", "counting")
     assert code == 0, stderr
     assert "parameters" in stdout and stdout.endswith(f"results: {tmp_path / 'e/results.json'}\n")
@@ -65,4 +71,4 @@ def test_two_modules_cannot_have_one_name() -> None:
 
     with pytest.raises(UserError, match=r"evaluation 'demo' of .*test_registry: janus_train\.demo\.plugin has one"):
         register_evaluation("demo", Another())
-    assert type(get_evaluation("demo")).__module__ == "janus_train.demo.plugin"
+    assert type(get_evaluation("demo").evaluation).__module__ == "janus_train.demo.plugin"

@@ -14,6 +14,8 @@ from janus_train.errors import UserError
 from janus_train.infer import generate as module
 from janus_train.infer.generate import (
     apply_guidance,
+    code_filters,
+    filter_codes,
     generate_codes,
     generate_images,
     sample_codes,
@@ -181,6 +183,35 @@ def test_sampling_follows_the_distribution():
     assert torch.allclose(shares, torch.softmax(logits / 0.7, 0), atol=0.015)
 
 
+def test_top_k_and_top_p_keep_the_likeliest_alone():
+    logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
+    for temperature in (1.0, 0.5):
+        kept = filter_codes(logits, temperature, code_filters(2, 1.0))[0]
+        assert torch.allclose(kept[[1, 3]], logits[0, [1, 3]].double() / temperature)
+        assert kept[[0, 2]].tolist() == [-torch.inf, -torch.inf]
+    # 0.4 alone is less than 0.65 and 0.4 + 0.3 is more; sharpened by the temperature, 0.533 and 0.3 are
+    assert torch.isfinite(filter_codes(logits, 1.0, code_filters(0, 0.65))[0]).tolist() == [False, True, False, True]
+    assert torch.isfinite(filter_codes(logits, 0.5, code_filters(0, 0.5))[0]).tolist() == [False, True, False, False]
+    # of the two that top-k keeps, 0.4 has 0.57
+    assert torch.isfinite(filter_codes(logits, 1.0, code_filters(2, 0.5))[0]).tolist() == [False, True, False, False]
+    assert not code_filters(0, 1.0)
+
+
+def test_top_k_and_top_p_change_images_only_when_they_are_given(janus, encoder):
+    options = {"pad_id": encoder.special.pad, "guidance": 4.0, "temperature": 0.9, "seeds": range(5)}
+    plain = generate_codes(janus, PROMPTS, **options)
+    assert torch.equal(plain, generate_codes(janus, PROMPTS, top_k=0, top_p=1.0, **options))
+    assert torch.equal(plain, generate_codes(janus, PROMPTS, top_k=40, **options)), "all 40 codes there are"
+    likeliest = generate_codes(janus, PROMPTS, greedy=True, **options)
+    assert torch.equal(likeliest, generate_codes(janus, PROMPTS, top_k=1, **options))
+    assert torch.equal(likeliest, generate_codes(janus, PROMPTS, top_p=1e-9, **options))
+    for some in ({"top_k": 3}, {"top_p": 0.5}):
+        codes = generate_codes(janus, PROMPTS, **some, **options)
+        assert not torch.equal(codes, plain) and not torch.equal(codes, likeliest)
+        (alone,) = generate_codes(janus, PROMPTS[3:4], **some, **(options | {"seeds": [3]}))
+        assert torch.equal(alone, codes[3]), "whatever its batch"
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
 def test_sampling_never_takes_an_impossible_code(uniform):
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
@@ -199,5 +230,9 @@ def test_wrong_calls_say_what_is_wrong(janus):
         generate_codes(janus, [[1, 2]], pad_id=0, guidance=1.0, temperature=0, seeds=[1])
     with pytest.raises(UserError, match="1020 tokens and 16 of an image do not fit the context of 1024"):
         generate_codes(janus, [[1] * 1020], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])
+    with pytest.raises(ValueError, match="top_p 0 must be above 0"):
+        generate_codes(janus, [[1, 2]], pad_id=0, guidance=1.0, temperature=1.0, top_p=0, seeds=[1])
+    with pytest.raises(ValueError, match="top_k -1 must be 0"):
+        generate_codes(janus, [[1, 2]], pad_id=0, guidance=1.0, temperature=1.0, top_k=-1, seeds=[1])
     with pytest.raises(ValueError, match="begin_of_image"):
         generate_codes(janus, [[1]], pad_id=0, guidance=1.0, temperature=1.0, seeds=[1])

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from janus_train.config import PARTS
-from janus_train.demo.measures import measure, share
+from janus_train.demo.measures import measure
+from janus_train.evaluate.measures import share
 
 RATIOS = {1: (1, 0, 3), 2: (2, 3, 5), 3: (5, 1, 4)}
 TRAINED = {
@@ -128,4 +129,71 @@ def make_evaluation(folder: Path, num_images: int = 12) -> Path:
         )
     (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in images))
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    return folder
+
+
+def make_own_data(folder: Path, num_lines: int = 6) -> Path:
+    """The folder of an evaluation on own data, with invented numbers."""
+    (folder / "evaluation_images").mkdir(parents=True)
+    for n in range(num_lines):
+        for end in ("", "-true", "-input"):
+            Image.new("RGB", (64, 64), (30 * n % 256, 90, 120)).save(folder / f"evaluation_images/{n:04d}{end}.png")
+    losses = {"loss": 1.5, "targets": 1234, "by_kind": {"understanding": {"loss": 1.5, "targets": 1234}}}
+    scores = {
+        "n": 20,
+        "exact": share([True] * 15 + [False] * 5),
+        "contains": share([True] * 16 + [False] * 4),
+        "f1": {"n": 20, "mean": 0.825, "low": 0.7, "high": 0.9},
+        "num_cut": 1,
+    }
+    captions = {"n": 5, "num_references": 10, "cider": {"n": 5, "mean": 3.25, "low": 2.5, "high": 4.0}, "num_cut": 0}
+    results = {
+        "evaluation": "own_data",
+        "manifest": {"model": "outputs/mine/final", "data": "mine.yaml", "data_digests": {"talks": "feedfacefeedface"}},
+        "split": "held_out",
+        "sources": {
+            "talks": {"kind": "understanding", "template": "conversation", "num_used": 20, "losses": losses},
+            "photos": {"kind": "generation", "template": "text_to_image", "num_used": 0, "losses": None},
+        },
+        "losses": losses,
+        "answers": {"all": scores, "by_source": {"talks": scores}, "by_group": {"colour <1>": scores}},
+        "captions": {"all": captions, "by_source": {"talks": captions}},
+        "images": {
+            "n": num_lines,
+            "problems": [],
+            "clip": {
+                "n": num_lines,
+                "mean": 23.45,
+                "low": 22.0,
+                "high": 25.0,
+                "of_true_images": 28.76,
+                "how": "CLIP <x>",
+            },
+            "fid": {"value": 45.67, "how": "so many images"},
+        },
+        "tasks": {"num_asked": 25, "num_drawn": num_lines, "by": "type"},
+        "notes": ["3 samples & more cannot be used"],
+        "seconds": 12.0,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    answers, images = [], []
+    for n in range(num_lines):
+        line = {
+            "source": "talks",
+            "group": "colour <1>",
+            "question": f"Question {n}?",
+            "answer": "Red & blue.",
+            "true": ["Green.", "Lime."],
+            "images": [f"evaluation_images/{n:04d}.png"],
+        }
+        if n % 2:
+            answers.append(line | {"task": "caption", "cider": 1.25})
+        else:
+            answers.append(line | {"task": "answer", "exact": n % 4 == 0, "f1": 0.5})
+        name = f"evaluation_images/{n:04d}"
+        image = {"source": "photos", "group": "", "prompt": f"Prompt {n}, <red>.", "image": f"{name}.png"}
+        image |= {"true_image": f"{name}-true.png", "clip": 20.5, "true_clip": 30.5}
+        images.append(image | ({"input_image": f"{name}-input.png"} if n == 0 else {}))
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in images))
     return folder

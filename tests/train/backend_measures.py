@@ -18,9 +18,9 @@ from janus_train.data.streams import Stream
 from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.model.build import prepare
+from janus_train.model.loss_totals import LossTotals
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.loss_totals import LossTotals
 from janus_train.train.step import train_step
 from janus_train.train.trainable import make_trainable
 

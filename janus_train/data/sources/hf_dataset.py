@@ -86,15 +86,18 @@ class HfDatasetSource:
         return digest(parts)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self._length:
-            raise IndexError(index)
-        key = str(index)
+        key = self.key(index)
         row = self._rows.row(index)
         fields = {name: self._value(row[column], column, key) for name, column in self._fields.items()}
         images = [
             image_of(data, FOLDER_FORMATS, key) for column in self._images for data in _bytes(row[column], column, key)
         ]
         return Record(key, fields, images, [None] * len(images))
+
+    def key(self, index: int) -> str:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return str(index)
 
     def _value(self, value: Any, column: str, key: str) -> Any:
         """The value unchanged, or a class's name for its number."""

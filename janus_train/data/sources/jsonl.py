@@ -195,16 +195,23 @@ class JsonlSource:
         return digest([lines.sha256 + (f":{len(lines)}" if lines.has_gaps else "") for lines in self._files])
 
     def __getitem__(self, index: int) -> Record:
+        number, key, line = self._line(index)
+        fields = fields_of(line, key)
+        names = _image_names(fields, key)
+        images = [read_image(self._folders[number], name, key) for name in names]
+        return Record(key, fields, images, [None] * len(images))
+
+    def key(self, index: int) -> str:
+        return self._line(index)[1]
+
+    def _line(self, index: int) -> tuple[int, str, bytes]:
+        """The number of the file, the key, and the line of a record."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
         lines = self._files[number]
         line_number, line = lines.read(index - self._starts[number])
-        key = f"{lines.path.name}:{line_number}"
-        fields = fields_of(line, key)
-        names = _image_names(fields, key)
-        images = [read_image(self._folders[number], name, key) for name in names]
-        return Record(key, fields, images, [None] * len(images))
+        return number, f"{lines.path.name}:{line_number}", line
 
 
 def _image_names(fields: dict[str, Any], key: str) -> list[str]:
@@ -321,12 +328,14 @@ class ImageFolderSource:
         return f"{self.classes[bisect_right(self._starts, number) - 1]}/{self._files[number]}"
 
     def __getitem__(self, index: int) -> Record:
+        key = self.key(index)
+        fields = {"class_name": self.class_names[bisect_right(self._starts, index) - 1]}
+        return Record(key, fields, [read_image(self.root, self._path(index), key)], [None])
+
+    def key(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        path = self._path(index)
-        key = os.fsencode(path).decode("utf-8", "backslashreplace")
-        fields = {"class_name": self.class_names[bisect_right(self._starts, index) - 1]}
-        return Record(key, fields, [read_image(self.root, path, key)], [None])
+        return os.fsencode(self._path(index)).decode("utf-8", "backslashreplace")
 
 
 def _list_class(folder: Path) -> tuple[list[bytes], Counter[str]]:

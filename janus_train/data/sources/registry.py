@@ -19,7 +19,7 @@ from pydantic import Field
 
 from janus_train.config import OptionGroup
 from janus_train.data.storage.remote import Location
-from janus_train.data.types import Record
+from janus_train.data.types import BadSample, Record
 from janus_train.errors import UserError
 from janus_train.plugins import Registry
 
@@ -35,7 +35,8 @@ class Source(Protocol):
     """A random-access sequence of records.
 
     ``source[i]`` is the same record in every process. A source that consists of shards also has ``shard_sizes``, so that
-    samples are read from a few shards at a time (`data.shuffle`).
+    samples are read from a few shards at a time (`data.shuffle`). One that can name its samples without reading their
+    images also has ``key(i)`` (`sample_key`).
     """
 
     def __len__(self) -> int: ...
@@ -56,6 +57,8 @@ class SourceConfig(OptionGroup):
     """A name that `register_source` knows."""
     template: str
     weight: Annotated[float, Field(gt=0)]
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """The share of the samples that is never trained on, only validated on (`data.held_out`)."""
     paths: tuple[str, ...] = Field(strict=False, min_length=1)
     """Paths or patterns of files and folders, relative to the recipe; some types also take URLs (`data.storage.remote`)."""
     licence: str | None = None
@@ -142,3 +145,25 @@ def own_config(values: Any) -> Any:
                 f"{option} is an option of type {' and '.join(other_types)}, the source {values.get('name')!r} is of type {type_.name}"
             )
     return type_.config.model_validate(values)
+
+
+def sample_key(source: Source, index: int) -> str:
+    """The key of a sample, usable or not: by the source's ``key`` if it has one, else from the sample itself."""
+    key: Callable[[int], str] | None = getattr(source, "key", None)
+    if key is not None:
+        return key(index)
+    try:
+        return source[index].key
+    except BadSample as error:
+        return error.key or f"number {index}"
+
+
+def validation_config(values: Any) -> Any:
+    """Validate an entry of a recipe's ``validation`` as `own_config` does, without the options that it has no use for."""
+    if not isinstance(values, dict):
+        return values
+    if "weight" in values:
+        raise ValueError("a source for validation has no weight, every sample counts alike: remove it")
+    if "held_out" in values:
+        raise ValueError("a source for validation is held out as a whole: remove held_out, or move it to sources")
+    return own_config(values | {"weight": 1.0})

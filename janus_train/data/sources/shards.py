@@ -140,10 +140,7 @@ class ShardSource:
 
     def __getitem__(self, index: int) -> Record:
         """Read a sample. Raises `BadSample` if it is unusable, `UserError` if its shard cannot be read at all."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        shard = bisect_right(self._starts, index) - 1
-        number = index - self._starts[shard]
+        shard, number = self._place(index)
         places = self._index(shard)
         key = places.key(number)
         parts = self._members(shard, key, places.members(number))
@@ -154,6 +151,17 @@ class ShardSource:
             code_bytes = parts.get(prefix + CODES_ENDING)
             codes.append(None if code_bytes is None else codes_of(code_bytes, key))
         return Record(key, fields, images, codes)
+
+    def key(self, index: int) -> str:
+        shard, number = self._place(index)
+        return self._index(shard).key(number)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and its number in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard = bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]
 
     @property
     def codes_origins(self) -> dict[str, Location]:

@@ -20,6 +20,8 @@ class InspectResult:
 
     num_quarantined: int
     """Number of unusable samples, which others replaced."""
+    num_held_out: int
+    """Number of held-out samples, which were passed over."""
     page_omissions: str
     """A note on what the page leaves out; empty if it leaves out nothing."""
 
@@ -38,15 +40,16 @@ def inspect_run(
     """
     data = open_run_data(config)
     page = Page(data) if html is not None else None
-    num_quarantined = 0
+    num_quarantined = num_held_out = 0
     with worker_deaths_as_user_errors():
         for step, rows in data.steps(first_step, num_steps):
             wants_more = write_rows([line(step, row) for row in rows])
             num_quarantined += sum(len(row.quarantined) for row in rows)
+            num_held_out += sum(row.num_held_out for row in rows)
             if page is not None:
                 page.add(step, rows)
             elif not wants_more:
                 break
     if html is not None and page is not None:
         write_text(html, page.html())
-    return InspectResult(num_quarantined, page.omissions if page is not None else "")
+    return InspectResult(num_quarantined, num_held_out, page.omissions if page is not None else "")

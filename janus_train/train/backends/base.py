@@ -16,7 +16,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.config import Config
 from janus_train.model.build import prepare
 from janus_train.model.meta_init import allocate, without_weights
+from janus_train.model.parts import eval_mode
 from janus_train.model.precision import cast_to_bf16
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
@@ -99,6 +100,12 @@ class Backend(ABC):
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
         """A context for the forward and backward of a micro-batch; ``last``: whether it is the step's last one."""
         return nullcontext()
+
+    @contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """A context for forward passes that are not trained on: eval mode, no gradients, the run's precision."""
+        with eval_mode(self.model), torch.no_grad(), self.distributed.autocast():
+            yield
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of ``loss``, averaged over ranks when the step is complete."""

@@ -80,6 +80,15 @@ class FSDP2(Sharded):
             self._fsdp_model.set_requires_all_reduce(last)
         yield
 
+    @contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """As in `Backend`; what a forward pass leaves gathered for the backward pass is given back."""
+        with super().forward_only():
+            yield
+        for module in self._fsdp_model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     @torch.no_grad()
     def _fill(self, model: PackedJanus, weights: Weights) -> None:
         """Give the sharded model its memory, and read this rank's rows of each tensor."""

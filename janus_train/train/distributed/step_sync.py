@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from janus_train.data.types import KINDS, Kind, Row, digest
+from janus_train.model.loss_totals import LossTotals
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.loss_totals import LossTotals
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class RowsReport:
     """Per source: samples that could not be used since the run began."""
     quarantined_samples: list[dict[str, Any]] = field(default_factory=list)
     """The samples that could not be used, since the previous rows."""
+    num_held_out: int = 0
+    """Held-out samples that were passed over, since the previous rows."""
     error: str | None = None
     """The user's message if there are no rows."""
 
@@ -52,6 +54,7 @@ class RowsReport:
             tokens[document.kind] += len(document)
         for row in rows:
             num_drawn.update(row.state["draws"])
+            num_drawn.subtract(row.state["held_out"])
             num_bad.update(row.state["bad"])
         return cls(
             digests=[row.digest for row in rows],
@@ -64,6 +67,7 @@ class RowsReport:
             quarantined_samples=[
                 {"stream": row.stream, **dataclasses.asdict(sample)} for row in rows for sample in row.quarantined
             ],
+            num_held_out=sum(row.num_held_out for row in rows),
         )
 
     @classmethod
@@ -78,6 +82,7 @@ class RowsReport:
             num_drawn=sum((report.num_drawn for report in reports), Counter()),
             num_bad=sum((report.num_bad for report in reports), Counter()),
             quarantined_samples=[line for report in reports for line in report.quarantined_samples],
+            num_held_out=sum(report.num_held_out for report in reports),
             error=next((report.error for report in reports if report.error), None),
         )
 

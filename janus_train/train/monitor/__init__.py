@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -118,6 +119,7 @@ class Monitor:
         result: StepResult | None,
         summary: StepSummary,
         rows: RowsReport,
+        validated: Mapping[str, Any],
         *,
         learning_rate: float,
         wait_s: float,
@@ -125,7 +127,8 @@ class Monitor:
     ) -> None:
         """Write the step's line.
 
-        ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped.
+        ``rows``: the report over all ranks on its rows; ``result``: None if it was skipped; ``validated``: the metrics of
+        its validation, empty without one.
         """
         rank_times = self._stragglers.times(step, summary.reports)
         if self._metrics is None:
@@ -142,6 +145,7 @@ class Monitor:
                 **self._mfu.shares(rows.flops, rows.num_tokens, step_s),
                 "data_wait_s": wait_s,
                 "step_s": step_s,
+                **validated,
             }
         )
         if self._profiler is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.jsonl import JsonLinesFile
+from janus_train.model.loss_totals import LossTotals
 from janus_train.text import duration
 from janus_train.train.distributed.step_sync import RowsReport
-from janus_train.train.loss_totals import LossTotals
 from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers
 
@@ -31,6 +32,7 @@ def rows_metrics(rows: RowsReport, row_tokens: int) -> dict[str, Any]:
         "fill": rows.num_tokens / (len(rows.digests) * row_tokens),
         "flops": rows.flops,
         "quarantined": len(rows.quarantined_samples),
+        "held_out": rows.num_held_out,
         "batch_digest": rows.digest,
     }
 
@@ -45,6 +47,17 @@ def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> 
         "grad_norm": finite_or_none(grad_norm),
         "applied": applied,
     }
+
+
+def validation_line(metrics: Mapping[str, Any]) -> str:
+    """The line of a step's validation in the log."""
+    names = {"validation/loss": "validation loss"}
+    names |= {key: key.removeprefix("validation/") for key in metrics if key.startswith("validation/loss/")}
+    losses = "  ".join(
+        f"{name} {'-' if metrics[key] is None else f'{metrics[key]:.3f}'}" for key, name in names.items()
+    )
+    seconds = metrics["validation/seconds"]
+    return f"step {metrics['step']}: {losses}  on {metrics['validation/samples']:,} held-out samples in {seconds:.1f} s"
 
 
 class MetricsLog:
@@ -75,6 +88,8 @@ class MetricsLog:
         """Write one step's metrics. Raises `UserError` if metrics.jsonl, the record of the run, cannot be written."""
         self._file.append(metrics)
         self._trackers.log(metrics)
+        if "validation/loss" in metrics:
+            logger.info(validation_line(metrics))
         loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
         losses = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/") and v is not None)
         step, steps = metrics["step"], self._config.run.steps

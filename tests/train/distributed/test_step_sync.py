@@ -12,9 +12,9 @@ import pytest
 
 from janus_train.config import Config
 from janus_train.data.types import KINDS
+from janus_train.model.loss_totals import LossTotals
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.step_sync import RowsReport, StepReport, StepSync
-from janus_train.train.loss_totals import LossTotals
 from janus_train.train.run import run
 
 
