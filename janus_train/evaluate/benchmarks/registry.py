@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol as Interface
 
+from janus_train.data.prompt_format import PromptStyle
 from janus_train.errors import UserError
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.result import Published, Result
@@ -42,6 +43,8 @@ class OpenTask(Interface):
     keys: Sequence[str]
     prompts_digest: str
     """A SHA-256 of everything that the model is given beside images."""
+    style: PromptStyle
+    """The roles and the system prompt of the prompts."""
 
     def answer(self, context: Context, numbers: Sequence[int]) -> list[Line]:
         """Lets the model answer (or draw) the items of ``numbers`` and returns a line for each, with its ``key``."""
@@ -78,5 +81,5 @@ def get_tasks(names: str) -> list[Task]:
     if repeated is not None:
         raise UserError(f"--tasks: {repeated} stands there twice")
     if not listed:
-        raise UserError(f"--tasks is empty: give some of {', '.join(task.name for task in _TASKS)}")
+        raise UserError(f"--tasks is empty: give some of {', '.join(sorted(task.name for task in _TASKS))}")
     return [_TASKS.get(name, "--tasks") for name in listed]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from janus_train.data.prompt_format import PromptStyle
 from janus_train.evaluate.benchmarks import manifest as manifests
 from janus_train.evaluate.benchmarks.answers import ANSWERS, AnswerFile, merge
 from janus_train.evaluate.benchmarks.processes import Processes
@@ -23,6 +24,7 @@ from janus_train.evaluate.options import Progress, counter
 from janus_train.files import write_json
 from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import read_json_lines
+from janus_train.train.run_lock import RunLock
 
 RESULTS = "results.json"
 
@@ -56,44 +58,56 @@ def run_benchmarks(
 
     Raises `UserError` in all processes if one of them does.
     """
-    model_values = manifests.model_values(model) if processes.is_main else {}
     results: dict[str, Any] = {}
-    for task in tasks:
-        open_task, folder, manifest = open_tasks[task.name], out / task.name, {}
+    with RunLock(out, "--out") as lock:
+        model_values: dict[str, Any] = {}
         with processes.meeting():
             if processes.is_main:
-                manifest = manifests.task_values(task.name, open_task, protocol, model, options.seed, options.limit)
-                manifest |= model_values
-                manifests.begin(folder, manifest)
-                merge(folder, open_task.keys)
-        with processes.meeting():
-            answered = {line["key"] for line in read_json_lines(folder / ANSWERS)}
-        pending = [number for number, key in enumerate(open_task.keys[: options.limit]) if key not in answered]
-        context = Context(model, folder, options.seed, options.batch_size)
-        # not a meeting: an error ends this process at once, and with it the launcher's others
-        _answer(open_task, context, pending[processes.rank :: processes.count], processes, progress)
-        processes.wait()
-        with processes.meeting():
-            if processes.is_main:
-                notes = warnings(task, protocol, model, options)
-                results[task.name] = _score(task, open_task, folder, manifest, notes)
-    if processes.is_main:
-        write_json(out / RESULTS, {"tasks": results})
+                lock.acquire()
+                model_values = manifests.model_values(model)
+        for task in tasks:
+            open_task, folder, manifest = open_tasks[task.name], out / task.name, {}
+            with processes.meeting():
+                if processes.is_main:
+                    manifest = manifests.task_values(task.name, open_task, protocol, model, options.seed, options.limit)
+                    manifest |= model_values
+                    manifests.begin(folder, manifest)
+                    merge(folder, open_task.keys)
+            context = Context(model, folder, options.seed, options.batch_size)
+            # not a meeting: an error ends this process at once, and with it the launcher's others
+            _answer(open_task, context, _share(open_task, folder, options, processes), processes, progress)
+            processes.wait()
+            with processes.meeting():
+                if processes.is_main:
+                    notes = warnings(task, open_task.style, protocol, model, options)
+                    results[task.name] = score_task(task, open_task, folder, manifest, notes)
+        if processes.is_main:
+            write_json(out / RESULTS, {"tasks": results})
     return {"tasks": results} if processes.is_main else {}
 
 
-def warnings(task: Task, protocol: Protocol, model: LoadedModel, options: BenchmarkOptions) -> list[str]:
+def warnings(
+    task: Task, style: PromptStyle, protocol: Protocol, model: LoadedModel, options: BenchmarkOptions
+) -> list[str]:
     """Why a task's scores are not comparable with the papers', one line for each reason."""
     lines = []
     if task.name in protocol.not_original:
         lines.append(f"{task.name}: these prompts are not the papers': {protocol.not_original[task.name]}")
-    read_roles = manifests.roles(protocol, model)
-    for asked, read in zip((protocol.user, protocol.assistant), read_roles, strict=True):
+    read_roles = manifests.roles(style, model)
+    for asked, read in zip((style.user, style.assistant), read_roles, strict=True):
         if asked not in (None, read):
             lines.append(f"{task.name}: this model has no token {asked}: it reads the word {read}")
     if options.limit is not None:
         lines.append(f"{task.name}: only the first {options.limit} samples were answered")
     return lines
+
+
+def _share(task: OpenTask, folder: Path, options: BenchmarkOptions, processes: Processes) -> list[int]:
+    """The numbers of the items that are not answered yet and that this process answers."""
+    with processes.meeting():  # nobody appends before all have read
+        answered = {line["key"] for line in read_json_lines(folder / ANSWERS)}
+    pending = [number for number, key in enumerate(task.keys[: options.limit]) if key not in answered]
+    return pending[processes.rank :: processes.count]
 
 
 def _answer(task: OpenTask, context: Context, share: Sequence[int], processes: Processes, progress: Progress) -> None:
@@ -107,7 +121,9 @@ def _answer(task: OpenTask, context: Context, share: Sequence[int], processes: P
             count(len(batch))
 
 
-def _score(task: Task, open_task: OpenTask, folder: Path, manifest: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def score_task(
+    task: Task, open_task: OpenTask, folder: Path, manifest: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """Scores all answers and writes the task's results."""
     lines = list(merge(folder, open_task.keys).values())
     assert len(lines) == manifest["num_samples"], "a process has not written all of its answers"
