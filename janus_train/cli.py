@@ -13,6 +13,7 @@ import typer
 
 from janus_train.commands.app import app as app_command
 from janus_train.commands.assemble import assemble
+from janus_train.commands.benchmark import benchmark
 from janus_train.commands.chat import chat
 from janus_train.commands.convert import export, import_model
 from janus_train.commands.evaluate import evaluate
@@ -85,6 +86,7 @@ def _root() -> None:
 
 app.command("app")(app_command)
 app.command()(assemble)
+app.command()(benchmark)
 app.command()(chat)
 app.command()(evaluate)
 app.command()(export)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from janus_train.data.images import generation_pixels, understanding_pixels
-from janus_train.data.prompt_format import chat_prompt, generation_prompt, system_prefix
+from janus_train.data.prompt_format import OWN_STYLE, PromptStyle, chat_prompt, generation_prompt, system_prefix
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER, SpecialTokens, speakers
 from janus_train.data.templates import Template, with_first_sentence
 from janus_train.data.types import (
@@ -286,10 +286,16 @@ class Encoder:
         """BOS, the text as it stands, ``<begin_of_image>``: for models of stages 1 and 2, which learn from bare captions."""
         return [*self._prompt_ids(text, num_images), self.special.begin_of_image]
 
-    def chat_prompt_ids(self, messages: list[dict[str, str]], num_images: int) -> list[int]:
+    def chat_prompt_ids(
+        self, messages: list[dict[str, str]], num_images: int, style: PromptStyle = OWN_STYLE
+    ) -> list[int]:
         """BOS and the official chat prompt with places for its images; the model's answer comes next."""
-        has_images = any(PLACEHOLDER in message["content"] for message in messages)
-        return self._prompt_ids(chat_prompt(messages, self.system_prompt if has_images else ""), num_images)
+        system = style.system
+        if system is None:
+            has_images = any(PLACEHOLDER in message["content"] for message in messages)
+            system = self.system_prompt if has_images else ""
+        prompt = chat_prompt(messages, system, style.user or USER, style.assistant or ASSISTANT)
+        return self._prompt_ids(prompt, num_images)
 
     def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:
         """BOS and the prompt; each placeholder is repeated P times between the tokens that begin and end an image.

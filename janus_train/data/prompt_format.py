@@ -10,6 +10,7 @@ gives the same format in Jinja for exported models.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, USER
@@ -20,6 +21,19 @@ SEPARATOR = "\n\n"
 """What follows the system prompt."""
 TURN_ENDS = {USER: SEPARATOR, ASSISTANT: EOS}
 """What follows the words of a turn."""
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """The roles and the system prompt of a conversation; None stands for the model's own."""
+
+    user: str | None = None
+    assistant: str | None = None
+    system: str | None = None
+    """Stands before any conversation; the model's own stands only before those with images. Empty: none at all."""
+
+
+OWN_STYLE = PromptStyle()
 _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
@@ -38,12 +52,17 @@ def full_turn(role: str, content: str) -> str:
     return f"{open_turn(role)} {content.strip()}{TURN_ENDS[role]}"
 
 
-def chat_prompt(messages: list[dict[str, str]], system: str) -> str:
-    """A conversation of ``{"role": one of `ROLES`, "content": text}``; empty content leaves the turn open."""
-    turns = ((ROLES[message["role"]], message["content"]) for message in messages)
-    return system_prefix(system) + "".join(
-        full_turn(role, content) if content.strip() else open_turn(role) for role, content in turns
-    )
+def chat_prompt(messages: list[dict[str, str]], system: str, user: str = USER, assistant: str = ASSISTANT) -> str:
+    """A conversation of ``{"role": one of `ROLES`, "content": text}``; empty content leaves the turn open.
+
+    ``user``, ``assistant``: the words at the beginning of their turns.
+    """
+    names = {USER: user, ASSISTANT: assistant}
+    text = system_prefix(system)
+    for message in messages:
+        role, content = ROLES[message["role"]], message["content"].strip()
+        text += open_turn(names[role]) + (f" {content}{TURN_ENDS[role]}" if content else "")
+    return text
 
 
 def generation_prompt(prompt: str) -> str:

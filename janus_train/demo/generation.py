@@ -15,9 +15,10 @@ from PIL import Image
 from janus_train.data.images import generation_pixels, to_float
 from janus_train.demo.detector import detector_of
 from janus_train.demo.grid import drawn_sheet, image_grid
-from janus_train.demo.measures import commonest, judge, measure, share
+from janus_train.demo.measures import commonest, judge, measure
 from janus_train.demo.scenes import Library, Scene, held_out_scenes, load_library, render
 from janus_train.demo.words import NUM_CAPTIONS, first_sentence, sentence
+from janus_train.evaluate.measures import share
 from janus_train.evaluate.options import EvaluationOptions, Progress, counter
 from janus_train.infer.decoding import inference
 from janus_train.infer.generate import generate_images

@@ -1,17 +1,14 @@
-"""Turns judgements (right or wrong) into measures: shares with their intervals, chance levels and targets."""
+"""Turns judgements (right or wrong) into measures: shares, chance levels and targets."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from janus_train.demo.detector import DetectedObject, Detection
 from janus_train.demo.objects import Scene
-
-Z95 = 1.959964
-"""Two-sided 95 % point of the normal distribution."""
+from janus_train.evaluate.measures import share
 
 LABELS = {
     "background": "Background colour",
@@ -39,24 +36,6 @@ TARGETS = {
     "answer_object": 93.0,
 }
 """The targets of the demo in percent."""
-
-
-def interval(num_right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in percent: honest for small n and for shares near 0 and 1."""
-    if n == 0:
-        return 0.0, 100.0
-    share, z2 = num_right / n, Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    low, high = 100 * (middle - half), 100 * (middle + half)
-    return max(0.0, round(low, 6)), min(100.0, round(high, 6))  # rounded: 0 of n is 0, not 5e-17
-
-
-def share(judgements: Sequence[bool]) -> dict[str, Any]:
-    """The share as n, right, percent and the ends of its interval."""
-    n, num_right = len(judgements), sum(judgements)
-    low, high = interval(num_right, n)
-    return {"n": n, "right": num_right, "percent": 100 * num_right / n if n else 0.0, "low": low, "high": high}
 
 
 def commonest(values: Iterable[Hashable]) -> float:

@@ -1,7 +1,9 @@
-"""Answers questions about images and plain text: greedily, in batches, with several images and turns per request.
+"""Answers questions about images and plain text: in batches, with several images and turns per request.
 
 messages + images -> prompt ids with P placeholders per image -> text embeddings, understanding features put over
 the placeholders -> tokens until EOS -> text
+
+Tokens are the most likely ones unless a `TextSampling` is given.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
-from janus_train.data.prompt_format import ROLES
+from janus_train.data.prompt_format import OWN_STYLE, ROLES, PromptStyle
 from janus_train.data.special_tokens import ASSISTANT
 from janus_train.infer.decoding import Decoder, StepCallback, check_fits, evaluation_mode, left_pad
 from janus_train.infer.image_inputs import image_features, prompt_embeds
+from janus_train.infer.sampling import GREEDY, Chooser, TextSampling, TokenSampler, likeliest
 
 Messages = list[dict[str, str]]
 """Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
@@ -39,22 +42,28 @@ def answer(
     *,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
+    style: PromptStyle = OWN_STYLE,
+    sampling: TextSampling = GREEDY,
+    seeds: Sequence[int] | None = None,
 ) -> list[str]:
     """Returns one answer per request, in the requests' order, each up to EOS or ``max_new_tokens``.
 
     Requests of similar length are answered together, ``batch_size`` at a time; an answer does not depend on its batch.
+    ``seeds``: of the samples, one per request; by default the requests' numbers.
 
     Raises:
         UserError: a request's numbers of placeholders and images differ, or it does not fit the model's context.
     """
-    prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images)) for messages, images in requests]
+    prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images), style) for messages, images in requests]
+    seeds = range(len(requests)) if seeds is None else seeds
     check_fits(janus, max((len(prompt) for prompt in prompts), default=0), max_new_tokens, "new ones")
     order = sorted(range(len(requests)), key=lambda n: len(prompts[n]))
     answers: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         images = [image for n in chunk for image in requests[n][1]]
-        tokens = answer_ids(janus, encoder, [prompts[n] for n in chunk], images, max_new_tokens)
+        choose = chooser(sampling, [seeds[n] for n in chunk], max_new_tokens)
+        tokens = answer_ids(janus, encoder, [prompts[n] for n in chunk], images, max_new_tokens, choose)
         for n, ids in zip(chunk, tokens, strict=True):
             answers[n] = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
         if progress is not None:
@@ -69,6 +78,10 @@ def stream_answer(
     images: Sequence[Image.Image],
     max_new_tokens: int,
     on_step: StepCallback | None = None,
+    *,
+    style: PromptStyle = OWN_STYLE,
+    sampling: TextSampling = GREEDY,
+    seed: int = 0,
 ) -> Iterator[str]:
     """Yields one request's answer in pieces, each as soon as it is known; together they equal the result of `answer`.
 
@@ -77,11 +90,12 @@ def stream_answer(
     Raises, at the first piece:
         UserError: as in `answer`.
     """
-    prompt = encoder.chat_prompt_ids(open_turn(messages), len(images))
+    prompt = encoder.chat_prompt_ids(open_turn(messages), len(images), style)
     check_fits(janus, len(prompt), max_new_tokens, "new ones")
     ids: list[int] = []
     sent_text = ""
-    for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens):
+    choose = chooser(sampling, [seed], max_new_tokens)
+    for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens, choose):
         if on_step is not None:
             on_step()
         ids.append(int(token))
@@ -97,15 +111,21 @@ def stream_answer(
         yield remainder
 
 
+def chooser(sampling: TextSampling, seeds: Sequence[int], max_new_tokens: int) -> Chooser:
+    """What chooses the tokens of one batch, whose rows have ``seeds``."""
+    return likeliest if sampling.is_plain else TokenSampler(sampling, seeds, max_new_tokens)
+
+
 def answer_ids(
     janus: JanusForConditionalGeneration,
     encoder: Encoder,
     prompts: Sequence[list[int]],
     images: Sequence[Image.Image],
     max_new_tokens: int,
+    choose: Chooser = likeliest,
 ) -> list[list[int]]:
     """Returns the tokens that follow each prompt, without EOS; ``images`` are in the order of the prompts' placeholders."""
-    columns = list(answer_tokens(janus, encoder, prompts, images, max_new_tokens))
+    columns = list(answer_tokens(janus, encoder, prompts, images, max_new_tokens, choose))
     rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in prompts]
     return [row[: row.index(encoder.special.eos)] if encoder.special.eos in row else row for row in rows]
 
@@ -117,8 +137,9 @@ def answer_tokens(
     prompts: Sequence[list[int]],
     images: Sequence[Image.Image],
     max_new_tokens: int,
+    choose: Chooser = likeliest,
 ) -> Iterator[torch.Tensor]:
-    """Yields the most likely next tokens (N,) per step until all rows have ended; ended rows get EOS."""
+    """Yields the next tokens (N,) per step, as ``choose`` takes them, until all rows have ended; ended rows get EOS."""
     device = janus.lm_head.weight.device
     ids, mask = (t.to(device) for t in left_pad(prompts, encoder.special.pad))  # (N, M)
     with evaluation_mode(janus):
@@ -127,7 +148,7 @@ def answer_tokens(
         hidden = decoder.prefill(prompt_embeds(janus, ids, features), mask)  # (N, D)
         has_ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for number in range(max_new_tokens):
-            token = janus.lm_head(hidden).argmax(-1)  # (N,)
+            token = choose(janus.lm_head(hidden))  # (N,)
             token = torch.where(has_ended, encoder.special.eos, token)
             yield token
             has_ended |= token == encoder.special.eos

@@ -13,12 +13,13 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train import gpu
 from janus_train.data.encode import Encoder
-from janus_train.data.prompt_format import with_places
+from janus_train.data.prompt_format import OWN_STYLE, PromptStyle, with_places
 from janus_train.errors import UserError
 from janus_train.infer.chat import Messages, stream_answer
 from janus_train.infer.decoding import StepCallback
 from janus_train.infer.generate import ImageProgress, generate_images, tokens_per_image
 from janus_train.infer.image_inputs import image_features
+from janus_train.infer.sampling import GREEDY, TextSampling
 from janus_train.interop.adapter import is_adapter
 from janus_train.interop.hub import hint, is_hub_id, local_folder
 from janus_train.interop.model_folder import open_folder
@@ -96,13 +97,27 @@ class LoadedModel:
         max_new_tokens: int = 256,
         *,
         on_step: StepCallback | None = None,
+        style: PromptStyle = OWN_STYLE,
+        sampling: TextSampling = GREEDY,
+        seed: int = 0,
     ) -> Iterator[str]:
         """Yields the answer to the last of ``messages`` in pieces; ``"".join(...)`` gives the full text.
 
         Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
-        ``on_step`` is called before each token; what it raises ends the answer.
+        ``on_step`` is called before each token; what it raises ends the answer. ``style`` replaces the model's own roles
+        or system prompt; ``sampling`` and ``seed`` sample the answer, which otherwise has the most likely tokens.
         """
-        return stream_answer(self.janus, self.encoder, messages, images, max_new_tokens, on_step)
+        return stream_answer(
+            self.janus,
+            self.encoder,
+            messages,
+            images,
+            max_new_tokens,
+            on_step,
+            style=style,
+            sampling=sampling,
+            seed=seed,
+        )
 
 
 def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:

@@ -1,24 +1,15 @@
-"""Shares and their intervals, and what is judged right in an image."""
+"""Measures with their targets, and what is judged right in an image."""
 
 from __future__ import annotations
 
 import pytest
 
 from janus_train.demo.detector import DetectedObject, Detection
-from janus_train.demo.measures import commonest, interval, judge, measure, share
+from janus_train.demo.measures import commonest, judge, measure
 from janus_train.demo.objects import PLACES_OF_COUNT, SIDES, PlacedObject, Scene, center_of, load_library
 
 
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),  # by the formula in Wilson 1927, computed apart
-    [(90, 100, 82.56, 94.48), (0, 20, 0.0, 16.11), (20, 20, 83.89, 100.0), (1, 825, 0.02, 0.68)],
-)
-def test_wilson_interval(right, n, low, high):
-    assert interval(right, n) == pytest.approx((low, high), abs=0.01)
-
-
 def test_nothing_measured():
-    assert share([]) == {"n": 0, "right": 0, "percent": 0.0, "low": 0.0, "high": 100.0}
     assert measure("background", "generation", [], 12.5)["reached"] is False
 
 

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from janus_train.config import PARTS
-from janus_train.demo.measures import measure, share
+from janus_train.demo.measures import measure
+from janus_train.evaluate.measures import share
 
 RATIOS = {1: (1, 0, 3), 2: (2, 3, 5), 3: (5, 1, 4)}
 TRAINED = {

@@ -1,0 +1,90 @@
+"""``janus-train benchmark``: published benchmarks under a published protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_train.commands.options import BatchSize, Device, Model, Plugins, Precision, load
+from janus_train.commands.terminal import PhaseProgress, bars, note, table_console
+from janus_train.errors import UserError
+from janus_train.plugins import import_plugins
+from janus_train.targets import check_folder
+
+_WIDTH = 110
+"""Width of the table if the output is not a terminal."""
+
+
+def benchmark(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Folder with the benchmarks' own files; nothing is downloaded.")],
+    out: Annotated[Path, typer.Option(help="Folder for answers and results; a second run goes on where it stopped.")],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated benchmarks: pope, mme, mmbench, mmbench_circular, seed, mmmu, gqa, mmvet, or a plug-in's.",
+        ),
+    ] = "pope,mme,mmbench,seed,mmmu,gqa,mmvet",
+    protocol: Annotated[
+        str, typer.Option(help="Prompts, roles and decoding: deepseek, pro, or a YAML file of your own.")
+    ] = "deepseek",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Answer only the first questions of each benchmark, to try it out.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62, help="Seed of the first answer, for protocols that sample.")
+    ] = 0,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Measure a model on published benchmarks, from files that you bring.
+
+    Prints a table beside the papers' figures, and writes answers, scores by category with intervals, and manifests to
+    --out. docs/evaluation.md says where the data comes from and what its files are called. Several processes share the
+    questions: accelerate launch -m janus_train.cli benchmark ...
+
+    \b
+    Example:
+      janus-train benchmark outputs/demo/stage3/final --tasks pope,mme --data benchmarks_data --out outputs/benchmarks
+    """
+    import_plugins(plugin or (), "--plugin")
+    check_folder(out)
+    from janus_train.evaluate.benchmarks.processes import joined
+    from janus_train.evaluate.benchmarks.protocol import load_protocol
+    from janus_train.evaluate.benchmarks.registry import get_tasks
+    from janus_train.evaluate.benchmarks.run import BenchmarkOptions, open_tasks, run_benchmarks
+    from janus_train.evaluate.benchmarks.table import results_table
+
+    chosen_protocol, chosen_tasks = load_protocol(protocol), get_tasks(tasks)
+    with joined() as processes:
+        try:
+            opened_tasks = open_tasks(chosen_tasks, data, chosen_protocol)
+            loaded_model = load(model, device, precision)
+            with bars() as phases:
+                results = run_benchmarks(
+                    loaded_model,
+                    chosen_tasks,
+                    opened_tasks,
+                    chosen_protocol,
+                    out,
+                    BenchmarkOptions(seed, batch_size, limit),
+                    processes,
+                    PhaseProgress(phases).report,
+                )
+        except UserError as error:
+            if processes.count == 1:
+                raise
+            from janus_train.train.entry import fail
+
+            fail(error)  # one line, not one per process
+    if not results:
+        return
+    for result in results["tasks"].values():
+        for warning in result["warnings"]:
+            note(f"warning: {warning}")
+    table_console(_WIDTH).print(results_table(results))
+    print(f"results: {out / 'results.json'}")

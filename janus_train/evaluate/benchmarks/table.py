@@ -1,0 +1,54 @@
+"""The results as a table for the terminal, beside the papers' rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from janus_train.evaluate.benchmarks.result import rounded
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One row per task: what the papers print, with its interval, and the papers' figures."""
+    table = Table(
+        title="Published benchmarks",
+        title_justify="left",
+        caption=_caption(results["tasks"]),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("benchmark", "measure"):
+        table.add_column(name)
+    for name in ("samples", "unparsed", "score", "95 %", "Janus-1.3B", "Pro-1B", "Pro-7B"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results["tasks"].values():
+        published = result["published"]
+        table.add_row(
+            result["title"],
+            *_measure(result),
+            *(_figure(published[name]) for name in ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")),
+        )
+    return table
+
+
+def _measure(result: dict[str, Any]) -> tuple[str, ...]:
+    samples = str(result["manifest"]["num_samples"])
+    score = result["headline"]
+    if score is None:
+        return "", samples, "", "", ""
+    name = f"{score['name']}, {score['group']}" if score["group"] else score["name"]
+    interval = "" if score["low"] is None else f"{rounded(score['low'])}-{rounded(score['high'])}"
+    return name, samples, str(result["num_unparsed"]), f"[bold]{rounded(score['value'])}[/bold]", interval
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else rounded(value, 2 if value < 1 else 1)
+
+
+def _caption(results: dict[str, Any]) -> str:
+    sources = sorted({result["published"]["source"] for result in results.values()})
+    notes = [result["note"] for result in results.values() if result["note"]]
+    return " ".join([f"Janus-1.3B, Pro-1B, Pro-7B: as printed in {'; '.join(sources)}.", *notes])

@@ -1,0 +1,1 @@
+"""One module per published benchmark; `registry.TASK_MODULES` lists them."""
