@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from janus_train import __version__
+from janus_train.data.prompt_format import PromptStyle
 from janus_train.data.special_tokens import ASSISTANT, USER
 from janus_train.errors import UserError
 from janus_train.evaluate.benchmarks.protocol import Protocol
@@ -60,9 +61,8 @@ def task_values(
     name: str, task: OpenTask, protocol: Protocol, model: LoadedModel, seed: int, limit: int | None
 ) -> dict[str, Any]:
     """What a manifest says of one task."""
-    style = protocol.style(name)
-    system = style.system if style.system is not None else model.encoder.system_prompt
-    user, assistant = roles(protocol, model)
+    system = task.style.system if task.style.system is not None else model.encoder.system_prompt
+    user, assistant = roles(task.style, model)
     return {
         "task": name,
         "protocol": protocol.name,
@@ -77,10 +77,10 @@ def task_values(
     }
 
 
-def roles(protocol: Protocol, model: LoadedModel) -> tuple[str, str]:
-    """The roles that a model reads under the protocol: one without tokens for `USER` and `ASSISTANT` reads words."""
+def roles(style: PromptStyle, model: LoadedModel) -> tuple[str, str]:
+    """The roles that a model reads in prompts of a style: one without tokens for `USER` and `ASSISTANT` reads words."""
     words = dict(zip((USER, ASSISTANT), model.encoder.speakers, strict=True))
-    user, assistant = protocol.user or USER, protocol.assistant or ASSISTANT
+    user, assistant = style.user or USER, style.assistant or ASSISTANT
     return words.get(user, user), words.get(assistant, assistant)
 
 

@@ -75,11 +75,11 @@ class OpenQuestions:
 
     def __init__(self, task: QuestionTask, protocol: Protocol, files: Sequence[Path], questions: Sequence[Question]):
         self._task, self._protocol, self._questions = task, protocol, questions
-        self._style = protocol.style(task.name)
+        self.style = protocol.style(task.name)
         self._contents = [content(question, protocol) for question in questions]
         self.files = files
         self.keys: Sequence[str] = [question.key for question in questions]
-        prompts = [vars(self._style), self.keys, [text for text, _ in self._contents]]
+        prompts = [vars(self.style), self.keys, [text for text, _ in self._contents]]
         self.prompts_digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
     def answer(self, context: Context, numbers: Sequence[int]) -> list[Line]:
@@ -104,7 +104,7 @@ class OpenQuestions:
         for number in numbers:
             text, images = self._contents[number]
             try:
-                ids = encoder.chat_prompt_ids(open_turn(_turn(text)), len(images), self._style)
+                ids = encoder.chat_prompt_ids(open_turn(_turn(text)), len(images), self.style)
             except UserError as error:
                 raise UserError(f"{self._questions[number].where}: {error}") from None
             room = janus.config.text_config.max_position_embeddings - len(ids)
@@ -119,7 +119,7 @@ class OpenQuestions:
             [(_turn(text), [cell.read() for cell in images]) for text, images in contents],
             max_new_tokens,
             batch_size=context.batch_size,
-            style=self._style,
+            style=self.style,
             sampling=self._protocol.decoding.sampling(),
             seeds=[context.seed + number for number in numbers],
         )

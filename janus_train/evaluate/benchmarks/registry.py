@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol as Interface
 
+from janus_train.data.prompt_format import PromptStyle
 from janus_train.errors import UserError
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.result import Published, Result
@@ -18,7 +19,7 @@ from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import Line
 from janus_train.plugins import Registry
 
-TASK_MODULES = ("pope",)
+TASK_MODULES = ("pope", "geneval", "dpg")
 """The modules in ``tasks/``."""
 
 
@@ -42,6 +43,8 @@ class OpenTask(Interface):
     keys: Sequence[str]
     prompts_digest: str
     """A SHA-256 of everything that the model is given beside images."""
+    style: PromptStyle
+    """The roles and the system prompt of the prompts."""
 
     def answer(self, context: Context, numbers: Sequence[int]) -> list[Line]:
         """Lets the model answer (or draw) the items of ``numbers`` and returns a line for each, with its ``key``."""

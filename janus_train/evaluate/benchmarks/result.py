@@ -51,6 +51,8 @@ class Result:
     """Answers in which the rule found no answer; they count as wrong."""
     note: str = ""
     """What remains to be done, for example which file to give to which judge."""
+    commands: tuple[str, ...] = ()
+    """Commands for an environment of the judge's own, printed below the table."""
 
     def values(self) -> dict[str, Any]:
         """The result as JSON values."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from janus_train.data.prompt_format import PromptStyle
 from janus_train.evaluate.benchmarks import manifest as manifests
 from janus_train.evaluate.benchmarks.answers import ANSWERS, AnswerFile, merge
 from janus_train.evaluate.benchmarks.processes import Processes
@@ -74,20 +75,22 @@ def run_benchmarks(
             _answer(open_task, context, pending[processes.rank :: processes.count], processes, progress)
         with processes.meeting():
             if processes.is_main:
-                notes = warnings(task, protocol, model, options)
-                results[task.name] = _score(task, open_task, folder, manifest, notes)
+                notes = warnings(task, open_task.style, protocol, model, options)
+                results[task.name] = score_task(task, open_task, folder, manifest, notes)
     if processes.is_main:
         write_json(out / RESULTS, {"tasks": results})
     return {"tasks": results} if processes.is_main else {}
 
 
-def warnings(task: Task, protocol: Protocol, model: LoadedModel, options: BenchmarkOptions) -> list[str]:
+def warnings(
+    task: Task, style: PromptStyle, protocol: Protocol, model: LoadedModel, options: BenchmarkOptions
+) -> list[str]:
     """Why a task's scores are not comparable with the papers', one line for each reason."""
     lines = []
     if task.name in protocol.not_original:
         lines.append(f"{task.name}: these prompts are not the papers': {protocol.not_original[task.name]}")
-    read_roles = manifests.roles(protocol, model)
-    for asked, read in zip((protocol.user, protocol.assistant), read_roles, strict=True):
+    read_roles = manifests.roles(style, model)
+    for asked, read in zip((style.user, style.assistant), read_roles, strict=True):
         if asked not in (None, read):
             lines.append(f"{task.name}: this model has no token {asked}: it reads the word {read}")
     if options.limit is not None:
@@ -106,7 +109,9 @@ def _answer(task: OpenTask, context: Context, share: Sequence[int], processes: P
             count(len(batch))
 
 
-def _score(task: Task, open_task: OpenTask, folder: Path, manifest: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def score_task(
+    task: Task, open_task: OpenTask, folder: Path, manifest: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """Scores all answers and writes the task's results."""
     lines = list(merge(folder, open_task.keys).values())
     result = {

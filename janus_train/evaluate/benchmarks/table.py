@@ -34,14 +34,30 @@ def results_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def groups_table(result: dict[str, Any]) -> Table:
+    """All scores of one task: over all, and by category."""
+    table = Table(title=result["title"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("measure", "group"):
+        table.add_column(name)
+    for name in ("right", "score", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in result["scores"]:
+        right = str(score["n"]) if score["right"] is None else f"{score['right']}/{score['n']}"
+        table.add_row(score["name"], score["group"], right, rounded(score["value"]), _interval(score))
+    return table
+
+
+def _interval(score: dict[str, Any]) -> str:
+    return "" if score["low"] is None else f"{rounded(score['low'])}-{rounded(score['high'])}"
+
+
 def _measure(result: dict[str, Any]) -> tuple[str, ...]:
     samples = str(result["manifest"]["num_samples"])
     score = result["headline"]
     if score is None:
         return "", samples, "", "", ""
     name = f"{score['name']}, {score['group']}" if score["group"] else score["name"]
-    interval = "" if score["low"] is None else f"{rounded(score['low'])}-{rounded(score['high'])}"
-    return name, samples, str(result["num_unparsed"]), f"[bold]{rounded(score['value'])}[/bold]", interval
+    return name, samples, str(result["num_unparsed"]), f"[bold]{rounded(score['value'])}[/bold]", _interval(score)
 
 
 def _figure(value: float | None) -> str:

@@ -1,8 +1,8 @@
 """DPG-Bench's prompts and questions, as published.
 
-    prompts/KEY.txt     a prompt a file
-    dpg_bench.csv       a question a row: item_id (the KEY), text (the prompt), proposition_id, dependency, tuple,
-                        question_natural_language
+prompts/KEY.txt     a prompt a file
+dpg_bench.csv       a question a row: item_id (the KEY), text (the prompt), proposition_id, dependency, tuple,
+                    question_natural_language
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DpgPrompt:
 
 @dataclass(frozen=True)
 class DpgData:
-    """All prompts by key, in alphabetical order, the files read, and what to tell about them."""
+    """All prompts by key, in alphabetical order, the csv file if there is one, and what to tell about them."""
 
     prompts: dict[str, DpgPrompt]
     files: tuple[Path, ...]
@@ -61,8 +61,8 @@ def read_dpg(data: Path) -> DpgData:
     Raises `UserError` if neither is there, or for a file that is not as published.
     """
     folder, table = data / PROMPTS_FOLDER, data / CSV_FILE
-    texts, files = {}, sorted(folder.glob("*.txt"))
-    for path in files:
+    texts = {}
+    for path in sorted(folder.glob("*.txt")):
         texts[path.stem] = read_text(path).strip()
         if not texts[path.stem]:
             raise UserError(f"{path} is empty")
@@ -77,7 +77,7 @@ def read_dpg(data: Path) -> DpgData:
         key: DpgPrompt(key, texts.get(key) or rows[key][0], tuple(rows[key][1]) if key in rows else ())
         for key in sorted(texts or rows)
     }
-    return DpgData(prompts, (*files, *([table] if rows else [])), tuple(notes))
+    return DpgData(prompts, (table,) if rows else (), tuple(notes))
 
 
 def _differences(texts: dict[str, str], rows: dict[str, tuple[str, list[Question]]]) -> list[str]:
@@ -137,4 +137,6 @@ def _check(questions: list[Question], where: str) -> None:
     for question in questions:
         unknown = [parent for parent in question.parents if parent not in numbers]
         if unknown:
-            raise UserError(f"{where}: question {question.number} depends on {unknown[0]}, which the item does not have")
+            raise UserError(
+                f"{where}: question {question.number} depends on {unknown[0]}, which the item does not have"
+            )

@@ -1,7 +1,7 @@
 """What has been found out about GenEval's images: the scorer's results, or a detector's objects. Both are JSON lines.
 
-    results     {"filename": ".../00000/samples/0000.png", "tag": "counting", "correct": true, ...}
-    detections  {"image": "00000/samples/0000.png", "objects": [{"class", "box": [l, t, r, b], "score", "color"}, ...]}
+results     {"filename": ".../00000/samples/0000.png", "tag": "counting", "correct": true, ...}
+detections  {"image": "00000/samples/0000.png", "objects": [{"class", "box": [l, t, r, b], "score", "color"}, ...]}
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def _result(line: Line, where: str, prompt_of: dict[str, GenevalPrompt]) -> Judg
         return JudgedImage("", tag, bool(correct))
     name = _name(line["filename"], where, prompt_of)
     if prompt_of[name].tag != tag:
-        raise UserError(f"{where}: tag {tag}, but the prompt of {name} has {prompt_of[name].tag}: these are other prompts")
+        raise UserError(
+            f"{where}: tag {tag}, but the prompt of {name} has {prompt_of[name].tag}: these are other prompts"
+        )
     return JudgedImage(name, tag, bool(correct))
 
 
@@ -96,14 +98,16 @@ def _name(value: Any, where: str, prompt_of: dict[str, GenevalPrompt]) -> str:
 def _object(value: Any, where: str) -> DetectedObject:
     if not isinstance(value, dict) or not isinstance(value.get("class"), str):
         raise UserError(f"{where}: {shortened(value)} has no class")
-    name, box, score, colour = (value.get(key) for key in ("class", "box", "score", "color"))
+    values: dict[str, Any] = {"box": None, "score": None, "color": None, **value}
+    name, box, score, colour = (values[key] for key in ("class", "box", "score", "color"))
     if not _are_numbers(box, 4):
         raise UserError(f"{where}: {name} has box {shortened(box)}, not [left, top, right, bottom]")
     if not _are_numbers([score], 1):
         raise UserError(f"{where}: {name} has score {shortened(score)}, not a number")
     if colour is not None and colour not in COLOURS:
         raise UserError(f"{where}: {name} has color {shortened(colour)}, none of {', '.join(COLOURS)}")
-    return DetectedObject(name, tuple(box), score, colour)
+    left, top, right, bottom = box
+    return DetectedObject(name, (left, top, right, bottom), score, colour)
 
 
 def _are_numbers(values: Any, number: int) -> bool:

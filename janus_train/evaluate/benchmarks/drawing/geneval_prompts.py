@@ -72,14 +72,17 @@ def _requirements(values: Any, where: str) -> tuple[Requirement, ...]:
 def _requirement(value: Any, where: str) -> Requirement:
     if not isinstance(value, dict) or not isinstance(value.get("class"), str):
         raise UserError(f"{where}: {shortened(value)} has no class")
-    name, count, colour, position = (value.get(key) for key in ("class", "count", "color", "position"))
+    name, count = value["class"], value.get("count")
+    colour, position = value.get("color"), value.get("position")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UserError(f"{where}: {name} has count {shortened(count)}, not a number from 1")
     if colour is not None and colour not in COLOURS:
         raise UserError(f"{where}: {name} has color {shortened(colour)}, none of {', '.join(COLOURS)}")
     if position is None:
         return Requirement(name, count, colour)
-    if not (isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS and type(position[1]) is int):
+    if not (
+        isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS and type(position[1]) is int
+    ):
         raise UserError(
             f"{where}: {name} has position {shortened(position)}, not [RELATION, NUMBER] with a relation of {', '.join(RELATIONS)}"
         )

@@ -63,8 +63,14 @@ def test_detections_are_judged_by_the_rule(tmp_path: Path, prompts: list[Geneval
         ({"tag": "colours", "correct": True}, "tag 'colours' is none of"),
         ({"tag": "colors"}, "correct is None, not true or false"),
         ({"tag": "colors", "correct": "yes"}, "correct is 'yes', not true or false"),
-        ({"tag": "colors", "correct": True, "filename": "00009/samples/0000.png"}, "is none of the images, such as 00000/"),
-        ({"tag": "colors", "correct": True, "filename": "00000/samples/0000.png"}, "has single_object: these are other"),
+        (
+            {"tag": "colors", "correct": True, "filename": "00009/samples/0000.png"},
+            "is none of the images, such as 00000/",
+        ),
+        (
+            {"tag": "colors", "correct": True, "filename": "00000/samples/0000.png"},
+            "has single_object: these are other",
+        ),
         ({"tag": "single_object", "correct": True, "filename": "x/00001/samples/0000.png"}, "has two_object"),
         ({"image": "00000/samples/0001.png", "objects": []}, "is one of detections, and earlier lines are not"),
         ({"tag": "two_object", "correct": True, "filename": "00001/samples/0002.png"}, "stands there twice"),
@@ -98,5 +104,5 @@ def test_a_broken_object_is_named(tmp_path: Path, prompts: list[GenevalPrompt], 
 
 def test_a_colour_that_decides_and_is_missing_is_named(tmp_path: Path, prompts: list[GenevalPrompt]) -> None:
     path = write_lines(tmp_path / "detections.jsonl", [{"image": "00003/samples/0000.png", "objects": [DOG]}])
-    with pytest.raises(UserError, match="line 1: the dog with score 0.95 has no color"):
+    with pytest.raises(UserError, match=r"line 1: the dog with score 0\.95 has no color"):
         read_judgements(path, prompts)

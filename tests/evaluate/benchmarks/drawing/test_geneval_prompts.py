@@ -32,7 +32,10 @@ def test_every_tag_is_read(tmp_path: Path) -> None:
         ({"include": [{"class": "dog", "count": 0}]}, "dog has count 0, not a number from 1"),
         ({"include": [{"class": "dog", "count": True}]}, "dog has count True, not a number from 1"),
         ({"include": [{"class": "dog", "count": 1, "color": "grey"}]}, "dog has color 'grey', none of red, orange"),
-        ({"include": [{"class": "dog", "count": 1, "position": ["near", 0]}]}, r"position \['near', 0\], not \[RELATION"),
+        (
+            {"include": [{"class": "dog", "count": 1, "position": ["near", 0]}]},
+            r"position \['near', 0\], not \[RELATION",
+        ),
         ({"include": [{"class": "dog", "count": 1, "position": ["above", 0]}]}, "a position names entry 0 of include"),
         ({"exclude": [{"class": "dog"}]}, "exclude: dog has count None"),
     ],
@@ -46,7 +49,9 @@ def test_a_line_that_is_not_as_published_is_named(tmp_path: Path, change: dict[s
 
 def test_a_file_that_is_missing_empty_or_no_json_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "evaluation_metadata.jsonl"
-    with pytest.raises(UserError, match="there is no such file; GenEval's prompts are prompts/evaluation_metadata.jsonl"):
+    with pytest.raises(
+        UserError, match=r"there is no such file; GenEval's prompts are prompts/evaluation_metadata\.jsonl"
+    ):
         read_geneval_prompts(path)
     path.write_text("\n \n")
     with pytest.raises(UserError, match="is empty"):
