@@ -1,6 +1,6 @@
 """A quick check of GenEval's images without the scorer's environment: transformers' Mask2Former, and CLIP for colours.
 
-    TASK/quick_check.json    which detector; another one begins again
+    TASK/quick_check.json    which detector, and whether it has seen all images; another one begins again
     TASK/detections.jsonl    a line per image, in the format of `geneval_files`; a second run goes on behind it
 
 Its numbers are labelled as not the paper's.
@@ -27,7 +27,7 @@ from janus_train.evaluate.benchmarks.drawing.geneval_prompts import GenevalPromp
 from janus_train.evaluate.benchmarks.drawing.geneval_rule import DetectedObject, confident_objects
 from janus_train.evaluate.benchmarks.drawing.mask2former import Instance, Mask2FormerDetector
 from janus_train.files import read_json_object_if_any, write_json
-from janus_train.jsonl import JsonLinesFile, Line, read_json_lines
+from janus_train.jsonl import JsonLinesFile, Line, read_json_lines, write_json_lines
 
 DETECTIONS, CHECK = "detections.jsonl", "quick_check.json"
 _BATCH = 16
@@ -51,10 +51,13 @@ def quick_check(
     detector = Mask2FormerDetector(detector_folder, names, device)
     classifier = None if clip_folder is None else ColourClassifier(clip_folder, device)
     check = {"detector": str(detector_folder.absolute()), "clip": clip_folder and str(clip_folder.absolute())}
-    if read_json_object_if_any(folder / CHECK) != check:
+    earlier_check = read_json_object_if_any(folder / CHECK)
+    if any(earlier_check.get(name) != value for name, value in check.items()):
         (folder / DETECTIONS).unlink(missing_ok=True)
-        write_json(folder / CHECK, check)
-    finished = {line["image"] for line in read_json_lines(folder / DETECTIONS)}
+    write_json(folder / CHECK, check | {"complete": False})
+    earlier = read_json_lines(folder / DETECTIONS)
+    write_json_lines(folder / DETECTIONS, earlier)  # without a last line that a kill has cut off
+    finished = {line["image"] for line in earlier}
     drawn = [
         (image_name(number, sample), prompt)
         for number, prompt in enumerate(prompts)
@@ -71,12 +74,13 @@ def quick_check(
                 file.append(*lines)
                 lines = []
             progress("detect", count, len(drawn))
+    write_json(folder / CHECK, check | {"complete": True})
 
 
 def quick_check_label(folder: Path) -> str | None:
-    """What to call the scores of detections.jsonl; None if there has been no quick check."""
+    """What to call the scores of detections.jsonl; None if no quick check has seen all images."""
     check = read_json_object_if_any(folder / CHECK)
-    if not check:
+    if not check.get("complete"):
         return None
     clip = f" and CLIP in {Path(check['clip']).name}" if check["clip"] else ""
     return f"quick check with Mask2Former in {Path(check['detector']).name}{clip}, not the paper's detector"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def test_roles_and_sampling_of_the_protocol_reach_the_images(
         assert code == 2 and "was begun with another protocol" in stderr
 
 
-def test_a_run_goes_on_where_it_was_stopped_in_any_batch_and_any_share(
+def test_a_run_goes_on_where_it_was_stopped_in_any_batch(
     run: Run, random_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(*words(random_base, data, tmp_path / "whole", "--batch-size", 8))[0] == 0
@@ -189,10 +188,6 @@ def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path,
     assert "was drawn from other prompts, or by another protocol" in refused(
         *words("X", write_prompts(tmp_path / "other").parent, out, "--score", file)
     )
-    both = words("X", data, out, "--score", file)
-    both[3] = "geneval,pope"
-    shutil.copy(data / "evaluation_metadata.jsonl", tmp_path / "other")
-    assert "--data" in refused(*both)  # POPE's data is not there
     (out / "geneval/images/00001/samples/0003.png").unlink()
     assert "00001/samples/0003.png was drawn and is gone (1 images are)" in refused(*words(random_base, data, out))
     assert "has no data of geneval: none of evaluation_metadata.jsonl" in refused(*words("X", tmp_path, out))
