@@ -32,6 +32,11 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
     @contextmanager
     def meeting(self) -> Iterator[None]:
         """All processes leave the block together; if any raises `UserError` in it, all raise the first one's."""

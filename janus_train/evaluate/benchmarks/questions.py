@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ class QuestionTask(ABC):
     def open(self, data: Path, protocol: Protocol) -> OpenTask:
         """Reads the questions. Raises `UserError` for missing or damaged data, and for two questions of one key."""
         files = find_files(data, self.name, self.files)
-        questions = self.questions(read_rows(files), protocol)
+        rows = read_rows(files)
+        used_rows = [row for row in rows if self.uses(row)]
+        questions = self.questions(used_rows, protocol)
         if not questions:
             raise UserError(f"{files[0].parent}: there is no question of {self.name} in {files[0].name}")
         places: dict[str, str] = {}
@@ -59,7 +61,11 @@ class QuestionTask(ABC):
             if question.key in places:
                 raise UserError(f"{question.where}: {question.key!r} is also that of {places[question.key]}")
             places[question.key] = question.where
-        return OpenQuestions(self, protocol, files, questions)
+        return OpenQuestions(self, protocol, files, questions, len(rows) - len(used_rows))
+
+    def uses(self, row: Row) -> bool:
+        """Whether a row belongs to the part of the data that is asked; the others are counted."""
+        return True
 
     @abstractmethod
     def questions(self, rows: Sequence[Row], protocol: Protocol) -> list[Question]:
@@ -73,8 +79,15 @@ class QuestionTask(ABC):
 class OpenQuestions:
     """A `QuestionTask` whose questions are read."""
 
-    def __init__(self, task: QuestionTask, protocol: Protocol, files: Sequence[Path], questions: Sequence[Question]):
-        self._task, self._protocol, self._questions = task, protocol, questions
+    def __init__(
+        self,
+        task: QuestionTask,
+        protocol: Protocol,
+        files: Sequence[Path],
+        questions: Sequence[Question],
+        num_left_out: int,
+    ):
+        self._task, self._protocol, self._questions, self._num_left_out = task, protocol, questions, num_left_out
         self.style = protocol.style(task.name)
         self._contents = [content(question, protocol) for question in questions]
         self.files = files
@@ -95,7 +108,14 @@ class OpenQuestions:
         return [lines[number] for number in numbers]
 
     def score(self, lines: Sequence[Line], folder: Path) -> Result:
-        return self._task.score(lines, folder)
+        result = self._task.score(lines, folder)
+        notes = [result.note] if result.note else []
+        if self._num_left_out:
+            notes.append(f"{self._task.title}: {self._num_left_out} rows of other parts were left out.")
+        num_too_long = sum(TOO_LONG in line for line in lines)
+        if num_too_long:
+            notes.append(f"{self._task.title}: {num_too_long} questions do not fit the model's context and are wrong.")
+        return replace(result, note=" ".join(notes))
 
     def _by_room(self, context: Context, numbers: Sequence[int]) -> dict[int, list[int]]:
         """The questions by how many tokens their answers may have; 0 for those that do not fit the context at all."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_train.errors import UserError
+from janus_train.evaluate.benchmarks.answers import merge
 from janus_train.evaluate.benchmarks.drawing.drawings import OpenDrawings
 from janus_train.evaluate.benchmarks.drawing.judgements import keep_judgements
 from janus_train.evaluate.benchmarks.drawing.quick_check import quick_check
@@ -70,6 +71,11 @@ def _manifest(task: Task, open_task: OpenTask, out: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no images: draw them first, with the same command without --score")
     if manifest.get("prompts_digest") != open_task.prompts_digest:
         raise UserError(f"{folder} was drawn from other prompts, or by another protocol: give those, or another --out")
+    num_drawn, num_all = len(merge(folder, open_task.keys)), manifest["num_samples"]
+    if num_drawn < num_all:
+        raise UserError(
+            f"{folder} has {num_drawn} of {num_all} drawings: draw the others first, with the same command without --score"
+        )
     return manifest
 
 

@@ -71,8 +71,9 @@ def run_benchmarks(
             answered = {line["key"] for line in read_json_lines(folder / ANSWERS)}
         pending = [number for number, key in enumerate(open_task.keys[: options.limit]) if key not in answered]
         context = Context(model, folder, options.seed, options.batch_size)
-        with processes.meeting():
-            _answer(open_task, context, pending[processes.rank :: processes.count], processes, progress)
+        # not a meeting: an error ends this process at once, and with it the launcher's others
+        _answer(open_task, context, pending[processes.rank :: processes.count], processes, progress)
+        processes.wait()
         with processes.meeting():
             if processes.is_main:
                 notes = warnings(task, open_task.style, protocol, model, options)
@@ -114,6 +115,7 @@ def score_task(
 ) -> dict[str, Any]:
     """Scores all answers and writes the task's results."""
     lines = list(merge(folder, open_task.keys).values())
+    assert len(lines) == manifest["num_samples"], "a process has not written all of its answers"
     result = {
         "title": task.title,
         **open_task.score(lines, folder).values(),

@@ -91,20 +91,28 @@ def read_rows(paths: Sequence[Path]) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         rows += _tsv_rows(path) if path.suffix == ".tsv" else _parquet_rows(path)
-    by_name = {row.values[name]: row for row in rows for name in ("index", "id") if name in row.values and row.images}
-    return [_with_images(row, by_name) for row in rows if "question" in row.values]
+    owners = {
+        (name, row.values[name]): row for row in rows if row.images for name in ("index", "id") if name in row.values
+    }
+    return [_with_images(row, owners) for row in rows if "question" in row.values]
 
 
-def _with_images(row: Row, by_name: Mapping[str, Row]) -> Row:
-    """The row with the images of the row to which it refers, if it does."""
+_REFERENCES = (("image", "index"), ("imageId", "id"))
+"""The column that refers to another row, and that row's column with the name."""
+
+
+def _with_images(row: Row, owners: Mapping[tuple[str, str], Row]) -> Row:
+    """The row with its own images, or with those of the row to which it refers."""
     if row.images:
         return row
-    name = next((row.values[column] for column in ("image", "imageId") if column in row.values), None)
-    if name is None:
-        raise UserError(f"{row.where}: it has no image")
-    if name not in by_name:
-        raise UserError(f"{row.where}: its image is that of {name!r}, which is not there or has none itself")
-    return replace(row, images=by_name[name].images)
+    for column, name in _REFERENCES:
+        if column in row.values:
+            owner = owners.get((name, row.values[column]))
+            if owner is None:
+                value = row.values[column]
+                raise UserError(f"{row.where}: its image is that of {name} {value!r}, which is not there or has none")
+            return replace(row, images=owner.images)
+    raise UserError(f"{row.where}: it has no image")
 
 
 # ---------------------------------------------------------------------------------------------------------------- TSV

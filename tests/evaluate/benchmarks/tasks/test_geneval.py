@@ -188,6 +188,12 @@ def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path,
     assert "was drawn from other prompts, or by another protocol" in refused(
         *words("X", write_prompts(tmp_path / "other").parent, out, "--score", file)
     )
+    answers = out / "geneval/answers.jsonl"
+    whole = answers.read_text()
+    answers.write_text("".join(whole.splitlines(keepends=True)[:5]))
+    write_lines(file, [{"tag": "counting", "correct": True}])
+    assert "geneval has 5 of 8 drawings: draw the others first" in refused(*words("X", data, out, "--score", file))
+    answers.write_text(whole)
     (out / "geneval/images/00001/samples/0003.png").unlink()
     assert "00001/samples/0003.png was drawn and is gone (1 images are)" in refused(*words(random_base, data, out))
     assert "has no data of geneval: none of evaluation_metadata.jsonl" in refused(*words("X", tmp_path, out))
