@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from janus_train.data.encode import Encoder
 from janus_train.demo.objects import UNIT
 from janus_train.errors import UserError
 from tests.helpers import read_lines
@@ -158,6 +159,19 @@ def test_chat_answers(run, random_base, tmp_path):
     assert code == 0
 
 
+def test_chat_samples_by_a_seed_and_takes_roles_and_a_system_prompt(run, random_base, monkeypatch):
+    words = ("chat", random_base, "--prompt", "Hello", "--max-new-tokens", 8)
+    sampled = ("--temperature", 2, "--top-k", 100, "--top-p", 0.95, "--repetition-penalty", 1.1)
+    answers = [run(*words, *more)[1] for more in ((), *((*sampled, "--seed", seed) for seed in (1, 1, 2)))]
+    assert answers[1] == answers[2] and len(set(answers)) == 3
+    prompts = []
+    ids = Encoder.ids
+    monkeypatch.setattr(Encoder, "ids", lambda self, text: (prompts.append(text), ids(self, text))[1])
+    run(*words, "--system", "Be brief.", "--user-role", "User", "--assistant-role", "Assistant")
+    run(*words)
+    assert prompts == ["Be brief.\n\nUser: Hello\n\nAssistant:", "<|User|>: Hello\n\n<|Assistant|>:"]
+
+
 @pytest.mark.parametrize("end", ["", EOFError()])
 def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
@@ -170,12 +184,13 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
         return line
 
     monkeypatch.setattr("builtins.input", read)
-    seen = []
+    seen, seeds = [], []
 
-    def answering(_, __, messages, images, *___):
+    def answering(_, __, messages, images, *___, seed, **____):
         if messages[-1]["content"] == "far too long":
             raise UserError("it does not fit")
         seen.append(([m["content"] for m in messages], len(images)))
+        seeds.append(seed)
         yield from ("Ye", "s.")
 
     monkeypatch.setattr("janus_train.infer.load.stream_answer", answering)
@@ -184,6 +199,7 @@ def test_chat_keeps_a_conversation(run, random_base, tmp_path, monkeypatch, end)
     first = "<image_placeholder>\n<image_placeholder>\nHello"
     assert (code, stdout) == (0, "Yes.\nYes.\n")
     assert seen == [([first], 2), ([first, "Yes.", "And now?"], 2)]
+    assert seeds == [0, 1]
     assert next(typed) == "never read"
 
 
@@ -237,6 +253,9 @@ def test_report_prints_its_path(run, tmp_path):
             ("chat", "EMPTY", "--image", "https://x.example/a.png", "--prompt", "x"),
             "nothing is fetched from an address",
         ),
+        (("chat", "EMPTY", "--prompt", "x", "--temperature", "nan"), "temperature nan is not 0 or more"),
+        (("chat", "EMPTY", "--prompt", "x", "--top-p", "0"), "top_p 0.0 is not above 0 and at most 1"),
+        (("chat", "EMPTY", "--prompt", "x", "--repetition-penalty", "0"), "repetition_penalty 0.0 is not above 0"),
         (("chat", "https://hub.example/a/b", "--prompt", "x"), "a model of the hub is named OWNER/NAME"),
         (("import", "https://hub.example/a/b", "--out", "OUT"), "a model of the hub is named OWNER/NAME"),
         (("evaluate", "EMPTY", "--out", "OUT"), "config.json is missing"),

@@ -34,6 +34,7 @@ TESTED_BY = {
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",
     "evaluate/benchmarks/tasks/test_geneval.py": "evaluate.benchmarks.rescore",
+    "evaluate/benchmarks/test_run.py": "commands.benchmark",
     "infer/test_app.py": "commands.app",
     "integration/test_commands.py": "train.entry",
     "integration/test_installed.py": "train.__main__",

@@ -75,11 +75,13 @@ def benchmark(
     from janus_train.evaluate.benchmarks.processes import joined
     from janus_train.evaluate.benchmarks.protocol import load_protocol
     from janus_train.evaluate.benchmarks.registry import get_tasks
-    from janus_train.evaluate.benchmarks.rescore import check_detector_tasks, score_by_detector, score_from_file
+    from janus_train.evaluate.benchmarks.rescore import check_detector, score_by_detector, score_from_file
     from janus_train.evaluate.benchmarks.run import BenchmarkOptions, open_tasks, run_benchmarks
 
     chosen_protocol, chosen_tasks = load_protocol(protocol), get_tasks(tasks)
-    check_detector_tasks(chosen_tasks, detector, clip)
+    check_detector(chosen_tasks, detector, clip)
+    if score is not None and detector is not None:
+        raise UserError("--score reads a file and draws nothing: give --detector in another command")
     if score is not None:
         opened_tasks = open_tasks(chosen_tasks, data, chosen_protocol)
         _show(score_from_file(chosen_tasks, opened_tasks, out, score), out)

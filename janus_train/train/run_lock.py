@@ -43,11 +43,11 @@ _NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class RunLock:
     """The lock of the run's folder ``run``, to use as a context. Nothing is written before `acquire`.
 
-    At the end ``.lock`` is removed, and with it the folders that had to be created for it, unless the run uses them.
+    ``option``: what messages call the option that names the folder. At the end ``.lock`` is removed, and with it the folders that had to be created for it, unless the run uses them.
     """
 
-    def __init__(self, run: Path):
-        self._run, self._path = run, run / NAME
+    def __init__(self, run: Path, option: str = "output_dir"):
+        self._run, self._path, self._option = run, run / NAME, option
         self._new_folders: list[Path] = []
         self._descriptor: int | None = None
         self._heartbeat: _Heartbeat | None = None
@@ -72,7 +72,7 @@ class RunLock:
                 self._refuse()
         except OSError as error:
             self._remove_new_folders()
-            raise UserError(f"output_dir {self._run} cannot be written: {error.strerror or error}") from None
+            raise UserError(f"{self._option} {self._run} cannot be written: {error.strerror or error}") from None
 
     def release(self) -> None:
         """Release the lock, if it was acquired."""
@@ -139,7 +139,7 @@ class RunLock:
         if holder:
             owner = f"a run on host {holder.get('host')} (pid {holder.get('pid')}), started {holder.get('started')}"
         raise UserError(
-            f"output_dir {self._run} is in use by {owner}: wait for it, stop it, or choose another output_dir"
+            f"{self._option} {self._run} is in use by {owner}: wait for it, stop it, or choose another {self._option}"
         )
 
     def _remove_new_folders(self) -> None:

@@ -29,6 +29,12 @@ def test_prompts_are_the_official_ones_to_the_letter(case: dict[str, Any]) -> No
     assert chat_prompt(case["messages"], case["system"]) == case["prompt"]
 
 
+@pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["name"])
+def test_other_roles_change_the_words_at_the_beginning_of_turns_alone(case: dict[str, Any]) -> None:
+    words = case["prompt"].replace(USER, "User").replace(ASSISTANT, "Assistant")
+    assert chat_prompt(case["messages"], case["system"], "User", "Assistant") == words
+
+
 def test_a_generation_prompt_is_a_request_and_an_open_answer() -> None:
     [case] = [case for case in PROMPTS if case["name"] == "generation_prompt"]
     assert generation_prompt(case["messages"][0]["content"]) == case["prompt"]

@@ -26,8 +26,8 @@ SAME = {
     "protocol_digest": "protocol",
     "data": "data",
     "prompts_digest": "prompts",
+    "precision": "precision",  # before the weights, which it rounds
     "weights_digest": "model",
-    "precision": "precision",
     "seed": "seed",
     "limit": "limit",
 }

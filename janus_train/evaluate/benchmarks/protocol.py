@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from janus_train.data.prompt_format import PromptStyle
-from janus_train.errors import UserError, one_line
+from janus_train.errors import UserError
 from janus_train.files import read_yaml
 from janus_train.infer.sampling import TextSampling
 
@@ -92,10 +92,12 @@ class Protocol(_Strict):
     def _has_each_prompt(cls, prompts: dict[str, str]) -> dict[str, str]:
         if prompts.keys() != FIELDS.keys():
             raise ValueError(f"give exactly {', '.join(FIELDS)}")
-        for kind, text in prompts.items():
-            fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-            if "question" not in fields or not fields <= FIELDS[kind]:
-                raise ValueError(f"{kind}: {{question}} has to stand in it, and may {', '.join(sorted(FIELDS[kind]))}")
+        for kind, allowed in FIELDS.items():
+            fields = {name for _, name, _, _ in string.Formatter().parse(prompts[kind]) if name is not None}
+            if "question" not in fields or not fields <= allowed:
+                raise ValueError(
+                    f"{kind}: {{question}} has to stand in it, and nothing but {', '.join(sorted(allowed))}"
+                )
         return prompts
 
     def style(self, task: str) -> PromptStyle:
@@ -127,4 +129,4 @@ def load_protocol(name: str) -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise UserError(f"--protocol {name}: {place}: {one_line(ValueError(first['msg']), 200)}") from None
+        raise UserError(f"--protocol {name}: {place}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -81,5 +81,5 @@ def get_tasks(names: str) -> list[Task]:
     if repeated is not None:
         raise UserError(f"--tasks: {repeated} stands there twice")
     if not listed:
-        raise UserError(f"--tasks is empty: give some of {', '.join(task.name for task in _TASKS)}")
+        raise UserError(f"--tasks is empty: give some of {', '.join(sorted(task.name for task in _TASKS))}")
     return [_TASKS.get(name, "--tasks") for name in listed]

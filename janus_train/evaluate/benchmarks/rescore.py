@@ -21,6 +21,7 @@ from janus_train.evaluate.benchmarks.run import RESULTS, score_task
 from janus_train.evaluate.benchmarks.tasks.geneval import OpenGeneval
 from janus_train.evaluate.options import Progress
 from janus_train.files import read_json_object_if_any, write_json
+from janus_train.train.run_lock import RunLock
 
 
 def score_from_file(tasks: Sequence[Task], open_tasks: Mapping[str, OpenTask], out: Path, file: Path) -> dict[str, Any]:
@@ -31,18 +32,23 @@ def score_from_file(tasks: Sequence[Task], open_tasks: Mapping[str, OpenTask], o
     open_task = open_tasks[tasks[0].name]
     if len(tasks) != 1 or not isinstance(open_task, OpenDrawings):
         raise UserError("--score is about one task: give --tasks geneval or --tasks dpg")
-    manifest = _manifest(tasks[0], open_task, out)
-    open_task.check_judgements(file)
-    keep_judgements(file, out / tasks[0].name)
-    return _scored(tasks[0], open_task, out, manifest, {})
+    with RunLock(out, "--out") as lock:
+        lock.acquire()
+        manifest = _manifest(tasks[0], open_task, out)
+        open_task.check_judgements(file)
+        keep_judgements(file, out / tasks[0].name)
+        return _scored(tasks[0], open_task, out, manifest, {})
 
 
-def check_detector_tasks(tasks: Sequence[Task], detector: Path | None, clip: Path | None) -> None:
-    """Raises `UserError` if a quick check is asked for and GenEval is not, or CLIP without a detector."""
+def check_detector(tasks: Sequence[Task], detector: Path | None, clip: Path | None) -> None:
+    """Raises `UserError`, before anything is drawn, for a quick check without GenEval, a detector, or one of the folders."""
     if clip is not None and detector is None:
         raise UserError("--clip names the colours of what --detector finds: give both")
     if detector is not None and all(task.name != "geneval" for task in tasks):
         raise UserError("--detector checks GenEval's images: give --tasks geneval")
+    for option, folder in (("--detector", detector), ("--clip", clip)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{option} {folder}: there is no such folder; nothing is fetched, bring the model")
 
 
 def score_by_detector(
@@ -59,8 +65,10 @@ def score_by_detector(
     task = next(task for task in tasks if task.name == "geneval")
     open_task = open_tasks[task.name]
     assert isinstance(open_task, OpenGeneval)
-    quick_check(open_task.prompts, out / task.name, detector, clip, device, progress)
-    return _scored(task, open_task, out, _manifest(task, open_task, out), results.get("tasks", {}))
+    with RunLock(out, "--out") as lock:
+        lock.acquire()
+        quick_check(open_task.prompts, out / task.name, detector, clip, device, progress)
+        return _scored(task, open_task, out, _manifest(task, open_task, out), results["tasks"])
 
 
 def _manifest(task: Task, open_task: OpenTask, out: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from janus_train.evaluate.options import Progress, counter
 from janus_train.files import write_json
 from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import read_json_lines
+from janus_train.train.run_lock import RunLock
 
 RESULTS = "results.json"
 
@@ -57,29 +58,31 @@ def run_benchmarks(
 
     Raises `UserError` in all processes if one of them does.
     """
-    model_values = manifests.model_values(model) if processes.is_main else {}
     results: dict[str, Any] = {}
-    for task in tasks:
-        open_task, folder, manifest = open_tasks[task.name], out / task.name, {}
+    with RunLock(out, "--out") as lock:
+        model_values: dict[str, Any] = {}
         with processes.meeting():
             if processes.is_main:
-                manifest = manifests.task_values(task.name, open_task, protocol, model, options.seed, options.limit)
-                manifest |= model_values
-                manifests.begin(folder, manifest)
-                merge(folder, open_task.keys)
-        with processes.meeting():
-            answered = {line["key"] for line in read_json_lines(folder / ANSWERS)}
-        pending = [number for number, key in enumerate(open_task.keys[: options.limit]) if key not in answered]
-        context = Context(model, folder, options.seed, options.batch_size)
-        # not a meeting: an error ends this process at once, and with it the launcher's others
-        _answer(open_task, context, pending[processes.rank :: processes.count], processes, progress)
-        processes.wait()
-        with processes.meeting():
-            if processes.is_main:
-                notes = warnings(task, open_task.style, protocol, model, options)
-                results[task.name] = score_task(task, open_task, folder, manifest, notes)
-    if processes.is_main:
-        write_json(out / RESULTS, {"tasks": results})
+                lock.acquire()
+                model_values = manifests.model_values(model)
+        for task in tasks:
+            open_task, folder, manifest = open_tasks[task.name], out / task.name, {}
+            with processes.meeting():
+                if processes.is_main:
+                    manifest = manifests.task_values(task.name, open_task, protocol, model, options.seed, options.limit)
+                    manifest |= model_values
+                    manifests.begin(folder, manifest)
+                    merge(folder, open_task.keys)
+            context = Context(model, folder, options.seed, options.batch_size)
+            # not a meeting: an error ends this process at once, and with it the launcher's others
+            _answer(open_task, context, _share(open_task, folder, options, processes), processes, progress)
+            processes.wait()
+            with processes.meeting():
+                if processes.is_main:
+                    notes = warnings(task, open_task.style, protocol, model, options)
+                    results[task.name] = score_task(task, open_task, folder, manifest, notes)
+        if processes.is_main:
+            write_json(out / RESULTS, {"tasks": results})
     return {"tasks": results} if processes.is_main else {}
 
 
@@ -97,6 +100,14 @@ def warnings(
     if options.limit is not None:
         lines.append(f"{task.name}: only the first {options.limit} samples were answered")
     return lines
+
+
+def _share(task: OpenTask, folder: Path, options: BenchmarkOptions, processes: Processes) -> list[int]:
+    """The numbers of the items that are not answered yet and that this process answers."""
+    with processes.meeting():  # nobody appends before all have read
+        answered = {line["key"] for line in read_json_lines(folder / ANSWERS)}
+    pending = [number for number, key in enumerate(task.keys[: options.limit]) if key not in answered]
+    return pending[processes.rank :: processes.count]
 
 
 def _answer(task: OpenTask, context: Context, share: Sequence[int], processes: Processes, progress: Progress) -> None:

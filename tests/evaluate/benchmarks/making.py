@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from janus_train.evaluate.benchmarks.protocol import FOLDER, Protocol
+from janus_train.evaluate.benchmarks.tasks.mme import CATEGORIES as MME_CATEGORIES
 from tests.helpers import encoded, plain_image
 
 COLOURS = [(220, 30, 30), (30, 200, 40), (30, 40, 220), (240, 230, 20)]
@@ -44,19 +45,19 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], row_group_size:
     return path
 
 
-def protocol_values(name: str = "deepseek", **changes: Any) -> dict[str, Any]:
+def protocol_values(base: str = "deepseek", **changes: Any) -> dict[str, Any]:
     """The values of a protocol whose answers have at most five tokens."""
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((FOLDER / f"{base}.yaml").read_text(encoding="utf-8"))
     values["decoding"]["max_new_tokens"] = 5
     return {**values, **changes}
 
 
-def short_protocol(name: str = "deepseek", **changes: Any) -> Protocol:
-    return Protocol.model_validate(protocol_values(name, **changes))
+def short_protocol(base: str = "deepseek", **changes: Any) -> Protocol:
+    return Protocol.model_validate(protocol_values(base, **changes))
 
 
-def protocol_file(path: Path, name: str = "deepseek", **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump(protocol_values(name, **changes)), encoding="utf-8")
+def protocol_file(path: Path, base: str = "deepseek", **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(protocol_values(base, **changes)), encoding="utf-8")
     return path
 
 
@@ -73,3 +74,28 @@ def pope_rows(n: int = 6) -> list[dict[str, Any]]:
         }
         for number in range(n)
     ]
+
+
+def write_all(folder: Path) -> None:
+    """A few questions of every benchmark of understanding."""
+    choice = {"question": "Which colour?", "A": "red", "B": "green", "answer": "B", "category": "colours"}
+    pair = [
+        {"category": category, "question": "Is it red?", "answer": answer, "image_path": "0.jpg"}
+        for category in (name for names in MME_CATEGORIES.values() for name in names)
+        for answer in ("Yes", "No")
+    ]
+    several = str([base64_png(0), base64_png(1)])
+    tables: dict[str, list[dict[str, Any]]] = {
+        "POPE": pope_rows(4),
+        "MME": [row | {"index": number, "image": base64_png(number)} for number, row in enumerate(pair)],
+        "MMBench_DEV_EN": [{"index": 4, **choice, "hint": "Look.", "image": base64_png(0)}],
+        "SEEDBench_IMG": [{"index": number, **choice, "image": base64_png(number)} for number in range(2)],
+        "MMMU_DEV_VAL": [
+            {"index": 0, **choice, "question": "<image 1>, <image 2>?", "split": "validation", "image": several},
+            {"index": 1, "question": "How many?", "answer": "4", "split": "validation", "image": base64_png(2)},
+        ],
+        "GQA_TestDev_Balanced": [{"index": 5, "question": "Which colour?", "answer": "red", "image": base64_png(0)}],
+        "MMVet": [{"index": 0, "question": "What is it?", "answer": "a card", "image": base64_png(0)}],
+    }
+    for name, rows in tables.items():
+        write_tsv(folder / f"{name}.tsv", rows)

@@ -19,7 +19,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 class Gqa(QuestionTask):
     name = "gqa"
     title = "GQA test-dev"
-    files = ("GQA_TestDev_Balanced.tsv", "gqa/*.tsv", "gqa/*.parquet")
+    files = ("GQA_TestDev_Balanced.tsv", "gqa/*.tsv", "gqa/*.parquet", "gqa/testdev_balanced_*/*.parquet")
     published = Published(59.1, 59.3, 62.0, PRO_TABLE)
 
     def questions(self, rows: Sequence[Row], protocol: Protocol) -> list[Question]:

@@ -28,7 +28,7 @@ class MMBench(QuestionTask):
 
     name = "mmbench"
     title = "MMBench dev (en)"
-    files = ("MMBench_DEV_EN.tsv", "mmbench/*.tsv", "mmbench/*.parquet")
+    files = ("MMBench_DEV_EN.tsv", "mmbench/*.tsv", "mmbench/*.parquet", "mmbench/en/dev*.parquet")
     published = Published(69.4, 75.5, 79.2, PRO_TABLE)
 
     def uses(self, row: Row) -> bool:

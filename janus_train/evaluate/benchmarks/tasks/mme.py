@@ -40,7 +40,7 @@ QUESTIONS_PER_IMAGE = 2
 class Mme(QuestionTask):
     name = "mme"
     title = "MME"
-    files = ("MME.tsv", "mme/*.tsv", "mme/*.parquet")
+    files = ("MME.tsv", "mme/*.tsv", "mme/*.parquet", "mme/data/test*.parquet")
     published = Published(1338.0, 1444.0, 1567.1, PRO_TABLE)
 
     def questions(self, rows: Sequence[Row], protocol: Protocol) -> list[Question]:

@@ -21,7 +21,7 @@ PREFIX = "v1_"
 class MMVet(QuestionTask):
     name = "mmvet"
     title = "MM-Vet"
-    files = ("MMVet.tsv", "mmvet/*.tsv", "mmvet/*.parquet")
+    files = ("MMVet.tsv", "mmvet/*.tsv", "mmvet/*.parquet", "mmvet/data/test*.parquet")
     published = Published(34.3, 39.8, 50.0, PRO_TABLE)
 
     def questions(self, rows: Sequence[Row], protocol: Protocol) -> list[Question]:

@@ -17,7 +17,7 @@ from janus_train.jsonl import Line
 class Seed(QuestionTask):
     name = "seed"
     title = "SEED-Bench, images"
-    files = ("SEEDBench_IMG.tsv", "seed/*.tsv", "seed/*.parquet")
+    files = ("SEEDBench_IMG.tsv", "seed/*.tsv", "seed/*.parquet", "seed/data/test*.parquet")
     published = Published(63.7, 68.3, 72.1, PRO_TABLE)
 
     def uses(self, row: Row) -> bool:

@@ -178,6 +178,7 @@ def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path,
         return stderr
 
     assert "geneval has no images: draw them first" in refused(*words("X", data, out, "--score", file))
+    assert not out.exists()
     assert run(*words(random_base, data, out))[0] == 0
     assert "there is no such file; give the file that the scorer wrote" in refused(
         *words("X", data, out, "--score", tmp_path / "none")
@@ -198,3 +199,7 @@ def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path,
     assert "00001/samples/0003.png was drawn and is gone (1 images are)" in refused(*words(random_base, data, out))
     assert "has no data of geneval: none of evaluation_metadata.jsonl" in refused(*words("X", tmp_path, out))
     assert "--clip names the colours" in refused(*words("X", data, out, "--clip", tmp_path))
+    assert "--detector none: there is no such folder" in refused(*words("X", data, out, "--detector", "none"))
+    assert "give --detector in another command" in refused(
+        *words("X", data, out, "--detector", tmp_path, "--score", file)
+    )

@@ -1,0 +1,39 @@
+"""The table beside the papers' figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.console import Console
+
+from janus_train.evaluate.benchmarks.result import Published, Result, share_of
+from janus_train.evaluate.benchmarks.table import results_table
+
+
+def shown(*results: tuple[str, Result, Published]) -> str:
+    tasks = {
+        title: {"title": title, **result.values(), "published": asdict(published), "manifest": {"num_samples": 8}}
+        for title, result, published in results
+    }
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(results_table({"tasks": tasks}))
+    return console.export_text()
+
+
+def test_a_row_has_the_score_its_interval_and_the_papers_figures() -> None:
+    score = share_of("accuracy", 5, 8, "random")
+    text = shown(("GQA", Result((score,), score, 1), Published(59.1, None, 62.0, "a paper")))
+    [line] = [line for line in text.splitlines() if "GQA" in line]
+    assert line.split() == ["GQA", "accuracy,", "random", "8", "1", "62.5", "30.6-86.3", "59.1", "62.0"]
+    assert "as printed in a paper" in text
+
+
+def test_what_somebody_else_judges_has_no_score_but_says_what_to_do() -> None:
+    text = shown(("MM-Vet", Result((), None, 0, "Give the file to a judge."), Published(34.3, 39.8, 50.0, "a paper")))
+    [line] = [line for line in text.splitlines() if "MM-Vet" in line]
+    assert line.split() == ["MM-Vet", "8", "34.3", "39.8", "50.0"]
+    assert "Give the file to a judge." in text
+
+
+def test_shares_of_one_have_two_digits() -> None:
+    assert "0.61" in shown(("GenEval", Result((), None), Published(0.61, 0.73, 0.8, "a paper")))
