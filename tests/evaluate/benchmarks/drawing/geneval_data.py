@@ -6,6 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from janus_train.evaluate.benchmarks.processes import Processes
+from janus_train.evaluate.benchmarks.protocol import load_protocol
+from janus_train.evaluate.benchmarks.run import BenchmarkOptions, run_benchmarks
+from janus_train.evaluate.benchmarks.tasks.geneval import Geneval
+from janus_train.infer.load import load_model
+
 LINES: list[dict[str, Any]] = [
     {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"},
     {
@@ -43,3 +49,14 @@ def write_prompts(folder: Path, lines: list[dict[str, Any]] = LINES) -> Path:
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def draw(base: Path, folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """The prompts in ``folder``/data, and what the command leaves of them in ``folder``/out; returns ``folder``."""
+    data, out, protocol = write_prompts(folder / "data", lines).parent, folder / "out", load_protocol("deepseek")
+    opened = {"geneval": Geneval().open(data, protocol)}
+    options = BenchmarkOptions(seed=0, batch_size=8, limit=None)
+    run_benchmarks(
+        load_model(base), [Geneval()], opened, protocol, out, options, Processes(), lambda phase, done, total: None
+    )
+    return folder

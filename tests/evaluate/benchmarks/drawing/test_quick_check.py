@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from janus_train.evaluate.benchmarks.drawing import quick_check as checking
-from tests.evaluate.benchmarks.drawing.geneval_data import LINES, write_lines, write_prompts
+from tests.evaluate.benchmarks.drawing.geneval_data import LINES, draw, write_lines
 from tests.evaluate.tiny_models import make_clip, make_mask2former
 from tests.helpers import Run, read_lines
 
 pytest.importorskip("scipy", reason="the extra evaluation is not installed")
 
 
+@pytest.fixture(scope="module")
+def drawn(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(random_base, tmp_path_factory.mktemp("drawn"), [LINES[0], LINES[3]])
+
+
 @pytest.fixture
-def words(tmp_path: Path, random_base: Path, run: Run) -> list[object]:
+def words(drawn: Path, random_base: Path, tmp_path: Path) -> list[object]:
     """The command, whose images are drawn."""
-    write_prompts(tmp_path / "data", [LINES[0], LINES[3]])
-    out = tmp_path / "out"
-    words = ["benchmark", random_base, "--tasks", "geneval", "--data", tmp_path / "data", "--out", out]
-    assert run(*words)[0] == 0
-    return words
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    return ["benchmark", random_base, "--tasks", "geneval", "--data", tmp_path / "data", "--out", tmp_path / "out"]
 
 
 def results_of(tmp_path: Path) -> dict[str, Any]:

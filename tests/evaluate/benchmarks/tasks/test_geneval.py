@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,27 @@ from PIL import Image
 
 from janus_train.evaluate.benchmarks import run as running
 from janus_train.evaluate.benchmarks.drawing.drawings import image_seed
+from janus_train.evaluate.benchmarks.registry import Context
+from janus_train.evaluate.benchmarks.tasks.geneval import Geneval
 from janus_train.infer.load import load_model
-from tests.evaluate.benchmarks.drawing.geneval_data import LINES, write_lines, write_prompts
-from tests.evaluate.benchmarks.making import protocol_file, protocol_values
+from tests.evaluate.benchmarks.drawing.geneval_data import LINES, draw, write_lines, write_prompts
+from tests.evaluate.benchmarks.making import short_protocol
 from tests.helpers import Run, read_lines
 
 TWO = [LINES[0], LINES[2]]
 """single_object and counting."""
 
 
+@pytest.fixture(scope="module")
+def drawn(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``data`` and ``out``, in which all images are drawn."""
+    return draw(random_base, tmp_path_factory.mktemp("drawn"), TWO)
+
+
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_prompts(tmp_path / "data", TWO)
+def data(drawn: Path, tmp_path: Path) -> Path:
+    """The prompts, with all images in ``tmp_path``/out."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     return tmp_path / "data"
 
 
@@ -65,43 +75,32 @@ def test_images_stand_in_the_published_layout_and_the_commands_are_printed(
     assert results["published"]["janus_pro_1b"] == 73.0
 
 
-def test_an_image_is_that_of_its_prompt_and_seed_with_the_protocols_settings(
-    run: Run, random_base: Path, data: Path, tmp_path: Path
-) -> None:
-    assert run(*words(random_base, data, tmp_path / "out", "--seed", 5))[0] == 0
-    lines = read_lines(tmp_path / "out/geneval/answers.jsonl")
+def test_an_image_is_that_of_its_prompt_and_seed_with_the_protocols_settings(random_base: Path, drawn: Path) -> None:
+    lines = read_lines(drawn / "out/geneval/answers.jsonl")
     assert lines[6]["key"] == "00001/samples/0002.png"
-    assert lines[6]["seeds"] == [image_seed(5, TWO[1]["prompt"], 2)]
+    assert lines[6]["seeds"] == [image_seed(0, TWO[1]["prompt"], 2)]
     assert len({line["seeds"][0] for line in lines}) == 8
     [image] = load_model(random_base).generate(
         [TWO[1]["prompt"]], seeds=lines[6]["seeds"], guidance=5.0, temperature=1.0
     )
-    assert np.array_equal(image, Image.open(tmp_path / "out/geneval/images/00001/samples/0002.png"))
+    assert np.array_equal(image, Image.open(drawn / "out/geneval/images/00001/samples/0002.png"))
 
 
-def test_roles_and_sampling_of_the_protocol_reach_the_images(
-    run: Run, random_base: Path, data: Path, tmp_path: Path
-) -> None:
-    assert run(*words(random_base, data, tmp_path / "own", "--limit", 2))[0] == 0
-    own = pixels(tmp_path / "own")
-    generation = protocol_values()["generation"]
-    for number, change in enumerate(
-        ({"user": "User", "assistant": "Assistant"}, {"system": "Draw well."}, {"guidance": 1.0}, {"top_k": 2})
-    ):
-        protocol = protocol_file(tmp_path / "other.yaml", generation=generation | change)
-        out = tmp_path / f"other{number}"
-        assert run(*words(random_base, data, out, "--limit", 2, "--protocol", protocol))[0] == 0
-        assert not equal(pixels(out), own), change
-        code, _, stderr = run(*words(random_base, data, tmp_path / "own", "--limit", 2, "--protocol", protocol))
-        assert code == 2 and "was begun with another protocol" in stderr
+def test_roles_and_sampling_of_the_protocol_reach_the_images(random_base: Path, drawn: Path, tmp_path: Path) -> None:
+    model, name = load_model(random_base), "images/00000/samples/0000.png"
+    own = np.asarray(Image.open(drawn / "out/geneval" / name))
+    generation = short_protocol().generation.model_dump()
+    changes = ({"user": "User", "assistant": "Assistant"}, {"system": "Draw well."}, {"guidance": 1.0}, {"top_k": 2})
+    for change in ({}, *changes):
+        task = Geneval().open(drawn / "data", short_protocol(generation=generation | change))
+        task.answer(Context(model, tmp_path, 0, 1), [0])
+        assert np.array_equal(Image.open(tmp_path / name), own) == (change == {}), change
 
 
 def test_a_run_goes_on_where_it_was_stopped_in_any_batch(
     run: Run, random_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(*words(random_base, data, tmp_path / "whole", "--batch-size", 8))[0] == 0
-    whole = pixels(tmp_path / "whole")
-    append, out = running.AnswerFile.append, tmp_path / "out"
+    append, out, whole = running.AnswerFile.append, tmp_path / "again", tmp_path / "out"
 
     def stop_at_the_second(self, lines):
         if lines[0]["key"] == "00000/samples/0003.png":
@@ -115,14 +114,12 @@ def test_a_run_goes_on_where_it_was_stopped_in_any_batch(
     before = {path: path.stat().st_mtime_ns for path in out.rglob("000[012].png") if "00000/" in str(path)}
     assert run(*words(random_base, data, out, "--batch-size", 2))[0] == 0
     assert len(before) == 3 and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    assert equal(pixels(out), whole)
-    lines = (out / "geneval/answers.jsonl").read_text()
-    assert lines == (tmp_path / "whole/geneval/answers.jsonl").read_text()
+    assert equal(pixels(out), pixels(whole))
+    assert (out / "geneval/answers.jsonl").read_text() == (whole / "geneval/answers.jsonl").read_text()
 
 
 def test_the_scorers_file_is_scored_and_kept(run: Run, random_base: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(*words(random_base, data, out))[0] == 0
     right = [True, True, True, False, False, True, False, False]  # 3 of 4 and 1 of 4
     tags = ["single_object"] * 4 + ["counting"] * 4
     file = write_lines(
@@ -154,7 +151,6 @@ def test_detections_given_are_judged_by_the_rule_and_say_so(
     run: Run, random_base: Path, data: Path, tmp_path: Path
 ) -> None:
     out, dog = tmp_path / "out", {"class": "dog", "box": [0, 0, 9, 9], "score": 0.95}
-    assert run(*words(random_base, data, out))[0] == 0
     file = write_lines(
         tmp_path / "detections.jsonl",
         [
@@ -177,9 +173,9 @@ def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path,
         assert code == 2 and stdout == "" and stderr.count("\n") == 1, stderr
         return stderr
 
-    assert "geneval has no images: draw them first" in refused(*words("X", data, out, "--score", file))
-    assert not out.exists()
-    assert run(*words(random_base, data, out))[0] == 0
+    nowhere = tmp_path / "nowhere"
+    assert "geneval has no images: draw them first" in refused(*words("X", data, nowhere, "--score", file))
+    assert not nowhere.exists()
     assert "there is no such file; give the file that the scorer wrote" in refused(
         *words("X", data, out, "--score", tmp_path / "none")
     )
