@@ -35,7 +35,7 @@ def benchmark(
         int | None, typer.Option(min=1, help="Answer only the first questions of each benchmark, to try it out.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**62, help="Seed of the first answer, for protocols that sample.")
+        int, typer.Option(min=0, max=2**62, help="Seed of images, and of answers by protocols that sample.")
     ] = 0,
     score: Annotated[
         Path | None,

@@ -60,8 +60,8 @@ def generate(
 
     Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
     seed, guidance, temperature, model and file, and whichever of top_k, top_p, system, user_role and assistant_role is
-    given. An image depends only on its prompt and its seed, not on the batch size
-    or the other images. With --image the model sees that image together with every prompt.
+    given. An image depends only on its prompt and its seed, not on the batch size or the other images. With --image the
+    model sees that image together with every prompt.
 
     \b
     Examples:

@@ -20,7 +20,7 @@ from janus_train.evaluate.benchmarks.registry import OpenTask, Task
 from janus_train.evaluate.benchmarks.run import RESULTS, score_task
 from janus_train.evaluate.benchmarks.tasks.geneval import OpenGeneval
 from janus_train.evaluate.options import Progress
-from janus_train.files import read_json_object_if_any, write_json
+from janus_train.files import file_sha256, read_json_object_if_any, write_json
 from janus_train.train.run_lock import RunLock
 
 
@@ -77,7 +77,8 @@ def _manifest(task: Task, open_task: OpenTask, out: Path) -> dict[str, Any]:
     manifest = read_json_object_if_any(folder / MANIFEST)
     if not manifest:
         raise UserError(f"{folder} has no images: draw them first, with the same command without --score")
-    if manifest.get("prompts_digest") != open_task.prompts_digest:
+    data = sorted(file_sha256(path) for path in open_task.files)
+    if manifest["prompts_digest"] != open_task.prompts_digest or sorted(manifest["data"].values()) != data:
         raise UserError(f"{folder} was drawn from other prompts, or by another protocol: give those, or another --out")
     num_drawn, num_all = len(merge(folder, open_task.keys)), manifest["num_samples"]
     if num_drawn < num_all:

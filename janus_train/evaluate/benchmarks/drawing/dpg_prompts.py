@@ -48,10 +48,10 @@ class DpgPrompt:
 
 @dataclass(frozen=True)
 class DpgData:
-    """All prompts by key, in alphabetical order, the csv file if there is one, and what to tell about them."""
+    """All prompts by key, in alphabetical order, the file of the questions if there is one, and what to tell about them."""
 
     prompts: dict[str, DpgPrompt]
-    files: tuple[Path, ...]
+    table: Path | None
     notes: tuple[str, ...]
 
 
@@ -77,7 +77,7 @@ def read_dpg(data: Path) -> DpgData:
         key: DpgPrompt(key, texts.get(key) or rows[key][0], tuple(rows[key][1]) if key in rows else ())
         for key in sorted(texts or rows)
     }
-    return DpgData(prompts, (table,) if rows else (), tuple(notes))
+    return DpgData(prompts, table if rows else None, tuple(notes))
 
 
 def _differences(texts: dict[str, str], rows: dict[str, tuple[str, list[Question]]]) -> list[str]:

@@ -22,7 +22,6 @@ def numbered_objects(path: Path, hint: str) -> Iterator[tuple[str, Line]]:
         raise UserError(f"{path}: there is no such file; {hint}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    number = 0
     for number, text in enumerate(data.split(b"\n"), 1):
         if is_blank(text):
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,16 @@ class Mask2FormerDetector:
         """Detects objects with a score of at least GenEval's; a box is that of the object's pixels."""
         inputs = self._processor(images=image, return_tensors="pt").to(self._device)
         outputs = self._model(**inputs)
+        on_cpu = SimpleNamespace(  # where transformers builds the map of segments
+            class_queries_logits=outputs.class_queries_logits.float().cpu(),
+            masks_queries_logits=outputs.masks_queries_logits.float().cpu(),
+        )
         [found] = self._processor.post_process_instance_segmentation(
-            outputs, threshold=MIN_SCORE, target_sizes=[(image.height, image.width)], return_binary_maps=True
+            on_cpu, threshold=MIN_SCORE, target_sizes=[(image.height, image.width)], return_binary_maps=True
         )
         if not found["segments_info"]:
             return []
-        masks = np.asarray(found["segmentation"].cpu()) > 0  # (n, height, width)
+        masks = np.asarray(found["segmentation"]) > 0  # (n, height, width)
         instances = []
         for mask, info in zip(masks, found["segments_info"], strict=True):
             name = self._names.get(info["label_id"])

@@ -8,6 +8,7 @@ Its numbers are labelled as not the paper's.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,7 +27,7 @@ from janus_train.evaluate.benchmarks.drawing.geneval_files import SAMPLES, image
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import GenevalPrompt
 from janus_train.evaluate.benchmarks.drawing.geneval_rule import DetectedObject, confident_objects
 from janus_train.evaluate.benchmarks.drawing.mask2former import Instance, Mask2FormerDetector
-from janus_train.files import read_json_object_if_any, write_json
+from janus_train.files import file_sha256, read_json_object_if_any, write_json
 from janus_train.jsonl import JsonLinesFile, Line, read_json_lines, write_json_lines
 
 DETECTIONS, CHECK = "detections.jsonl", "quick_check.json"
@@ -50,8 +51,8 @@ def quick_check(
     names = {each.name for prompt in prompts for each in (*prompt.include, *prompt.exclude)}
     detector = Mask2FormerDetector(detector_folder, names, device)
     classifier = None if clip_folder is None else ColourClassifier(clip_folder, device)
-    check = {"detector": str(detector_folder.absolute()), "clip": clip_folder and str(clip_folder.absolute())}
-    earlier_check = read_json_object_if_any(folder / CHECK)
+    check = {"detector": _identity(detector_folder), "clip": clip_folder and _identity(clip_folder)}
+    earlier_check = read_check(folder)
     if any(earlier_check.get(name) != value for name, value in check.items()):
         (folder / DETECTIONS).unlink(missing_ok=True)
     write_json(folder / CHECK, check | {"complete": False})
@@ -77,13 +78,25 @@ def quick_check(
     write_json(folder / CHECK, check | {"complete": True})
 
 
+def read_check(folder: Path) -> dict[str, Any]:
+    """Which models the quick check in the task's folder is by; empty if there is none."""
+    return read_json_object_if_any(folder / CHECK)
+
+
 def quick_check_label(folder: Path) -> str | None:
     """What to call the scores of detections.jsonl; None if no quick check has seen all images."""
-    check = read_json_object_if_any(folder / CHECK)
+    check = read_check(folder)
     if not check.get("complete"):
         return None
-    clip = f" and CLIP in {Path(check['clip']).name}" if check["clip"] else ""
-    return f"quick check with Mask2Former in {Path(check['detector']).name}{clip}, not the paper's detector"
+    clip = f" and CLIP in {check['clip']['name']}" if check["clip"] else ""
+    return f"quick check with Mask2Former in {check['detector']['name']}{clip}, not the paper's detector"
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """The folder's name and a SHA-256 of its configuration and weights."""
+    paths = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    digests = "".join(file_sha256(path) for path in paths)
+    return {"name": folder.absolute().name, "sha256": hashlib.sha256(digests.encode()).hexdigest()}
 
 
 def _asks_colours(prompt: GenevalPrompt) -> bool:

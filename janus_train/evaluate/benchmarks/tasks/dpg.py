@@ -21,6 +21,7 @@ from janus_train.evaluate.benchmarks.drawing.judgements import kept_judgements
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.registry import register_task
 from janus_train.evaluate.benchmarks.result import PRO_TABLE, Published, Result, Score
+from janus_train.files import file_sha256
 from janus_train.infer.image_grid import grid
 
 FOLDER = "dpg_bench"
@@ -35,7 +36,7 @@ class OpenDpg(OpenDrawings):
         drawings = [
             Drawing(f"{key}.png", prompt.text, tuple(range(SAMPLES))) for key, prompt in self.data.prompts.items()
         ]
-        super().__init__(protocol, self.data.files, drawings)
+        super().__init__(protocol, (), drawings)  # questions may come later: the prompts' own digest is enough
 
     def write(self, folder: Path, number: int, images: Sequence[Image.Image]) -> None:
         write_png(folder / self.keys[number], grid([images[:2], images[2:]]))
@@ -50,6 +51,7 @@ class OpenDpg(OpenDrawings):
         if len(self.data.prompts) != NUM_PROMPTS:
             notes.append(f"these are {len(self.data.prompts)} prompts, the published ones are {NUM_PROMPTS}")
         scores: tuple[Score, ...] = ()
+        judged_by: dict[str, str] = {}
         kept = kept_judgements(folder)
         if kept is None:
             notes.append("DPG-Bench's scorer has not judged these images yet")
@@ -57,8 +59,10 @@ class OpenDpg(OpenDrawings):
             answers = read_answers(kept, self.data.prompts)
             scores = dpg_scores(self.data.prompts, answers)
             notes += gaps(self.data.prompts, answers)
+            judged_by = {path.name: file_sha256(path) for path in (kept, self.data.table) if path is not None}
         note = f"DPG-Bench: {'; '.join(notes)}." if notes else ""
-        return Result(scores, scores[0] if scores else None, note=note, commands=() if kept else self._commands(folder))
+        commands = () if kept else self._commands(folder)
+        return Result(scores, scores[0] if scores else None, note=note, commands=commands, judged_by=judged_by)
 
     def _commands(self, folder: Path) -> tuple[str, ...]:
         drawn = next((folder / IMAGES / key for key in self.keys if (folder / IMAGES / key).is_file()), None)

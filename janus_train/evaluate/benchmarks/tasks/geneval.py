@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,13 +19,13 @@ from janus_train.evaluate.benchmarks.drawing.geneval_files import SAMPLES, image
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import NUM_PROMPTS, PROMPTS_FILE, read_geneval_prompts
 from janus_train.evaluate.benchmarks.drawing.geneval_scores import gaps, geneval_scores
 from janus_train.evaluate.benchmarks.drawing.judgements import kept_judgements
-from janus_train.evaluate.benchmarks.drawing.quick_check import DETECTIONS, quick_check_label
+from janus_train.evaluate.benchmarks.drawing.quick_check import DETECTIONS, quick_check_label, read_check
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.registry import register_task
 from janus_train.evaluate.benchmarks.result import PRO_TABLE, Published, Result, Score
 from janus_train.evaluate.benchmarks.tables import find_files
-from janus_train.files import write_text
-from janus_train.jsonl import json_line
+from janus_train.files import file_sha256, write_text
+from janus_train.jsonl import json_line, write_json_lines
 
 
 class OpenGeneval(OpenDrawings):
@@ -53,20 +55,26 @@ class OpenGeneval(OpenDrawings):
         if len(self.prompts) != NUM_PROMPTS:
             notes.append(f"these are {len(self.prompts)} prompts, the published ones are {NUM_PROMPTS}")
         scores: list[Score] = []
+        judged_by: dict[str, Any] = {}
         kept, label = kept_judgements(folder), quick_check_label(folder)
         for file, how in ((kept, ""), (folder / DETECTIONS, label)):
             if file is None or how is None:
                 continue
             judged, kind = read_judgements(file, self.prompts)
             how = how or ("" if kind == "results" else "by the rule on the detections given")
+            judged_by[file.name] = file_sha256(file)
+            if kind == "detections":
+                write_json_lines(folder / f"{file.stem}_judged.jsonl", map(asdict, judged))
             scores += geneval_scores(judged, how)
             notes += [f"{how}: {gap}" if how else gap for gap in gaps(judged, self.prompts)]
+        if label is not None:
+            judged_by |= {"quick_check": read_check(folder)}
         if kept is None:
             notes.append("GenEval's scorer has not judged these images yet")
         note = f"GenEval: {'; '.join(notes)}." if notes else ""
-        return Result(
-            tuple(scores), scores[0] if scores else None, note=note, commands=() if kept else scorer_commands(folder)
-        )
+        commands = () if kept else scorer_commands(folder)
+        headline = scores[0] if scores else None
+        return Result(tuple(scores), headline, note=note, commands=commands, judged_by=judged_by)
 
 
 class Geneval:

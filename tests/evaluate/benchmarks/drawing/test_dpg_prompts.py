@@ -22,7 +22,7 @@ def test_prompts_of_the_folder_get_the_questions_of_the_table(tmp_path: Path) ->
         Question(3, (1, 2), "relation - spatial", "is it on a mat, and asleep?"),
     )
     assert [each.wide_category for each in data.prompts["cat"].questions] == ["entity", "attribute", "relation"]
-    assert not data.notes and data.files == (tmp_path / "dpg_bench.csv",)
+    assert not data.notes and data.table == tmp_path / "dpg_bench.csv"
 
 
 def test_either_is_enough_to_draw(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_without_clip_colours_are_left_out_and_said(run: Run, words: list[object
     label = "quick check with Mask2Former in mine, not the paper's detector"
     assert results["headline"]["name"] == f"mean over the tasks ({label})"
     assert results["headline"]["value"] == 100.0, "a dog is seen in everything"
+    assert results["judged_by"]["quick_check"]["detector"]["name"] == "mine"
+    assert len(results["judged_by"]["quick_check"]["detector"]["sha256"]) == 64
     assert f"{label}: 4 of 8 images are judged" in results["note"]
     assert "not judged these images yet" in results["note"] and results["commands"]
     assert "not the paper's" in " ".join(stdout.split())
@@ -89,7 +91,8 @@ def test_it_goes_on_behind_what_is_there_and_begins_again_for_another_detector(
     assert run(*words, "--detector", detector)[0] == 0
     assert looked == ["0002.png", "0003.png"] and path.read_text() == whole
     looked.clear()
-    assert run(*words, "--detector", make_mask2former(tmp_path / "other", always="cat"))[0] == 0
+    make_mask2former(detector, always="cat")  # other weights in the same folder
+    assert run(*words, "--detector", detector)[0] == 0
     assert len(looked) == 4 and results_of(tmp_path)["headline"]["value"] == 0.0
 
 

@@ -70,6 +70,7 @@ def test_the_scorers_answers_are_scored_in_both_ways(run: Run, random_base: Path
         "right answers, as the published script (last image)": 0.0,
     }
     assert "1 prompts are left out, because they have no answers: cat" in results["note"]
+    assert sorted(results["judged_by"]) == ["dpg_bench.csv", "judgements.txt"]
     assert "75.0" in stdout and "compute_dpg_bench" not in stdout
 
 

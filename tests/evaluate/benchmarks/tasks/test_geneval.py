@@ -15,6 +15,7 @@ from janus_train.evaluate.benchmarks import run as running
 from janus_train.evaluate.benchmarks.drawing.drawings import image_seed
 from janus_train.evaluate.benchmarks.registry import Context
 from janus_train.evaluate.benchmarks.tasks.geneval import Geneval
+from janus_train.files import file_sha256
 from janus_train.infer.load import load_model
 from tests.evaluate.benchmarks.drawing.geneval_data import LINES, draw, write_lines, write_prompts
 from tests.evaluate.benchmarks.making import short_protocol
@@ -163,6 +164,12 @@ def test_detections_given_are_judged_by_the_rule_and_say_so(
     assert results["headline"]["name"] == "mean over the tasks (by the rule on the detections given)"
     assert results["headline"]["value"] == 50.0
     assert "by the rule on the detections given: 2 of 8 images are judged" in results["note"]
+    judged = read_lines(out / "geneval/judgements_judged.jsonl")
+    assert [(line["image"], line["correct"], line["reasons"]) for line in judged] == [
+        ("00000/samples/0000.png", True, []),
+        ("00001/samples/0000.png", False, ["dog: 2 expected, 1 found"]),
+    ]
+    assert results["judged_by"] == {"judgements.jsonl": file_sha256(file)}
 
 
 def test_wrong_inputs_are_one_line_each(run: Run, random_base: Path, data: Path, tmp_path: Path) -> None:
