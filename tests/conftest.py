@@ -20,6 +20,7 @@ from janus_train.data.encode import Encoder
 from janus_train.data.sources import registry as sources
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
 from janus_train.evaluate import registry as evaluations
+from janus_train.evaluate.benchmarks import registry as benchmarks
 from janus_train.model.build import build
 from janus_train.paths import ROOT
 from tests.helpers import Run, config_of
@@ -86,7 +87,8 @@ def object_shards() -> list[Path]:
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the modules that it imports as plug-ins."""
     importlib.import_module("janus_train.demo.plugin")  # later it would register in the copies alone
-    for registry in (templates._TEMPLATES, sources._TYPES, evaluations._EVALUATIONS):
+    benchmarks.get_tasks("pope")  # and so would these
+    for registry in (templates._TEMPLATES, sources._TYPES, evaluations._EVALUATIONS, benchmarks._TASKS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(plugins, "_imported_modules", [])
     monkeypatch.setattr(sys, "path", list(sys.path))

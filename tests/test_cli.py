@@ -253,7 +253,7 @@ def test_report_prints_its_path(run, tmp_path):
             ("chat", "EMPTY", "--image", "https://x.example/a.png", "--prompt", "x"),
             "nothing is fetched from an address",
         ),
-        (("chat", "EMPTY", "--prompt", "x", "--temperature", "nan"), "temperature nan is not 0 or more"),
+        (("chat", "EMPTY", "--prompt", "x", "--temperature", "inf"), "temperature inf is not 0 or more"),
         (("chat", "EMPTY", "--prompt", "x", "--top-p", "0"), "top_p 0.0 is not above 0 and at most 1"),
         (("chat", "EMPTY", "--prompt", "x", "--repetition-penalty", "0"), "repetition_penalty 0.0 is not above 0"),
         (("chat", "https://hub.example/a/b", "--prompt", "x"), "a model of the hub is named OWNER/NAME"),

@@ -153,10 +153,10 @@ def test_an_installed_package_is_imported_only_when_a_name_is_unknown(
 def test_the_examples_of_contributing_are_plug_ins(run: Run, folder: Path, random_base: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     examples = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "register_" in code]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for number, code in enumerate(examples):
         (folder / f"example_{number}.py").write_text(code)
-    plugins.import_plugins([f"example_{number}" for number in range(3)])
+    plugins.import_plugins([f"example_{number}" for number in range(len(examples))])
     (folder / "people.csv").write_text("name;age\nAda;36\n")
     values = {"name": "t", "kind": "text", "type": "table", "template": "text", "weight": 1, "paths": ["people.csv"]}
     config = own_config(values | {"separator": ";", "field": "name"})

@@ -43,7 +43,8 @@ _NO_LOCKS_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class RunLock:
     """The lock of the run's folder ``run``, to use as a context. Nothing is written before `acquire`.
 
-    ``option``: what messages call the option that names the folder. At the end ``.lock`` is removed, and with it the folders that had to be created for it, unless the run uses them.
+    ``option``: what messages call the option that names the folder. At the end ``.lock`` is removed, and with it the folders
+    that had to be created for it, unless the run uses them.
     """
 
     def __init__(self, run: Path, option: str = "output_dir"):

@@ -16,8 +16,7 @@ from janus_train.evaluate.benchmarks.tables import Row
 _WORD = re.compile(r"[^\W_]+")
 _EDGES = string.punctuation + string.whitespace
 _LETTER = re.compile(r"(?<![\w'’-])([B-HJ-Z]|[AI](?!\s+(?!(?:is|or|and)\b)[a-z]))(?![\w'’-])")
-"""A capital letter that stands alone. A and I are words too: before another word they are no option (but
-before "is", "or" and "and")."""
+"""A capital letter that stands alone. A and I are words too: before a word other than is, or, and they are no option."""
 
 
 def options_of(row: Row) -> dict[str, str]:

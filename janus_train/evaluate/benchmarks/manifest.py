@@ -26,6 +26,8 @@ SAME = {
     "protocol_digest": "protocol",
     "data": "data",
     "prompts_digest": "prompts",
+    "roles": "roles",
+    "system_prompt": "system prompt",
     "precision": "precision",  # before the weights, which it rounds
     "weights_digest": "model",
     "seed": "seed",

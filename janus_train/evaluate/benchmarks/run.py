@@ -112,13 +112,14 @@ def _share(task: OpenTask, folder: Path, options: BenchmarkOptions, processes: P
 
 def _answer(task: OpenTask, context: Context, share: Sequence[int], processes: Processes, progress: Progress) -> None:
     """Answers the items of ``share``, a batch at a time."""
-    phase = context.folder.name + (f" (process {processes.rank} of {processes.count})" if processes.count > 1 else "")
+    phase = context.folder.name + (f" (process 0 of {processes.count})" if processes.count > 1 else "")
     count = counter(progress, phase, len(share))
     with closing(AnswerFile(context.folder, processes.rank)) as file:
         for start in range(0, len(share), context.batch_size):
             batch = share[start : start + context.batch_size]
             file.append(task.answer(context, batch))
-            count(len(batch))
+            if processes.is_main:
+                count(len(batch))
 
 
 def score_task(

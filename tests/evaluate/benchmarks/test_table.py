@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict
 
 from rich.console import Console
@@ -15,7 +16,7 @@ def shown(*results: tuple[str, Result, Published]) -> str:
         title: {"title": title, **result.values(), "published": asdict(published), "manifest": {"num_samples": 8}}
         for title, result, published in results
     }
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(results_table({"tasks": tasks}))
     return console.export_text()
 
