@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ PROMPTS_FOLDER, CSV_FILE = "prompts", "dpg_bench.csv"
 NUM_PROMPTS = 1065
 _COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 _MAX_FIELD = 1 << 20
+_FILE_NAME = re.compile(r"\w[\w. -]*")
+"""What an item_id must be: its images are in a file of this name."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,10 @@ def _rows(path: Path) -> tuple[dict[str, tuple[str, list[Question]]], list[str]]
         where = f"{path}: row {number}"
         if any(row[name] is None for name in _COLUMNS):
             raise UserError(f"{where} has too few fields")
-        _, questions = items.setdefault(row["item_id"].strip(), (row["text"].strip(), []))
+        key, text = row["item_id"].strip(), row["text"].strip()
+        if _FILE_NAME.fullmatch(key) is None or not text:
+            raise UserError(f"{where}: {'it has no text' if not text else f'{shortened(key)} cannot name a file'}")
+        _, questions = items.setdefault(key, (text, []))
         questions.append(_question(row, where))
     for key, (_, questions) in items.items():
         _check(questions, f"{path}: {key}")

@@ -55,6 +55,9 @@ def test_a_second_heading_is_passed_over_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
+        (0, "../cat", "row 3: '../cat' cannot name a file"),
+        (0, "", "row 3: '' cannot name a file"),
+        (1, " ", "row 3: it has no text"),
         (3, "two", r"row 3: proposition_id and dependency are not numbers: \('two', '1'\)"),
         (4, "1;2", "row 3: proposition_id and dependency are not numbers"),
         (4, "9", "cat: question 2 depends on 9, which the item does not have"),
