@@ -130,6 +130,25 @@ def test_generate_with_top_k_1_draws_what_temperature_0_draws_and_says_so(run, r
     assert (line["top_k"], line["top_p"]) == (1, 0.9)
 
 
+def test_generate_takes_other_roles_and_a_system_prompt(run, random_base, tmp_path):
+    words = ("generate", random_base, "--prompt", "a dog", "--num-images", 1)
+
+    def drawn(name, *more):
+        code, stdout, stderr = run(*words, "--out", tmp_path / name, *more)
+        assert code == 0, stderr
+        [line] = read_lines(tmp_path / name / "metadata.jsonl")
+        return np.asarray(Image.open(stdout.strip()), int), line
+
+    own, line = drawn("own")
+    assert not {"user_role", "assistant_role", "system"} & line.keys()
+    same, line = drawn("same", "--user-role", "<|User|>", "--assistant-role", "<|Assistant|>")
+    assert np.array_equal(same, own) and line["user_role"] == "<|User|>"
+    for name, more in (("words", ("--user-role", "User")), ("system", ("--system", "Draw well."))):
+        other, line = drawn(name, *more)
+        assert not np.array_equal(other, own)
+        assert line[more[0].removeprefix("--").replace("-", "_")] == more[1]
+
+
 def test_chat_answers(run, random_base, tmp_path):
     Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / "blue.png")
     code, stdout, _ = run(

@@ -33,6 +33,7 @@ TESTED_BY = {
     "demo/test_evaluation.py": "demo.generation demo.grid demo.options demo.table demo.understanding",
     "demo/test_scenes.py": "demo.objects demo.words",
     "evaluate/test_registry.py": "demo.plugin evaluate.options",
+    "evaluate/benchmarks/tasks/test_geneval.py": "evaluate.benchmarks.rescore",
     "evaluate/benchmarks/test_run.py": "commands.benchmark",
     "infer/test_app.py": "commands.app",
     "integration/test_commands.py": "train.entry",

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Device, Images, Model, Precision, load, open_image_option
+from janus_train.commands.options import (
+    AssistantRole,
+    Device,
+    Images,
+    Model,
+    Precision,
+    UserRole,
+    load,
+    open_image_option,
+)
 from janus_train.commands.terminal import note
 from janus_train.errors import UserError
 from janus_train.text import printable
@@ -41,12 +50,8 @@ def chat(
     system: Annotated[
         str | None, typer.Option(help="System prompt in place of the model's own; an empty one means none.")
     ] = None,
-    user_role: Annotated[
-        str | None, typer.Option(help="Name of your role, for example User. Default: the model's own.")
-    ] = None,
-    assistant_role: Annotated[
-        str | None, typer.Option(help="Name of the model's role, for example Assistant. Default: the model's own.")
-    ] = None,
+    user_role: UserRole = None,
+    assistant_role: AssistantRole = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import (
+    AssistantRole,
     BatchSize,
     Device,
     Guidance,
@@ -19,6 +20,7 @@ from janus_train.commands.options import (
     Temperature,
     TopK,
     TopP,
+    UserRole,
     check_finite,
     check_top_p,
     load,
@@ -40,6 +42,11 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
+    system: Annotated[
+        str, typer.Option(help="System prompt before the prompt; there is none in official image prompts.")
+    ] = "",
+    user_role: UserRole = None,
+    assistant_role: AssistantRole = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the images; other files in it stay.")] = Path(
         "outputs/generated"
@@ -52,8 +59,9 @@ def generate(
     """Generate images from prompts, or edit images by prompts.
 
     Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
-    seed, guidance, temperature, model and file, and top_k and top_p if they are given. An image depends only on its prompt and its seed, not on the batch size
-    or the other images. With --image the model sees that image together with every prompt.
+    seed, guidance, temperature, model and file, and whichever of top_k, top_p, system, user_role and assistant_role is
+    given. An image depends only on its prompt and its seed, not on the batch size or the other images. With --image the
+    model sees that image together with every prompt.
 
     \b
     Examples:
@@ -69,6 +77,7 @@ def generate(
     check_new_files(out, [*image_names(len(prompts), num_images, seed), GRID, METADATA], overwrite)
     images = [open_image_option(path) for path in image or []]
     loaded_model = load(model, device, precision)
+    from janus_train.data.prompt_format import PromptStyle
     from janus_train.infer.generate_folder import generate_folder
 
     with count_bar("images") as bar:
@@ -84,6 +93,7 @@ def generate(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            style=PromptStyle(user_role or None, assistant_role or None, system or None),
             images=images,
             batch_size=batch_size,
             progress=partial(bar.advance, task),

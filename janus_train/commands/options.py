@@ -69,6 +69,12 @@ BatchSize = Annotated[
 Images = Annotated[
     list[Path] | None, typer.Option("--image", help="An image to show the model; repeat the option for several.")
 ]
+UserRole = Annotated[
+    str | None, typer.Option(help="Name of the user's role, for example User. Default: the model's own.")
+]
+AssistantRole = Annotated[
+    str | None, typer.Option(help="Name of the model's role, for example Assistant. Default: the model's own.")
+]
 NewFolder = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Plugins = Annotated[
     list[str] | None,

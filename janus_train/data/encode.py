@@ -278,9 +278,13 @@ class Encoder:
 
     # -- inference: the same strings, up to where the model continues
 
-    def generation_prompt_ids(self, prompt: str, num_images: int = 0) -> list[int]:
-        """BOS, the prompt with places for its images, ``<begin_of_image>``: the last hidden state predicts code 0."""
-        return self.image_prompt_ids(generation_prompt(prompt), num_images)
+    def generation_prompt_ids(self, prompt: str, num_images: int = 0, style: PromptStyle = OWN_STYLE) -> list[int]:
+        """BOS, the prompt with places for its images, ``<begin_of_image>``: the last hidden state predicts code 0.
+
+        The model's own system prompt is for answers and does not stand here; that of ``style`` does.
+        """
+        text = generation_prompt(prompt, style.system or "", style.user or USER, style.assistant or ASSISTANT)
+        return self.image_prompt_ids(text, num_images)
 
     def image_prompt_ids(self, text: str, num_images: int = 0) -> list[int]:
         """BOS, the text as it stands, ``<begin_of_image>``: for models of stages 1 and 2, which learn from bare captions."""

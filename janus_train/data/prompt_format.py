@@ -65,9 +65,12 @@ def chat_prompt(messages: list[dict[str, str]], system: str, user: str = USER, a
     return text
 
 
-def generation_prompt(prompt: str) -> str:
-    """The text-to-image prompt; ``<begin_of_image>`` follows without a space."""
-    return full_turn(USER, prompt) + open_turn(ASSISTANT)
+def generation_prompt(prompt: str, system: str = "", user: str = USER, assistant: str = ASSISTANT) -> str:
+    """The text-to-image prompt; ``<begin_of_image>`` follows without a space.
+
+    ``system`` is empty in the official prompt; ``user``, ``assistant``: the words at the beginning of their turns.
+    """
+    return f"{system_prefix(system)}{open_turn(user)} {prompt.strip()}{TURN_ENDS[USER]}{open_turn(assistant)}"
 
 
 def with_places(text: str, num_images: int) -> str:

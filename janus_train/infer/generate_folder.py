@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from janus_train.data.prompt_format import OWN_STYLE, PromptStyle
 from janus_train.errors import UserError
 from janus_train.infer.generate import ImageProgress
 from janus_train.infer.image_grid import GeneratedImage, image_names, write_image_folder
@@ -25,6 +26,7 @@ def generate_folder(
     temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
+    style: PromptStyle = OWN_STYLE,
     images: Sequence[Image.Image] = (),
     batch_size: int = 16,
     progress: ImageProgress | None = None,
@@ -33,7 +35,7 @@ def generate_folder(
 
     ``model`` is the model's name in metadata.jsonl; ``images`` are part of every prompt; ``progress`` gets the number of
     images finished since its last call. Returns the images' paths. Files of the same names in ``out`` are replaced, others
-    stay. Raises `UserError` if ``out`` cannot be written; nothing is written then.
+    stay. metadata.jsonl has ``top_k``, ``top_p`` and ``style`` only as far as they differ from the defaults. Raises `UserError` if ``out`` cannot be written; nothing is written then.
     """
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature
@@ -46,6 +48,7 @@ def generate_folder(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        style=style,
         images=images,
         batch_size=batch_size,
         progress=progress,
@@ -54,10 +57,15 @@ def generate_folder(
         GeneratedImage(*entry)
         for entry in zip(outputs, texts, seeds, image_names(len(prompts), num_images, seed), strict=True)
     ]
-    settings = {"guidance": guidance, "temperature": temperature, "model": model}
-    settings |= {
-        name: value for name, value, all_codes in (("top_k", top_k, 0), ("top_p", top_p, 1)) if value != all_codes
+    given = {
+        "top_k": top_k or None,
+        "top_p": top_p if top_p < 1 else None,
+        "system": style.system,
+        "user_role": style.user,
+        "assistant_role": style.assistant,
     }
+    settings = {"guidance": guidance, "temperature": temperature, "model": model}
+    settings |= {name: value for name, value in given.items() if value is not None}
     try:
         write_image_folder(out, entries, settings)
     except OSError as error:

@@ -62,18 +62,21 @@ class LoadedModel:
         batch_size: int = 16,
         progress: ImageProgress | None = None,
         on_step: StepCallback | None = None,
+        style: PromptStyle = OWN_STYLE,
     ) -> list[Image.Image]:
         """Generates one image per prompt, each with its own seed.
 
         Guidance and temperature (0: the most likely codes) default to the folder's. ``top_k`` and ``top_p`` sample only the
         most likely codes: so many, and those that together have this probability; 0 and 1 mean all. ``images``, for editing, are put at
         every prompt's <image_placeholder>s, or before the prompt. ``on_step`` is called before each step; what it raises
-        ends the generation. Raises `UserError` for more placeholders than images, and for a prompt that does not fit the
+        ends the generation. ``style`` replaces the roles and adds a system prompt. Raises `UserError` for more placeholders than images, and for a prompt that does not fit the
         model's context.
         """
         temperature = self.temperature if temperature is None else temperature
         num_images = len(images)
-        ids = [self.encoder.generation_prompt_ids(with_places(prompt, num_images), num_images) for prompt in prompts]
+        ids = [
+            self.encoder.generation_prompt_ids(with_places(prompt, num_images), num_images, style) for prompt in prompts
+        ]
         return generate_images(
             self.janus,
             ids,

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.batch import collate
 from janus_train.data.encode import BadSample, Encoder
-from janus_train.data.prompt_format import chat_prompt, generation_prompt
+from janus_train.data.prompt_format import OWN_STYLE, PromptStyle, chat_prompt, generation_prompt
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import first_sentence
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record, Row
@@ -152,6 +152,16 @@ def test_a_caption_as_a_request_is_the_conversation_that_asks_for_the_image(enco
         assert getattr(short, name).tolist() == getattr(long, name).tolist(), name
     dropped = encode(encoder, "request_to_image", "generation", {"caption": "a red apple"}, 1, dropout=1.0)
     assert (dropped.input_ids == encoder.special.pad).sum() == len(encoder.generation_prompt_ids("a red apple")) - 2
+
+
+def test_an_image_prompt_takes_the_roles_and_the_system_prompt_of_its_style(encoder: Encoder) -> None:
+    strict = Encoder(encoder.tokenizer, P, 64, "Be kind.")
+    for style, text in (
+        (OWN_STYLE, f"{USER}: a dog\n\n{ASSISTANT}:"),
+        (PromptStyle("User", "Assistant", ""), "User: a dog\n\nAssistant:"),
+        (PromptStyle(system="Draw well."), f"Draw well.\n\n{USER}: a dog\n\n{ASSISTANT}:"),
+    ):
+        assert strict.generation_prompt_ids(" a dog\n", style=style) == strict.image_prompt_ids(text)
 
 
 def test_system_prompt_comes_with_images_to_look_at_only(encoder: Encoder) -> None:

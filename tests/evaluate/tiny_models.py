@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    Mask2FormerImageProcessorPil,
+    PreTrainedTokenizerFast,
+)
 
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
 WORDS = ["a", "photo", "of", *COLOURS, "colored", "object", "dog", "cat", "-", "and"]
@@ -43,4 +50,40 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     )
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_mask2former(folder: Path, labels: Sequence[str] = ("cat", "dog"), always: str = "") -> Path:
+    """A Mask2Former of 350,000 weights for images of 64 x 64; each of its six queries is sure to see ``always``."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    backbone = SwinConfig(
+        image_size=64,
+        embed_dim=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 2, 2],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        dim_feedforward=32,
+        num_queries=6,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    torch.manual_seed(0)
+    model = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        if always:
+            model.class_predictor.bias[labels.index(always)] = 20.0
+    model.save_pretrained(folder)
+    Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder

@@ -47,6 +47,22 @@ class Decoding(_Strict):
         return TextSampling(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
 
 
+class Generation(_Strict):
+    """How images are generated: the roles and system prompt of image prompts, and how codes are sampled."""
+
+    user: str | None
+    assistant: str | None
+    system: str
+    guidance: Annotated[float, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0)]
+    """0 takes the most likely code each time: all images of a prompt are then the same."""
+    top_k: Annotated[int, Field(ge=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+
+    def style(self) -> PromptStyle:
+        return PromptStyle(self.user, self.assistant, self.system)
+
+
 class Protocol(_Strict):
     """One protocol; the files in ``protocols/`` say where each value is from."""
 
@@ -67,6 +83,7 @@ class Protocol(_Strict):
     removed_from_question: dict[str, str]
     """By task: words that are taken out of its questions."""
     decoding: Decoding
+    generation: Generation
     not_original: dict[str, str]
     """By task: why its prompts are not those of the papers; shown as a warning."""
 

@@ -19,7 +19,7 @@ from janus_train.infer.load import LoadedModel
 from janus_train.jsonl import Line
 from janus_train.plugins import Registry
 
-TASK_MODULES = ("pope", "mme", "mmbench", "seed", "mmmu", "gqa", "mmvet")
+TASK_MODULES = ("pope", "mme", "mmbench", "seed", "mmmu", "gqa", "mmvet", "geneval", "dpg")
 """The modules in ``tasks/``."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -51,6 +51,10 @@ class Result:
     """Answers in which the rule found no answer; they count as wrong."""
     note: str = ""
     """What remains to be done, for example which file to give to which judge."""
+    commands: tuple[str, ...] = ()
+    """Commands for an environment of the judge's own, printed below the table."""
+    judged_by: dict[str, Any] = field(default_factory=dict)
+    """What judged outside of this project: files with their digests, models."""
 
     def values(self) -> dict[str, Any]:
         """The result as JSON values."""

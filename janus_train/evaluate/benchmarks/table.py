@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from janus_train.evaluate.benchmarks.result import rounded
+from janus_train.text import printable_line
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -34,14 +36,41 @@ def results_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def groups_table(result: dict[str, Any]) -> Table:
+    """All scores of one task: over all, and by category."""
+    table = Table(title=result["title"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("measure", "group"):
+        table.add_column(name)
+    for name in ("right", "score", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in result["scores"]:
+        right = str(score["n"]) if score["right"] is None else f"{score['right']}/{score['n']}"
+        table.add_row(_plain(score["name"]), _plain(score["group"]), right, rounded(score["value"]), _interval(score))
+    return table
+
+
+def _interval(score: dict[str, Any]) -> str:
+    return "" if score["low"] is None else f"{rounded(score['low'])}-{rounded(score['high'])}"
+
+
 def _measure(result: dict[str, Any]) -> tuple[str, ...]:
     samples = str(result["manifest"]["num_samples"])
     score = result["headline"]
     if score is None:
         return "", samples, "", "", ""
     name = f"{score['name']}, {score['group']}" if score["group"] else score["name"]
-    interval = "" if score["low"] is None else f"{rounded(score['low'])}-{rounded(score['high'])}"
-    return name, samples, str(result["num_unparsed"]), f"[bold]{rounded(score['value'])}[/bold]", interval
+    return (
+        _plain(name),
+        samples,
+        str(result["num_unparsed"]),
+        f"[bold]{rounded(score['value'])}[/bold]",
+        _interval(score),
+    )
+
+
+def _plain(text: str) -> str:
+    """Names of categories, folders and files come from data: nothing in them is markup or acts on the terminal."""
+    return escape(printable_line(text))
 
 
 def _figure(value: float | None) -> str:
@@ -51,4 +80,4 @@ def _figure(value: float | None) -> str:
 def _caption(results: dict[str, Any]) -> str:
     sources = sorted({result["published"]["source"] for result in results.values()})
     notes = [result["note"] for result in results.values() if result["note"]]
-    return " ".join([f"Janus-1.3B, Pro-1B, Pro-7B: as printed in {'; '.join(sources)}.", *notes])
+    return _plain(" ".join([f"Janus-1.3B, Pro-1B, Pro-7B: as printed in {'; '.join(sources)}.", *notes]))
