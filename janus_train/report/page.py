@@ -10,6 +10,7 @@ from typing import Any
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
 from janus_train.pages.render import render
+from janus_train.report.benchmarks import Benchmarks, benchmarks_of
 from janus_train.report.own_data import OwnData, is_own_data, own_data_of, sections_of
 from janus_train.report.read import ReportInput
 from janus_train.report.results import Answer, JudgedImage, Results, answers_of, images_of, results_of
@@ -30,6 +31,10 @@ def page(source: ReportInput) -> str:
     elif evaluation:
         with _reading(evaluation.folder, "results.json, pictures.jsonl or answers.jsonl", "janus-train evaluate"):
             results, images, answers = results_of(evaluation), images_of(evaluation), answers_of(evaluation)
+    benchmarks: Benchmarks | None = None
+    if source.benchmarks is not None:
+        with _reading(source.folder, "results.json", "janus-train benchmark"):
+            benchmarks = benchmarks_of(source.benchmarks)
     stages = []
     for number, run in enumerate(runs, 1):
         with _reading(run.folder, "config.yaml, manifest.json or metrics.jsonl", "training"):
@@ -41,6 +46,7 @@ def page(source: ReportInput) -> str:
         (results, "results", "Results"),
         (answers, "answers", "Answers"),
         *(sections_of(own_data) if own_data else ()),
+        (benchmarks, "benchmarks", "Benchmarks"),
         (stages, "parts", "Parts"),
         *((stage, stage.anchor, stage.title) for stage in stages),
         (stages, "setting", "Configuration"),
@@ -54,6 +60,7 @@ def page(source: ReportInput) -> str:
         images=images,
         answers=answers,
         own_data=own_data,
+        benchmarks=benchmarks,
         parts=parts,
         stages=stages,
         kinds=KINDS,
@@ -72,7 +79,7 @@ def _reading(folder: Path, files: str, writer: str) -> Iterator[None]:
 
 def _title(source: ReportInput) -> str:
     if not source.runs:
-        return "Evaluation"
+        return "Evaluation" if source.evaluation else "Published benchmarks"
     model = (source.runs[-1].config.get("model") or {}).get("name", "Janus")
     stages = [str(run.config.get("stage", run.name)) for run in source.runs]
     return f"{model}: stage {stages[0]}" if len(stages) == 1 else f"{model}: stages {', '.join(stages)}"

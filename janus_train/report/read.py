@@ -15,6 +15,9 @@ from janus_train.jsonl import Line, read_json_lines
 OWN_DATA = "own_data"
 """The ``evaluation`` in results.json of ``janus-train evaluate MODEL DATA``; without one it is the demonstration's."""
 
+BENCHMARKS = "tasks"
+"""The key of all content in the results.json of ``janus-train benchmark``."""
+
 
 @dataclass(frozen=True)
 class StageRun:
@@ -62,20 +65,27 @@ class ReportInput:
     folder: Path
     runs: list[StageRun] = field(default_factory=list)
     evaluation: EvaluationRecord | None = None
+    benchmarks: Line | None = None
+    """The results.json of ``janus-train benchmark``."""
 
 
 def read_folder(folder: Path) -> ReportInput:
-    """Reads a run's folder (metrics.jsonl; stage*/ of the stages before it), or a demo's (stage1/, ..., evaluation/)."""
+    """Reads the folder of a run (metrics.jsonl; stage*/ of the stages before it), a demo (stage1/, ..., evaluation/) or results.
+
+    The results of ``janus-train benchmark`` stand in ``folder`` or in its benchmarks/.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give a run's or a demo's, for example outputs/demo")
     stage_folders = sorted(path for path in folder.glob("stage*") if (path / "metrics.jsonl").is_file())
     runs = [_read_run(path) for path in [*stage_folders, folder] if (path / "metrics.jsonl").is_file()]
     evaluation = _read_evaluation(folder / "evaluation") or _read_evaluation(folder)
-    if not runs and evaluation is None:
+    benchmarks = _read_benchmarks(folder / "benchmarks") or _read_benchmarks(folder)
+    if not runs and evaluation is None and benchmarks is None:
         raise UserError(
-            f"{folder} contains neither a run (metrics.jsonl), nor stage*/ with one, nor an evaluation (results.json)"
+            f"{folder} contains neither a run (metrics.jsonl), nor stage*/ with one, nor the results.json of an evaluation "
+            "or of benchmarks"
         )
-    return ReportInput(folder, runs, evaluation)
+    return ReportInput(folder, runs, evaluation, benchmarks)
 
 
 def _read_run(folder: Path) -> StageRun:
@@ -109,6 +119,8 @@ def _read_evaluation(folder: Path) -> EvaluationRecord | None:
     if not path.is_file():
         return None
     results = read_json_object(path)
+    if BENCHMARKS in results:
+        return None
     return EvaluationRecord(
         folder=folder,
         results=results,
@@ -117,3 +129,8 @@ def _read_evaluation(folder: Path) -> EvaluationRecord | None:
         ),
         answers=read_json_lines(folder / "answers.jsonl"),
     )
+
+
+def _read_benchmarks(folder: Path) -> Line | None:
+    results = read_json_object_if_any(folder / "results.json")
+    return results if BENCHMARKS in results else None
