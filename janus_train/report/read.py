@@ -15,9 +15,6 @@ from janus_train.jsonl import Line, read_json_lines
 OWN_DATA = "own_data"
 """The ``evaluation`` in results.json of ``janus-train evaluate MODEL DATA``; without one it is the demonstration's."""
 
-BENCHMARKS = "tasks"
-"""The key of all content in the results.json of ``janus-train benchmark``."""
-
 
 @dataclass(frozen=True)
 class StageRun:
@@ -119,7 +116,7 @@ def _read_evaluation(folder: Path) -> EvaluationRecord | None:
     if not path.is_file():
         return None
     results = read_json_object(path)
-    if BENCHMARKS in results:
+    if _is_of_benchmarks(results):
         return None
     return EvaluationRecord(
         folder=folder,
@@ -133,4 +130,9 @@ def _read_evaluation(folder: Path) -> EvaluationRecord | None:
 
 def _read_benchmarks(folder: Path) -> Line | None:
     results = read_json_object_if_any(folder / "results.json")
-    return results if BENCHMARKS in results else None
+    return results if _is_of_benchmarks(results) else None
+
+
+def _is_of_benchmarks(results: Line) -> bool:
+    """Whether ``janus-train benchmark`` wrote it; an evaluation on own data has other tasks."""
+    return "tasks" in results and "evaluation" not in results
