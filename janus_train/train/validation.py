@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.held_out import Block, HeldOutSource, blocks_of, held_out_sources, read_documents, samples_digest
 from janus_train.data.recipe import Recipe
-from janus_train.data.types import Document, Quarantined, Row
+from janus_train.data.types import IGNORE, KINDS, Document, Kind, Quarantined, Row
 from janus_train.errors import UserError
 from janus_train.model.document_losses import (
     ImageShape,
@@ -67,12 +67,21 @@ class Validation:
                 counts[block.source.config.name] += len(documents)
                 unusable += bad
                 self._rows += [(number, row) for row in rows_by_source(documents, config.batch.row_tokens)]
-        reports = group.gather([(len(self._rows), counts, unusable)])
-        self._num_passes = max(num_rows for num_rows, _, _ in reports)
-        self._counts = sum((rank_counts for _, rank_counts, _ in reports), Counter[str]())
-        _say(sources, self._counts, [sample for _, _, rank_bad in reports for sample in rank_bad])
+        kinds = {kind for _, row in self._rows for document in row.documents for kind in _kinds(document)}
+        reports = group.gather([(len(self._rows), counts, kinds, unusable)])
+        self._num_passes = max(num_rows for num_rows, *_ in reports)
+        self._counts = sum((rank_counts for _, rank_counts, *_ in reports), Counter[str]())
+        _say(sources, self._counts, [sample for *_, rank_bad in reports for sample in rank_bad])
         if not self._counts:
             raise UserError(f"{recipe.path}: none of the held-out samples can be used for validation")
+        all_kinds = [kind for kind in KINDS if any(kind in rank_kinds for _, _, rank_kinds, _ in reports)]
+        names = ["loss", *(f"loss/{kind}" for kind in all_kinds), *(f"source/{name}" for name in self._counts)]
+        self.metrics = [PREFIX + name for name in names]
+        """The losses that `run` gives."""
+        if config.run.keep_best is not None and config.run.keep_best not in self.metrics:
+            raise UserError(
+                f"run.keep_best={config.run.keep_best}: validation has no such value, it has {', '.join(self.metrics)}"
+            )
 
     def run(self, backend: Backend) -> dict[str, Any]:
         """The metrics of the current weights, the same on all ranks."""
@@ -116,6 +125,14 @@ def _read(block: Block, encoder: Encoder, row_tokens: int) -> tuple[list[Documen
     results = list(read_documents(block, encoder, row_tokens))
     documents = [document for document, _ in results if document is not None]
     return documents, [sample for _, sample in results if sample is not None]
+
+
+def _kinds(document: Document) -> Iterator[Kind]:
+    """The kinds whose losses a document has targets of."""
+    if (document.labels != IGNORE).any():
+        yield "understanding" if document.kind == "understanding" else "text"
+    if document.image_targets.any():
+        yield "generation"
 
 
 def _say(sources: list[HeldOutSource], counts: Counter[str], unusable: list[Quarantined]) -> None:
