@@ -33,6 +33,7 @@ from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.final_model import write_results
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.log import set_up_logging
+from janus_train.train.monitor.questions import find_questions
 from janus_train.train.run_dir import (
     RunDir,
     RunState,
@@ -104,6 +105,9 @@ def _run(
     validation = None
     if config.run.validate_every:
         validation = Validation(config, recipe, data_digests, rows.encoder, group)
+    with group.raise_on_all_ranks():
+        context = config.model.text.max_position_embeddings
+        questions = find_questions(recipe, rows.encoder, context) if config.run.sample_every else []
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
     if resume.folder is None and group.is_main:
         warn_of_long_samples(config, recipe, model)
@@ -112,7 +116,7 @@ def _run(
     best = Best(config.run)
     if validation is not None:
         best = read_best(run_dir.path, config.run, validation.digest, group)
-    monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
+    monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1, questions=questions)
     saver = CheckpointSaver(run_dir.path, backend, config.run, data_digests, best.kept.step)
     try:
         last_step = Trainer(config, backend, rows, saver, monitor, watchdog, validation, best).train(resume.step)
