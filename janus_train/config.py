@@ -231,6 +231,8 @@ class RunConfig(OptionGroup):
     log_every: Positive
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on GPUs in bf16 only."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    """The decay of an average of the trained weights, which is validated and exported too; None: no average."""
     profile: ProfileConfig | None
     """Steps of which rank 0 writes a trace by torch's profiler into the run's folder; None: none."""
     cpu_threads: Positive | None

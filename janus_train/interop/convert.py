@@ -60,11 +60,11 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of the run in ``path``, or whose ``final/``, ``best/`` or ``adapter/`` is ``path``.
+    """Returns the manifest of the run in ``path``, or whose ``final/``, ``best/``, ``ema/`` or ``adapter/`` it is.
 
     Its ``steps`` are those of the model in ``path``. None if there is none.
     """
-    for folder in (path, path.parent if path.name in ("final", "best", "adapter") else path):
+    for folder in (path, path.parent if path.name in ("final", "best", "ema", "adapter") else path):
         if (folder / "manifest.json").is_file():
             record = read_json_object_if_any(path / TRAINING)
             return read_json_object(folder / "manifest.json") | ({"steps": record["step"]} if "step" in record else {})

@@ -1,8 +1,9 @@
 """The result of a finished run.
 
 In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, with LoRA ``adapter/`` with the
-adapters alone, and ``best/`` with the model of the best validation if a run keeps it and it is not the last step's.
-``training.json`` in ``final/`` and ``best/`` says which step the model is of, and which step was the best.
+adapters alone, ``ema/`` with the model of the averaged weights if a run keeps an average, and ``best/`` with the model of
+the best validation if a run keeps it and it is not the last step's. ``training.json`` in each says which step the model
+is of, and which step was the best.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Collection
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from janus_train.train.checkpoint.format import load
 from janus_train.train.checkpoint.store import Checkpoint, fault_of, folder_of
 from janus_train.train.run_dir import RunDir
 from janus_train.train.trainable import TrainableModel
+from janus_train.train.validation import AVERAGE_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +42,27 @@ def write_results(
     The backend has the weights of the best step afterwards, if ``best/`` is written.
     """
     group, kept = backend.distributed, valid_best(best.kept.step, run_dir, backend)
-    folder = None if kept is None else run_dir.final if kept.step == step else run_dir.best
+    best_is_average = best.metric.startswith(AVERAGE_PREFIX)
+    last_folder = run_dir.ema if best_is_average else run_dir.final
+    folder = None if kept is None else last_folder if kept.step == step else run_dir.best
     record = None
     if best.result.step is not None:
         values = {"metric": best.metric, "step": best.result.step, "value": best.result.value}
         record = values | {"folder": folder.name if folder else None}
     with group.raise_on_all_ranks():
-        if group.is_main and run_dir.best.exists():  # of an earlier end of the run
-            shutil.rmtree(run_dir.best)
-    write_model(backend, model, encoder, run_dir, config, run_dir.final, {"step": step, "best": record})
+        for old in [run_dir.best, run_dir.ema] if group.is_main else []:  # of an earlier end of the run
+            if old.exists():
+                shutil.rmtree(old)
+    write = partial(write_model, backend, model, encoder, run_dir, config)
+    write(run_dir.final, {"step": step, "best": record})
+    if backend.average is not None:
+        with backend.averaged_weights():
+            write(run_dir.ema, {"step": step, "ema": config.run.ema, "best": record})
     if kept is not None and folder == run_dir.best:
         load(kept, backend)
-        write_model(backend, model, encoder, run_dir, config, run_dir.best, {"step": kept.step, "best": record})
+        average = {"ema": config.run.ema} if best_is_average else {}
+        with backend.averaged_weights() if best_is_average else nullcontext():
+            write(run_dir.best, {"step": kept.step, **average, "best": record})
     if group.is_main:
         run_dir.write_end(step, record, config.run.patience if best.is_out_of_patience else None)
 

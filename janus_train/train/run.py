@@ -236,6 +236,8 @@ def results_lines(run_dir: RunDir) -> list[str]:
     manifest = run_dir.manifest()
     best, steps = manifest["best"], manifest["steps"]
     lines = [f"the model is in {run_dir.final}"]
+    if run_dir.ema.exists():
+        lines.append(f"the model of the averaged weights is in {run_dir.ema}")
     if manifest["patience"] is not None:
         why = f"after {manifest['patience']} validations without a new best (run.patience)"
         lines.insert(0, f"the run ends at step {steps}, {why}")

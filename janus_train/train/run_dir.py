@@ -116,6 +116,11 @@ class RunDir:
         return self.path / "best"
 
     @property
+    def ema(self) -> Path:
+        """The model of the averaged weights, if the run keeps an average (`run.ema`)."""
+        return self.path / "ema"
+
+    @property
     def adapter(self) -> Path:
         """LoRA's adapters alone, in peft's format."""
         return self.path / "adapter"
@@ -259,6 +264,7 @@ class RunDir:
             "checkpoints",
             "final",
             "best",
+            "ema",
             "adapter",
             "report.html",
             "trackers.json",
@@ -355,7 +361,7 @@ def check_space(config: Config, folder: Path) -> None:
     counts = parameter_counts(config.model)
     num_trained = sum(counts[part] for part in config.train_parts)
     num_trained += sum(adapter_counts(config.model, config.peft).values())
-    checkpoint_bytes = num_trained * BYTES_PER_PARAMETER
+    checkpoint_bytes = num_trained * (BYTES_PER_PARAMETER + (0 if config.run.ema is None else 4))
     if free_bytes < checkpoint_bytes:
         final_bytes = 4 * sum(counts.values())
         num_kept = config.run.keep_checkpoints + (config.run.keep_best is not None)

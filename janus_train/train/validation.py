@@ -39,7 +39,8 @@ from janus_train.train.monitor.loss_spikes import finite_or_none
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "validation/"
+PREFIX, AVERAGE_PREFIX = "validation/", "validation_ema/"
+"""Of the losses with the run's weights, and with their average (`run.ema`)."""
 
 
 class Validation:
@@ -76,7 +77,8 @@ class Validation:
             raise UserError(f"{recipe.path}: none of the held-out samples can be used for validation")
         all_kinds = [kind for kind in KINDS if any(kind in rank_kinds for _, _, rank_kinds, _ in reports)]
         names = ["loss", *(f"loss/{kind}" for kind in all_kinds), *(f"source/{name}" for name in self._counts)]
-        self.metrics = [PREFIX + name for name in names]
+        prefixes = [PREFIX] if config.run.ema is None else [PREFIX, AVERAGE_PREFIX]
+        self.metrics = [prefix + name for prefix in prefixes for name in names]
         """The losses that `run` gives."""
         if config.run.keep_best is not None and config.run.keep_best not in self.metrics:
             raise UserError(
@@ -86,6 +88,21 @@ class Validation:
     def run(self, backend: Backend) -> dict[str, Any]:
         """The metrics of the current weights, the same on all ranks."""
         start_s = time.perf_counter()
+        by_source = self._losses(backend)
+        metrics = _metrics(PREFIX, by_source)
+        if backend.average is not None:
+            with backend.averaged_weights():
+                metrics |= _metrics(AVERAGE_PREFIX, self._losses(backend))
+        return {
+            **metrics,
+            f"{PREFIX}samples": self._counts.total(),
+            f"{PREFIX}loss_tokens": sum(sum(totals.counts.values()) for totals in by_source.values()),
+            f"{PREFIX}digest": self.digest,
+            f"{PREFIX}seconds": time.perf_counter() - start_s,
+        }
+
+    def _losses(self, backend: Backend) -> dict[str, LossTotals]:
+        """The losses by source over all ranks."""
         results: list[tuple[int, str, LossTotals]] = []
         with backend.forward_only():
             for number in range(self._num_passes):
@@ -96,14 +113,11 @@ class Validation:
                 else:
                     row_losses(backend.model, empty_row(), self._shape, self._group.device)
         all_results = sorted(self._group.gather(results), key=lambda result: result[0])  # a block's are on one rank
-        by_source = sums_by_source((source, totals) for _, source, totals in all_results)
-        return {
-            **{f"{PREFIX}{name}": finite_or_none(value) for name, value in loss_values(by_source).items()},
-            f"{PREFIX}samples": self._counts.total(),
-            f"{PREFIX}loss_tokens": sum(sum(totals.counts.values()) for totals in by_source.values()),
-            f"{PREFIX}digest": self.digest,
-            f"{PREFIX}seconds": time.perf_counter() - start_s,
-        }
+        return sums_by_source((source, totals) for _, source, totals in all_results)
+
+
+def _metrics(prefix: str, by_source: Mapping[str, LossTotals]) -> dict[str, float | None]:
+    return {f"{prefix}{name}": finite_or_none(value) for name, value in loss_values(by_source).items()}
 
 
 def refuse_nothing(sources: list[HeldOutSource], recipe: Recipe, config: Config) -> None:
