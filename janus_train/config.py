@@ -224,9 +224,15 @@ class RunConfig(OptionGroup):
     """Steps between validations on held-out samples (`data.held_out`), also at the last step; 0: never."""
     validation_samples: Positive | None
     """At most so many samples of each source that holds samples out; None: all of them."""
+    keep_best: str | None
+    """The validation's metric, such as ``validation/loss``, of whose lowest value the checkpoint is kept too; None: none."""
+    patience: Positive | None
+    """So many validations without a new best (of ``keep_best``, else of ``validation/loss``) end the run; None: never."""
     log_every: Positive
     compile: bool | None
     """Whether decoder layers are compiled (`model.compile`); None: on GPUs in bf16 only."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    """The decay of an average of the trained weights, which is validated and exported too; None: no average."""
     profile: ProfileConfig | None
     """Steps of which rank 0 writes a trace by torch's profiler into the run's folder; None: none."""
     cpu_threads: Positive | None
@@ -243,7 +249,10 @@ class RunConfig(OptionGroup):
     """A rank is reported if its time exceeds the others' median by this factor."""
 
     @model_validator(mode="after")
-    def _stop_within_plan(self) -> RunConfig:
+    def _fits(self) -> RunConfig:
+        for option in ("keep_best", "patience"):
+            if getattr(self, option) is not None and not self.validate_every:
+                raise ValueError(f"{option} needs validations: set validate_every")
         if self.planned_steps is not None and self.steps > self.planned_steps:
             raise ValueError(f"steps {self.steps} is more than planned_steps {self.planned_steps}: raise both")
         return self

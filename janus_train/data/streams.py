@@ -5,9 +5,9 @@
 Sample j of stream v from source s is ``order(seed, s, epoch)[g % n]`` with ``g = j*R + v`` and ``epoch = g // n``, where n
 is the source's length: over all streams together every sample comes once per epoch. Held-out samples (`data.held_out`) are
 passed over, and j counts them too. An unusable sample is quarantined, and a hash chooses another one of its source in
-its place. A row carries the state of its stream after it (a few integers
-and the references of pending documents), so that the trainer saves the state of the rows it has consumed: prefetching
-and the number of workers cannot change what is trained on.
+its place. A row carries the state of its stream after it (a few integers and the references of pending documents), so
+that the trainer saves the state of the rows it has consumed: prefetching and the number of workers cannot change what is
+trained on.
 """
 
 from __future__ import annotations

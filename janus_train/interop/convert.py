@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from janus_train.errors import UserError
-from janus_train.files import read_json_object
+from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
 from janus_train.interop.hub import local_folder
 from janus_train.interop.model_folder import ModelFolder, open_folder
-from janus_train.interop.write import check_target, user_errors_on_write, write_official, write_transformers
+from janus_train.interop.write import TRAINING, check_target, user_errors_on_write, write_official, write_transformers
 
 ExportFormat = Literal["hf", "official"]
 
@@ -60,8 +60,12 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of the run in ``path``, or whose ``final/`` or ``adapter/`` is ``path``; None if there is none."""
-    for folder in (path, path.parent if path.name in ("final", "adapter") else path):
+    """Returns the manifest of the run in ``path``, or whose ``final/``, ``best/``, ``ema/`` or ``adapter/`` it is.
+
+    Its ``steps`` are those of the model in ``path``. None if there is none.
+    """
+    for folder in (path, path.parent if path.name in ("final", "best", "ema", "adapter") else path):
         if (folder / "manifest.json").is_file():
-            return read_json_object(folder / "manifest.json")
+            record = read_json_object_if_any(path / TRAINING)
+            return read_json_object(folder / "manifest.json") | ({"steps": record["step"]} if "step" in record else {})
     return None

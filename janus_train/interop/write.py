@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
@@ -24,6 +25,8 @@ from janus_train.interop.official import TOWER
 from janus_train.interop.tensors import EXTRAS, ShardWriter, save_tensors
 
 Extras = Mapping[str, torch.Tensor]
+TRAINING = "training.json"
+"""The file in a trained model's folder that says which step of its run the model is of."""
 
 
 def save_model(
@@ -32,11 +35,12 @@ def save_model(
     target: Path,
     weights: Mapping[str, torch.Tensor],
     extras: Extras,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a trained model in transformers' layout.
 
     ``weights``: all full weights, also if ``janus`` contains only shards of them; ``extras``: those of the model folder that
-    training started from (`ModelFolder.extras`).
+    training started from (`ModelFolder.extras`); ``record``: what `TRAINING` says of the run.
     """
     assert janus.generation_config is not None
     write_transformers(
@@ -47,6 +51,7 @@ def save_model(
         encoder.system_prompt,
         janus.generation_config,
         extras,
+        record=record,
     )
 
 
@@ -59,8 +64,12 @@ def write_transformers(
     generation_config: GenerationConfig,
     extras: Extras,
     card: str | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a folder for ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``; ``card``: its README.md."""
+    """Writes a folder for ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``.
+
+    ``card``: its README.md; ``record``: its `TRAINING`.
+    """
     with staged_folder(target) as folder, silence_transformers():
         dtype = _stream(tensors, folder)
         saved_config = copy.deepcopy(config)
@@ -71,6 +80,8 @@ def write_transformers(
         processor.save_processor(tokenizer, config, system_prompt, folder)
         if extras:
             save_tensors(dict(extras), folder / EXTRAS)
+        if record is not None:
+            write_json(folder / TRAINING, dict(record))
         if card is not None:
             write_text(folder / "README.md", card)
 

@@ -142,7 +142,7 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
             sharding,
             policy,
             micro_rows,
-            state_bytes(sizes, sharding, num_busy_gpus, config.precision),
+            state_bytes(sizes, sharding, num_busy_gpus, config.precision, config.run.ema is not None),
             activations(
                 model, parts, row * micro_rows, _widths(config), policy, peft=peft, text_loss=config.memory.text_loss
             ),

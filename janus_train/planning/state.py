@@ -84,7 +84,7 @@ class StateBytes:
     weights: float
     gradients: float
     masters: float
-    moments: float
+    moments: float  # and the average of the weights, if the run keeps one
     copies: float  # autocast's, in bf16
     gathered: float  # other GPUs' weights, while a layer needs them
 
@@ -119,8 +119,14 @@ def sizes_of(model: ModelConfig, trained_parts: Collection[Part], peft: PeftConf
     )
 
 
-def state_bytes(sizes: Sizes, sharding: ShardingStrategy, num_gpus: int, precision: str) -> StateBytes:
-    """The state on each of ``num_gpus``; ``precision`` is that of the configuration, fp32 or bf16."""
+def state_bytes(
+    sizes: Sizes, sharding: ShardingStrategy, num_gpus: int, precision: str, has_average: bool = False
+) -> StateBytes:
+    """The state on each of ``num_gpus``.
+
+    ``precision`` is that of the configuration, fp32 or bf16; ``has_average``: whether the run averages the weights
+    (``run.ema``), in fp32 and sharded as the moments.
+    """
     is_bf16 = precision == "bf16"
     narrow_bytes = BF16 if is_bf16 else FP32
     fraction = {True: 1 / sharding.num_shards(num_gpus), False: 1.0}
@@ -136,7 +142,7 @@ def state_bytes(sizes: Sizes, sharding: ShardingStrategy, num_gpus: int, precisi
         weights=fraction[sharding.weights] * weights + FP32 * sizes.num_vq,
         gradients=gradients,
         masters=FP32 * fraction[True] * sizes.num_trained if sharding.masters else 0.0,
-        moments=2 * FP32 * fraction[sharding.optimizer] * sizes.num_trained,
+        moments=(3 if has_average else 2) * FP32 * fraction[sharding.optimizer] * sizes.num_trained,
         copies=BF16 * (sizes.num_trained_matrices - num_trained_bf16)
         if is_bf16 and not sharding.gathers_narrow
         else 0.0,

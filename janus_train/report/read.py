@@ -28,6 +28,8 @@ class StageRun:
     """The lines of metrics.jsonl."""
     previews: list[Path]
     """samples/step-*.png, oldest first."""
+    answers: dict[int, list[Line]] = field(default_factory=dict)
+    """Step -> the answers to the questions about held-out images, of samples/step-*.json."""
 
     @property
     def parts(self) -> dict[str, Line]:
@@ -94,6 +96,10 @@ def _read_run(folder: Path) -> StageRun:
         manifest=read_json_object_if_any(folder / "manifest.json"),
         steps=[line for line in steps if "step" in line],
         previews=sorted((folder / "samples").glob("step-*.png"), key=step_of),
+        answers={
+            step_of(path): read_json_object(path).get("answers", [])
+            for path in sorted((folder / "samples").glob("step-*.json"), key=step_of)
+        },
     )
 
 

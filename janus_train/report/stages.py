@@ -1,9 +1,11 @@
-"""The values of the runs' sections: trained parts, curves, ratio of the kinds, previews and settings of each stage."""
+"""The values of the runs' sections: trained parts, curves of training and validation, ratio of the kinds, previews and
+settings of each stage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,7 +14,7 @@ from janus_train.config import PARTS
 from janus_train.data.types import KINDS, Kind
 from janus_train.pages.images import image_uri
 from janus_train.report.charts import Chart, Series, line_chart
-from janus_train.report.read import StageRun, step_of
+from janus_train.report.read import Line, StageRun, step_of
 from janus_train.text import duration
 
 MAX_PREVIEWS = 6
@@ -63,11 +65,30 @@ class RatioSummary:
 
 @dataclass(frozen=True)
 class Preview:
-    """Images generated during training; ``image`` is a ``data:`` URI, or None if missing."""
+    """Images generated at a step; ``image`` is a ``data:`` URI, or None if missing."""
 
     name: str
-    step: str
     image: str | None
+
+
+@dataclass(frozen=True)
+class PreviewQuestion:
+    """A question about a held-out image, and the answers at the steps of a strip; None where there is none."""
+
+    text: Any
+    expected: Any
+    image: str | None
+    answers: list[Any]
+
+
+@dataclass(frozen=True)
+class PreviewStrip:
+    """What the model drew and answered during training, a column per step."""
+
+    steps: list[str]
+    previews: list[Preview]
+    """One per step; empty if no step has any."""
+    questions: list[PreviewQuestion]
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,10 @@ class Stage:
     purpose: str
     facts: list[str]
     mixture: RatioSummary | None
+    validation: str
+    """The last and the best validation in words; empty if there was none."""
     charts: list[Chart]
-    previews: list[Preview]
+    strip: PreviewStrip | None
     config: str
     manifest: list[tuple[str, str]]
 
@@ -113,7 +136,7 @@ def _state(run: StageRun, part: str) -> PartState:
 
 
 def stage_of(run: StageRun, anchor: str) -> Stage:
-    """Collects a run's curves, ratio of kinds, previews, configuration and machine."""
+    """Collects a run's curves, ratio of kinds, validation, previews, configuration and machine."""
     config = run.config
     optim, batch = config.get("optim") or {}, config.get("batch") or {}
     num_tokens = sum(run.series("tokens")[1])
@@ -129,8 +152,9 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
         purpose=PURPOSES.get(config.get("stage", 0), ""),
         facts=[fact for fact in facts if fact],
         mixture=_ratio_summary(run),
+        validation=_validation(run),
         charts=list(_charts(run)),
-        previews=_previews(run),
+        strip=_strip(run),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         manifest=flatten(run.manifest),
     )
@@ -142,7 +166,9 @@ def _charts(run: StageRun) -> Iterator[Chart]:
         if requested_shares.get(kind) == 0:
             continue
         label = {"text": "text", "understanding": "understanding", "generation": "images"}[kind]
-        yield line_chart(f"Loss on {label}", [Series("", *run.series(f"loss/{kind}"), kind)])
+        held_out = Series("held out", *run.series(f"validation/loss/{kind}"), "plain")
+        training = Series("training" if held_out.values else "", *run.series(f"loss/{kind}"), kind)
+        yield line_chart(f"Loss on {label}", [training, held_out])
     share_lines = [Series(kind, *_share_series(run, kind), kind, requested_shares.get(kind)) for kind in KINDS]
     title = f"{_unit(run).capitalize()} of each kind, share per step"
     yield line_chart(title, share_lines, unit=" %", from_zero=True, note="dashed: requested")
@@ -192,13 +218,52 @@ def _ratio_summary(run: StageRun) -> RatioSummary | None:
     )
 
 
-def _previews(run: StageRun) -> list[Preview]:
-    """Selects previews that are evenly spread, always with the last one."""
-    stride = max(1, -(-len(run.previews) // MAX_PREVIEWS))
-    paths = run.previews[::-1][::stride][::-1]
+def _validation(run: StageRun) -> str:
+    """Loss on held-out samples: the last one, by source, and the lowest one."""
+    steps, values = run.series("validation/loss")
+    if not steps:
+        return ""
+    line = next(line for line in run.steps if line["step"] == steps[-1])
+    sources = [
+        f"{key.removeprefix('validation/source/')} {value:.3f}"
+        for key, value in line.items()
+        if key.startswith("validation/source/") and isinstance(value, (int, float))
+    ]
+    lowest = min(range(len(steps)), key=values.__getitem__)
+    text = f"Loss on held-out samples at step {steps[-1]:,}: {values[-1]:.3f}"
+    text += f" ({', '.join(sources)})" if sources else ""
+    return text + f"; the lowest was {values[lowest]:.3f} at step {steps[lowest]:,}"
+
+
+def _strip(run: StageRun) -> PreviewStrip | None:
+    """The steps with previews, evenly spread and always with the last one; None if there are none."""
+    images = {step_of(path): path for path in run.previews}
+    all_steps = sorted(images.keys() | run.answers.keys())
+    if not all_steps:
+        return None
+    steps = all_steps[:: -max(1, -(-len(all_steps) // MAX_PREVIEWS))][::-1]
+    previews = [Preview(f"step-{step:06d}", _image(run, images.get(step))) for step in steps]
+    return PreviewStrip([f"{step:,}" for step in steps], previews if images else [], _questions(run, steps))
+
+
+def _image(run: StageRun, path: Path | None) -> str | None:
+    return None if path is None else image_uri(run.folder, str(path.relative_to(run.folder)))
+
+
+def _questions(run: StageRun, steps: list[int]) -> list[PreviewQuestion]:
+    """The questions of the last step that has any, with the answers of each step to the same question."""
+    answers = [
+        {(line["question"], line["image"]): line["answer"] for line in run.answers.get(step, [])} for step in steps
+    ]
+    last_lines: list[Line] = next((run.answers[step] for step in reversed(steps) if run.answers.get(step)), [])
     return [
-        Preview(path.stem, f"{step_of(path):,}", image_uri(run.folder, str(path.relative_to(run.folder))))
-        for path in paths
+        PreviewQuestion(
+            line["question"],
+            line["expected"],
+            image_uri(run.folder, line["image"]),
+            [of_step.get((line["question"], line["image"])) for of_step in answers],
+        )
+        for line in last_lines
     ]
 
 

@@ -23,15 +23,17 @@ from janus_train.data.streams import reassign_streams
 from janus_train.errors import UserError, one_line
 from janus_train.model.compile import compile_errors_as_user_errors
 from janus_train.train.backends import Backend, make_backend
+from janus_train.train.best import Best, read_best
 from janus_train.train.checkpoint.format import load as load_checkpoint
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed import process_group
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.distributed.devices import check_gpu_is_used, check_precision, description
 from janus_train.train.distributed.watchdog import Watchdog
-from janus_train.train.final_model import write_final_model
+from janus_train.train.final_model import write_results
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.log import set_up_logging
+from janus_train.train.monitor.questions import find_questions
 from janus_train.train.run_dir import (
     RunDir,
     RunState,
@@ -82,7 +84,9 @@ def _run(
     data_digests = recipe.digests()
     run_dir, state = open_run_dir(config, data_digests, group, lock)
     if state.state == "finished":
-        logger.info(f"{run_dir.path} is finished at step {config.run.steps}: the model is in {run_dir.final}")
+        logger.info(
+            f"{run_dir.path} is finished at step {run_dir.manifest()['steps']}: the model is in {run_dir.final}"
+        )
         return run_dir.path
 
     model, weights = load_trainable(config, group, run_dir, state, recipe)
@@ -101,20 +105,26 @@ def _run(
     validation = None
     if config.run.validate_every:
         validation = Validation(config, recipe, data_digests, rows.encoder, group)
+    with group.raise_on_all_ranks():
+        context = config.model.text.max_position_embeddings
+        questions = find_questions(recipe, rows.encoder, context) if config.run.sample_every else []
     rows.peek()  # most errors in the data show in the first rows: find them before anything is written
     if resume.folder is None and group.is_main:
         warn_of_long_samples(config, recipe, model)
 
     record_start(config, group, run_dir, state, recipe, model, resume)
-    monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1)
-    saver = CheckpointSaver(run_dir.path, backend, config.run, data_digests)
+    best = Best(config.run)
+    if validation is not None:
+        best = read_best(run_dir.path, config.run, validation.digest, group)
+    monitor = Monitor(config, run_dir, recipe, backend, first_step=resume.step + 1, questions=questions)
+    saver = CheckpointSaver(run_dir.path, backend, config.run, data_digests, best.kept.step)
     try:
-        Trainer(config, backend, rows, saver, monitor, watchdog, validation).train(resume.step)
+        last_step = Trainer(config, backend, rows, saver, monitor, watchdog, validation, best).train(resume.step)
     finally:
         monitor.close()
 
     watchdog.beat("the last step", long=True)
-    write_final_model(backend, model, rows.encoder, run_dir, config)
+    write_results(backend, model, rows.encoder, run_dir, config, last_step, best)
     if group.is_main:
         announce_result(run_dir, write_report)
     group.barrier()
@@ -209,7 +219,8 @@ def record_start(
 
 def announce_result(run_dir: RunDir, write_report: Callable[[Path], Path] | None) -> None:
     """Log where the model is, and write the report; a report that cannot be written is only a warning."""
-    logger.info(f"the model is in {run_dir.final}")
+    for line in results_lines(run_dir):
+        logger.info(line)
     if write_report is None:
         return
     try:
@@ -218,3 +229,19 @@ def announce_result(run_dir: RunDir, write_report: Callable[[Path], Path] | None
         logger.warning(
             f"the report could not be written ({one_line(error)}): janus-train report {run_dir.path} writes it"
         )
+
+
+def results_lines(run_dir: RunDir) -> list[str]:
+    """Where the models of a finished run are, and what ended it, from its manifest."""
+    manifest = run_dir.manifest()
+    best, steps = manifest["best"], manifest["steps"]
+    lines = [f"the model is in {run_dir.final}"]
+    if run_dir.ema.exists():
+        lines.append(f"the model of the averaged weights is in {run_dir.ema}")
+    if manifest["patience"] is not None:
+        why = f"after {manifest['patience']} validations without a new best (run.patience)"
+        lines.insert(0, f"the run ends at step {steps}, {why}")
+    if best is not None:
+        model = f"; its model is in {run_dir.path / best['folder']}" if best["folder"] else ""
+        lines.append(f"the best {best['metric']} is {best['value']:.4f} at step {best['step']}{model}")
+    return lines

@@ -111,6 +111,16 @@ class RunDir:
         return self.path / "final"
 
     @property
+    def best(self) -> Path:
+        """The model of the best validation, if that is not the last step (`run.keep_best`)."""
+        return self.path / "best"
+
+    @property
+    def ema(self) -> Path:
+        """The model of the averaged weights, if the run keeps an average (`run.ema`)."""
+        return self.path / "ema"
+
+    @property
     def adapter(self) -> Path:
         """LoRA's adapters alone, in peft's format."""
         return self.path / "adapter"
@@ -170,8 +180,12 @@ class RunDir:
         return manifest.get("stage") == self._config.stage and self._is_finished_in(manifest)
 
     def _is_finished_in(self, manifest: dict[str, Any]) -> bool:
-        steps = manifest.get("steps")
-        return bool(manifest.get("finished")) and isinstance(steps, int) and steps >= self._config.run.steps
+        steps, run = manifest.get("steps"), self._config.run
+        if not manifest.get("finished") or not isinstance(steps, int):
+            return False
+        patience = manifest.get("patience")  # that of the run that ended by it: a larger one continues
+        has_stopped = isinstance(patience, int) and run.patience is not None and run.patience <= patience
+        return steps >= run.steps or has_stopped
 
     def _refuse_orphans(self) -> None:
         """Raise `UserError` for checkpoints without a manifest: a new run must not overwrite them."""
@@ -249,6 +263,8 @@ class RunDir:
             "samples",
             "checkpoints",
             "final",
+            "best",
+            "ema",
             "adapter",
             "report.html",
             "trackers.json",
@@ -291,9 +307,13 @@ class RunDir:
         }
         write_json(self.path / "manifest.json", manifest)
 
-    def write_end(self, steps: int) -> None:
-        """Mark the run as finished."""
-        write_json(self.path / "manifest.json", self.manifest() | {"finished": True, "steps": steps})
+    def write_end(self, steps: int, best: dict[str, Any] | None, patience: int | None) -> None:
+        """Mark the run as finished at step ``steps``.
+
+        ``best``: its best validation; ``patience``: ``run.patience`` if the run ended by it.
+        """
+        end = {"finished": True, "steps": steps, "best": best, "patience": patience}
+        write_json(self.path / "manifest.json", self.manifest() | end)
 
 
 @contextmanager
@@ -341,13 +361,14 @@ def check_space(config: Config, folder: Path) -> None:
     counts = parameter_counts(config.model)
     num_trained = sum(counts[part] for part in config.train_parts)
     num_trained += sum(adapter_counts(config.model, config.peft).values())
-    checkpoint_bytes = num_trained * BYTES_PER_PARAMETER
+    checkpoint_bytes = num_trained * (BYTES_PER_PARAMETER + (0 if config.run.ema is None else 4))
     if free_bytes < checkpoint_bytes:
         final_bytes = 4 * sum(counts.values())
-        total_bytes = (config.run.keep_checkpoints + 1) * checkpoint_bytes + final_bytes
+        num_kept = config.run.keep_checkpoints + (config.run.keep_best is not None)
+        total_bytes = (num_kept + 1) * checkpoint_bytes + final_bytes
         raise UserError(
             f"output_dir {folder}: one checkpoint of {num_trained / 1e6:.1f} M trained parameters needs {_size(checkpoint_bytes)}, its disk "
-            f"has {_size(free_bytes)} free ({_size(total_bytes)} for run.keep_checkpoints={config.run.keep_checkpoints}, the one being "
+            f"has {_size(free_bytes)} free ({_size(total_bytes)} for {num_kept} that are kept (run.keep_checkpoints), the one being "
             "written and the final model): make room or choose another output_dir"
         )
 

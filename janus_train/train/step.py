@@ -56,6 +56,8 @@ def train_step(
     totals = TotalsOnTheWay(losses)
     meanwhile()
     grad_norm, applied = backend.update(gradient_clip)
+    if applied:
+        backend.update_average()
     return StepResult(totals.read(), grad_norm, applied)
 
 

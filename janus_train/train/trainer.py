@@ -17,6 +17,7 @@ from janus_train.data.micro_batches import MicroBatches
 from janus_train.data.types import Row
 from janus_train.errors import UserError
 from janus_train.train.backends import Backend
+from janus_train.train.best import Best
 from janus_train.train.checkpoint.saver import CheckpointSaver
 from janus_train.train.distributed.signals import Preempted, StopSignals
 from janus_train.train.distributed.step_sync import RowsReport, StepReport, StepSync
@@ -56,18 +57,21 @@ class Trainer:
         monitor: Monitor,
         watchdog: Watchdog,
         validation: Validation | None = None,
+        best: Best | None = None,
     ):
-        """``validation``: None if the run does not validate."""
+        """``validation``: None if the run does not validate; ``best``: the best of its validations so far."""
         self.config, self.backend, self.rows = config, backend, rows
         self.saver, self.monitor, self.watchdog = saver, monitor, watchdog
-        self.validation = validation
+        self.validation, self.best = validation, best or Best(config.run)
         self.group = backend.distributed
         self.sync = StepSync(self.group)
         self.next: StepRows = StepRows()
         """The rows of the next step, fetched while the device computes the current one."""
 
-    def train(self, steps_done: int) -> None:
-        """Train from the step after ``steps_done`` to ``run.steps``.
+    def train(self, steps_done: int) -> int:
+        """Train from the step after ``steps_done`` to ``run.steps``, or until ``run.patience`` is at its end.
+
+        Returns the last step.
 
         Raises `Preempted` on every rank after a signal to any of them, and `UserError` for data or losses that end the
         run. A checkpoint is saved before a signal or an error in the data ends it.
@@ -76,7 +80,9 @@ class Trainer:
         with StopSignals(announce=self.group.is_main) as signals:
             self._fetch()
             rows_report = self.sync.exchange(StepReport(), self.next.report).rows
-            for step in range(steps_done + 1, run.steps + 1):
+            step = steps_done
+            while step < run.steps and not self.best.is_out_of_patience:
+                step += 1
                 if rows_report.error:
                     self.saver.finish()
                     raise UserError(rows_report.error)
@@ -99,8 +105,10 @@ class Trainer:
                 if result:
                     self.monitor.judge(step, current.rows, result, summary)
                 validated = {} if stop_signal else self._validate(step)
-                if self._saves_at(step) or stop_signal or summary.rows.error:
-                    self._save(step, current.rows)
+                is_best = bool(validated) and self.best.judge(step, validated)
+                saves = self._saves_at(step) or is_best or self.best.is_out_of_patience
+                if saves or stop_signal or summary.rows.error:
+                    self._save(step, current.rows, is_best)
                 if run.sample_every and not stop_signal and step % run.sample_every == 0:
                     self.monitor.preview(step, self.rows.encoder)
                 step_s = time.perf_counter() - start_s - validated.get("validation/seconds", 0.0)
@@ -111,6 +119,7 @@ class Trainer:
                     self._stop(step, stop_signal)
                 rows_report = summary.rows
             self.saver.close()
+        return step
 
     def _step(
         self, step: int, current: StepRows, num_loss_tokens: int, rate: float, meanwhile: Callable[[], None]
@@ -153,12 +162,12 @@ class Trainer:
         self.watchdog.beat(f"the update of step {step}, before its validation", long=True)
         return self.validation.run(self.backend)
 
-    def _save(self, step: int, rows: list[Row]) -> None:
+    def _save(self, step: int, rows: list[Row], is_best: bool = False) -> None:
         states = [(str(row.stream), row.state) for row in rows]
         rank_reports = self.group.gather([(has_finite_weights(self.backend), states)])
         if not all(is_finite for is_finite, _ in rank_reports):
             raise not_finite_error(step)
-        self.saver.begin(step, {stream: state for _, states in rank_reports for stream, state in states})
+        self.saver.begin(step, {stream: state for _, states in rank_reports for stream, state in states}, is_best)
 
     def _stop(self, step: int, stop_signal: str) -> NoReturn:
         """Wait for the checkpoint of ``step`` and raise `Preempted`."""

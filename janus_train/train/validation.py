@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.held_out import Block, HeldOutSource, blocks_of, held_out_sources, read_documents, samples_digest
 from janus_train.data.recipe import Recipe
-from janus_train.data.types import Document, Quarantined, Row
+from janus_train.data.types import IGNORE, KINDS, Document, Kind, Quarantined, Row
 from janus_train.errors import UserError
 from janus_train.model.document_losses import (
     ImageShape,
@@ -39,7 +39,8 @@ from janus_train.train.monitor.loss_spikes import finite_or_none
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "validation/"
+PREFIX, AVERAGE_PREFIX = "validation/", "validation_ema/"
+"""Of the losses with the run's weights, and with their average (`run.ema`)."""
 
 
 class Validation:
@@ -67,16 +68,41 @@ class Validation:
                 counts[block.source.config.name] += len(documents)
                 unusable += bad
                 self._rows += [(number, row) for row in rows_by_source(documents, config.batch.row_tokens)]
-        reports = group.gather([(len(self._rows), counts, unusable)])
-        self._num_passes = max(num_rows for num_rows, _, _ in reports)
-        self._counts = sum((rank_counts for _, rank_counts, _ in reports), Counter[str]())
-        _say(sources, self._counts, [sample for _, _, rank_bad in reports for sample in rank_bad])
+        kinds = {kind for _, row in self._rows for document in row.documents for kind in _kinds(document)}
+        reports = group.gather([(len(self._rows), counts, kinds, unusable)])
+        self._num_passes = max(num_rows for num_rows, *_ in reports)
+        self._counts = sum((rank_counts for _, rank_counts, *_ in reports), Counter[str]())
+        _say(sources, self._counts, [sample for *_, rank_bad in reports for sample in rank_bad])
         if not self._counts:
             raise UserError(f"{recipe.path}: none of the held-out samples can be used for validation")
+        all_kinds = [kind for kind in KINDS if any(kind in rank_kinds for _, _, rank_kinds, _ in reports)]
+        names = ["loss", *(f"loss/{kind}" for kind in all_kinds), *(f"source/{name}" for name in self._counts)]
+        prefixes = [PREFIX] if config.run.ema is None else [PREFIX, AVERAGE_PREFIX]
+        self.metrics = [prefix + name for prefix in prefixes for name in names]
+        """The losses that `run` gives."""
+        if config.run.keep_best is not None and config.run.keep_best not in self.metrics:
+            raise UserError(
+                f"run.keep_best={config.run.keep_best}: validation has no such value, it has {', '.join(self.metrics)}"
+            )
 
     def run(self, backend: Backend) -> dict[str, Any]:
         """The metrics of the current weights, the same on all ranks."""
         start_s = time.perf_counter()
+        by_source = self._losses(backend)
+        metrics = _metrics(PREFIX, by_source)
+        if backend.average is not None:
+            with backend.averaged_weights():
+                metrics |= _metrics(AVERAGE_PREFIX, self._losses(backend))
+        return {
+            **metrics,
+            f"{PREFIX}samples": self._counts.total(),
+            f"{PREFIX}loss_tokens": sum(sum(totals.counts.values()) for totals in by_source.values()),
+            f"{PREFIX}digest": self.digest,
+            f"{PREFIX}seconds": time.perf_counter() - start_s,
+        }
+
+    def _losses(self, backend: Backend) -> dict[str, LossTotals]:
+        """The losses by source over all ranks."""
         results: list[tuple[int, str, LossTotals]] = []
         with backend.forward_only():
             for number in range(self._num_passes):
@@ -87,14 +113,11 @@ class Validation:
                 else:
                     row_losses(backend.model, empty_row(), self._shape, self._group.device)
         all_results = sorted(self._group.gather(results), key=lambda result: result[0])  # a block's are on one rank
-        by_source = sums_by_source((source, totals) for _, source, totals in all_results)
-        return {
-            **{f"{PREFIX}{name}": finite_or_none(value) for name, value in loss_values(by_source).items()},
-            f"{PREFIX}samples": self._counts.total(),
-            f"{PREFIX}loss_tokens": sum(sum(totals.counts.values()) for totals in by_source.values()),
-            f"{PREFIX}digest": self.digest,
-            f"{PREFIX}seconds": time.perf_counter() - start_s,
-        }
+        return sums_by_source((source, totals) for _, source, totals in all_results)
+
+
+def _metrics(prefix: str, by_source: Mapping[str, LossTotals]) -> dict[str, float | None]:
+    return {f"{prefix}{name}": finite_or_none(value) for name, value in loss_values(by_source).items()}
 
 
 def refuse_nothing(sources: list[HeldOutSource], recipe: Recipe, config: Config) -> None:
@@ -116,6 +139,14 @@ def _read(block: Block, encoder: Encoder, row_tokens: int) -> tuple[list[Documen
     results = list(read_documents(block, encoder, row_tokens))
     documents = [document for document, _ in results if document is not None]
     return documents, [sample for _, sample in results if sample is not None]
+
+
+def _kinds(document: Document) -> Iterator[Kind]:
+    """The kinds whose losses a document has targets of."""
+    if (document.labels != IGNORE).any():
+        yield "understanding" if document.kind == "understanding" else "text"
+    if document.image_targets.any():
+        yield "generation"
 
 
 def _say(sources: list[HeldOutSource], counts: Counter[str], unusable: list[Quarantined]) -> None:

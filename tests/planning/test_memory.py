@@ -150,6 +150,15 @@ def test_state_is_the_tensors_bytes(stage: int) -> None:
     assert planned_state.masters == planned_state.copies == planned_state.gathered == 0
 
 
+def test_an_average_of_the_weights_takes_as_much_as_a_moment() -> None:
+    sizes = sizes_of(MODEL, ["language_model"])
+    for name, shards in (("ddp", 1), ("zero1", 4), ("fsdp2", 4)):
+        plain, averaged = (
+            state_bytes(sizes, SHARDING_STRATEGIES[name], 4, "bf16", has_average=has) for has in (False, True)
+        )
+        assert averaged.total - plain.total == pytest.approx(4 * sizes.num_trained / shards), name
+
+
 def pro(name: str, stage: int) -> tuple[Sizes, Workload, tuple[Part, ...]]:
     config = config_of(f"+stage={stage}", f"model={name}")
     return sizes_of(config.model, config.train_parts), expected_row(config, cached_codes=True), config.train_parts

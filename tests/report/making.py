@@ -197,3 +197,22 @@ def make_own_data(folder: Path, num_lines: int = 6) -> Path:
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
     (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in images))
     return folder
+
+
+def add_validation(folder: Path, every: int = 10) -> None:
+    """Validations and answers of a run of `make_run`."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["step"] % every == 0:
+            value = 2 + abs(line["step"] - 40) / 20  # the lowest at step 40
+            line |= {
+                "validation/loss": value,
+                "validation/loss/understanding": value,
+                "validation/source/photos": value,
+            }
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Image.new("RGB", (96, 96), (200, 40, 40)).save(folder / "samples/question-1.png")
+    for step in range(every, 61, every):
+        answer = {"question": "Who <b>is</b> it?", "answer": f"Tom at {step}.", "expected": "Tom."}
+        answer["image"] = "samples/question-1.png"
+        (folder / f"samples/step-{step:06d}.json").write_text(json.dumps({"answers": [answer]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,7 @@ from janus_train.errors import UserError
 from janus_train.report import build
 from janus_train.report.charts import Series, line_chart, nice_ticks, number, smooth
 from tests.pages.parsed import Page
-from tests.report.making import make_evaluation, make_run
+from tests.report.making import add_validation, make_evaluation, make_run
 
 
 @pytest.fixture
@@ -75,6 +76,35 @@ def test_single_run(tmp_path):
     charts = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert len(charts) == 8
     assert any(attrs["aria-label"].startswith("Loss on text") for attrs in charts)
+
+
+def test_validation_stands_in_the_charts_of_training_and_answers_by_step(tmp_path):
+    folder = make_run(tmp_path / "run", 2)
+    plain = Page(build(folder).read_text(encoding="utf-8")).text
+    assert "held out" not in plain and "Loss on held-out samples" not in plain
+    add_validation(folder)
+    html = build(folder).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "Loss on held-out samples at step 60: 3.000 (photos 3.000); the lowest was 2.000 at step 40" in page.text
+    charts = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
+    [understanding] = [label for label in charts if label.startswith("Loss on understanding")]
+    assert "training" in understanding and "held out 3 at step 60" in understanding
+    assert not [label for label in charts if label.startswith("Loss on images") and "held out" in label]
+    assert "<b>is</b>" not in html and "Who &lt;b&gt;is&lt;/b&gt; it?" in html
+    places = [page.text.index(f"Tom at {step}.") for step in (10, 20, 30, 40, 50, 60)]
+    assert places == sorted(places)
+    for step in range(70, 200, 10):  # more than are shown: evenly spread, with the last one
+        shutil.copy(folder / "samples/step-000060.json", folder / f"samples/step-{step:06d}.json")
+    text = Page(build(folder).read_text(encoding="utf-8")).text
+    assert "step 190" in text and 4 <= sum(f"step {step}" in text for step in range(10, 200, 10)) <= 8
+
+
+def test_answers_of_a_forged_file_are_text_or_an_error(tmp_path):
+    folder = make_run(tmp_path / "run", 2)
+    add_validation(folder)
+    (folder / "samples/step-000060.json").write_text('{"answers": [{"question": ["x"]}]}')
+    with pytest.raises(UserError, match="are not as training writes them"):
+        build(folder)
 
 
 def test_stage_one_has_no_text_loss(tmp_path):

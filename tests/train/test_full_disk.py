@@ -79,7 +79,7 @@ def test_a_final_model_that_finds_no_room_is_a_line_and_is_written_by_the_next_s
 ) -> None:
     config = small(1, "run.steps=2", "run.checkpoint_every=2", f"output_dir={small_disk / 'run'}")
     with monkeypatch.context() as patched:
-        before(patched, loop, "write_final_model", lambda: fill(small_disk, free_blocks=64))
+        before(patched, loop, "write_results", lambda: fill(small_disk, free_blocks=64))
         with pytest.raises(UserError, match=r"cannot be written: No space left on device: make room and run the same"):
             run(config)
     assert not (small_disk / "run/final").exists() and not list((small_disk / "run").glob(".*"))
@@ -102,7 +102,7 @@ def test_a_folder_deleted_in_a_step_is_noticed_in_that_step(
 def test_a_folder_deleted_after_the_last_step_gets_no_model(
     small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before(monkeypatch, loop, "write_final_model", lambda: shutil.rmtree(tmp_path / "run"))
+    before(monkeypatch, loop, "write_results", lambda: shutil.rmtree(tmp_path / "run"))
     with pytest.raises(UserError, match="was deleted or moved during the run"):
         run(small(2, "run.steps=1"))
     assert not (tmp_path / "run").exists()

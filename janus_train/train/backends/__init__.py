@@ -19,6 +19,15 @@ def make_backend(
     Its trainable parts are set (`parts.set_trainable`). ``weights``: the values of parameters that are on the meta
     device, by name; each rank reads one tensor at a time, and only what it keeps if the weights are sharded.
     """
+    backend = _make(janus, config, distributed, weights)
+    if config.run.ema is not None:
+        backend.start_average(config.run.ema)
+    return backend
+
+
+def _make(
+    janus: JanusForConditionalGeneration, config: Config, distributed: Distributed, weights: Weights | None
+) -> Backend:
     if distributed.backend == "zero":
         from janus_train.train.backends.zero import DeepSpeedZeRO  # DeepSpeed takes seconds to import
 

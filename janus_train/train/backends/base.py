@@ -29,6 +29,7 @@ from janus_train.model.build import prepare
 from janus_train.model.meta_init import allocate, without_weights
 from janus_train.model.parts import eval_mode
 from janus_train.model.precision import cast_to_bf16
+from janus_train.train.backends.average import AVERAGE, WeightAverage
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.optim import set_learning_rate
 
@@ -41,7 +42,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass
 class ParameterShard:
-    """A stretch of a trained parameter and of its moments, from element ``start``.
+    """A stretch of a trained parameter, of its moments and its average (`average`), from element ``start``.
 
     The parameter is flattened row by row. The tensors are views, to read or to fill.
     """
@@ -49,7 +50,7 @@ class ParameterShard:
     name: str
     start: int
     weight: torch.Tensor  # (n,) fp32
-    moments: dict[str, torch.Tensor] = field(default_factory=dict)  # (n,) each; none before the first update
+    moments: dict[str, torch.Tensor] = field(default_factory=dict)  # (n,) each; AdamW's: none before the first update
 
     @property
     def stop(self) -> int:
@@ -85,6 +86,8 @@ class Backend(ABC):
     """The module to call with a `Batch`."""
     optimizer: torch.optim.Optimizer
     """torch's AdamW over the parameters that this rank updates."""
+    average: WeightAverage | None = None
+    """The average of the weights, if the run keeps one."""
 
     def __init__(self, janus: JanusForConditionalGeneration, config: Config, distributed: Distributed):
         self.janus, self.config, self.distributed = janus, config, distributed
@@ -132,9 +135,16 @@ class Backend(ABC):
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    @abstractmethod
     def local_shards(self) -> list[ParameterShard]:
-        """All trained parameters and moments that this rank keeps in fp32."""
+        """All trained parameters, moments and averages that this rank keeps in fp32."""
+        shards = self._shards()
+        for shard, value in zip(shards, self.average.values if self.average else (), strict=self.average is not None):
+            shard.moments[AVERAGE] = value
+        return shards
+
+    @abstractmethod
+    def _shards(self) -> list[ParameterShard]:
+        """Those of `local_shards`, in the same order each time, without averages."""
 
     def checkpoint_shards(self) -> list[ParameterShard]:
         """The shards that this rank saves: all ranks together save each element of each trained parameter once."""
@@ -161,6 +171,30 @@ class Backend(ABC):
     def set_optimizer_steps(self, steps: int) -> None:
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
+
+    # ---------------------------------------------------------------------------------------------------------- average
+
+    def start_average(self, decay: float) -> None:
+        """Keep an average of the weights, which starts at the current ones."""
+        self.average = WeightAverage(self._weights(), decay)
+
+    def update_average(self) -> None:
+        """Take the weights of an update into the average, if there is one."""
+        if self.average is not None:
+            self.average.update(self._weights())
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model has the averages for weights; afterwards it has its own again. All ranks use it together."""
+        assert self.average is not None
+        self.average.swap(self._weights())
+        self.sync_model_weights()
+        yield
+        self.average.swap(self._weights())
+        self.sync_model_weights()
+
+    def _weights(self) -> list[torch.Tensor]:
+        return [shard.weight for shard in self._shards()]
 
     # ------------------------------------------------------------------------------------------------------ full model
 

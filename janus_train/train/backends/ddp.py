@@ -45,7 +45,7 @@ class DDP(Backend):
             return nullcontext()
         return self.model.no_sync()
 
-    def local_shards(self) -> list[ParameterShard]:
+    def _shards(self) -> list[ParameterShard]:
         shards = []
         for name in self.shapes:
             parameter = self.janus.get_parameter(name)

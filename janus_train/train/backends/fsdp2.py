@@ -100,7 +100,7 @@ class FSDP2(Sharded):
             else:
                 parameter.copy_(weights[name])
 
-    def local_shards(self) -> list[ParameterShard]:
+    def _shards(self) -> list[ParameterShard]:
         shards = []
         for name, shape in self.shapes.items():
             parameter = self.janus.get_parameter(name)

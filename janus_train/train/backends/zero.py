@@ -148,7 +148,7 @@ class DeepSpeedZeRO(Sharded):
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def local_shards(self) -> list[ParameterShard]:
+    def _shards(self) -> list[ParameterShard]:
         return list(self._partitioned_shards() if self.stage == 3 else self._flat_shards())
 
     def _flat_shards(self) -> Iterator[ParameterShard]:

@@ -5,8 +5,8 @@
                               manifest.json               schema, step, ranks, recipe, sizes and digests of the others
 
 A folder is a checkpoint only if it has a manifest and every file matches it: `saver` writes the manifest last, `store`
-checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``,
-and in its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have
+checks it. A rank's file holds that rank's shards, each flat: ``weight/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME`` and,
+if the run keeps an average of the weights, ``ema/NAME``, and in its metadata the element where each begins. To load, a rank reads the stretches it needs from the files that have
 them. So checkpoints resume under any other backend and number of processes, and no rank holds more than its own share.
 
 The frozen parts are not saved: a resumed run takes them from where it started, and the run's manifest has their
@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from janus_train.errors import UserError
 from janus_train.files import file_sha256, sync, write_json
 from janus_train.train.backends import Backend, ParameterShard
+from janus_train.train.backends.average import AVERAGE
 from janus_train.train.checkpoint.store import MANIFEST, STATE, Checkpoint, Entries, unreadable_error
 
 
@@ -106,6 +107,7 @@ def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterS
     """Copy the file's elements into ``shards``; yields each shard that got any, with their number."""
     with safe_open(path, framework="pt") as file:
         starts: dict[str, int] = json.loads(file.metadata()["starts"])
+        names = set(file.keys())
         for shard in shards:
             if shard.name not in starts:
                 continue
@@ -117,7 +119,9 @@ def _fill(path: Path, shards: list[ParameterShard]) -> Iterator[tuple[ParameterS
             target = shard.narrow(start, stop)
             target.weight.copy_(weight[start - offset : stop - offset])
             for key, moment in target.moments.items():
-                moment.copy_(file.get_slice(f"{key}/{shard.name}")[start - offset : stop - offset])
+                # an average that the checkpoint does not have starts at its weights
+                stored = "weight" if key == AVERAGE and f"{key}/{shard.name}" not in names else key
+                moment.copy_(file.get_slice(f"{stored}/{shard.name}")[start - offset : stop - offset])
             yield shard, stop - start
 
 

@@ -53,17 +53,21 @@ class _PendingSave:
     step: int
     staging: Path
     future: Future[Entries]
+    is_best: bool
 
 
 class CheckpointSaver:
     """Saves one run's checkpoints. All ranks call every method, at the same steps.
 
-    ``recipe``: digests of recipe and data, for the manifests.
+    ``recipe``: digests of recipe and data, for the manifests. ``best``: the step whose checkpoint is kept beside the
+    newest ones, until that of a better one is committed.
     """
 
-    def __init__(self, run_dir: Path, backend: Backend, options: RunConfig, recipe: dict[str, str]):
+    def __init__(
+        self, run_dir: Path, backend: Backend, options: RunConfig, recipe: dict[str, str], best: int | None = None
+    ):
         self._run_dir, self._backend, self._group = run_dir, backend, backend.distributed
-        self._keep_checkpoints, self._recipe = options.keep_checkpoints, recipe
+        self._keep_checkpoints, self._recipe, self._best = options.keep_checkpoints, recipe, best
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._buffer = HostBuffer(self._group.device)
         self._pending_save: _PendingSave | None = None
@@ -79,8 +83,8 @@ class CheckpointSaver:
         """Whether this rank has written its part or failed to, so that `finish` does not wait for it."""
         return self._pending_save is None or self._pending_save.future.done()
 
-    def begin(self, step: int, streams: dict[str, dict[str, Any]]) -> None:
-        """Start to save step ``step``. Raises `UserError` after `MAX_FAILURES` consecutive failures."""
+    def begin(self, step: int, streams: dict[str, dict[str, Any]], is_best: bool = False) -> None:
+        """Start to save step ``step``, the best one so far if ``is_best``. Raises `UserError` after `MAX_FAILURES` consecutive failures."""
         self.finish()
         self._start_s = start_s = time.perf_counter()
         target = folder_of(self._run_dir, step)
@@ -90,7 +94,7 @@ class CheckpointSaver:
         state = state_of(step, self._backend, streams) if self._group.is_main else None
         shards = self._buffer.copy(self._backend.checkpoint_shards())
         future = self._thread.submit(write_files, staging, self._group.rank, shards, state)
-        self._pending_save = _PendingSave(step, staging, future)
+        self._pending_save = _PendingSave(step, staging, future, is_best)
         self.blocked_s += time.perf_counter() - start_s
 
     def finish(self) -> Checkpoint | None:
@@ -138,9 +142,10 @@ class CheckpointSaver:
         if self._any_rank_failed(error, pending.step, pending.staging):
             return None
         self._failures = 0
+        self._best = pending.step if pending.is_best else self._best
         self.save_s += time.perf_counter() - self._start_s
         if self._group.is_main:
-            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep_checkpoints)
+            self._thread.submit(remove_superseded, self._run_dir, pending.step, self._keep_checkpoints, self._best)
         return Checkpoint(target, pending.step)
 
     @staticmethod

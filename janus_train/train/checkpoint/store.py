@@ -81,21 +81,27 @@ def search(run: Path, distributed: Distributed | None = None) -> Search:
     A file that is missing or does not match the manifest makes a checkpoint invalid. A file that cannot be read may be
     intact: it raises `UserError` on all ranks, as does a checkpoint of another schema.
     """
-    rank, num_ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
     guard = distributed.raise_on_all_ranks if distributed else nullcontext
     with guard():
-        folders = step_folders(run) if rank == 0 else []
+        folders = step_folders(run) if distributed is None or distributed.is_main else []
     if distributed:  # rank 0's list: other nodes may not yet see the same files on a shared file system
         folders = distributed.gather(folders)
     invalid: list[InvalidCheckpoint] = []
     for folder in reversed(folders):
-        with guard():
-            fault = _fault(folder, rank, num_ranks)
-        faults = [text for text in (distributed.gather([fault]) if distributed else [fault]) if text is not None]
-        if not faults:
-            return Search(Checkpoint(folder, int(folder.name.removeprefix("step-"))), tuple(invalid))
-        invalid.append(InvalidCheckpoint(folder, faults[0]))
+        fault = fault_of(folder, distributed)
+        if fault is None:
+            return Search(Checkpoint(folder, step_of(folder)), tuple(invalid))
+        invalid.append(InvalidCheckpoint(folder, fault))
     return Search(None, tuple(invalid))
+
+
+def fault_of(folder: Path, distributed: Distributed | None = None) -> str | None:
+    """Why the folder is not a valid checkpoint; None if it is one. The ranks divide its files as in `search`."""
+    rank, num_ranks = (distributed.rank, distributed.world_size) if distributed else (0, 1)
+    with distributed.raise_on_all_ranks() if distributed else nullcontext():
+        fault = _fault(folder, rank, num_ranks)
+    faults = [text for text in (distributed.gather([fault]) if distributed else [fault]) if text is not None]
+    return faults[0] if faults else None
 
 
 def _fault(folder: Path, rank: int, num_ranks: int) -> str | None:
@@ -106,7 +112,7 @@ def _fault(folder: Path, rank: int, num_ranks: int) -> str | None:
     path = folder / MANIFEST
     try:
         manifest = _manifest(path)
-        if manifest["step"] != int(folder.name.removeprefix("step-")):
+        if manifest["step"] != step_of(folder):
             return f"its manifest is of step {manifest['step']}"
         for name, size, digest in sorted(manifest["files"])[rank::num_ranks]:
             path = folder / name
@@ -193,15 +199,16 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def remove_superseded(run: Path, step: int, keep_checkpoints: int) -> None:
+def remove_superseded(run: Path, step: int, keep_checkpoints: int, best: int | None = None) -> None:
     """Delete what the committed step ``step`` supersedes.
 
-    That is all but the newest ``keep_checkpoints`` checkpoints up to it, and the invalid folders up to it. Folders of
-    later steps stay. Each folder is renamed first, so that a kill leaves nothing that looks like a damaged checkpoint.
+    That is all but the newest ``keep_checkpoints`` checkpoints up to it and that of the step ``best``, and the invalid
+    folders up to it. Folders of later steps stay. Each folder is renamed first, so that a kill leaves nothing that looks like a damaged checkpoint.
     """
-    folders = [folder for folder in step_folders(run) if _step_of(folder) <= step]
-    invalid_folders = [path for path in (run / "checkpoints").glob("step-*.invalid*") if _step_of(path) <= step]
-    for path in [*folders[:-keep_checkpoints], *invalid_folders]:
+    folders = [folder for folder in step_folders(run) if step_of(folder) <= step]
+    invalid_folders = [path for path in (run / "checkpoints").glob("step-*.invalid*") if step_of(path) <= step]
+    old_folders = [folder for folder in folders[:-keep_checkpoints] if step_of(folder) != best]
+    for path in [*old_folders, *invalid_folders]:
         with suppress(OSError):
             path.rename(path.with_name(f".{path.name}.removed"))
     for path in (run / "checkpoints").glob(".step-*.removed"):
@@ -211,7 +218,8 @@ def remove_superseded(run: Path, step: int, keep_checkpoints: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named for, also if it is set aside."""
     match = re.match(r"step-([0-9]+)", path.name)
     assert match is not None, f"{path} names no step"
     return int(match[1])

@@ -28,6 +28,7 @@ from janus_train.train.monitor.mfu import MFU
 from janus_train.train.monitor.previews import write_previews
 from janus_train.train.monitor.profile import StepProfiler
 from janus_train.train.monitor.quarantine import Quarantine
+from janus_train.train.monitor.questions import Question, write_answers
 from janus_train.train.monitor.stragglers import ForwardTimer, StragglerWatch
 from janus_train.train.run_dir import RunDir
 from janus_train.train.step import StepResult
@@ -38,13 +39,22 @@ logger = logging.getLogger(__name__)
 class Monitor:
     """Metrics, trackers, bad steps, quarantined samples, stragglers and previews of one run.
 
-    All ranks create it together. ``first_step``: the first step that this process trains.
+    All ranks create it together. ``first_step``: the first step that this process trains. ``questions``: those that
+    previews answer.
     """
 
-    def __init__(self, config: Config, run_dir: RunDir, recipe: Recipe, backend: Backend, first_step: int):
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        recipe: Recipe,
+        backend: Backend,
+        first_step: int,
+        questions: Sequence[Question] = (),
+    ):
         group = backend.distributed
         self._config, self._run_dir, self._backend, self._group = config, run_dir, backend, group
-        self._prompts = recipe.config.previews
+        self._prompts, self._questions = recipe.config.previews, questions
         templates = [source.template for source in recipe.config.sources if source.kind == "generation"]
         self._template = get_template(templates[0] if templates else "request_to_image")
         self._quarantine = Quarantine(run_dir.quarantine, recipe.lengths, config.data.max_bad, writes=group.is_main)
@@ -80,8 +90,11 @@ class Monitor:
         self._bad_steps.judge(step, rows, summary.losses.mean, result.grad_norm, result.applied)
 
     def preview(self, step: int, encoder: Encoder) -> None:
-        """Generate the recipe's preview prompts; all ranks call it. What fails is a warning, and training continues."""
-        if not self._prompts:
+        """Generate the recipe's preview prompts, and answer the questions; all ranks call it.
+
+        What fails is a warning, and training continues.
+        """
+        if not self._prompts and not self._questions:
             return
         reason = None
         try:
@@ -99,8 +112,12 @@ class Monitor:
 
     def _write_preview(self, step: int, encoder: Encoder) -> None:
         janus = self._backend.full_model()
-        if janus is not None:
-            path = self._run_dir.path / "samples" / f"step-{step:06d}.png"
+        path = self._run_dir.path / "samples" / f"step-{step:06d}.png"
+        if janus is not None and self._questions:
+            with self._group.autocast():
+                write_answers(janus, encoder, self._questions, path.with_suffix(".json"))
+            logger.info(f"step {step}: answers about held-out images are in {path.with_suffix('.json')}")
+        if janus is not None and self._prompts:
             with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
                 write_previews(
                     janus,

@@ -52,6 +52,7 @@ def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> 
 def validation_line(metrics: Mapping[str, Any]) -> str:
     """The line of a step's validation in the log."""
     names = {"validation/loss": "validation loss"}
+    names |= {"validation_ema/loss": "of the average"} if "validation_ema/loss" in metrics else {}
     names |= {key: key.removeprefix("validation/") for key in metrics if key.startswith("validation/loss/")}
     losses = "  ".join(
         f"{name} {'-' if metrics[key] is None else f'{metrics[key]:.3f}'}" for key, name in names.items()

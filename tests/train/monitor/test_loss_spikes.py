@@ -91,4 +91,4 @@ def test_nothing_is_saved_if_any_ranks_weights_are_not_finite(bad_ranks: list[in
         assert not saved
     else:
         save()
-        assert saved == [(7, {"0": {"draws": 4}, "1": {"draws": 5}})]
+        assert saved == [(7, {"0": {"draws": 4}, "1": {"draws": 5}}, False)]
