@@ -183,7 +183,7 @@ def test_errors_and_logs_show_text_that_is_not_ours_as_text(
 
 
 def test_what_a_model_says_acts_on_no_terminal(run: Run, random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("janus_train.infer.load.stream_answer", lambda *_: iter(["one\n", HOSTILE]))
+    monkeypatch.setattr("janus_train.infer.load.stream_answer", lambda *_, **__: iter(["one\n", HOSTILE]))
     code, printed, _ = run("chat", random_base, "--prompt", "Hello")
     assert code == 0 and printed == "one\n[bold]red[/x] \\x1b[2J\\u202e\n"
 

@@ -200,7 +200,7 @@ def test_more_shapes_than_were_announced_end_the_run_instead_of_leaving_layers_u
     batches = {shape(batch): batch for batch in packings(documents)}
     compile_layers(janus, 1, "aot_eager")
     model = PackedJanus(janus)
-    with torch.no_grad(), compile_errors_as_user_errors():
+    with compile_errors_as_user_errors():
         for _, batch in zip(range(VARIANTS), batches.values(), strict=False):
             model(batch)
         with pytest.raises(UserError, match=r"more shapes.*run\.compile=false"), compile_errors_as_user_errors():
@@ -213,7 +213,7 @@ def test_max_seqlen_is_no_less_than_the_longest_document(
     """The kernel on CUDA would leave out the rest of the document without a word."""
     batch = to_batch(documents)
     compile_layers(janus, 1, "aot_eager")
-    with torch.no_grad(), pytest.raises(AssertionError, match="max_seqlen"):
+    with pytest.raises(AssertionError, match="max_seqlen"):
         PackedJanus(janus)(dataclasses.replace(batch, max_seqlen=batch.max_seqlen - 1))
 
 

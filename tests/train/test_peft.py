@@ -122,7 +122,7 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
             for s in (PackedJanus(copy.deepcopy(model))(batch) for model in (base, janus, plain))
         )
     assert torch.allclose(unmerged, after, rtol=1e-5)
-    assert not torch.allclose(before, after, rtol=1e-2)
+    assert not torch.allclose(before, after, rtol=1e-3)
     trained = {name for name, parameter in janus.named_parameters() if parameter.requires_grad}
     assert trained and all(is_lora(name) for name in trained)
 

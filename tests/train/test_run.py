@@ -515,7 +515,7 @@ def test_a_stage_before_that_is_finished_later_does_not_change_the_start(small: 
             ["model.text.num_attention_heads=2", "model.text.num_key_value_heads=2"],
             "text_config.num_attention_heads is 4, the model's 2",
         ),
-        (["model.vq.num_embeddings=256"], "vq_config.num_embeddings is 1024, the model's 256"),
+        (["model.vq.num_embeddings=256"], "vq_config.num_embeddings is 2048, the model's 256"),
         (["batch.row_tokens=64"], "do not fit a row of 64"),
         (["model=janus_pro_1b", "data=demo", "precision=fp32", "init_from=null"], "comes without a base"),
     ],

@@ -114,7 +114,9 @@ class OpenQuestions:
             notes.append(f"{self._task.title}: {self._num_left_out} rows of other parts were left out.")
         num_too_long = sum(TOO_LONG in line for line in lines)
         if num_too_long:
-            notes.append(f"{self._task.title}: {num_too_long} questions do not fit the model's context and are wrong.")
+            notes.append(
+                f"{self._task.title}: questions that do not fit the model's context and count as wrong: {num_too_long}."
+            )
         return replace(result, note=" ".join(notes))
 
     def _by_room(self, context: Context, numbers: Sequence[int]) -> dict[int, list[int]]:

@@ -78,9 +78,9 @@ def test_a_question_beyond_the_context_is_counted_and_wrong(random_base: Path, t
     task = pope.open(tmp_path, short_protocol())
     lines = task.answer(Context(model, tmp_path, 0, 4), [0, 1, 2])
     assert [line.get("too_long", False) for line in lines] == [False, True, False]
-    assert lines[1]["answer"] == "" and lines[0]["answer"]
+    assert lines[1]["answer"] == ""
     result = task.score(lines, tmp_path)
-    assert "POPE: 1 questions do not fit the model's context and are wrong." in result.note
+    assert "POPE: questions that do not fit the model's context and count as wrong: 1." in result.note
 
 
 def test_an_answer_is_as_long_as_the_context_has_room(
