@@ -11,7 +11,7 @@ the folder:
                                                               {"from": "gpt", "value": "Red."}]}
 
 Captions teach the model to generate the images, questions to answer about them. The tiny model's VQ tokenizer is made for
-the scenes of the demonstration: of other images it draws blurs of about the right colours. Every step is a command that can be
+the scenes of the demonstration: of other images it draws blurs. Every step is a command that can be
 typed as it is printed. What is written to ``--out``, 40 MB:
 
     images/            the example images, unless --images is given
