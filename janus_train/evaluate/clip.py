@@ -25,7 +25,8 @@ class ClipModel:
 
     def __init__(self, folder: Path, device: str = "cpu"):
         """Loads the folder. Raises `UserError` if it is not there, or not a whole CLIP in transformers' layout."""
-        from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
+        from transformers import AutoConfig, AutoTokenizer, CLIPModel
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; bring a CLIP model in transformers' layout")
@@ -34,7 +35,7 @@ class ClipModel:
                 kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
                 if kind != "clip":
                     raise UserError(f"{folder} contains a model of type {kind}: bring a CLIP model")
-                self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+                self._processor: Any = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 self._model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
         except (OSError, ValueError, KeyError) as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from janus_train.errors import UserError
 from janus_train.evaluate import clip
@@ -22,7 +23,7 @@ TEXTS = ["a photo of red dog", "a blue cat", "green"]
 def test_vectors_are_those_of_the_models_own_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_clip(tmp_path / "clip")
     model = CLIPModel.from_pretrained(folder).eval()
-    pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=IMAGES, return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=IMAGES, return_tensors="pt")
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**pixels, **tokens).logits_per_image / model.logit_scale.exp()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from janus_train.errors import UserError
 from janus_train.evaluate.image_metrics import clip_scores, fid
@@ -86,7 +87,7 @@ def test_clip_scores_are_a_hundred_cosines_and_never_negative(tmp_path: Path) ->
     images = [plain_image((200, 30, 30)), plain_image((20, 30, 200), (40, 90)), plain_image((20, 230, 20))]
     prompts = ["a red dog", "a blue cat", "a green object and a white cat"]
     model = CLIPModel.from_pretrained(folder).eval()
-    pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=images, return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=images, return_tensors="pt")
     tokens = AutoTokenizer.from_pretrained(folder)(
         prompts, padding=True, truncation=True, max_length=8, return_tensors="pt"
     )

@@ -46,7 +46,8 @@ class Mask2FormerDetector:
 
     def __init__(self, folder: Path, names: Collection[str], device: str = "cpu"):
         """Loads the folder. Raises `UserError` if it is no Mask2Former, or knows a name of ``names`` not at all."""
-        from transformers import AutoConfig, AutoImageProcessor, Mask2FormerForUniversalSegmentation
+        from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
+        from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
         if not folder.is_dir():
             raise UserError(
@@ -57,7 +58,7 @@ class Mask2FormerDetector:
                 config = AutoConfig.from_pretrained(folder, local_files_only=True)
                 if config.model_type != "mask2former":
                     raise UserError(f"--detector {folder} is a model of type {config.model_type}: bring a Mask2Former")
-                self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+                self._processor: Any = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
                 model: Any = Mask2FormerForUniversalSegmentation.from_pretrained(folder, local_files_only=True)
         except ImportError:
             raise UserError("--detector needs scipy: pip install 'janus_train[evaluation]'") from None
