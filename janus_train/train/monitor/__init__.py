@@ -19,6 +19,7 @@ from janus_train.data.recipe import Recipe
 from janus_train.data.templates import get_template
 from janus_train.data.types import Row
 from janus_train.errors import one_line
+from janus_train.jsonl import Line
 from janus_train.train.backends import Backend
 from janus_train.train.distributed.step_sync import RowsReport, StepSummary
 from janus_train.train.monitor.log import set_up_logging
@@ -112,14 +113,17 @@ class Monitor:
 
     def _write_preview(self, step: int, encoder: Encoder) -> None:
         janus = self._backend.full_model()
+        if janus is None:  # not on the main process
+            return
         path = self._run_dir.path / "samples" / f"step-{step:06d}.png"
-        if janus is not None and self._questions:
+        images, answers = None, list[Line]()
+        if self._questions:
             with self._group.autocast():
-                write_answers(janus, encoder, self._questions, path.with_suffix(".json"))
+                answers = write_answers(janus, encoder, self._questions, path.with_suffix(".json"))
             logger.info(f"step {step}: answers about held-out images are in {path.with_suffix('.json')}")
-        if janus is not None and self._prompts:
+        if self._prompts:
             with self._group.autocast():  # as in training: frozen weights may exist in bf16 only
-                write_previews(
+                images = write_previews(
                     janus,
                     encoder,
                     self._prompts,
@@ -129,6 +133,8 @@ class Monitor:
                     temperature=self._config.model.temperature,
                 )
             logger.info(f"step {step}: images of the preview prompts are in {path}")
+        if self._metrics is not None:
+            self._metrics.preview(step, images, answers)
 
     def log(
         self,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from janus_train.config import Config
 from janus_train.data.types import KINDS
-from janus_train.jsonl import JsonLinesFile
+from janus_train.jsonl import JsonLinesFile, Line
 from janus_train.model.loss_totals import LossTotals
 from janus_train.text import duration
 from janus_train.train.distributed.step_sync import RowsReport
@@ -101,6 +102,10 @@ class MetricsLog:
                 f"stage {self._config.stage}  step {step}/{steps}  loss {loss}  {losses}  "
                 f"lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_s']:.0f} tokens/s{self._time_left(step)}"
             )
+
+    def preview(self, step: int, images: Image.Image | None, answers: Sequence[Line]) -> None:
+        """Send a preview to the trackers."""
+        self._trackers.log_preview(step, images, answers)
 
     def _time_left(self, step: int) -> str:
         """The end of a plain line: the time that the remaining steps take if they are as fast as this process's so far."""

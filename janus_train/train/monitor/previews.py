@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
@@ -24,14 +25,12 @@ def write_previews(
     guidance: float,
     temperature: float,
     images_per_prompt: int = 4,
-) -> None:
+) -> Image.Image:
     """Write a grid to ``path``: one row of ``images_per_prompt`` images per prompt, from the same seeds every time.
 
     ``template``: that of the images which are trained on. Prompts have its form, because a model of the first stages has
-    not met the official prompt.
+    not met the official prompt. Returns the grid.
     """
-    if not prompts:
-        return
     texts = [text_before_image(template, prompt) for prompt in prompts]
     ids = [encoder.image_prompt_ids(text) for text in texts for _ in range(images_per_prompt)]
     images = generate_images(
@@ -39,7 +38,7 @@ def write_previews(
     )
     path.parent.mkdir(exist_ok=True)
     buffer = BytesIO()
-    grid([images[row : row + images_per_prompt] for row in range(0, len(images), images_per_prompt)]).save(
-        buffer, "PNG"
-    )
+    sheet = grid([images[row : row + images_per_prompt] for row in range(0, len(images), images_per_prompt)])
+    sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
+    return sheet

@@ -26,6 +26,7 @@ from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, BadSample, Record, Reference
 from janus_train.files import write_bytes, write_json
 from janus_train.infer.chat import answer_ids
+from janus_train.jsonl import Line
 
 NUM_QUESTIONS = 4
 SEARCHED = 16
@@ -86,8 +87,8 @@ def _question(record: Record, source: HeldOutSource, encoder: Encoder) -> Questi
 
 def write_answers(
     janus: JanusForConditionalGeneration, encoder: Encoder, questions: Sequence[Question], path: Path
-) -> None:
-    """Write the model's answers to ``path``, and the questions' first images beside it."""
+) -> list[Line]:
+    """Write the model's answers to ``path``, and the questions' first images beside it; returns the answers."""
     images = [image for question in questions for image in question.images]
     all_ids = answer_ids(janus, encoder, [question.prompt_ids for question in questions], images, MAX_NEW_TOKENS)
     answers = []
@@ -106,3 +107,4 @@ def write_answers(
             }
         )
     write_json(path, {"answers": answers})
+    return answers

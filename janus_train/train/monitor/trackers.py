@@ -1,6 +1,6 @@
 """Experiment trackers, by Accelerate's names. Whatever happens to a tracker, training continues.
 
-In: each step's metrics. Out: W&B, TensorBoard and others. metrics.jsonl is the record of a run; a tracker that cannot
+In: each step's metrics, and previews. Out: W&B, TensorBoard and others. metrics.jsonl is the record of a run; a tracker that cannot
 be started or stops answering is logged as a warning. W&B without a key, or with a host that does not answer within a
 minute, writes into the run's folder (``wandb sync`` uploads it later), and a run that is resumed keeps its W&B run.
 Nothing here prompts the user or waits without a limit.
@@ -12,18 +12,23 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from PIL import Image
 
 from janus_train.config import LoggingConfig
 from janus_train.files import write_json
+from janus_train.jsonl import Line
 
 logger = logging.getLogger(__name__)
 
 WANDB_INIT_S = 60
 WANDB_FINISH_S = 120
+ANSWER_COLUMNS = ("question", "answer", "expected")
 IDS_FILE = "trackers.json"
 """The file in the run's folder with its ids at the trackers."""
 
@@ -45,9 +50,23 @@ class Trackers:
     def log(self, metrics: dict[str, Any]) -> None:
         """Send the numbers among a step's ``metrics``."""
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
+        self._send(lambda tracker: tracker.log(numbers, step=metrics["step"]))
+
+    def log_preview(self, step: int, images: Image.Image | None, answers: Sequence[Line]) -> None:
+        """Send a preview: its grid of images to trackers that show images, its answers to W&B and TensorBoard.
+
+        ``images``: None without preview prompts; ``answers``: {question, answer, expected} each.
+        """
+        if images is not None:
+            self._send(lambda tracker: _send_images(tracker, step, images))
+        if answers:
+            rows = [[str(line[column]) for column in ANSWER_COLUMNS] for line in answers]
+            self._send(lambda tracker: _send_answers(tracker, step, rows))
+
+    def _send(self, send: Callable[[GeneralTracker], None]) -> None:
         for tracker in list(self._trackers):
             try:
-                tracker.log(numbers, step=metrics["step"])
+                send(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
                 logger.warning(f"{tracker.name} is disabled after an error ({error}); metrics.jsonl is still written")
@@ -83,6 +102,22 @@ class Trackers:
         if not is_started and mode == "online":
             _forget_wandb_runs()  # the failed run still holds its id
             self._start("wandb", project, run_dir, "W&B offline", mode="offline", settings=_wandb_settings(), **options)
+
+
+def _send_images(tracker: Any, step: int, images: Image.Image) -> None:
+    if tracker.name == "tensorboard":
+        tracker.log_images({"previews": np.asarray(images.convert("RGB"))[None]}, step=step, dataformats="NHWC")
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({"previews": [images]}, step=step)
+
+
+def _send_answers(tracker: Any, step: int, rows: list[list[str]]) -> None:
+    if tracker.name == "wandb":
+        tracker.log_table("answers", columns=list(ANSWER_COLUMNS), data=rows, step=step)
+    elif tracker.name == "tensorboard":  # shows Markdown
+        lines = [ANSWER_COLUMNS, ["---"] * len(ANSWER_COLUMNS), *rows]
+        table = [" | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) for line in lines]
+        tracker.log({"answers": "\n".join(table)}, step=step)
 
 
 def _wandb_disabled_by() -> str | None:

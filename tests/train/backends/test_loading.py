@@ -138,7 +138,7 @@ def previews_without_room(backend: Backend, config: Config, base: Path, folder: 
     watched = monitor.Monitor.__new__(monitor.Monitor)
     watched._config, watched._run_dir, watched._backend, watched._group = config, _Folder(folder), backend, group  # type: ignore[assignment]
     watched._prompts, watched._template = ("a red circle",), get_template("request_to_image")
-    watched._questions = ()
+    watched._questions, watched._metrics = (), None
     encoder = Encoder(open_folder(base).tokenizer, config.model.tokens_per_image, config.model.image_size, "")
     try:
         for step in (1, 2, 3):

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from PIL import Image
 
 from janus_train.config import LoggingConfig, Tracker
 from janus_train.train.distributed.context import Distributed
@@ -125,6 +126,42 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path, warned: Warned) -> None:
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 3.0), (2, 1.5)]
     assert "rank_data_s" not in events.Tags()["scalars"]
+
+
+ANSWERS = [{"question": "Left | right?", "answer": "Left.", "expected": "Right.", "image": "samples/question-1.png"}]
+
+
+def test_tensorboard_gets_previews_and_answers(tmp_path: Path, warned: Warned) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = Trackers(options("tensorboard"), tmp_path)
+    for step in (10, 20):
+        trackers.log_preview(step, Image.new("RGB", (8, 6), (200, 10, 10)), ANSWERS)
+    trackers.log_preview(30, None, [])
+    trackers.close()
+    assert warned() == []
+    events = EventAccumulator(str(tmp_path / "tensorboard/test"))
+    events.Reload()
+    images = events.Images("previews")
+    assert [(each.step, each.width, each.height) for each in images] == [(10, 8, 6), (20, 8, 6)]
+    [first, _] = events.Tensors("answers/text_summary")
+    said = first.tensor_proto.string_val[0].decode()
+    assert said.splitlines() == ["question | answer | expected", "--- | --- | ---", "Left \\| right? | Left. | Right."]
+
+
+def test_wandb_gets_previews_and_answers(tmp_path: Path, warned: Warned) -> None:
+    trackers = Trackers(options("wandb"), tmp_path)
+    trackers.log_preview(10, Image.new("RGB", (8, 6), (200, 10, 10)), ANSWERS)
+    trackers.log({"step": 10, "loss": 1.0})
+    trackers.close()
+    assert len(warned()) == 1 and warned()[0].startswith("W&B logs offline")
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/answers*.json")
+    values = json.loads(table.read_text())
+    assert values["columns"] == ["question", "answer", "expected"]
+    assert values["data"] == [["Left | right?", "Left.", "Right."]]
+    [image] = tmp_path.glob("wandb/offline-run-*/files/media/images/previews*.png")
+    with Image.open(image) as opened:
+        assert opened.size == (8, 6)
 
 
 def test_one_that_fails_later_is_given_up_with_a_line(
