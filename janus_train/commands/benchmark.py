@@ -46,7 +46,7 @@ def benchmark(
     detector: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a Mask2Former for COCO's instances: a quick check of geneval's images, not the paper's."
+            help="Folder of a Mask2Former for COCO's instances, or of an OWLv2: a quick check of geneval's images, not the paper's."
         ),
     ] = None,
     clip: Annotated[

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from janus_train.errors import UserError, one_line
 from janus_train.interop.write import silence_transformers
@@ -38,7 +39,7 @@ class ClipModel:
                 self._processor: Any = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 self._model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder} cannot be read as a CLIP model ({one_line(error, 300)})") from None
         self.device = device
         self.max_tokens: int = self._model.config.text_config.max_position_embeddings

@@ -53,6 +53,24 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def make_owlv2(folder: Path) -> Path:
+    """An OWLv2 of a few thousand weights: images of 64 x 64 in 16 patches, each with a box, and texts of at most 8 tokens."""
+    from transformers import Owlv2Config, Owlv2ForObjectDetection
+    from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+
+    tokenizer = word_tokenizer()
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 8, "eos_token_id": tokenizer.eos_token_id}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    vision = {"image_size": 64, "patch_size": 16}
+    torch.manual_seed(0)
+    config = Owlv2Config(text_config=layers | text, vision_config=layers | vision, projection_dim=16)
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    Owlv2ImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_mask2former(folder: Path, labels: Sequence[str] = ("cat", "dog"), always: str = "") -> Path:
     """A Mask2Former of 350,000 weights for images of 64 x 64; each of its six queries is sure to see ``always``."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig

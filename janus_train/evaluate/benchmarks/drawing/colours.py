@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import COLOURS
-from janus_train.evaluate.benchmarks.drawing.mask2former import Instance
+from janus_train.evaluate.benchmarks.drawing.instance import Instance
 from janus_train.evaluate.clip import ClipModel
 
 GREY = "#999"

@@ -6,7 +6,6 @@ It is the class of GenEval's detector, in another library and with other weights
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from janus_train.errors import UserError, one_line
 from janus_train.evaluate.benchmarks.drawing.geneval_rule import MIN_SCORE, DetectedObject
+from janus_train.evaluate.benchmarks.drawing.instance import Instance
 from janus_train.interop.write import silence_transformers
 
 _OTHER_NAMES = {
@@ -33,16 +34,10 @@ _OTHER_NAMES = {
 """Names of one COCO class in GenEval and in detectors' folders, without spaces; both sides are mapped."""
 
 
-@dataclass(frozen=True)
-class Instance:
-    """A detected object and its pixels, (height, width) bool."""
-
-    object: DetectedObject
-    mask: np.ndarray
-
-
 class Mask2FormerDetector:
     """A Mask2Former for instance segmentation, ready to detect objects of ``names``."""
+
+    kind = "Mask2Former"
 
     def __init__(self, folder: Path, names: Collection[str], device: str = "cpu"):
         """Loads the folder. Raises `UserError` if it is no Mask2Former, or knows a name of ``names`` not at all."""
@@ -51,18 +46,20 @@ class Mask2FormerDetector:
 
         if not folder.is_dir():
             raise UserError(
-                f"--detector {folder}: there is no such folder; bring a Mask2Former in transformers' layout"
+                f"--detector {folder}: there is no such folder; bring a Mask2Former or an OWLv2 in transformers' layout"
             )
         try:
             with silence_transformers():
                 config = AutoConfig.from_pretrained(folder, local_files_only=True)
                 if config.model_type != "mask2former":
-                    raise UserError(f"--detector {folder} is a model of type {config.model_type}: bring a Mask2Former")
+                    raise UserError(
+                        f"--detector {folder} is a model of type {config.model_type}: bring a Mask2Former or an OWLv2"
+                    )
                 self._processor: Any = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
                 model: Any = Mask2FormerForUniversalSegmentation.from_pretrained(folder, local_files_only=True)
         except ImportError:
             raise UserError("--detector needs scipy: pip install 'janus_train[evaluation]'") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"--detector {folder} cannot be read as a Mask2Former ({one_line(error, 300)})") from None
         self._model, self._device = model.eval().to(device), device
         wanted = {_canonical(name): name for name in names}

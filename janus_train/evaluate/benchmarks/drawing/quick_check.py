@@ -1,4 +1,5 @@
-"""A quick check of GenEval's images without the scorer's environment: transformers' Mask2Former, and CLIP for colours.
+"""A quick check of GenEval's images without the scorer's environment: transformers' Mask2Former or OWLv2, and CLIP
+for colours.
 
     TASK/quick_check.json    which detector, and whether it has seen all images; another one begins again
     TASK/detections.jsonl    a line per image, in the format of `geneval_files`; a second run goes on behind it
@@ -9,7 +10,7 @@ Its numbers are labelled as not the paper's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +27,23 @@ from janus_train.evaluate.benchmarks.drawing.drawings import IMAGES
 from janus_train.evaluate.benchmarks.drawing.geneval_files import SAMPLES, image_name
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import GenevalPrompt
 from janus_train.evaluate.benchmarks.drawing.geneval_rule import DetectedObject, confident_objects
-from janus_train.evaluate.benchmarks.drawing.mask2former import Instance, Mask2FormerDetector
+from janus_train.evaluate.benchmarks.drawing.instance import Instance
+from janus_train.evaluate.benchmarks.drawing.mask2former import Mask2FormerDetector
+from janus_train.evaluate.benchmarks.drawing.owlv2 import Owlv2Detector
 from janus_train.files import file_sha256, read_json_object_if_any, write_json
 from janus_train.jsonl import JsonLinesFile, Line, read_json_lines, write_json_lines
 
 DETECTIONS, CHECK = "detections.jsonl", "quick_check.json"
 _BATCH = 16
 """Images per write."""
+
+Detector = Mask2FormerDetector | Owlv2Detector
+
+
+def load_detector(folder: Path, names: Collection[str], device: str) -> Detector:
+    """Loads the detector in the folder, by the type in its configuration. Raises `UserError` if it is none."""
+    is_owlv2 = read_json_object_if_any(folder / "config.json").get("model_type") == "owlv2"
+    return (Owlv2Detector if is_owlv2 else Mask2FormerDetector)(folder, names, device)
 
 
 def quick_check(
@@ -49,9 +60,12 @@ def quick_check(
         UserError: a folder is not such a model, or an image cannot be read.
     """
     names = {each.name for prompt in prompts for each in (*prompt.include, *prompt.exclude)}
-    detector = Mask2FormerDetector(detector_folder, names, device)
+    detector = load_detector(detector_folder, names, device)
     classifier = None if clip_folder is None else ColourClassifier(clip_folder, device)
-    check = {"detector": _identity(detector_folder), "clip": clip_folder and _identity(clip_folder)}
+    check = {
+        "detector": {"kind": detector.kind, **_identity(detector_folder)},
+        "clip": clip_folder and _identity(clip_folder),
+    }
     earlier_check = read_check(folder)
     if any(earlier_check.get(name) != value for name, value in check.items()):
         (folder / DETECTIONS).unlink(missing_ok=True)
@@ -89,7 +103,8 @@ def quick_check_label(folder: Path) -> str | None:
     if not check.get("complete"):
         return None
     clip = f" and CLIP in {check['clip']['name']}" if check["clip"] else ""
-    return f"quick check with Mask2Former in {check['detector']['name']}{clip}, not the paper's detector"
+    detector = f"{check['detector']['kind']} in {check['detector']['name']}"
+    return f"quick check with {detector}{clip}, not the paper's detector"
 
 
 def _identity(folder: Path) -> dict[str, str]:
@@ -104,7 +119,7 @@ def _asks_colours(prompt: GenevalPrompt) -> bool:
 
 
 def _objects(
-    path: Path, prompt: GenevalPrompt, detector: Mask2FormerDetector, classifier: ColourClassifier | None
+    path: Path, prompt: GenevalPrompt, detector: Detector, classifier: ColourClassifier | None
 ) -> list[dict[str, Any]]:
     """The objects in one image; those whose colour decides have it."""
     image = _read(path)

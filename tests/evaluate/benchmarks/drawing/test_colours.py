@@ -10,7 +10,7 @@ import torch
 from janus_train.evaluate.benchmarks.drawing.colours import ColourClassifier, crop
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import COLOURS
 from janus_train.evaluate.benchmarks.drawing.geneval_rule import DetectedObject
-from janus_train.evaluate.benchmarks.drawing.mask2former import Instance
+from janus_train.evaluate.benchmarks.drawing.instance import Instance
 from janus_train.evaluate.clip import ClipModel
 from tests.evaluate.tiny_models import make_clip
 from tests.helpers import plain_image
