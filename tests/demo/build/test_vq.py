@@ -60,7 +60,7 @@ def test_codes_apart_are_not_crowded() -> None:
 def test_some_steps_of_training_lower_both_losses(
     vq: JanusVQVAE, images: TrainingImages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build_vq, "ENCODER", (40, 4, 2e-3))
+    monkeypatch.setattr(build_vq, "ENCODER", (60, 8, 2e-3))
     phases = (Phase(0, 40, 4, 3e-3), Phase(4, 2, 2, 1e-3, lower=0, edges=0.5))
     monkeypatch.setattr(build_vq, "PHASES", phases)
     monkeypatch.setattr(build_vq.Progress, "__call__", lambda self, step, **figures: seen.append(figures))
@@ -71,7 +71,7 @@ def test_some_steps_of_training_lower_both_losses(
     codes = vq.quantize.embedding.weight
     assert torch.allclose(codes.norm(dim=1), torch.ones(len(codes)), atol=1e-5)
     train_decoder(vq, images, classes)
-    encoder, decoder = seen[:40], seen[40:80]
+    encoder, decoder = seen[:60], seen[60:100]
     for figures in (encoder, decoder):
         first, last = (sum(each["loss"] for each in part) for part in (figures[:8], figures[-8:]))
         assert last < 0.9 * first
