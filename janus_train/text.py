@@ -1,8 +1,9 @@
-"""Text for people: data made safe to show on a terminal, in a log or on a page, and durations."""
+"""Text for people: data made safe to show on a terminal, in a log or on a page, durations, and numbers of tables."""
 
 from __future__ import annotations
 
 import re
+from decimal import ROUND_HALF_UP, Decimal
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 """Control characters, line separators, bidirectional controls (which reorder text), and lone surrogates."""
@@ -35,3 +36,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def rounded(value: float, digits: int = 1) -> str:
+    """``value`` as a table shows it; halves are rounded up (62.25 is 62.3), where Python's format would give 62.2."""
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))

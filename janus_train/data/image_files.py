@@ -1,4 +1,5 @@
 """Opens every image file of the project: a path or bytes in, a Pillow image out (`open_image`, `load_image`).
+Writes PNGs (`write_png`).
 
 Image files are not trusted. So only a short list of formats is allowed (Pillow knows others that start programs:
 PostScript runs Ghostscript), only regular files (a pipe would never end), and the numbers of bytes, pixels and seconds
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, features
 
-from janus_train.files import LFS_POINTER, NotRegularError, is_lfs_pointer, open_regular
+from janus_train.files import LFS_POINTER, NotRegularError, is_lfs_pointer, open_regular, write_bytes
 
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -263,3 +264,11 @@ class _LimitedFile(io.BytesIO):
             if self._bytes_left < 0:
                 raise ImageError("refers to the same bytes again and again")
         return data
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Writes the image atomically; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())

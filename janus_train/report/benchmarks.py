@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_train.report.read import Line
+from janus_train.text import rounded
 
 MODELS = {"janus_1_3b": "Janus-1.3B", "janus_pro_1b": "Janus-Pro-1B", "janus_pro_7b": "Janus-Pro-7B"}
 """Keys of the papers' figures in results.json -> the models' names."""
@@ -59,12 +60,12 @@ def _row(task: Line) -> BenchmarkRow:
     return BenchmarkRow(
         title=task["title"],
         measure=_name(headline) if headline else NONE,
-        score=f"{headline['value']:.1f}" if headline else NONE,
+        score=rounded(headline["value"]) if headline else NONE,
         interval=_interval(headline) if headline else "",
         num_samples=task["manifest"]["num_samples"],
         num_unparsed=task["num_unparsed"],
         published=[_figure(task["published"][model]) for model in MODELS],
-        groups=[(_name(score), f"{score['value']:.1f}", _interval(score)) for score in scores],
+        groups=[(_name(score), rounded(score["value"]), _interval(score)) for score in scores],
     )
 
 
@@ -73,8 +74,8 @@ def _name(score: Line) -> str:
 
 
 def _interval(score: Line) -> str:
-    return "" if score["low"] is None else f"{score['low']:.1f} to {score['high']:.1f}"
+    return "" if score["low"] is None else f"{rounded(score['low'])} to {rounded(score['high'])}"
 
 
 def _figure(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}" if value < 1 else f"{value:.1f}"
+    return NONE if value is None else rounded(value, 2 if value < 1 else 1)

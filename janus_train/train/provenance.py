@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from janus_train import __version__
 from janus_train.paths import IS_CHECKOUT, ROOT
 
 GIT_S = 10
@@ -29,6 +31,12 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs
         return None
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of this package, of ``packages`` and of Python."""
+    others = {package: version(package) for package in packages}
+    return {"janus_train": __version__, **others, "python": platform.python_version()}
 
 
 def hardware() -> dict[str, Any]:

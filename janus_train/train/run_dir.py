@@ -8,19 +8,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from janus_train import __version__
 from janus_train.config import Config, Part
 from janus_train.errors import UserError
 from janus_train.files import FULL, read_regular, sync, write_json, write_text
@@ -28,7 +25,7 @@ from janus_train.jsonl import truncate_after
 from janus_train.planning.parameters import adapter_counts, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.provenance import commit, hardware
+from janus_train.train.provenance import commit, hardware, versions
 from janus_train.train.run_lock import RunLock
 
 _CHANGEABLE_KEYS = (
@@ -300,9 +297,7 @@ class RunDir:
             "data": self._data,
             "parts": parts,
             "commit": commit(),
-            "versions": {"janus_train": __version__}
-            | {p: version(p) for p in ("torch", "transformers", "accelerate")}
-            | {"python": platform.python_version()},
+            "versions": versions("torch", "transformers", "accelerate"),
             "hardware": hardware(),
         }
         write_json(self.path / "manifest.json", manifest)

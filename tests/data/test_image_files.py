@@ -12,7 +12,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from janus_train.data import image_files
-from janus_train.data.image_files import SAFE_FORMATS, ImageError, ImageTooLarge, load_image, open_image
+from janus_train.data.image_files import SAFE_FORMATS, ImageError, ImageTooLarge, load_image, open_image, write_png
 from janus_train.data.images import to_rgb
 from janus_train.data.sources.decode import SHARD_FORMATS, image_of
 from janus_train.data.sources.jsonl import read_image
@@ -333,3 +333,13 @@ def test_the_linter_forbids_any_other_open(code: str) -> None:
     words = [ruff, "check", "--no-cache", "--output-format", "json", "--stdin-filename", "janus_train/any.py", "-"]
     result = subprocess.run(words, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
     assert "TID251" in {problem["code"] for problem in json.loads(result.stdout)}
+
+
+def test_a_png_is_written_whole_into_folders_that_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "image.png"
+    for colour in ((1, 2, 3), (4, 5, 6)):
+        write_png(path, Image.new("RGB", (3, 2), colour))
+        image = open_image(path)
+        load_image(image)
+        assert image.size == (3, 2) and image.convert("RGB").getpixel((0, 0)) == colour
+    assert [each.name for each in path.parent.iterdir()] == ["image.png"]

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from janus_train.train import provenance
 
@@ -29,3 +30,9 @@ def test_the_commit_is_the_checkouts(repository: str, monkeypatch: pytest.Monkey
 def test_without_git_there_is_no_commit(repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.commit() is None
+
+
+def test_versions_are_those_of_this_package_python_and_what_is_named() -> None:
+    named = provenance.versions("torch", "pytest")
+    assert list(named) == ["janus_train", "torch", "pytest", "python"]
+    assert named["torch"] == torch.__version__ and named["pytest"] == pytest.__version__

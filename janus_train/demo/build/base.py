@@ -210,14 +210,14 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)
     config = load_config()
+    if "vision" in options.parts and "llm" not in options.parts and not _figures_file("llm", options.work).is_file():
+        parser.error(f"--parts vision reads with the language model, which is not in {options.work}: add llm")
     if not options.resume:
         for part in options.parts:
             _figures_file(part, options.work).unlink(missing_ok=True)
     if not options.resume or not (options.work / "tokenizer.json").is_file():
         make_tokenizer(config, options.work)
     start = time.monotonic()
-    if "vision" in options.parts and "llm" not in options.parts and not _figures_file("llm", options.work).is_file():
-        parser.error(f"--parts vision reads with the language model, which is not in {options.work}: add llm")
     train_groups([group for group in GROUPS if set(group) & set(options.parts)], options)
     print(f"trained in {(time.monotonic() - start) / 60:.1f} min")
     missing = [part for part in PREFIXES if not _figures_file(part, options.work).is_file()]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-from janus_train import __version__
 from janus_train.data.prompt_format import PromptStyle
 from janus_train.data.special_tokens import ASSISTANT, USER
 from janus_train.errors import UserError
@@ -19,7 +14,7 @@ from janus_train.evaluate.benchmarks.registry import OpenTask
 from janus_train.files import file_sha256, read_json_object_if_any, write_json
 from janus_train.infer.load import LoadedModel
 from janus_train.model.parts import MODULES, part_digests
-from janus_train.train.provenance import commit, hardware
+from janus_train.train.provenance import commit, hardware, versions
 
 MANIFEST = "manifest.json"
 SAME = {
@@ -48,13 +43,7 @@ def model_values(model: LoadedModel) -> dict[str, Any]:
         "model": str(model.folder),
         "weights_digest": weights_digest(model),
         "precision": str(model.janus.dtype).removeprefix("torch."),
-        "versions": {
-            "janus_train": __version__,
-            "commit": commit(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {**versions("torch", "transformers"), "commit": commit()},
         "hardware": hardware(),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from janus_train.evaluate.measures import interval
@@ -73,8 +72,3 @@ class Published:
 
 PRO_TABLE = "Janus-Pro technical report (arXiv:2501.17811)"
 """Prints the figures of Janus-1.3B too."""
-
-
-def rounded(value: float, digits: int = 1) -> str:
-    """``value`` as a table shows it; halves are rounded up (62.25 is 62.3), where Python's format would give 62.2."""
-    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))

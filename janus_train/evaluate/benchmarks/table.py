@@ -8,8 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from janus_train.evaluate.benchmarks.result import rounded
-from janus_train.text import printable_line
+from janus_train.text import printable_line, rounded
 
 
 def results_table(results: dict[str, Any]) -> Table:

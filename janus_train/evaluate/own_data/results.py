@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from janus_train import __version__
 from janus_train.data.types import KINDS
 from janus_train.data.unused import summary_of
 from janus_train.evaluate.own_data.options import OwnDataOptions
@@ -18,7 +15,7 @@ from janus_train.evaluate.own_data.sources import DataSource, OwnData
 from janus_train.files import file_sha256
 from janus_train.infer.load import LoadedModel
 from janus_train.model.loss_totals import LossTotals
-from janus_train.train.provenance import commit, hardware
+from janus_train.train.provenance import commit, hardware, versions
 
 
 def losses(totals: Sequence[LossTotals]) -> dict[str, Any]:
@@ -78,9 +75,7 @@ def manifest(loaded: LoadedModel, data: OwnData, options: OwnDataOptions) -> dic
         "options": options.model_dump(mode="json") | effective,
         "device": str(weight.device),
         "precision": str(weight.dtype).removeprefix("torch."),
-        "versions": {"janus_train": __version__}
-        | {name: version(name) for name in ("torch", "transformers")}
-        | {"python": platform.python_version()},
+        "versions": versions("torch", "transformers"),
         "commit": commit(),
         "hardware": hardware(),
     }

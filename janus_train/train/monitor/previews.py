@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
+from janus_train.data.image_files import write_png
 from janus_train.data.templates import Template, text_before_image
-from janus_train.files import write_bytes
 from janus_train.infer.generate import generate_images
 from janus_train.infer.image_grid import grid
 
@@ -36,9 +35,6 @@ def write_previews(
     images = generate_images(
         janus, ids, pad_id=encoder.special.pad, guidance=guidance, temperature=temperature, seeds=list(range(len(ids)))
     )
-    path.parent.mkdir(exist_ok=True)
-    buffer = BytesIO()
     sheet = grid([images[row : row + images_per_prompt] for row in range(0, len(images), images_per_prompt)])
-    sheet.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_png(path, sheet)
     return sheet

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
@@ -20,11 +19,12 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
 from janus_train.data.held_out import HeldOutSource, held_out_sources
+from janus_train.data.image_files import write_png
 from janus_train.data.recipe import Recipe
 from janus_train.data.special_tokens import ASSISTANT, EOS, USER
 from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, BadSample, Record, Reference
-from janus_train.files import write_bytes, write_json
+from janus_train.files import write_json
 from janus_train.infer.chat import answer_ids
 from janus_train.jsonl import Line
 
@@ -92,12 +92,9 @@ def write_answers(
     images = [image for question in questions for image in question.images]
     all_ids = answer_ids(janus, encoder, [question.prompt_ids for question in questions], images, MAX_NEW_TOKENS)
     answers = []
-    path.parent.mkdir(exist_ok=True)
     for number, (question, ids) in enumerate(zip(questions, all_ids, strict=True), 1):
         image_path = path.with_name(f"question-{number}.png")
-        buffer = BytesIO()
-        question.images[0].save(buffer, "PNG")
-        write_bytes(image_path, buffer.getvalue())
+        write_png(image_path, question.images[0])
         answers.append(
             {
                 "question": question.text,

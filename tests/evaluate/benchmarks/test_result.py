@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from janus_train.evaluate.benchmarks.result import Result, Score, rounded, share_of, shares_by
+from janus_train.evaluate.benchmarks.result import Result, Score, share_of, shares_by
 from janus_train.evaluate.measures import interval
+from janus_train.text import rounded
 
 
 def test_shares_are_over_all_and_by_group() -> None:

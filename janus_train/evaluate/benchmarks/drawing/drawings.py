@@ -9,7 +9,6 @@ processes. On a GPU the language model rounds by the batch, which changes a code
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from janus_train.errors import UserError
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.registry import Context
 from janus_train.evaluate.benchmarks.result import Result
-from janus_train.files import write_bytes
 from janus_train.infer.decoding import check_fits
 from janus_train.infer.generate import tokens_per_image
 from janus_train.jsonl import Line
@@ -109,11 +107,3 @@ class OpenDrawings(ABC):
                 check_fits(janus, len(ids), tokens_per_image(janus), "of an image")
             except UserError as error:
                 raise UserError(f"{each.key}: {error}") from None
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Writes the image atomically; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())

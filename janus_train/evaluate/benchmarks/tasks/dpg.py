@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_train.data.image_files import open_image
+from janus_train.data.image_files import open_image, write_png
 from janus_train.errors import UserError
 from janus_train.evaluate.benchmarks.drawing.dpg_answers import SAMPLES, read_answers
 from janus_train.evaluate.benchmarks.drawing.dpg_prompts import CSV_FILE, NUM_PROMPTS, read_dpg
 from janus_train.evaluate.benchmarks.drawing.dpg_scores import dpg_scores, gaps
-from janus_train.evaluate.benchmarks.drawing.drawings import IMAGES, Drawing, OpenDrawings, write_png
+from janus_train.evaluate.benchmarks.drawing.drawings import IMAGES, Drawing, OpenDrawings
 from janus_train.evaluate.benchmarks.drawing.judgements import kept_judgements
 from janus_train.evaluate.benchmarks.protocol import Protocol
 from janus_train.evaluate.benchmarks.registry import register_task

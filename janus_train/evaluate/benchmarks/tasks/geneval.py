@@ -14,7 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from janus_train.evaluate.benchmarks.drawing.drawings import IMAGES, Drawing, OpenDrawings, write_png
+from janus_train.data.image_files import write_png
+from janus_train.evaluate.benchmarks.drawing.drawings import IMAGES, Drawing, OpenDrawings
 from janus_train.evaluate.benchmarks.drawing.geneval_files import SAMPLES, image_name, read_judgements
 from janus_train.evaluate.benchmarks.drawing.geneval_prompts import NUM_PROMPTS, PROMPTS_FILE, read_geneval_prompts
 from janus_train.evaluate.benchmarks.drawing.geneval_scores import gaps, geneval_scores
