@@ -267,8 +267,8 @@ class _LimitedFile(io.BytesIO):
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """Writes the image atomically; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the image atomically; its folder is made, but none above it: what was deleted during a run stays deleted."""
+    path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

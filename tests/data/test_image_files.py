@@ -335,11 +335,13 @@ def test_the_linter_forbids_any_other_open(code: str) -> None:
     assert "TID251" in {problem["code"] for problem in json.loads(result.stdout)}
 
 
-def test_a_png_is_written_whole_into_folders_that_are_made(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "image.png"
+def test_a_png_is_written_whole_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "image.png"
     for colour in ((1, 2, 3), (4, 5, 6)):
         write_png(path, Image.new("RGB", (3, 2), colour))
         image = open_image(path)
         load_image(image)
         assert image.size == (3, 2) and image.convert("RGB").getpixel((0, 0)) == colour
     assert [each.name for each in path.parent.iterdir()] == ["image.png"]
+    with pytest.raises(FileNotFoundError):
+        write_png(tmp_path / "deleted" / "samples" / "image.png", Image.new("RGB", (3, 2)))
