@@ -44,7 +44,7 @@ class OpenGeneval(OpenDrawings):
     def write(self, folder: Path, number: int, images: Sequence[Image.Image]) -> None:
         """Writes an image; the first one of a prompt brings the prompt's line."""
         path = folder / self.keys[number]
-        path.parent.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, images[0])
         if number % SAMPLES == 0:
             write_text(path.parent.parent / "metadata.jsonl", json_line(self.prompts[number // SAMPLES].line))
