@@ -113,6 +113,7 @@ def _run_values(run: RunRecord) -> dict[str, Any]:
         "origin": "Trained and exported with janus_train.",
         "settings": [(name, _cell(text)) for name, text in _settings(run)],
         "recipe_line": _recipe_line(run),
+        "unit": manifest["config"]["ratio"].get("unit", "samples"),
         "sources": [_source(source) for source in _trained_sources(run)],
         "digests": [(_cell(name), _cell(digest)) for name, digest in manifest["data"].items()],
         "losses": list(_losses(run)),
@@ -138,7 +139,11 @@ def _settings(run: RunRecord) -> Iterator[tuple[str, str]]:
         "learning rate",
         f"{optim['learning_rate']}, {optim['schedule']}, {optim['warmup_steps']} steps of warm-up",
     )
-    yield "batch per step", f"{batch['rows_per_step']} rows of {batch['row_tokens']} tokens"
+    yield (
+        "batch per step",
+        f"{batch['rows_per_step']} {batch.get('unit', 'rows')} of {'at most ' if batch.get('unit') == 'samples' else ''}"
+        f"{batch['row_tokens']} tokens",
+    )
     yield "seed", config["seed"]
     yield "code", f"commit {manifest['commit']}" if manifest.get("commit") else f"commit {NOT_RECORDED}"
     yield "versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
@@ -174,7 +179,11 @@ def _recipe_line(run: RunRecord) -> str:
 
 
 def _source(source: dict[str, Any]) -> dict[str, str]:
-    texts = {key: _cell(source.get(key) or NOT_RECORDED) for key in ("name", "kind", "template", "licence", "home")}
+    texts = {key: _cell(source[key]) for key in ("name", "kind", "template")}
+    texts |= {
+        "licence": _cell(source.get("licence") or "the recipe's"),
+        "home": _cell(source.get("home") or NOT_RECORDED),
+    }
     return texts | {"share": f"{100 * source['share']:.1f} %", "samples": f"{source['samples']:,}"}
 
 

@@ -8,8 +8,7 @@ from typing import Literal
 from janus_train.errors import UserError
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
-from janus_train.interop.hub import local_folder
-from janus_train.interop.model_folder import ModelFolder, open_folder
+from janus_train.interop.model_folder import ModelFolder, open_folder, open_model
 from janus_train.interop.run_record import RunRecord, read_run
 from janus_train.interop.write import CARD, check_target, user_errors_on_write, write_official, write_transformers
 
@@ -24,7 +23,7 @@ def import_official(source: str, target: Path) -> None:
     Raises `UserError`; no partial folder is left then.
     """
     check_target(target)
-    folder = open_folder(local_folder(source, "import "))
+    folder = open_model(source, "import ")
     if folder.layout != "official":
         raise UserError(f"{folder.path} is in transformers' layout already: there is nothing to import")
     _write(folder, "hf", target, None)
@@ -36,9 +35,8 @@ def export_model(source: str, target: Path, form: ExportFormat, license_id: str 
     ``license_id``: the model's licence, for its card.
     """
     check_target(target)
-    path = local_folder(source, "export ")
-    folder = open_folder(path)
-    _write(folder, form, target, read_run(path), license_id)
+    folder = open_model(source, "export ")
+    _write(folder, form, target, read_run(folder.origin), license_id)
     return official_config.not_buildable(folder.config) if form == "official" else []
 
 

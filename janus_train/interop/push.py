@@ -6,12 +6,12 @@ installed, huggingface_hub uploads large files through Xet, and what an interrup
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from janus_train import __version__
 from janus_train.errors import UserError, one_line
 from janus_train.interop.tensors import EXTRAS
 
@@ -31,7 +31,7 @@ class HubTarget:
     """Only for a repository that does not exist yet; the hub ignores it for others."""
     revision: str | None = None
     """A branch, created if there is none; None: the default one."""
-    message: str = f"Upload a model with janus_train {__version__}"
+    message: str = "Upload a model with janus_train"
 
     @property
     def option(self) -> str:
@@ -50,7 +50,7 @@ def check_access(target: HubTarget) -> None:
 
     An export takes a while; this is known before.
     """
-    from huggingface_hub import get_token, whoami
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -65,7 +65,7 @@ def check_access(target: HubTarget) -> None:
     with _user_errors(target):
         if get_token() is None:
             raise UserError(f"{target.option}: there is no token: run hf auth login, or set HF_TOKEN")
-        whoami()
+        HfApi().whoami()
 
 
 def push(folder: Path, target: HubTarget) -> str:
@@ -74,7 +74,10 @@ def push(folder: Path, target: HubTarget) -> str:
     Raises `UserError`. What is on the hub then is what was there before.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     api = HfApi()
     with _user_errors(target):
         api.create_repo(target.repository, private=target.private or None, exist_ok=True)
