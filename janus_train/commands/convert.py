@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,10 @@ def export(
     """
     from janus_train.interop.convert import export_model
 
+    if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
+        raise UserError(
+            f"--license {license_id} is not a name of the hub's: they are like mit, apache-2.0 or cc-by-4.0"
+        )
     target = _hub_target(out, push_to_hub, private, revision, commit_message)
     if target is None:
         assert out is not None  # `_hub_target` has checked it

@@ -154,10 +154,11 @@ def _of_which(run: RunRecord) -> str:
     texts = []
     if not run.manifest.get("finished"):
         texts.append("the run is not finished")
-    if run.model.get("ema") is not None:
+    is_average = run.model.get("ema") is not None
+    if is_average:
         texts.append(f"average of the weights with decay {run.model['ema']}")
     best = run.model.get("best")
-    if best and best["step"] == run.steps:
+    if best and best["step"] == run.steps and best["metric"].startswith("validation_ema/") == is_average:
         texts.append(f"the best {best['metric']} of the run, {best['value']:.4f}")
     return f" ({'; '.join(texts)})" if texts else ""
 

@@ -116,8 +116,10 @@ def test_losses_are_those_at_the_models_step(janus_config) -> None:
     best = model_card(janus_config, record(metrics=metrics, model=model), "hf")
     assert "| steps | 10 (the best validation/loss of the run, 0.5000) |" in best
     assert "| validation/source/documents at step 10, 8 samples | 0.2500 |" in best and "| 5.5000 |" in best
-    average = model_card(janus_config, record(metrics=metrics, model={"step": 30, "ema": 0.999, "best": None}), "hf")
-    assert "average of the weights with decay 0.999" in average
+    plain_best = {"metric": "validation/loss", "step": 30, "value": 0.75}
+    model = {"step": 30, "ema": 0.999, "best": plain_best}
+    average = model_card(janus_config, record(metrics=metrics, model=model), "hf")
+    assert "| steps | 30 (average of the weights with decay 0.999) |" in average, "the best is the other model"
     assert "| validation_ema/loss at step 30, 8 samples | 0.6000 |" in average
 
 

@@ -239,6 +239,7 @@ def test_options_of_an_upload_need_one(exported, tmp_path, run) -> None:
         ((), "say where to write the model: --out FOLDER, or --push-to-hub OWNER/NAME"),
         (("--out", tmp_path / "x", "--private"), "--private is for an upload: add --push-to-hub OWNER/NAME"),
         (("--out", tmp_path / "x", "--revision", "v1"), "--revision is for an upload"),
+        (("--out", tmp_path / "x", "--license", "MIT licence"), "--license MIT licence is not a name of the hub's"),
     ):
         code, _, errors = run("export", exported, *words)
         assert code == 2 and message in errors and not (tmp_path / "x").exists()
