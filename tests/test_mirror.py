@@ -40,7 +40,8 @@ TESTED_BY = {
     "integration/test_installed.py": "train.__main__",
     "interop/test_assemble.py": "commands.assemble interop.base_encoders interop.base_language_model",
     "evaluate/benchmarks/drawing/test_owlv2.py": "evaluate.benchmarks.drawing.instance",
-    "interop/test_convert.py": "commands.convert interop.card interop.from_folder interop.model_folder "
+    "interop/test_card.py": "interop.run_record",
+    "interop/test_convert.py": "commands.convert interop.from_folder interop.model_folder "
     "interop.official_config interop.processor interop.tensors interop.write",
     "model/test_golden_model.py": "model.build model.janus",
     "planning/test_memory.py": "model.precision planning.activations planning.state",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import sys
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from janus_train.commands.options import NewFolder
+from janus_train.commands.terminal import note
+from janus_train.errors import UserError
+
+if TYPE_CHECKING:
+    from janus_train.interop.push import HubTarget
 
 
 class CheckpointLayout(StrEnum):
@@ -56,7 +66,12 @@ def export(
             show_default=False,
         ),
     ],
-    out: NewFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write; it must not exist. Only --push-to-hub goes without it.", show_default=False
+        ),
+    ] = None,
     form: Annotated[
         CheckpointLayout,
         typer.Option(
@@ -65,23 +80,108 @@ def export(
             "MultiModalityCausalLM.",
         ),
     ] = CheckpointLayout.hf,
+    license_id: Annotated[
+        str | None,
+        typer.Option("--license", help="The model's licence, by the hub's names, for its card: mit, apache-2.0."),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Also upload to this repository of the hub, made if needed.", metavar="OWNER/NAME"),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Upload to this branch, made if needed.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Message of the upload's commit.")] = None,
 ) -> None:
     """Write a model to share: weights, tokenizer, processor, chat template, generation settings and a model card.
 
-    The card (README.md) lists what the run trained, from which weights, and on which data by digest. Weights keep their
-    type.
+    The card (README.md) lists what the run trained, from which weights, on which data with which licences, and its
+    losses and evaluations, as far as they are recorded. Weights keep their type.
+
+    --push-to-hub uploads the folder; without --out it is a temporary one. A folder that was exported already is uploaded
+    as it is, so that its card can be edited first. The token is that of hf auth login or HF_TOKEN.
 
     \b
     Examples:
       janus-train export outputs/demo/stage3 --out my-janus
       janus-train export outputs/demo/stage3 --format official --out my-janus-official
+      janus-train export outputs/demo/stage3 --push-to-hub me/my-janus --private --license mit
     """
     from janus_train.interop.convert import export_model
 
-    missing_parts = export_model(source, out, form.value)
-    if missing_parts:
-        print(
-            f"note: the unmodified official code cannot build {' or '.join(missing_parts)}: this folder is for janus-train import",
-            file=sys.stderr,
+    if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
+        raise UserError(
+            f"--license {license_id} is not a name of the hub's: they are like mit, apache-2.0 or cc-by-4.0"
         )
-    print(out)
+    target = _hub_target(out, push_to_hub, private, revision, commit_message)
+    if target is None:
+        assert out is not None  # `_hub_target` has checked it
+        _note_missing_parts(export_model(source, out, form.value, license_id))
+        print(out)
+        return
+    from janus_train.interop.push import check_access
+
+    check_access(target)
+    with _folder_to_push(source, out, form, license_id) as folder:
+        is_kept = folder in (out, Path(source))
+        if folder == out:
+            print(out)
+        print(_pushed(folder, target, form, is_kept))
+
+
+def _hub_target(
+    out: Path | None, repository: str | None, private: bool, revision: str | None, message: str | None
+) -> HubTarget | None:
+    """Where to upload to, None for nowhere. Raises `UserError` for options that do not go together."""
+    from janus_train.interop.push import HubTarget
+
+    if repository is None:
+        used = {"--private": private, "--revision": revision, "--commit-message": message}
+        if names := [name for name, value in used.items() if value]:
+            raise UserError(f"{names[0]} is for an upload: add --push-to-hub OWNER/NAME")
+        if out is None:
+            raise UserError("say where to write the model: --out FOLDER, or --push-to-hub OWNER/NAME")
+        return None
+    given = {} if message is None else {"message": message}
+    return HubTarget(repository, private, revision, **given)
+
+
+@contextmanager
+def _folder_to_push(source: str, out: Path | None, form: CheckpointLayout, license_id: str | None) -> Iterator[Path]:
+    """The folder to upload: ``out``, the source itself if it was exported already, or a temporary one."""
+    from janus_train.interop.convert import export_model, exported_folder
+
+    exported = exported_folder(source, form.value) if out is None else None
+    if exported is not None:
+        if license_id is not None:
+            raise UserError(f"--license is for a new card, {source} has one already: write license: into its README.md")
+        yield exported
+        return
+    with TemporaryDirectory(prefix="janus-train-export-") as temporary:
+        folder = Path(temporary) / "model" if out is None else out
+        _note_missing_parts(export_model(source, folder, form.value, license_id))
+        yield folder
+
+
+def _pushed(folder: Path, target: HubTarget, form: CheckpointLayout, is_kept: bool) -> str:
+    """Upload, and return the commit's address. If that fails, say how to repeat it."""
+    from janus_train.interop.push import push
+
+    layout = ["--format", form.value] if form is not CheckpointLayout.hf else []
+    again = shlex.join(["janus-train", "export", str(folder), *layout, *target.arguments])
+    hint = (
+        f"{folder} is whole, to upload it again: {again}" if is_kept else "nothing is left here, run the command again"
+    )
+    try:
+        return push(folder, target)
+    except UserError as error:
+        raise UserError(f"{error}; {hint}") from None
+    except KeyboardInterrupt:
+        note(f"the upload was interrupted; {hint}")
+        raise
+
+
+def _note_missing_parts(parts: list[str]) -> None:
+    if parts:
+        note(
+            f"note: the unmodified official code cannot build {' or '.join(parts)}: this folder is for janus-train import"
+        )

@@ -135,6 +135,32 @@ class Recipe:
         digests |= {name: source.data_digest() for name, (_, source) in self.sources.items()}
         return digests | {f"validation/{name}": source.data_digest() for name, (_, source) in self.validation.items()}
 
+    def record(self) -> dict[str, Any]:
+        """What a run's manifest says of the mixture: its sources with their shares of the samples, sizes and licences.
+
+        A source's ``share`` is None if its kind has none in the run's ratio.
+        """
+        sources = [self._source_record(source) | {"share": self._share(source)} for source in self.config.sources]
+        validation = [self._source_record(source) for source in self.config.validation]
+        return {
+            "name": self.config.name,
+            "licence": self.config.licence,
+            "sources": sources,
+            "validation": validation,
+        }
+
+    def _source_record(self, source: SourceConfig) -> dict[str, Any]:
+        fields = {"name", "kind", "type", "template", "weight", "held_out", "licence", "home"}
+        return source.model_dump(mode="json", include=fields) | {"samples": self._all_lengths[source.name]}
+
+    def _share(self, source: SourceConfig) -> float | None:
+        weights = sum(other.weight for other in self.config.sources if other.kind == source.kind)
+        return self.shares[source.kind] * source.weight / weights if source.kind in self.shares else None
+
+    @property
+    def _all_lengths(self) -> dict[str, int]:
+        return {name: len(source) for name, (_, source) in (self.sources | self.validation).items()}
+
     @property
     def lengths(self) -> dict[str, int]:
         """Each source's number of samples."""

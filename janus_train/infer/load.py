@@ -21,8 +21,9 @@ from janus_train.infer.generate import ImageProgress, generate_images, tokens_pe
 from janus_train.infer.image_inputs import image_features
 from janus_train.infer.sampling import GREEDY, TextSampling
 from janus_train.interop.adapter import is_adapter
-from janus_train.interop.hub import hint, is_hub_id, local_folder
-from janus_train.interop.model_folder import open_folder
+from janus_train.interop.hub import hint, is_hub_id
+from janus_train.interop.model_folder import open_model
+from janus_train.interop.other_models import contents_without_config, instead_of_file
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
 from janus_train.interop.write import silence_transformers
@@ -134,7 +135,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     if not is_hub_id(str(model)):
         _check_folder(checked_path(Path(model).expanduser()), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
-    folder = open_folder(local_folder(str(model), ""))
+    folder = open_model(str(model), "")
     folder.check_complete()  # transformers would continue with random values
     with silence_transformers():
         janus = JanusForConditionalGeneration.from_pretrained(
@@ -169,11 +170,14 @@ def quickest_dtype(device: str) -> torch.dtype:
 
 
 def _check_folder(path: Path, model: str | Path) -> None:
+    if path.is_file():
+        raise UserError(f"{model} {instead_of_file(path)}")
     if not path.is_dir():
         raise UserError(
             f"there is no folder {model}: give a trained model's, for example outputs/demo/stage3/final{hint(str(model))}"
         )
     if not (path / "config.json").is_file() and not is_adapter(path):
         final = path / "final"
-        suggestion = f"; did you mean {final}?" if (final / "config.json").is_file() else ""
-        raise UserError(f"{path} does not contain a model: config.json is missing{suggestion}")
+        if (final / "config.json").is_file():
+            raise UserError(f"{path} does not contain a model: config.json is missing; did you mean {final}?")
+        raise UserError(f"{path} does not contain a model: {contents_without_config(path)}")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from janus_train.errors import UserError
-from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official_config
 from janus_train.interop.card import model_card
-from janus_train.interop.hub import local_folder
-from janus_train.interop.model_folder import ModelFolder, open_folder
-from janus_train.interop.write import TRAINING, check_target, user_errors_on_write, write_official, write_transformers
+from janus_train.interop.model_folder import ModelFolder, open_folder, open_model
+from janus_train.interop.run_record import RunRecord, read_run
+from janus_train.interop.write import CARD, check_target, user_errors_on_write, write_official, write_transformers
 
 ExportFormat = Literal["hf", "official"]
+
+_LAYOUTS = {"hf": "transformers", "official": "official"}
 
 
 def import_official(source: str, target: Path) -> None:
@@ -22,27 +23,40 @@ def import_official(source: str, target: Path) -> None:
     Raises `UserError`; no partial folder is left then.
     """
     check_target(target)
-    folder = open_folder(local_folder(source, "import "))
+    folder = open_model(source, "import ")
     if folder.layout != "official":
         raise UserError(f"{folder.path} is in transformers' layout already: there is nothing to import")
     _write(folder, "hf", target, None)
 
 
-def export_model(source: str, target: Path, form: ExportFormat) -> list[str]:
-    """Converts a run's result or a model's folder to ``form``. Returns the parts that the official code cannot build."""
+def export_model(source: str, target: Path, form: ExportFormat, license_id: str | None = None) -> list[str]:
+    """Converts a run's result or a model's folder to ``form``. Returns the parts that the official code cannot build.
+
+    ``license_id``: the model's licence, for its card.
+    """
     check_target(target)
-    path = local_folder(source, "export ")
-    folder = open_folder(path)
-    _write(folder, form, target, _manifest(path))
+    folder = open_model(source, "export ")
+    _write(folder, form, target, read_run(folder.origin), license_id)
     return official_config.not_buildable(folder.config) if form == "official" else []
 
 
-def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict[str, Any] | None) -> None:
+def exported_folder(source: str, form: ExportFormat) -> Path | None:
+    """Returns the folder ``source`` if it is a whole model in ``form`` with its model card already, else None."""
+    path = Path(source)
+    if not (path / CARD).is_file():
+        return None
+    folder = open_folder(path)
+    if folder.adapters or folder.path != path or folder.layout != _LAYOUTS[form]:
+        return None
     folder.check_complete()
-    try:
-        card = model_card(folder.config, manifest, form)
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder.path}: the manifest.json of its run does not say what was trained") from None
+    return path
+
+
+def _write(
+    folder: ModelFolder, form: ExportFormat, target: Path, run: RunRecord | None, license_id: str | None = None
+) -> None:
+    folder.check_complete()
+    card = model_card(folder.config, run, form, license_id)
     with user_errors_on_write(target):
         if form == "hf":
             write_transformers(
@@ -57,15 +71,3 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
             )
         else:
             write_official(target, folder.config, folder.tensors(), folder.tokenizer, folder.extras(), card)
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of the run in ``path``, or whose ``final/``, ``best/``, ``ema/`` or ``adapter/`` it is.
-
-    Its ``steps`` are those of the model in ``path``. None if there is none.
-    """
-    for folder in (path, path.parent if path.name in ("final", "best", "ema", "adapter") else path):
-        if (folder / "manifest.json").is_file():
-            record = read_json_object_if_any(path / TRAINING)
-            return read_json_object(folder / "manifest.json") | ({"steps": record["step"]} if "step" in record else {})
-    return None

@@ -7,8 +7,7 @@ from typing import Any
 from transformers import JanusConfig
 
 from janus_train.errors import UserError
-from janus_train.interop.hub import local_folder
-from janus_train.interop.model_folder import open_folder
+from janus_train.interop.model_folder import open_model
 from janus_train.model.vq import generation_image_size
 
 _NO_SHAPE = ("transformers_version", "_name_or_path", "architectures", "dtype", "model_type")
@@ -18,7 +17,7 @@ def model_values(values: dict[str, Any], init_from: str | None) -> dict[str, Any
     """Returns the ``model`` section; fields that are not null in ``values`` stay. Raises `UserError` without ``init_from``."""
     if init_from is None:
         raise UserError("model=from_folder takes the model's shape from init_from: add init_from=FOLDER or a hub id")
-    folder = open_folder(local_folder(init_from, "init_from=", weights=False))
+    folder = open_model(init_from, "init_from=", weights=False)
     folder_values = describe(folder.config) | {"system_prompt": folder.system_prompt, **folder.generation_settings}
     return folder_values | {key: value for key, value in values.items() if value is not None} | {"base": None}
 

@@ -7,9 +7,11 @@ to gated models. Only weights, configuration and tokenizer are fetched, ``.bin``
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from janus_train.errors import UserError, one_line
+from janus_train.interop.other_models import instead_of_file
 from janus_train.paths import resolve
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -26,19 +28,24 @@ def hint(name: str) -> str:
     return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in name else ""
 
 
-def local_folder(name: str, prefix: str, *, weights: bool = True) -> Path:
+def local_folder(name: str, prefix: str, *, weights: bool = True, check: Callable[[Path], None] | None = None) -> Path:
     """Returns the folder of ``name``, fetched if it is a hub id; without ``weights`` only the small files.
 
-    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages. Raises `UserError` if there is
-    neither such a folder nor such a model.
+    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages. ``check`` gets the folder with
+    the small files of a hub's model, and raises `UserError` before gigabytes of another model are fetched. Raises
+    `UserError` if there is neither such a folder nor such a model.
     """
     if not is_hub_id(name):
         path = resolve(name)
+        if path.is_file():
+            raise UserError(f"{prefix}{name} {instead_of_file(path)}")
         if not path.is_dir():
             raise UserError(f"{prefix}{name}: there is no such folder{hint(name)}")
         return path
     if not weights:
         return _fetch(name, prefix, SMALL)
+    if check is not None:
+        check(_fetch(name, prefix, SMALL))
     folder = _fetch(name, prefix, [*SMALL, "*.safetensors"])
     return folder if any(folder.glob("*.safetensors")) else _fetch(name, prefix, [*SMALL, "*.bin"])
 

@@ -6,7 +6,7 @@ A folder of LoRA adapters is read as the model that they and their base make.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,8 @@ from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
 from janus_train.interop.adapter import Adapter, is_adapter
+from janus_train.interop.hub import local_folder
+from janus_train.interop.other_models import TAKEN, contents_without_config, other_model
 from janus_train.interop.tensors import StoredTensors
 from janus_train.model.parts import part_of
 
@@ -252,11 +254,26 @@ def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
             raise UserError(f"{path}: {key} is {what}, at most {MAX_LAYERS} make a model")
 
 
-def layout_of(values: Mapping[str, Any]) -> FolderLayout | None:
-    """Returns the layout by config.json's ``model_type``; None if it is not a Janus model."""
-    layouts: dict[str, FolderLayout] = {"janus": "transformers", "multi_modality": "official"}
-    model_type = values.get("model_type")
-    return layouts.get(model_type) if isinstance(model_type, str) else None
+def refuse_other_models(folder: Path) -> None:
+    """Raises `UserError` if ``folder`` holds no model or another one than Janus. Only config.json and names are looked at."""
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: there is no model ({contents_without_config(folder)})")
+    what = other_model(read_config(folder))
+    if what is not None:
+        raise UserError(f"{folder} is {what}; {TAKEN}")
+
+
+def open_model(name: str, prefix: str, *, weights: bool = True) -> ModelFolder:
+    """Opens the model ``name``, a folder or a hub id, as `open_folder` does. Raises `UserError` as `hub.local_folder` does.
+
+    Of a hub's model that is not Janus only the small files are fetched. ``weights``: whether they are to be fetched.
+    """
+    return open_folder(local_folder(name, prefix, weights=weights, check=_refuse_before_weights))
+
+
+def _refuse_before_weights(folder: Path) -> None:
+    if not is_adapter(folder) and not (folder / "final/config.json").is_file():
+        refuse_other_models(folder)
 
 
 def open_folder(path: Path) -> ModelFolder:
@@ -272,11 +289,6 @@ def open_folder(path: Path) -> ModelFolder:
         path = adapters[0].base
     if not (path / "config.json").is_file() and (path / "final/config.json").is_file():
         path = path / "final"
-    values = read_config(path)
-    layout = layout_of(values)
-    if layout is None:
-        raise UserError(
-            f"{path}: model_type {values.get('model_type')!r} in its config.json is not that of a Janus model: "
-            "known are 'janus' (transformers) and 'multi_modality' (the official layout)"
-        )
+    refuse_other_models(path)
+    layout: FolderLayout = "official" if read_config(path)["model_type"] == "multi_modality" else "transformers"
     return ModelFolder(path, layout, tuple(adapters))

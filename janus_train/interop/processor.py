@@ -30,6 +30,7 @@ from janus_train.data.special_tokens import (
 from janus_train.errors import UserError, one_line
 from janus_train.files import (
     os_errors_of_rust,
+    read_json_object,
     read_json_object_if_any,
     refuse_lfs_pointer,
     write_json,
@@ -92,6 +93,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
     )
     with os_errors_of_rust():
         janus_tokenizer.save_pretrained(folder)
+    _as_transformers_4_reads_it(folder / "tokenizer_config.json", named_tokens)
     write_text(folder / "chat_template.jinja", chat_template(system, *speakers(tokenizer)))
     size = config.vision_config.image_size
     write_json(
@@ -120,6 +122,12 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
             "system_prompt": system,
         },
     )
+
+
+def _as_transformers_4_reads_it(path: Path, named_tokens: dict[str, str]) -> None:
+    """Writes the class and the named tokens as transformers 4 knows them, which llama.cpp converts with; 5 reads both."""
+    values = read_json_object(path)
+    write_json(path, values | {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": named_tokens})
 
 
 def _as_old_tokenizers_read_it(core: Tokenizer) -> dict[str, Any]:

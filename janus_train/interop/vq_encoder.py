@@ -11,8 +11,7 @@ import torch
 from transformers.models.janus import JanusVQVAE
 
 from janus_train.errors import UserError, one_line
-from janus_train.interop.hub import local_folder
-from janus_train.interop.model_folder import open_folder
+from janus_train.interop.model_folder import open_model
 from janus_train.model.vq import CodeEncoder, generation_image_size
 
 PREFIX = "model.vqmodel."
@@ -23,7 +22,7 @@ MAX_CODES = 1 << 16
 
 def load_code_encoder(model: str | Path, device: torch.device) -> CodeEncoder:
     """Loads the VQ encoder of a folder in either layout, or of a hub id. Raises `UserError` if it is missing or does not fit."""
-    folder = open_folder(local_folder(str(model), ""))
+    folder = open_model(str(model), "")
     config = folder.config
     if config.vq_config.num_embeddings > MAX_CODES:
         raise UserError(

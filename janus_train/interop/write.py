@@ -25,6 +25,8 @@ from janus_train.interop.official import TOWER
 from janus_train.interop.tensors import EXTRAS, ShardWriter, save_tensors
 
 Extras = Mapping[str, torch.Tensor]
+CARD = "README.md"
+"""The model card."""
 TRAINING = "training.json"
 """The file in a trained model's folder that says which step of its run the model is of."""
 
@@ -83,7 +85,7 @@ def write_transformers(
         if record is not None:
             write_json(folder / TRAINING, dict(record))
         if card is not None:
-            write_text(folder / "README.md", card)
+            write_text(folder / CARD, card)
 
 
 def write_official(
@@ -105,7 +107,7 @@ def write_official(
         write_json(folder / "config.json", official_config.to_official(config, str(dtype).removeprefix("torch.")))
         processor.save_official_processor(tokenizer, config, folder)
         if card is not None:
-            write_text(folder / "README.md", card)
+            write_text(folder / CARD, card)
 
 
 def _stream(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> torch.dtype:

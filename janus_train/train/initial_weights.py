@@ -18,8 +18,8 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.config import Config, ModelConfig, Part
 from janus_train.errors import UserError
-from janus_train.interop.hub import is_hub_id, local_folder
-from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder
+from janus_train.interop.hub import is_hub_id
+from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder, open_model
 from janus_train.model.build import build, code_embeddings, transformers_config
 from janus_train.model.lora import plain_name
 from janus_train.model.meta_init import RecordedInit, without_weights
@@ -62,7 +62,7 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     ):
         return Start(Path(manifest["start_folder"]), manifest["start"])
     if config.init_from is not None:
-        source = open_folder(local_folder(config.init_from, "init_from=")).origin
+        source = open_model(config.init_from, "init_from=").origin
         return Start(source, f"init_from {config.init_from if is_hub_id(config.init_from) else source}")
     previous_stage = config.stage - 1
     inner_path, sibling_path = run / f"stage{previous_stage}" / "final", run.parent / f"stage{previous_stage}" / "final"

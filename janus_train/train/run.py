@@ -199,6 +199,7 @@ def record_start(
                 model.start.recorded_path,
                 model.parts_table(config),
                 model.frozen,
+                recipe.record(),
                 is_resume,
             )
             truncate_records(run_dir, resume.step)

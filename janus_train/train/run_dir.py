@@ -274,12 +274,18 @@ class RunDir:
         sync(self.path)
 
     def write_start(
-        self, start: str, start_folder: str, parts: dict[str, Any], frozen: dict[Part, str], is_resume: bool
+        self,
+        start: str,
+        start_folder: str,
+        parts: dict[str, Any],
+        frozen: dict[Part, str],
+        recipe: dict[str, Any],
+        is_resume: bool,
     ) -> None:
         """Create the folder, and write config.yaml and manifest.json; a resumed run keeps its recorded start.
 
         ``start`` describes where the weights come from, ``start_folder`` is the path, ``frozen`` has the digests of the
-        frozen parts.
+        frozen parts, ``recipe`` says what the mixture consists of (`Recipe.record`).
         """
         self.path.mkdir(parents=True, exist_ok=True)
         config = self._config.model_dump(mode="json")
@@ -295,6 +301,7 @@ class RunDir:
             "frozen": frozen,
             "config": config,
             "data": self._data,
+            "recipe": recipe,
             "parts": parts,
             "commit": commit(),
             "versions": versions("torch", "transformers", "accelerate"),

@@ -16,8 +16,8 @@ from janus_train.data.cached_codes import check_codes
 from janus_train.data.fixed_shapes import max_shapes
 from janus_train.data.recipe import Recipe
 from janus_train.data.shards.vq_codes import CodesOrigin
-from janus_train.interop.hub import is_hub_id, local_folder
-from janus_train.interop.model_folder import open_folder
+from janus_train.interop.hub import is_hub_id
+from janus_train.interop.model_folder import open_folder, open_model
 from janus_train.interop.write import Extras
 from janus_train.model import lora
 from janus_train.model.activation_checkpointing import checkpoint_layers
@@ -75,7 +75,7 @@ def load_trainable(
     compiled = should_compile(config, group.device, group.gathers_inside_layers)
     if config.init_from is not None and is_hub_id(config.init_from):
         with group.local_main_first():
-            local_folder(config.init_from, "init_from=")
+            open_model(config.init_from, "init_from=")
     start = find_start(config, run_dir, state.state)
     janus, weights, tokenizer, new_parts = load_start(config, start)
     encoder = codes_digest(weights, prefix="model.vqmodel.")

@@ -113,7 +113,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another model": (
         lambda f: change_config(f, lambda c: c.update(model_type="llava")),
-        r"model_type 'llava' in its config\.json is not that of a Janus model",
+        r"is MultiModalityCausalLM \(model_type 'llava'\), another architecture than Janus; taken are Janus",
     ),
     "JanusFlow's projector": (
         lambda f: change_config(f, lambda c: c["aligner_config"]["params"].update(projector_type="linear")),
@@ -128,7 +128,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"not that of an official Janus model: 'gen_head_config' is missing",
     ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not a JSON object"),
-    "no config": (lambda f: (f / "config.json").unlink(), r"there is no model \(config\.json is missing\)"),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        r"there is no model \(config\.json is missing; model\.safetensors alone does not say which model it is",
+    ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         r"model\.safetensors is missing, and there is no other",

@@ -336,6 +336,8 @@ def test_export_of_a_run_says_what_was_trained(random_base, tmp_path) -> None:
         assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {path.name for path in (folder / "final").iterdir()} - {"training.json"} | {"README.md"}
+    assert manifest["recipe"]["sources"] and "| class_to_image | generation | " in card
+    assert "| training, loss/generation, mean of the last 20 steps at most | " in card
     assert {"chat_template.jinja", "processor_config.json", "generation_config.json", "tokenizer.json"} <= names
 
 

@@ -16,8 +16,7 @@ from janus_train.data.sources.registry import Source
 from janus_train.data.templates import Template, template_for
 from janus_train.data.types import BadSample, Kind, Record, TooLong
 from janus_train.errors import UserError
-from janus_train.interop.hub import local_folder
-from janus_train.interop.model_folder import open_folder
+from janus_train.interop.model_folder import open_model
 from janus_train.interop.processor import load_tokenizer
 
 
@@ -40,7 +39,7 @@ class Lengths:
 
 def lengths_of(model: str | Path, row_tokens: int) -> Lengths:
     """The `Lengths` of a model's folder or hub id; only its small files are read. Raises `UserError` for missing files."""
-    folder = open_folder(local_folder(str(model), "--model ", weights=False))
+    folder = open_model(str(model), "--model ", weights=False)
     vision = folder.config.vision_config
     images = (vision.image_size // vision.patch_size) ** 2
     if not (folder.path / "tokenizer.json").is_file():
