@@ -44,19 +44,17 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{folder.path}: the manifest.json of its run does not say what was trained") from None
     with user_errors_on_write(target):
-        if form == "hf":
-            write_transformers(
-                target,
-                folder.config,
-                folder.tensors(),
-                folder.tokenizer,
-                folder.system_prompt,
-                folder.generation_config,
-                folder.extras(),
-                card,
-            )
-        else:
-            write_official(target, folder.config, folder.tensors(), folder.tokenizer, folder.extras(), card)
+        write = write_transformers if form == "hf" else write_official
+        write(
+            target,
+            folder.config,
+            folder.tensors(),
+            folder.tokenizer,
+            folder.system_prompt,
+            folder.generation_config,
+            folder.extras(),
+            card,
+        )
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
