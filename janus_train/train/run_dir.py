@@ -297,7 +297,7 @@ class RunDir:
             "data": self._data,
             "parts": parts,
             "commit": commit(),
-            "versions": versions("torch", "transformers", "accelerate"),
+            "versions": versions("torch", "transformers", "accelerate", "pillow"),
             "hardware": hardware(),
         }
         write_json(self.path / "manifest.json", manifest)
