@@ -45,7 +45,7 @@ def save_model(
     """
     stored = janus.generation_config
     assert stored is not None
-    # not that one itself: transformers marks it as made from the model's config, and drops what it then does not know of it
+    # the file of an export, without what else transformers keeps in the model's own
     generation_config = processor.generation_config(
         encoder.special, stored.guidance_scale or processor.GUIDANCE, stored.temperature or processor.TEMPERATURE
     )

@@ -128,7 +128,7 @@ def test_it_reads_and_answers_the_same(both: Both) -> None:
     assert np.abs(logits - both.theirs["logits"]).max() < 1e-4 * np.abs(logits).max()
     theirs = both.theirs["answer"].tolist()
     eos = encoder.special.eos
-    assert answer_ids(janus, encoder, [prompt], [both.image], STEPS)[0] == theirs[: (theirs + [eos]).index(eos)]
+    assert answer_ids(janus, encoder, [prompt], [both.image], STEPS)[0] == theirs[: [*theirs, eos].index(eos)]
 
 
 def test_it_draws_the_same(both: Both) -> None:
