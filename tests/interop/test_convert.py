@@ -121,6 +121,13 @@ def test_what_only_this_project_reads_is_checked(imported, tmp_path) -> None:
     assert open_folder(tmp_path / "official").system_prompt == SYSTEM_PROMPT
 
 
+def test_a_system_prompt_that_is_no_text_is_one_line(imported, tmp_path) -> None:
+    folder = with_settings(imported[2], tmp_path / "hf", 3, 2.0, 0.7)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"processor_config\.json: system_prompt must be a string"):
+        export_model(str(folder), tmp_path / "out", "hf")
+    assert not (tmp_path / "out").exists()
+
+
 REFUSED = {
     "text_config": {"hidden_act": "gelu", "attention_dropout": 0.1},
     "vision_config": {"layer_norm_eps": 1e-5, "hidden_act": "gelu_pytorch_tanh", "use_qk_norm": True},
