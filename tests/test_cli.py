@@ -15,6 +15,7 @@ from PIL import Image
 from janus_train.data.encode import Encoder
 from janus_train.demo.objects import UNIT
 from janus_train.errors import UserError
+from janus_train.interop.processor import SYSTEM_PROMPT
 from tests.helpers import read_lines
 from tests.report.making import make_run
 
@@ -169,7 +170,9 @@ def test_chat_samples_by_a_seed_and_takes_roles_and_a_system_prompt(run, random_
     monkeypatch.setattr(Encoder, "ids", lambda self, text: (prompts.append(text), ids(self, text))[1])
     run(*words, "--system", "Be brief.", "--user-role", "User", "--assistant-role", "Assistant")
     run(*words)
-    assert prompts == ["Be brief.\n\nUser: Hello\n\nAssistant:", "<|User|>: Hello\n\n<|Assistant|>:"]
+    run(*words, "--always-system")
+    asked = "<|User|>: Hello\n\n<|Assistant|>:"
+    assert prompts == ["Be brief.\n\nUser: Hello\n\nAssistant:", asked, f"{SYSTEM_PROMPT}\n\n{asked}"]
 
 
 @pytest.mark.parametrize("end", ["", EOFError()])

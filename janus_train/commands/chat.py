@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import (
+    AlwaysSystem,
     AssistantRole,
     Device,
     Images,
@@ -50,6 +51,7 @@ def chat(
     system: Annotated[
         str | None, typer.Option(help="System prompt in place of the model's own; an empty one means none.")
     ] = None,
+    always_system: AlwaysSystem = False,
     user_role: UserRole = None,
     assistant_role: AssistantRole = None,
     device: Device = "auto",
@@ -72,7 +74,7 @@ def chat(
     from janus_train.data.prompt_format import PromptStyle, with_places
     from janus_train.infer.sampling import TextSampling
 
-    style = PromptStyle(user_role, assistant_role, system)
+    style = PromptStyle(user_role, assistant_role, system, always_system)
     sampling = TextSampling(temperature, top_p, top_k, repetition_penalty)
     loaded_model = load(model, device, precision)
 

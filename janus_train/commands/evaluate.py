@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from janus_train.commands.options import (
+    AlwaysSystem,
     Device,
     Guidance,
     Model,
@@ -105,6 +106,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    always_system: AlwaysSystem = False,
     guidance: Guidance = None,
     temperature: Temperature = None,
     seed: Annotated[
@@ -167,6 +169,7 @@ def evaluate(
         "split": split,
         "clip": clip,
         "inception": inception,
+        "always_system": always_system or None,
         "guidance": guidance,
         "temperature": temperature,
         "seed": seed,

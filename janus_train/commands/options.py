@@ -75,6 +75,13 @@ UserRole = Annotated[
 AssistantRole = Annotated[
     str | None, typer.Option(help="Name of the model's role, for example Assistant. Default: the model's own.")
 ]
+AlwaysSystem = Annotated[
+    bool,
+    typer.Option(
+        "--always-system",
+        help="Put the model's own system prompt before conversations without images too, as the official processor does.",
+    ),
+]
 NewFolder = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Plugins = Annotated[
     list[str] | None,

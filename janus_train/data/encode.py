@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from janus_train.data.images import generation_pixels, understanding_pixels
-from janus_train.data.prompt_format import OWN_STYLE, PromptStyle, chat_prompt, generation_prompt, system_prefix
+from janus_train.data.prompt_format import (
+    OWN_STYLE,
+    Message,
+    PromptStyle,
+    chat_prompt,
+    generation_prompt,
+    split_system,
+    system_prefix,
+)
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER, SpecialTokens, speakers
 from janus_train.data.templates import Template, with_first_sentence
 from janus_train.data.types import (
@@ -107,18 +115,20 @@ class Encoder:
         rng: random.Random,
         guidance_dropout: float,
         first_sentence: float,
+        always_system: bool = False,
     ) -> Document:
         """Encode a record as a document of at most ``row_tokens`` (None: any length), unless its text may be cut.
 
         ``first_sentence``: probability that a caption keeps only its first sentence (Janus: 25 %), where the template
         allows it. ``guidance_dropout``: probability that the prompt of an image to generate becomes pad tokens, including
-        the images in it (Janus: 10 %). Raises `BadSample` with the reason why the record cannot be trained on.
+        the images in it (Janus: 10 %). ``always_system``: see `PromptStyle`. Raises `BadSample` with the reason why the record cannot be trained on.
         """
         drop_prompt, cut_caption = rng.random() < guidance_dropout, rng.random() < first_sentence
         segments = template.build(record)
         if cut_caption and template.can_cut_caption:
             segments = with_first_sentence(segments)
-        if template.takes_system_prompt and kind == "understanding" and self.system_prompt:
+        takes_system = template.takes_system_prompt and (always_system or kind == "understanding")
+        if takes_system and self.system_prompt:
             segments = [Segment("text", system_prefix(self.system_prompt)), *segments]
         pieces = self._pieces(segments, template, row_tokens)
         if drop_prompt and _is_prompt_and_image(pieces):
@@ -262,7 +272,13 @@ class Encoder:
         )
 
     def encode_without_chance(
-        self, record: Record, template: Template, kind: Kind, reference: Reference, row_tokens: int | None = None
+        self,
+        record: Record,
+        template: Template,
+        kind: Kind,
+        reference: Reference,
+        row_tokens: int | None = None,
+        always_system: bool = False,
     ) -> Document:
         """`encode` with every prompt and every caption whole."""
         return self.encode(
@@ -274,6 +290,7 @@ class Encoder:
             rng=random.Random(0),
             guidance_dropout=0.0,
             first_sentence=0.0,
+            always_system=always_system,
         )
 
     # -- inference: the same strings, up to where the model continues
@@ -291,14 +308,20 @@ class Encoder:
         return [*self._prompt_ids(text, num_images), self.special.begin_of_image]
 
     def chat_prompt_ids(
-        self, messages: list[dict[str, str]], num_images: int, style: PromptStyle = OWN_STYLE
+        self, messages: Sequence[Message], num_images: int, style: PromptStyle = OWN_STYLE
     ) -> list[int]:
-        """BOS and the official chat prompt with places for its images; the model's answer comes next."""
-        system = style.system
+        """BOS and the official chat prompt with places for its images; the model's answer comes next.
+
+        Its system prompt is the conversation's own system message, else that of ``style``, else the model's. Raises
+        `UserError` as `split_system` and `_prompt_ids` do.
+        """
+        system, turns = split_system(messages)
         if system is None:
-            has_images = any(PLACEHOLDER in message["content"] for message in messages)
-            system = self.system_prompt if has_images else ""
-        prompt = chat_prompt(messages, system, style.user or USER, style.assistant or ASSISTANT)
+            system = style.system
+        if system is None:
+            takes_own = style.always_system or any(PLACEHOLDER in turn["content"] for turn in turns)
+            system = self.system_prompt if takes_own else ""
+        prompt = chat_prompt(turns, system, style.user or USER, style.assistant or ASSISTANT)
         return self._prompt_ids(prompt, num_images)
 
     def _prompt_ids(self, prompt: str, num_images: int) -> list[int]:

@@ -15,21 +15,24 @@ from PIL import Image
 from transformers import JanusForConditionalGeneration
 
 from janus_train.data.encode import Encoder
-from janus_train.data.prompt_format import OWN_STYLE, ROLES, PromptStyle
+from janus_train.data.prompt_format import OWN_STYLE, Message, PromptStyle, role_of, split_system
 from janus_train.data.special_tokens import ASSISTANT
 from janus_train.infer.decoding import Decoder, StepCallback, check_fits, evaluation_mode, left_pad
 from janus_train.infer.image_inputs import image_features, prompt_embeds
 from janus_train.infer.sampling import GREEDY, Chooser, TextSampling, TokenSampler, likeliest
 
-Messages = list[dict[str, str]]
-"""Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``."""
+Messages = list[Message]
+"""Turns ``{"role": "user" or "assistant", "content": text with <image_placeholder>}``, the first may be a system message."""
 Request = tuple[Messages, Sequence[Image.Image]]
 
 
 def open_turn(messages: Messages) -> Messages:
-    """Returns the messages with an open assistant turn at the end, which the model continues."""
-    last_message = messages[-1]
-    if ROLES[last_message["role"]] == ASSISTANT and not last_message["content"]:
+    """Returns the messages with an open assistant turn at the end, which the model continues.
+
+    Raises `UserError` for what is no conversation (`prompt_format.split_system`).
+    """
+    last_turn = split_system(messages)[1][-1]
+    if role_of(last_turn) == ASSISTANT and not last_turn["content"].strip():
         return messages
     return [*messages, {"role": "assistant", "content": ""}]
 
@@ -52,7 +55,8 @@ def answer(
     ``seeds``: of the samples, one per request; by default the requests' numbers.
 
     Raises:
-        UserError: a request's numbers of placeholders and images differ, or it does not fit the model's context.
+        UserError: a request's numbers of placeholders and images differ, it is not a conversation
+            (`prompt_format.split_system`), or it does not fit the model's context.
     """
     prompts = [encoder.chat_prompt_ids(open_turn(messages), len(images), style) for messages, images in requests]
     seeds = range(len(requests)) if seeds is None else seeds

@@ -107,7 +107,8 @@ class LoadedModel:
     ) -> Iterator[str]:
         """Yields the answer to the last of ``messages`` in pieces; ``"".join(...)`` gives the full text.
 
-        Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image.
+        Messages are ``{"role": "user" or "assistant", "content": text}``, with one <image_placeholder> per image. A
+        ``system`` message at the start replaces the model's system prompt. Raises `UserError` for other roles.
         ``on_step`` is called before each token; what it raises ends the answer. ``style`` replaces the model's own roles
         or system prompt; ``sampling`` and ``seed`` sample the answer, which otherwise has the most likely tokens.
         """

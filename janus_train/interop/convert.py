@@ -58,16 +58,14 @@ def _write(
     folder.check_complete()
     card = model_card(folder.config, run, form, license_id)
     with user_errors_on_write(target):
-        if form == "hf":
-            write_transformers(
-                target,
-                folder.config,
-                folder.tensors(),
-                folder.tokenizer,
-                folder.system_prompt,
-                folder.generation_config,
-                folder.extras(),
-                card,
-            )
-        else:
-            write_official(target, folder.config, folder.tensors(), folder.tokenizer, folder.extras(), card)
+        write = write_transformers if form == "hf" else write_official
+        write(
+            target,
+            folder.config,
+            folder.tensors(),
+            folder.tokenizer,
+            folder.system_prompt,
+            folder.generation_config,
+            folder.extras(),
+            card,
+        )

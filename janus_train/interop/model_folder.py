@@ -156,21 +156,39 @@ class ModelFolder:
             raise UserError(f"{self.path}: {error}") from None
 
     @property
+    def _own_settings(self) -> dict[str, Any]:
+        """What an official folder of this project says beside the official values (`official_config.OWN_KEY`)."""
+        try:
+            return official_config.own_settings(self._values) if self.layout == "official" else {}
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    @property
     def system_prompt(self) -> str:
-        return processor.system_prompt(self.path)
+        """The system prompt that the model was trained with, or the official one."""
+        prompt = self._own_settings.get("system_prompt")
+        if prompt is None:
+            return processor.system_prompt(self.path)
+        if not isinstance(prompt, str):
+            raise UserError(f"{self.path / 'config.json'}: {official_config.OWN_KEY}.system_prompt must be a string")
+        return prompt
 
     @property
     def generation_settings(self) -> dict[str, float]:
         """The folder's ``guidance`` and ``temperature``, or the official values."""
-        path = self.path / "generation_config.json"
+        path, own = self.path / "generation_config.json", self._own_settings
         values = read_json_object_if_any(path)
+        guidance, temperature = own.get("guidance"), own.get("temperature")
         try:
             return {
-                "guidance": float(values.get("guidance_scale") or processor.GUIDANCE),
-                "temperature": float(values.get("temperature") or processor.TEMPERATURE),
+                "guidance": float(guidance or values.get("guidance_scale") or processor.GUIDANCE),
+                "temperature": float(temperature or values.get("temperature") or processor.TEMPERATURE),
             }
         except (TypeError, ValueError):
-            raise UserError(f"{path}: guidance_scale and temperature must be numbers") from None
+            if guidance is None and temperature is None:
+                raise UserError(f"{path}: guidance_scale and temperature must be numbers") from None
+            where = f"{self.path / 'config.json'}: guidance and temperature of {official_config.OWN_KEY}"
+            raise UserError(f"{where} must be numbers") from None
 
     @property
     def generation_config(self) -> GenerationConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, JanusConfig, PreTrainedTokenizerFast
 
 from janus_train.data.images import BACKGROUND, MIN_SIDE
@@ -29,8 +30,6 @@ from janus_train.data.special_tokens import (
 )
 from janus_train.errors import UserError, one_line
 from janus_train.files import (
-    os_errors_of_rust,
-    read_json_object,
     read_json_object_if_any,
     refuse_lfs_pointer,
     write_json,
@@ -60,7 +59,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def system_prompt(folder: Path) -> str:
     """Returns the system prompt that the model was trained with (`save_processor` writes it), or the official one."""
-    return read_json_object_if_any(folder / "processor_config.json").get("system_prompt", SYSTEM_PROMPT)
+    path = folder / "processor_config.json"
+    prompt = read_json_object_if_any(path).get("system_prompt", SYSTEM_PROMPT)
+    if not isinstance(prompt, str):
+        raise UserError(f"{path}: system_prompt must be a string")
+    return prompt
 
 
 def generation_config(special: SpecialTokens, guidance: float, temperature: float) -> GenerationConfig:
@@ -78,22 +81,28 @@ def generation_config(special: SpecialTokens, guidance: float, temperature: floa
 
 
 def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, system: str, folder: Path) -> None:
-    """Writes all files that ``JanusProcessor.from_pretrained`` reads."""
-    named_tokens = {"image_token": PLACEHOLDER, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
-    janus_tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        extra_special_tokens=named_tokens,
-        add_bos_token=True,  # every sequence begins with it, as with the official processor
-        padding_side="left",
-        model_max_length=config.text_config.max_position_embeddings,
-        clean_up_tokenization_spaces=False,
+    """Writes all files that ``JanusProcessor.from_pretrained`` and ``AutoTokenizer`` of transformers 4 and 5 read."""
+    write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+            # the names by which the processor asks for them; a list would be for transformers 5 alone
+            "extra_special_tokens": {
+                "image_token": PLACEHOLDER,
+                "boi_token": BEGIN_OF_IMAGE,
+                "eoi_token": END_OF_IMAGE,
+            },
+            "add_bos_token": True,  # every sequence begins with it, as with the official processor
+            "padding_side": "left",
+            "model_max_length": config.text_config.max_position_embeddings,
+            "clean_up_tokenization_spaces": False,
+            "legacy": True,  # of no effect here, but transformers 4 complains where it is not set
+            "tokenizer_class": "PreTrainedTokenizerFast",  # what transformers 5 would write, 4 does not know
+        },
     )
-    with os_errors_of_rust():
-        janus_tokenizer.save_pretrained(folder)
-    _as_transformers_4_reads_it(folder / "tokenizer_config.json", named_tokens)
     write_text(folder / "chat_template.jinja", chat_template(system, *speakers(tokenizer)))
     size = config.vision_config.image_size
     write_json(
@@ -124,17 +133,16 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, syst
     )
 
 
-def _as_transformers_4_reads_it(path: Path, named_tokens: dict[str, str]) -> None:
-    """Writes the class and the named tokens as transformers 4 knows them, which llama.cpp converts with; 5 reads both."""
-    values = read_json_object(path)
-    write_json(path, values | {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": named_tokens})
+def _tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The tokenizer.json: without padding and truncation, with BOS before every text, and as old versions read it.
 
-
-def _as_old_tokenizers_read_it(core: Tokenizer) -> dict[str, Any]:
-    """Returns the tokenizer.json with each merge as one string "a b", as before tokenizers 0.20.
-
-    The official code runs with transformers from 4.38 on; versions up to 4.44 read no other form, later ones read both.
+    Each merge is one string "a b", as before tokenizers 0.20: the official code runs with transformers from 4.38 on;
+    versions up to 4.44 read no other form, later ones read both.
     """
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
+    _begin_with_bos(core)
     values: dict[str, Any] = json.loads(core.to_str())
     merges = values["model"].get("merges", [])
     if not any(" " in piece for pair in merges for piece in pair):  # otherwise the string would be ambiguous
@@ -142,16 +150,23 @@ def _as_old_tokenizers_read_it(core: Tokenizer) -> dict[str, Any]:
     return values
 
 
+def _begin_with_bos(core: Tokenizer) -> None:
+    """Sets the post-processor that puts BOS before a text, as the official code saves it, unless one does so already.
+
+    Our own texts become tokens without it (`Encoder.ids`).
+    """
+    text, bos = "a", core.token_to_id(BOS)
+    if core.encode(text).ids != [bos, *core.encode(text, add_special_tokens=False).ids]:
+        one = f"{BOS}:0 $A:0"
+        core.post_processor = TemplateProcessing(single=one, pair=f"{one} {BOS}:1 $B:1", special_tokens=[(BOS, bos)])
+
+
 def save_official_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, folder: Path) -> None:
     """Writes all files that the official ``VLChatProcessor.from_pretrained`` reads."""
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    core.no_padding()
-    core.no_truncation()
-    write_json(folder / "tokenizer.json", _as_old_tokenizers_read_it(core))
+    write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer))
+    vocabulary = tokenizer.get_vocab()
     special: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
-    other_tokens = [
-        token for token in SPECIAL_TOKENS if token not in (BOS, EOS, PAD) and core.token_to_id(token) is not None
-    ]
+    other_tokens = [token for token in SPECIAL_TOKENS if token not in (BOS, EOS, PAD) and token in vocabulary]
     write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": other_tokens})
     write_json(
         folder / "tokenizer_config.json",

@@ -8,6 +8,7 @@ export restores them byte for byte.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,14 +45,19 @@ def save_model(
     ``weights``: all full weights, also if ``janus`` contains only shards of them; ``extras``: those of the model folder that
     training started from (`ModelFolder.extras`); ``record``: what `TRAINING` says of the run.
     """
-    assert janus.generation_config is not None
+    stored = janus.generation_config
+    assert stored is not None
+    # the file of an export, without what else transformers keeps in the model's own
+    generation_config = processor.generation_config(
+        encoder.special, stored.guidance_scale or processor.GUIDANCE, stored.temperature or processor.TEMPERATURE
+    )
     write_transformers(
         target,
         janus.config,
         weights.items(),
         encoder.tokenizer,
         encoder.system_prompt,
-        janus.generation_config,
+        generation_config,
         extras,
         record=record,
     )
@@ -68,16 +74,13 @@ def write_transformers(
     card: str | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a folder for ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``.
+    """Writes a folder for ``JanusForConditionalGeneration`` and ``JanusProcessor.from_pretrained``, of transformers 4 and 5.
 
     ``card``: its README.md; ``record``: its `TRAINING`.
     """
     with staged_folder(target) as folder, silence_transformers():
         dtype = _stream(tensors, folder)
-        saved_config = copy.deepcopy(config)
-        saved_config.architectures = ["JanusForConditionalGeneration"]
-        saved_config.dtype = dtype
-        saved_config.save_pretrained(folder)
+        write_json(folder / "config.json", _config_of_both(config, dtype))
         generation_config.save_pretrained(folder)
         processor.save_processor(tokenizer, config, system_prompt, folder)
         if extras:
@@ -93,21 +96,45 @@ def write_official(
     config: JanusConfig,
     tensors: Iterable[tuple[str, torch.Tensor]],
     tokenizer: PreTrainedTokenizerFast,
+    system_prompt: str,
+    generation_config: GenerationConfig,
     extras: Extras,
     card: str | None = None,
 ) -> None:
     """Writes a folder for the official ``MultiModalityCausalLM`` and ``VLChatProcessor.from_pretrained``.
 
-    Raises `UserError` if the layout cannot store the model. It writes safetensors, not ``.bin``: the transformers versions
+    The system prompt and the settings for generating images, which the layout has no place for, are written where only this
+    project reads them. Raises `UserError` if the layout cannot store the model. It writes safetensors, not ``.bin``: the transformers versions
     of the official code (4.38 or later) read both.
     """
     official_config.check_fits_layout(config)
     with staged_folder(target) as folder:
         dtype = _stream(_with_extras(official.to_official(tensors), config, extras), folder)
-        write_json(folder / "config.json", official_config.to_official(config, str(dtype).removeprefix("torch.")))
+        own_settings = {
+            "system_prompt": system_prompt,
+            "guidance": generation_config.guidance_scale,
+            "temperature": generation_config.temperature,
+        }
+        values = official_config.to_official(config, str(dtype).removeprefix("torch."))
+        write_json(folder / "config.json", values | {official_config.OWN_KEY: own_settings})
         processor.save_official_processor(tokenizer, config, folder)
         if card is not None:
             write_text(folder / CARD, card)
+
+
+def _config_of_both(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """The config.json for transformers 4 and 5: what the two read in different places is written in both."""
+    saved_config = copy.deepcopy(config)
+    saved_config.architectures = ["JanusForConditionalGeneration"]
+    saved_config.dtype = dtype
+    values: dict[str, Any] = json.loads(saved_config.to_json_string())
+    text = values["text_config"]
+    rope = dict(text["rope_parameters"])
+    text["rope_theta"] = rope.pop("rope_theta")
+    if rope.get("rope_type", "default") != "default":
+        text["rope_scaling"] = rope
+    text["tie_word_embeddings"] = config.tie_word_embeddings
+    return values | {"torch_dtype": values["dtype"]}
 
 
 def _stream(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> torch.dtype:

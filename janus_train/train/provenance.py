@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +38,20 @@ def versions(*packages: str) -> dict[str, str]:
     """The versions of this package, of ``packages`` and of Python."""
     others = {package: version(package) for package in packages}
     return {"janus_train": __version__, **others, "python": platform.python_version()}
+
+
+def pillow_warning(recorded: Mapping[str, Any]) -> str | None:
+    """What to say when a run continues with another major version of Pillow than its manifest's versions; None: nothing.
+
+    Pillow 13 resizes narrow images (1:3 and narrower) otherwise than Pillow 12, by up to 5 of 255 levels.
+    """
+    before, now = recorded.get("pillow"), version("pillow")
+    if not isinstance(before, str) or before.partition(".")[0] == now.partition(".")[0]:
+        return None
+    return (
+        f"the run began with Pillow {before} and goes on with Pillow {now}, which can resize images a little otherwise: "
+        f"pip install pillow=={before} for the same pixels"
+    )
 
 
 def hardware() -> dict[str, Any]:

@@ -34,6 +34,7 @@ from janus_train.train.final_model import write_results
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.log import set_up_logging
 from janus_train.train.monitor.questions import find_questions
+from janus_train.train.provenance import pillow_warning
 from janus_train.train.run_dir import (
     RunDir,
     RunState,
@@ -193,6 +194,9 @@ def record_start(
     group.barrier()
     with group.raise_on_all_ranks():
         if group.is_main:
+            warning = pillow_warning(run_dir.manifest().get("versions", {})) if is_resume else None
+            if warning:
+                logger.warning(warning)
             make_room(run_dir, state)
             run_dir.write_start(
                 model.start.description,

@@ -304,7 +304,7 @@ class RunDir:
             "recipe": recipe,
             "parts": parts,
             "commit": commit(),
-            "versions": versions("torch", "transformers", "accelerate"),
+            "versions": versions("torch", "transformers", "accelerate", "pillow"),
             "hardware": hardware(),
         }
         write_json(self.path / "manifest.json", manifest)

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from janus_train.data.prompt_format import chat_prompt, chat_template, generation_prompt
+from janus_train.data.prompt_format import chat_prompt, chat_template, generation_prompt, role_of, split_system
 from janus_train.data.special_tokens import ASSISTANT, EOS, PLACEHOLDER, USER
 from janus_train.data.templates import get_template
 from janus_train.data.types import Record
+from janus_train.errors import UserError
 from janus_train.interop.processor import SYSTEM_PROMPT
 from tests.helpers import plain_image
 
@@ -38,6 +39,59 @@ def test_other_roles_change_the_words_at_the_beginning_of_turns_alone(case: dict
 def test_a_generation_prompt_is_a_request_and_an_open_answer() -> None:
     [case] = [case for case in PROMPTS if case["name"] == "generation_prompt"]
     assert generation_prompt(case["messages"][0]["content"]) == case["prompt"]
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_generation_prompt_leaves_the_request_open(prompt: str) -> None:
+    """As the official template has it: without a space, and without a blank line."""
+    assert generation_prompt(prompt) == "<|User|>:<|Assistant|>:"
+
+
+ODD_ROLES = {
+    "two user turns": (
+        [("user", "Hi"), ("user", "there"), ("assistant", "Yes."), ("user", "So?")],
+        f"{USER}: Hi\n\n{USER}: there{EOS}{ASSISTANT}: Yes.\n\n{USER}: So?{EOS}",
+    ),
+    "the assistant begins": (
+        [("assistant", "Hi."), ("user", "Hello")],
+        f"{ASSISTANT}: Hi.\n\n{USER}: Hello{EOS}",
+    ),
+    "an empty turn counts": (
+        [("user", ""), ("user", "Hi"), ("assistant", "")],
+        f"{USER}:{USER}: Hi{EOS}{ASSISTANT}:",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ROLES)
+def test_what_follows_the_words_is_the_turns_number_not_its_role(name: str) -> None:
+    """Expected: what the official apply_sft_template_for_multi_turn_prompts gives."""
+    turns, expected = ODD_ROLES[name]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    assert chat_prompt(messages, "") == expected
+    template = ENVIRONMENTS["plain"].from_string(chat_template(SYSTEM_PROMPT))
+    assert template.render(messages=messages) == expected
+    own_system = [{"role": "system", "content": " Be kind.\n"}, *messages]
+    assert template.render(messages=own_system) == f"Be kind.\n\n{expected}", "the system message is no turn"
+
+
+def test_a_system_message_is_taken_from_the_start_alone() -> None:
+    system, user = {"role": "system", "content": " Be kind. "}, {"role": "user", "content": "Hi"}
+    assert split_system([system, user]) == ("Be kind.", [user])
+    assert split_system([user]) == (None, [user])
+    assert role_of(user) == USER and role_of({"role": ASSISTANT, "content": ""}) == ASSISTANT
+    for messages, message in (
+        ([], "has no turn"),
+        ([system], "has no turn"),
+        ([user, system], "the role 'system': a system message stands at the start only"),
+        ([{"role": "tool", "content": "x"}], "the role 'tool': known are user, assistant and system"),
+        ([{"content": "x"}], "the role None: known are"),
+        ([{"role": ["user"], "content": "x"}], "known are user"),
+        ([user, {"role": "user", "content": [{"type": "text"}]}], "message 1 of a conversation has no text"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            split_system(messages)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -67,11 +121,17 @@ systems = st.one_of(st.just(""), st.just(SYSTEM_PROMPT), st.text(max_size=20).fi
 
 
 @settings(deadline=None, max_examples=100)
-@given(turns=st.lists(contents, min_size=1, max_size=5), system=systems, names=st.sampled_from(["us", "US", "tokens"]))
-def test_the_chat_template_and_the_format_give_the_same_prompt(turns: list[str], system: str, names: str) -> None:
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 1), contents), min_size=1, max_size=5),
+    system=systems,
+    names=st.sampled_from(["us", "US", "tokens"]),
+)
+def test_the_chat_template_and_the_format_give_the_same_prompt(
+    turns: list[tuple[int, str]], system: str, names: str
+) -> None:
     roles = {"us": ("user", "assistant"), "US": ("User", "Assistant"), "tokens": (USER, ASSISTANT)}[names]
-    messages = [{"role": roles[number % 2], "content": content} for number, content in enumerate(turns)]
-    has_image = any(PLACEHOLDER in content for content in turns)
+    messages = [{"role": roles[speaker], "content": content} for speaker, content in turns]
+    has_image = any(PLACEHOLDER in content for _, content in turns)
     expected = chat_prompt(messages, system if has_image else "")
     for environment in ENVIRONMENTS.values():
         template = environment.from_string(chat_template(system))

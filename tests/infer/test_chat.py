@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from janus_train.data.images import to_float, understanding_pixels
+from janus_train.data.prompt_format import OWN_STYLE, PromptStyle
 from janus_train.errors import UserError
 from janus_train.infer import chat
 from janus_train.infer.chat import answer, answer_ids, open_turn, stream_answer
@@ -125,3 +128,48 @@ def test_an_open_turn_is_not_opened_twice():
     opened = open_turn([{"role": "user", "content": "Hi"}])
     assert opened[-1] == {"role": "assistant", "content": ""}
     assert open_turn(opened) == opened
+    spaces = [*opened[:-1], {"role": "assistant", "content": " \n"}]
+    assert open_turn(spaces) == spaces
+
+
+def test_white_space_of_the_assistant_is_an_open_turn(janus, encoder):
+    question = [{"role": "user", "content": "Hello"}]
+    asked = [(question, []), ([*question, {"role": "assistant", "content": "\n "}], [])]
+    plain, open_one = answer(janus, encoder, asked, 6)
+    assert plain == open_one
+    assert encoder.chat_prompt_ids(open_turn(asked[0][0]), 0) == encoder.chat_prompt_ids(open_turn(asked[1][0]), 0)
+
+
+def text_of(encoder, messages, num_images=0, style=OWN_STYLE):
+    """What the model reads, with BOS left out."""
+    ids = encoder.chat_prompt_ids(open_turn(messages), num_images, style)
+    assert ids[0] == encoder.special.bos and encoder.special.bos not in ids[1:]
+    return encoder.tokenizer.decode(ids[1:])
+
+
+def test_the_models_system_prompt_stands_before_words_alone_only_if_asked_for(encoder):
+    own = copy.copy(encoder)
+    own.system_prompt = "Look well."
+    messages = [{"role": "user", "content": "Hi"}]
+    words = "<|User|>: Hi\n\n<|Assistant|>:"
+    assert text_of(own, messages) == words
+    assert text_of(own, messages, style=PromptStyle(always_system=True)) == f"Look well.\n\n{words}"
+    assert text_of(own, messages, style=PromptStyle(system="", always_system=True)) == words
+    assert text_of(own, [{"role": "user", "content": LOOK}], 1).startswith("Look well.")
+
+
+def test_a_system_message_goes_before_every_other_system_prompt(encoder):
+    own = copy.copy(encoder)
+    own.system_prompt = "Look well."
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    for style in (OWN_STYLE, PromptStyle(always_system=True), PromptStyle(system="Be brief.")):
+        assert text_of(own, messages, style=style) == "Be kind.\n\n<|User|>: Hi\n\n<|Assistant|>:"
+    silent = [{"role": "system", "content": ""}, {"role": "user", "content": LOOK}]
+    assert "Look well." not in text_of(own, silent, 1)
+
+
+def test_a_role_that_does_not_exist_is_one_line(janus, encoder):
+    with pytest.raises(UserError, match="the role 'tool': known are user, assistant and system"):
+        next(stream_answer(janus, encoder, [{"role": "tool", "content": "Hi"}], [], 2))
+    with pytest.raises(UserError, match="has no turn"):
+        answer(janus, encoder, [([], [])], 2)

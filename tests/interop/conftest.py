@@ -42,6 +42,18 @@ def small_model(tokenizer: PreTrainedTokenizerFast, **text: object):
     return build(config, **vars(SpecialTokens.of(tokenizer)))
 
 
+def distinct_model(tokenizer: PreTrainedTokenizerFast, **text: object):
+    """A `small_model` that tells prompts and images apart."""
+    torch.manual_seed(0)
+    janus = small_model(tokenizer, **text)
+    with torch.no_grad():
+        for name, parameter in janus.named_parameters():
+            if parameter.ndim > 1 and name.startswith(("model.language_model.", "model.generation_head.", "lm_head.")):
+                parameter.normal_(std=0.25)
+        janus.model.generation_embeddings.weight.normal_()
+    return janus
+
+
 def official_tensors(tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype) -> tuple[Tensors, dict]:
     """Every tensor of an official checkpoint, extras too, each with values of its own; and its config.json."""
     torch.manual_seed(1)

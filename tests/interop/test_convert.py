@@ -18,6 +18,8 @@ from janus_train.errors import UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
+from janus_train.interop.official_config import check_fits_layout
+from janus_train.interop.processor import SYSTEM_PROMPT
 from janus_train.paths import ROOT
 from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS
 from tests.interop.conftest import same, small_model, stored
@@ -61,7 +63,166 @@ def test_official_to_hf_to_official(make_official, tmp_path, monkeypatch, form, 
     assert export_model(str(tmp_path / "hf"), tmp_path / "back", "official")  # a note: no official shape
     assert same(stored(tmp_path / "back"), held)
     config = json.loads((tmp_path / "back/config.json").read_text())
+    official_values = {"system_prompt": SYSTEM_PROMPT, "guidance": 5.0, "temperature": 1.0}
+    assert config.pop("janus_train") == official_values
     assert config == json.loads((folder / "config.json").read_text())
+
+
+def with_settings(folder: Path, target: Path, system_prompt: str, guidance: float, temperature: float) -> Path:
+    """A copy of a folder in transformers' layout with other settings."""
+    shutil.copytree(folder, target)
+    for name, values in (
+        ("processor_config.json", {"system_prompt": system_prompt}),
+        ("generation_config.json", {"guidance_scale": guidance, "temperature": temperature}),
+    ):
+        path = target / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return target
+
+
+@pytest.mark.parametrize("system_prompt", ["", "Look well.\n"])
+def test_the_official_layout_keeps_system_prompt_guidance_and_temperature(imported, tmp_path, system_prompt) -> None:
+    from janus_train.infer.load import load_model
+    from janus_train.interop.from_folder import model_values
+
+    start = with_settings(imported[2], tmp_path / "start", system_prompt, 2.0, 0.7)
+    export_model(str(start), tmp_path / "official", "official")
+    import_official(str(tmp_path / "official"), tmp_path / "back")
+    assert not list((tmp_path / "official").glob("generation_config.json")), "the official code has no such file"
+    for name in ("official", "back"):
+        folder = open_folder(tmp_path / name)
+        assert folder.system_prompt == system_prompt
+        assert folder.generation_settings == {"guidance": 2.0, "temperature": 0.7}
+        loaded = load_model(tmp_path / name)
+        assert (loaded.encoder.system_prompt, loaded.guidance, loaded.temperature) == (system_prompt, 2.0, 0.7)
+        values = model_values({}, str(tmp_path / name))
+        assert (values["system_prompt"], values["guidance"], values["temperature"]) == (system_prompt, 2.0, 0.7)
+    same_files = ("processor_config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json")
+    hf = tmp_path / "hf"
+    export_model(str(start), hf, "hf")
+    assert all((tmp_path / "back" / name).read_bytes() == (hf / name).read_bytes() for name in same_files)
+
+
+def test_what_only_this_project_reads_is_checked(imported, tmp_path) -> None:
+    export_model(str(imported[2]), tmp_path / "official", "official")
+    path = tmp_path / "official/config.json"
+    config = json.loads(path.read_text())
+    assert config["transformers_version"] == "4.38.2"
+    for own, message in (
+        ([], r"official: janus_train in its config\.json is not an object"),
+        ({"system_prompt": 3}, r"config\.json: janus_train\.system_prompt must be a string"),
+        ({"guidance": "much"}, r"config\.json: guidance and temperature of janus_train must be numbers"),
+    ):
+        path.write_text(json.dumps(config | {"janus_train": own}))
+        with pytest.raises(UserError, match=message) as error:
+            export_model(str(tmp_path / "official"), tmp_path / "out", "hf")
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "janus_train"}))
+    assert open_folder(tmp_path / "official").system_prompt == SYSTEM_PROMPT
+
+
+def test_a_system_prompt_that_is_no_text_is_one_line(imported, tmp_path) -> None:
+    folder = with_settings(imported[2], tmp_path / "hf", 3, 2.0, 0.7)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"processor_config\.json: system_prompt must be a string"):
+        export_model(str(folder), tmp_path / "out", "hf")
+    assert not (tmp_path / "out").exists()
+
+
+REFUSED = {
+    "text_config": {"hidden_act": "gelu", "attention_dropout": 0.1},
+    "vision_config": {"layer_norm_eps": 1e-5, "hidden_act": "gelu_pytorch_tanh", "use_qk_norm": True},
+    "vq_config": {"hidden_act": "relu", "double_latent": True},
+    "": {"tie_word_embeddings": True},
+}
+
+
+@pytest.mark.parametrize(("section", "key"), [(section, key) for section, keys in REFUSED.items() for key in keys])
+def test_a_value_without_a_place_in_the_official_layout_is_refused(imported, section, key) -> None:
+    config = open_folder(imported[2]).config
+    check_fits_layout(config)
+    setattr(getattr(config, section) if section else config, key, REFUSED[section][key])
+    name = f"{section}.{key}" if section else key
+    with pytest.raises(UserError, match=rf"cannot say that {name} is .*with the official code.*--format hf") as error:
+        check_fits_layout(config)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_matter_of_a_trained_model_is_not_refused(imported) -> None:
+    config = open_folder(imported[2]).config
+    config.text_config.initializer_range, config.text_config.use_cache = 0.5, False
+    config.text_config.bos_token_id = None
+    config.text_config.rope_parameters = {"type": "linear", "rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}
+    check_fits_layout(config)
+
+
+def test_a_refused_export_leaves_nothing(imported, tmp_path) -> None:
+    folder = Path(shutil.copytree(imported[2], tmp_path / "hf"))
+    values = json.loads((folder / "config.json").read_text())
+    values["vision_config"]["layer_norm_eps"] = 1e-3
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"vision_config\.layer_norm_eps is 0\.001"):
+        export_model(str(folder), tmp_path / "official", "official")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_transformers_4_finds_what_it_reads_elsewhere(imported, tmp_path) -> None:
+    """tests/interop/test_transformers_4.py has it read them."""
+    folder = Path(shutil.copytree(imported[2], tmp_path / "hf"))
+    values = json.loads((folder / "config.json").read_text())
+    scaled = {"rope_type": "linear", "factor": 2.0}
+    values["text_config"]["rope_parameters"] = {"rope_theta": 5e4, **scaled}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "torch_dtype"}))
+    export_model(str(folder), tmp_path / "out", "hf")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    text = written["text_config"]
+    assert (text["rope_theta"], text["rope_scaling"]) == (5e4, scaled)
+    assert text["rope_parameters"] == {"rope_theta": 5e4, **scaled}
+    assert written["dtype"] == written["torch_dtype"] == "float32"
+    assert text["tie_word_embeddings"] is written["tie_word_embeddings"] is False
+    assert open_folder(tmp_path / "out").config.to_dict() == open_folder(folder).config.to_dict() | {
+        "architectures": ["JanusForConditionalGeneration"],
+        "dtype": "float32",
+    }
+
+
+@pytest.mark.parametrize("layout", ["hf", "official"])
+def test_tokenizers_put_bos_before_a_text_once_and_so_do_we(imported, tmp_path, layout) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from janus_train.infer.load import load_model
+
+    export_model(str(imported[2]), tmp_path / "out", layout)
+    encoder = load_model(tmp_path / "out").encoder
+    bos, plain = encoder.special.bos, encoder.ids("A red apple")
+    assert bos not in plain
+    assert Tokenizer.from_file(str(tmp_path / "out/tokenizer.json")).encode("A red apple").ids == [bos, *plain]
+    for kind in (AutoTokenizer, PreTrainedTokenizerFast):
+        assert kind.from_pretrained(tmp_path / "out")("A red apple").input_ids == [bos, *plain]
+    assert encoder.generation_prompt_ids("A red apple").count(bos) == 1
+    export_model(str(tmp_path / "out"), tmp_path / "again", layout)
+    assert (tmp_path / "again/tokenizer.json").read_bytes() == (tmp_path / "out/tokenizer.json").read_bytes()
+
+
+def test_another_models_bos_gives_way_to_ours(tokenizer, tmp_path) -> None:
+    """A Llama 3 as the language model brings a post-processor with its own."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    from janus_train.interop.processor import save_processor
+
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.add_special_tokens(["<|begin_of_text|>"])
+    other = core.token_to_id("<|begin_of_text|>")
+    core.post_processor = TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", other)]
+    )
+    tokens = PreTrainedTokenizerFast(tokenizer_object=core)
+    save_processor(tokens, small_model(tokenizer).config, "", tmp_path)
+    written = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    plain = core.encode("dog", add_special_tokens=False).ids
+    assert written.encode("dog").ids == [core.token_to_id("<｜begin▁of▁sentence｜>"), *plain]
 
 
 WRAPPED = {
@@ -237,13 +398,14 @@ def test_the_official_tokenizer_is_written_as_old_tokenizers_read_it(tokenizer, 
     merges = saved(tokenizer)
     assert merges and all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
     text = "A red apple, 苹果, on the left."
-    assert load_tokenizer(tmp_path).encode(text) == tokenizer.encode(text)
+    bos = tokenizer.get_vocab()["<｜begin▁of▁sentence｜>"]
+    assert load_tokenizer(tmp_path).encode(text) == [bos, *tokenizer.encode(text)]
 
     core = Tokenizer(models.BPE({"a": 0, " ": 1, "a ": 2, "a a": 3}, [("a", " "), ("a ", "a")]))
     core.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     spaces = PreTrainedTokenizerFast(tokenizer_object=core)
     assert saved(spaces) == [["a", " "], ["a ", "a"]]
-    assert load_tokenizer(tmp_path).encode("a a") == [3]
+    assert load_tokenizer(tmp_path).encode("a a", add_special_tokens=False) == [3]
 
 
 def test_what_no_forward_pass_uses_is_made_up_where_a_model_never_had_it(tokenizer, tmp_path) -> None:

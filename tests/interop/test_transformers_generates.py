@@ -1,4 +1,4 @@
-"""An exported folder in transformers' own hands draws and answers what it does in ours, at temperature 0."""
+"""An exported folder, and a run's ``final/``, in transformers' own hands draw and answer what they do in ours, at temperature 0."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from janus_train.infer.chat import answer_ids, open_turn
 from janus_train.infer.generate import generate_codes
 from janus_train.infer.load import LoadedModel, load_model
 from janus_train.interop.convert import export_model, import_official
-from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS
-from tests.interop.conftest import SIZE, small_model
+from janus_train.train.run import run
+from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS, config_of
+from tests.interop.conftest import SIZE, distinct_model
+from tests.train.conftest import SMALL
 
 CODES = (SIZE // 8) ** 2
 STEPS = 12
 
 
-@pytest.fixture(scope="module", params=["hf", "official"])
+@pytest.fixture(scope="module", params=["hf", "official", "run"])
 def exported(request, tokenizer, tmp_path_factory) -> Path:
-    """A model that tells prompts and images apart, after an export; by way of the official layout, too."""
+    """A model that tells prompts and images apart, after an export; by way of the official layout, too, and a run's result."""
     root = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(0)
-    janus = small_model(tokenizer)
-    with torch.no_grad():
-        for name, parameter in janus.named_parameters():
-            if parameter.ndim > 1 and name.startswith(("model.language_model.", "model.generation_head.", "lm_head.")):
-                parameter.normal_(std=0.25)
-        janus.model.generation_embeddings.weight.normal_()
-    janus.save_pretrained(root / "model")
+    distinct_model(tokenizer).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
+    if request.param == "run":
+        config = config_of(
+            "+stage=1", "model=from_folder", f"init_from={root / 'model'}", f"output_dir={root / 'run'}",
+            "run.steps=1", "data=demo", "precision=fp32", *SMALL,
+        )  # fmt: skip
+        return run(config) / "final"
     export_model(str(root / "model"), root / request.param, request.param)
     if request.param == "official":
         import_official(str(root / "official"), root / "hf")

@@ -36,3 +36,16 @@ def test_versions_are_those_of_this_package_python_and_what_is_named() -> None:
     named = provenance.versions("torch", "pytest")
     assert list(named) == ["janus_train", "torch", "pytest", "python"]
     assert named["torch"] == torch.__version__ and named["pytest"] == pytest.__version__
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "warns"),
+    [("12.3.0", "12.0.0", False), ("12.3.0", "13.0.0", True), ("13.1.0", "12.3.0", True), (None, "13.0.0", False)],
+)
+def test_another_major_version_of_pillow_is_said(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, now: str, warns: bool
+) -> None:
+    monkeypatch.setattr(provenance, "version", lambda package: now)
+    warning = provenance.pillow_warning({"pillow": before} if before else {})
+    assert (warning is not None) == warns
+    assert not warning or (f"Pillow {before}" in warning and f"pip install pillow=={before}" in warning)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from janus_train import report
 from janus_train.config import Config
 from janus_train.data.types import KINDS
 from janus_train.errors import UserError
+from janus_train.files import write_json
 from janus_train.infer import generate
 from janus_train.infer.decoding import Decoder
+from janus_train.interop.model_folder import open_folder
 from janus_train.model import compile as compiling
 from janus_train.model.parts import part_of
 from janus_train.train.checkpoint import store
@@ -95,10 +98,15 @@ def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:
 
 
 def test_the_result_loads_with_transformers(small: Small) -> None:
-    from transformers import AutoTokenizer, JanusForConditionalGeneration
+    """Also without the model: what `generate` needs to draw is in its generation_config.json."""
+    from transformers import AutoTokenizer, GenerationConfig, JanusForConditionalGeneration
 
     folder = run(small(1, "run.steps=1")) / "final"
     janus, info = JanusForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    drawing, special = GenerationConfig.from_pretrained(folder), open_folder(folder).special
+    assert drawing.generation_kwargs == {"boi_token_id": special.begin_of_image, "eoi_token_id": special.end_of_image}
+    stored = json.loads((folder / "generation_config.json").read_text())
+    assert "_from_model_config" not in stored and stored["guidance_scale"] and stored["temperature"]
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert not janus.config.tie_word_embeddings
     assert len(AutoTokenizer.from_pretrained(folder)) <= janus.config.text_config.vocab_size
@@ -380,9 +388,13 @@ def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pyte
     folder = run(small(2, *plan, "run.steps=2"))
     state = json.loads((folder / "checkpoints/step-000002/state.json").read_text())["streams"]
     drawn = sum(stream["draws"]["text_to_image"] for stream in state.values())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["versions"]["pillow"] == version("pillow")
+    write_json(folder / "manifest.json", manifest | {"versions": {"pillow": "1.1.7"}})
     run(small(2, *plan, "run.steps=3", "batch.rows_per_step=4", "ratio.text=1", "resume=force"))
     said = capfd.readouterr().err
     assert "resume=force with other settings: batch.rows_per_step 2 -> 4; ratio.text 3 -> 1" in said
+    assert "began with Pillow 1.1.7 and goes on with Pillow" in said
     assert json.loads((folder / "manifest.json").read_text())["forced"] == [
         ["batch.rows_per_step 2 -> 4", "ratio.text 3 -> 1"]
     ]

@@ -33,6 +33,8 @@ class OwnDataOptions(DrawOptions):
 
     split: Split | None = None
     """The samples of a recipe that are evaluated; by default those that it holds out, if it does."""
+    always_system: bool = False
+    """Whether the model's own system prompt stands before conversations without images too; see `PromptStyle`."""
     clip: str | None = None
     """A CLIP folder in transformers' layout, for the CLIP score of the generated images."""
     inception: str | None = None

@@ -41,7 +41,8 @@ def evaluate(loaded: LoadedModel, out: Path, options: OwnDataOptions, progress: 
     """
     start = time.monotonic()
     data = _open(loaded, options)
-    reader = SampleReader(loaded.encoder, loaded.janus.config.text_config.max_position_embeddings)
+    context = loaded.janus.config.text_config.max_position_embeddings
+    reader = SampleReader(loaded.encoder, context, options.always_system)
     on_sample = counter(progress, "read", sum(len(source.indices) for source in data.sources))
     overview = survey(loaded, reader, data.sources, options, on_sample)
     _check(overview, options)

@@ -42,10 +42,12 @@ class Reading:
 
 
 class SampleReader:
-    """Encodes samples for a model. ``context``: the number of tokens that it can attend to."""
+    """Encodes samples for a model. ``context``: the number of tokens that it can attend to; ``always_system``: see
+    `PromptStyle`.
+    """
 
-    def __init__(self, encoder: Encoder, context: int):
-        self.encoder, self.context = encoder, context
+    def __init__(self, encoder: Encoder, context: int, always_system: bool = False):
+        self.encoder, self.context, self._always_system = encoder, context, always_system
 
     def read(self, source: DataSource, reading: Reading, on_sample: Callable[[int], None]) -> Iterator[Sample]:
         """Yields the usable ones of the chosen samples, and counts all of them in ``reading``."""
@@ -74,7 +76,9 @@ class SampleReader:
 
     def _document(self, source: DataSource, index: int, record: Record) -> Document:
         reference = Reference(source.name, 0, index, record.key)
-        return self.encoder.encode_without_chance(record, source.template, source.kind, reference, self.context)
+        return self.encoder.encode_without_chance(
+            record, source.template, source.kind, reference, self.context, self._always_system
+        )
 
     def _is_shortened(self, source: DataSource, record: Record, document: Document) -> bool:
         if not source.template.can_drop_turns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from janus_train.evaluate.own_data import answers, image_scores
 from janus_train.evaluate.own_data.generation import FOLDER
 from janus_train.evaluate.own_data.options import OwnDataOptions
 from janus_train.evaluate.own_data.run import evaluate
+from janus_train.evaluate.own_data.samples import Sample, SampleReader
 from janus_train.evaluate.own_data.sources import open_data
 from janus_train.infer.load import LoadedModel, load_model
 from janus_train.model.janus import PackedJanus
@@ -120,6 +121,27 @@ def test_every_form_of_data(loaded: LoadedModel, folder: Path, form: str) -> Non
         assert Image.open(out / line["image"]).size == Image.open(out / line["true_image"]).size == (96, 96)
     assert len(list((out / FOLDER).glob("*-input.png"))) == expected.get("input", 0)
     assert not read_lines(out / "unusable.jsonl") and results["images"] == {"n": len(images), "problems": []}
+
+
+def test_the_system_prompt_stands_before_words_alone_only_if_asked_for(
+    loaded: LoadedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.encoder, "system_prompt", "Look well.")
+    data = write(folder / "d.jsonl", FORMS["words alone"])
+    asked: dict[bool, set[str]] = {}
+    read = SampleReader.read
+
+    def watched(self: SampleReader, *arguments: Any) -> Iterator[Sample]:
+        for sample in read(self, *arguments):
+            words = loaded.encoder.tokenizer.decode(sample.document.input_ids[1:].tolist())
+            asked.setdefault(always, set()).add(words)
+            yield sample
+
+    monkeypatch.setattr(SampleReader, "read", watched)
+    for always in (False, True):
+        results = measure(loaded, data, folder / f"out-{always}", always_system=always)
+        assert results["manifest"]["options"]["always_system"] is always
+    assert len(asked[False]) == 4 and asked[True] == {f"Look well.\n\n{words}" for words in asked[False]}
 
 
 def test_losses_in_bf16_are_nearly_those_in_fp32(loaded: LoadedModel, random_base: Path, folder: Path) -> None:
