@@ -26,11 +26,11 @@ def hint(name: str) -> str:
     return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in name else ""
 
 
-def local_folder(name: str, prefix: str, *, weights: bool = True) -> Path:
+def local_folder(name: str, prefix: str, *, weights: bool = True, revision: str | None = None) -> Path:
     """Returns the folder of ``name``, fetched if it is a hub id; without ``weights`` only the small files.
 
-    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages. Raises `UserError` if there is
-    neither such a folder nor such a model.
+    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages; ``revision``: a branch, tag or
+    commit of the hub's model, None its newest. Raises `UserError` if there is neither such a folder nor such a model.
     """
     if not is_hub_id(name):
         path = resolve(name)
@@ -38,12 +38,12 @@ def local_folder(name: str, prefix: str, *, weights: bool = True) -> Path:
             raise UserError(f"{prefix}{name}: there is no such folder{hint(name)}")
         return path
     if not weights:
-        return _fetch(name, prefix, SMALL)
-    folder = _fetch(name, prefix, [*SMALL, "*.safetensors"])
-    return folder if any(folder.glob("*.safetensors")) else _fetch(name, prefix, [*SMALL, "*.bin"])
+        return _fetch(name, prefix, SMALL, revision)
+    folder = _fetch(name, prefix, [*SMALL, "*.safetensors"], revision)
+    return folder if any(folder.glob("*.safetensors")) else _fetch(name, prefix, [*SMALL, "*.bin"], revision)
 
 
-def _fetch(repository: str, prefix: str, patterns: list[str]) -> Path:
+def _fetch(repository: str, prefix: str, patterns: list[str], revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -55,7 +55,7 @@ def _fetch(repository: str, prefix: str, patterns: list[str]) -> Path:
 
     message_start = f"{prefix}{repository}: there is no such folder, and"
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        return Path(snapshot_download(repository, allow_patterns=patterns, revision=revision))
     except GatedRepoError:
         raise UserError(
             f"{prefix}{repository}: the hub requires its terms to be accepted: accept them on the model's page and set HF_TOKEN"

@@ -67,16 +67,7 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             kind = section["params"].get("projector_type", "mlp_gelu")
             if section["cls"] != "MlpProjector" or kind != "mlp_gelu":
                 raise UserError(f"{part} is {section['cls']} {kind}, known is MlpProjector mlp_gelu")
-        language = values["language_config"]
-        if language.get("model_type", "llama") != "llama":
-            raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
-        rope = _rope(language)
-        text = LlamaConfig(
-            # keys with a leading underscore are internal to some version of transformers
-            **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
-            | {"rope_parameters": rope, "tie_word_embeddings": False}
-            | ({} if special is None else dict(zip(_TOKEN_IDS, _ids(special), strict=True)))
-        )
+        text = text_config(values["language_config"], special)
         head, align, gen_align = (values[f"{k}_config"]["params"] for k in ("gen_head", "aligner", "gen_aligner"))
         vq = vq_shape(shapes, VQ) if shapes else {**VQ_16, **_codebook(values["gen_vision_config"]["params"])}
         vision = _vision(values["vision_config"]["params"], shapes)
@@ -101,7 +92,19 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
         raise UserError(f"its config.json is not that of an official Janus model: {problem}") from None
 
 
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+def text_config(language: Mapping[str, Any], special: SpecialTokens | None) -> LlamaConfig:
+    """Converts ``language``, the section of the language model. Raises `UserError` if that is not a Llama."""
+    if language.get("model_type", "llama") != "llama":
+        raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
+    return LlamaConfig(
+        # keys with a leading underscore are internal to some version of transformers
+        **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
+        | {"rope_parameters": _rope(language), "tie_word_embeddings": False}
+        | ({} if special is None else dict(zip(TOKEN_IDS, _ids(special), strict=True)))
+    )
+
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def _ids(special: SpecialTokens) -> tuple[int, int, int]:
@@ -194,7 +197,7 @@ _LANGUAGE = (
     "num_key_value_heads",
     "rms_norm_eps",
     "vocab_size",
-    *_TOKEN_IDS,
+    *TOKEN_IDS,
 )
 
 
