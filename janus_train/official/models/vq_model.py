@@ -42,8 +42,12 @@ class VQModel(nn.Module):
             number, _, height, width = shape
         else:
             number, height, width, _ = shape
-        entries = F.normalize(self.quantize.embedding.weight, dim=-1)[code_b.long().reshape(number, height, width)]
-        return self.decode(rearrange(entries, "n h w e -> n e h w").contiguous())
+        return self.decode(self._code_vectors(code_b.reshape(number, height, width)))
+
+    def _code_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Looks ids (N, h, w) up in the codebook -> (N, e, h, w), L2-normalised as in the official quantizer."""
+        vectors = F.normalize(self.quantize.embedding.weight, dim=-1)[ids.long()]
+        return rearrange(vectors, "n h w e -> n e h w").contiguous()
 
     def decode(self, quant: torch.Tensor) -> torch.Tensor:
         """Draws code vectors (N, e, h, w) -> (N, 3, H, W)."""
@@ -56,9 +60,8 @@ class VQModel(nn.Module):
         In fp32 whatever the module's type, and without gradients: in bf16 5.5 % of the codes are others.
         """
         ids = encode_images(self.vqmodel, x)  # (N, h w)
-        down = 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
-        entries = F.normalize(self.quantize.embedding.weight, dim=-1)[ids]
-        quant = rearrange(entries, "n (h w) e -> n e h w", h=x.shape[2] // down)
+        width = x.shape[3] // 2 ** (len(self.vqmodel.config.channel_multiplier) - 1)
+        quant = self._code_vectors(rearrange(ids, "n (h w) -> n h w", w=width))
         return quant, (None, None, None), (None, None, ids.flatten())
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, Losses]:
