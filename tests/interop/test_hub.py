@@ -114,7 +114,7 @@ def test_offline_without_it_is_one_line(cache) -> None:
 def test_bin_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch) -> None:
     asked = []
 
-    def fetch(repository, allow_patterns):
+    def fetch(repository, allow_patterns, **options):
         asked.append(allow_patterns)
         if "safetensors" in repository:
             (tmp_path / "model.safetensors").touch()

@@ -9,6 +9,7 @@ OUT.npz has every array that it came across.
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,7 @@ from janus.utils.io import load_pil_images
 from transformers import AutoConfig, AutoModelForCausalLM
 
 model_path, asked_path, out_path = sys.argv[1:]
-with open(asked_path, encoding="utf-8") as file:
-    asked = json.load(file)
+asked = json.loads(Path(asked_path).read_text(encoding="utf-8"))
 
 language_config = AutoConfig.from_pretrained(model_path).language_config
 language_config._attn_implementation = asked["attention"]

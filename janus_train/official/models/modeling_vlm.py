@@ -33,7 +33,8 @@ from janus_train.official.models.clip_encoder import CLIPVisionTower
 from janus_train.official.models.configuration_vlm import MultiModalityConfig
 from janus_train.official.models.vq_model import VQModel
 
-_WITHOUT_EFFECT = ("trust_remote_code", "low_cpu_mem_usage", "use_safetensors", "_from_auto", "adapter_kwargs")
+_WITHOUT_EFFECT = ("trust_remote_code", "low_cpu_mem_usage", "use_safetensors", "adapter_kwargs")
+"""Options of transformers' ``from_pretrained`` that change no weight; those that begin with ``_`` are AutoModel's own."""
 
 
 class MultiModalityCausalLM(nn.Module):
@@ -188,5 +189,5 @@ def _device(device_map: Any) -> torch.device:
 def _check_without_effect(options: dict[str, Any]) -> None:
     """Raises `UserError` for an option that would change the model and is not read here."""
     for name, value in options.items():
-        if name not in _WITHOUT_EFFECT and value not in (None, False):
+        if not name.startswith("_") and name not in _WITHOUT_EFFECT and value not in (None, False):
             raise UserError(f"from_pretrained({name}=...) is not supported by janus_train.official: leave it out")

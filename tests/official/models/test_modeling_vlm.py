@@ -74,7 +74,7 @@ def test_it_draws_the_codes_and_the_image_of_load_model(folder: Path, model) -> 
         loaded.janus, [ids], pad_id=loaded.encoder.special.pad, guidance=5.0, temperature=1.0, seeds=[0], greedy=True
     )
     codes = likeliest_codes(model, torch.tensor(ids), loaded.encoder.special.pad, 16)
-    assert torch.equal(codes, expected[0]) and len(set(codes.tolist())) > 4
+    assert torch.equal(codes, expected[0]) and len(set(codes.tolist())) > 2
     pixels = model.gen_vision_model.decode_code(codes[None].int(), shape=[1, 8, 4, 4])
     levels = ((pixels.detach().permute(0, 2, 3, 1) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
     drawn = loaded.generate(["a red apple"], seeds=[0], guidance=5.0, temperature=0)[0]
@@ -170,7 +170,7 @@ def test_options_that_it_does_not_have_are_one_line(folders: dict[str, Path], op
 
 def test_an_incomplete_folder_and_wrong_masks_are_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").symlink_to(folders["official"] / "config.json")
-    with pytest.raises(UserError, match="model.safetensors") as error:
+    with pytest.raises(UserError, match=r"model\.safetensors") as error:
         AutoModelForCausalLM.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
     model = MultiModalityCausalLM.from_pretrained(folders["official"])
