@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from transformers import JanusConfig, LlamaConfig, PreTrainedConfig
+from transformers import JanusConfig, PreTrainedConfig
 
 from janus_train.interop import official_config
 
@@ -35,7 +35,6 @@ class MultiModalityConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "multi_modality"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {"language_config": LlamaConfig}
 
     language_config: Any = None
     vision_config: Any = None
@@ -49,7 +48,6 @@ class MultiModalityConfig(PreTrainedConfig):
             self.language_config = official_config.text_config(self.language_config or {}, None)
         for section in SECTIONS:
             setattr(self, section, Attributes(getattr(self, section) or {}))
-        kwargs.setdefault("attn_implementation", self.language_config._attn_implementation)  # None would replace it
         super().__post_init__(**kwargs)
 
     @classmethod

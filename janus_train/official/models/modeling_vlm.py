@@ -92,7 +92,8 @@ class MultiModalityCausalLM(nn.Module):
         adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # AutoModel opens their base
         folder = open_folder(local_folder(str(adapters or pretrained_model_name_or_path), "", revision=revision))
         full_config = _with_language_config(folder.config, language_config or getattr(config, "language_config", None))
-        attention = attn_implementation or full_config.text_config._attn_implementation or "sdpa"
+        attentions = (getattr(c, "_attn_implementation", None) for c in (full_config.text_config, config))
+        attention = attn_implementation or next(filter(None, attentions), "sdpa")
         janus = load_janus(folder, _dtype(dtype or torch_dtype, folder), full_config, attention)
         return cls.of(janus).to(_device(device_map)).eval()
 
