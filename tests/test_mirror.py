@@ -42,8 +42,10 @@ TESTED_BY = {
     "evaluate/benchmarks/drawing/test_owlv2.py": "evaluate.benchmarks.drawing.instance",
     "interop/test_card.py": "interop.run_record",
     "interop/test_convert.py": "commands.convert interop.from_folder interop.model_folder "
-    "interop.official_config interop.processor interop.tensors interop.write",
+    "interop.official_config interop.official_fit interop.processor interop.tensors interop.write",
     "model/test_golden_model.py": "model.build model.janus",
+    "official/models/test_modeling_vlm.py": "official.models.clip_encoder",
+    "official/models/test_processing_vlm.py": "official.models.processing_outputs",
     "planning/test_memory.py": "model.precision planning.activations planning.state",
     "planning/test_plan.py": "planning.communication planning.measured planning.run_plan",
     "commands/test_plan.py": "planning.page planning.text",

@@ -119,18 +119,29 @@ def understanding_pixels(image: Image.Image, size: int, *, reduced: bool = False
     (benchmarks/data.md). It does not exist for images to generate, because their codes are targets.
     """
     box = _reduce(image, REDUCED_TO * size) if reduced else None
-    image = to_rgb(image)
+    return padded_square(to_rgb(image), size, box=box)
+
+
+def padded_square(
+    image: Image.Image,
+    size: int,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    min_side: int = MIN_SIDE,
+    background: int | tuple[int, ...] = BACKGROUND,
+) -> np.ndarray:
+    """`understanding_pixels` of an image that is RGB and upright. ``box``: the area of it that is taken; None: all of it."""
     full = box[2:] if box else image.size
     longest = max(full)
-    width, height = (max(int(side / longest * size), MIN_SIDE) for side in full)
+    width, height = (max(int(side / longest * size), min_side) for side in full)
     image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     if width == height:
         return np.asarray(image)
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     square = np.empty((side, side, 3), np.uint8)
-    square[:top] = square[top + height :] = BACKGROUND
-    square[:, :left] = square[:, left + width :] = BACKGROUND
+    square[:top] = square[top + height :] = background
+    square[:, :left] = square[:, left + width :] = background
     square[top : top + height, left : left + width] = np.asarray(image)
     return square
 

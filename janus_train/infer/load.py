@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import JanusForConditionalGeneration
+from transformers import JanusConfig, JanusForConditionalGeneration
 
 from janus_train import gpu
 from janus_train.data.encode import Encoder
@@ -22,7 +22,7 @@ from janus_train.infer.image_inputs import image_features
 from janus_train.infer.sampling import GREEDY, TextSampling
 from janus_train.interop.adapter import is_adapter
 from janus_train.interop.hub import hint, is_hub_id
-from janus_train.interop.model_folder import open_model
+from janus_train.interop.model_folder import ModelFolder, open_model
 from janus_train.interop.other_models import contents_without_config, instead_of_file
 from janus_train.interop.processor import GUIDANCE, TEMPERATURE
 from janus_train.interop.vq_encoder import PREFIX as VQ_PREFIX
@@ -137,15 +137,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
         _check_folder(checked_path(Path(model).expanduser()), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
     folder = open_model(str(model), "")
-    folder.check_complete()  # transformers would continue with random values
-    with silence_transformers():
-        janus = JanusForConditionalGeneration.from_pretrained(
-            None, config=folder.config, state_dict=dict(folder.tensors()), dtype=dtype, attn_implementation="sdpa"
-        )
-    janus.generation_config = folder.generation_config
-    if dtype != torch.float32:  # the stored weights: rounded ones would give other colours
-        vq_tensors = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
-        janus.model.vqmodel.float().load_state_dict(vq_tensors)
+    janus = load_janus(folder, dtype)
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
     tokens = tokens_per_image(janus)
@@ -158,6 +150,30 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
         context=janus.config.text_config.max_position_embeddings,
     )
     return LoadedModel(folder.origin, janus, encoder)
+
+
+def load_janus(
+    folder: ModelFolder, dtype: torch.dtype, config: JanusConfig | None = None, attention: str = "sdpa"
+) -> JanusForConditionalGeneration:
+    """Loads the transformers model in ``folder``, on the CPU; the VQ tokenizer stays in fp32 (`load_model`).
+
+    ``config``: replaces the folder's, whose shapes it must have; ``attention``: transformers' name of the language model's.
+    Raises `UserError` if the folder is not complete.
+    """
+    folder.check_complete()  # transformers would continue with random values
+    with silence_transformers():
+        janus: JanusForConditionalGeneration = JanusForConditionalGeneration.from_pretrained(
+            None,
+            config=config or folder.config,
+            state_dict=dict(folder.tensors()),
+            dtype=dtype,
+            attn_implementation={"": "sdpa", "text_config": attention},
+        )
+    janus.generation_config = folder.generation_config
+    if dtype != torch.float32:  # the stored weights: rounded ones would give other colours
+        vq_tensors = {name.removeprefix(VQ_PREFIX): tensor for name, tensor in folder.tensors(VQ_PREFIX)}
+        janus.model.vqmodel.float().load_state_dict(vq_tensors)
+    return janus
 
 
 def quickest_dtype(device: str) -> torch.dtype:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from janus_train.errors import UserError
-from janus_train.interop import official_config
+from janus_train.interop import official_fit
 from janus_train.interop.card import model_card
 from janus_train.interop.model_folder import ModelFolder, open_folder, open_model
 from janus_train.interop.run_record import RunRecord, read_run
@@ -37,7 +37,7 @@ def export_model(source: str, target: Path, form: ExportFormat, license_id: str 
     check_target(target)
     folder = open_model(source, "export ")
     _write(folder, form, target, read_run(folder.origin), license_id)
-    return official_config.not_buildable(folder.config) if form == "official" else []
+    return official_fit.not_buildable(folder.config) if form == "official" else []
 
 
 def exported_folder(source: str, form: ExportFormat) -> Path | None:

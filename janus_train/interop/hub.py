@@ -28,12 +28,20 @@ def hint(name: str) -> str:
     return "; a model of the hub is named OWNER/NAME, without the hub's address" if "://" in name else ""
 
 
-def local_folder(name: str, prefix: str, *, weights: bool = True, check: Callable[[Path], None] | None = None) -> Path:
+def local_folder(
+    name: str,
+    prefix: str,
+    *,
+    weights: bool = True,
+    revision: str | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
     """Returns the folder of ``name``, fetched if it is a hub id; without ``weights`` only the small files.
 
-    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages. ``check`` gets the folder with
-    the small files of a hub's model, and raises `UserError` before gigabytes of another model are fetched. Raises
-    `UserError` if there is neither such a folder nor such a model.
+    ``prefix``: the option that gave the name, such as ``init_from=``, for error messages; ``revision``: a branch, tag or
+    commit of the hub's model, None its newest. ``check`` gets the folder with the small files of a hub's model, and raises
+    `UserError` before gigabytes of another model are fetched. Raises `UserError` if there is neither such a folder nor such
+    a model.
     """
     if not is_hub_id(name):
         path = resolve(name)
@@ -43,14 +51,14 @@ def local_folder(name: str, prefix: str, *, weights: bool = True, check: Callabl
             raise UserError(f"{prefix}{name}: there is no such folder{hint(name)}")
         return path
     if not weights:
-        return _fetch(name, prefix, SMALL)
+        return _fetch(name, prefix, SMALL, revision)
     if check is not None:
-        check(_fetch(name, prefix, SMALL))
-    folder = _fetch(name, prefix, [*SMALL, "*.safetensors"])
-    return folder if any(folder.glob("*.safetensors")) else _fetch(name, prefix, [*SMALL, "*.bin"])
+        check(_fetch(name, prefix, SMALL, revision))
+    folder = _fetch(name, prefix, [*SMALL, "*.safetensors"], revision)
+    return folder if any(folder.glob("*.safetensors")) else _fetch(name, prefix, [*SMALL, "*.bin"], revision)
 
 
-def _fetch(repository: str, prefix: str, patterns: list[str]) -> Path:
+def _fetch(repository: str, prefix: str, patterns: list[str], revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -62,7 +70,7 @@ def _fetch(repository: str, prefix: str, patterns: list[str]) -> Path:
 
     message_start = f"{prefix}{repository}: there is no such folder, and"
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        return Path(snapshot_download(repository, allow_patterns=patterns, revision=revision))
     except GatedRepoError:
         raise UserError(
             f"{prefix}{repository}: the hub requires its terms to be accepted: accept them on the model's page and set HF_TOKEN"

@@ -281,12 +281,13 @@ def refuse_other_models(folder: Path) -> None:
         raise UserError(f"{folder} is {what}; {TAKEN}")
 
 
-def open_model(name: str, prefix: str, *, weights: bool = True) -> ModelFolder:
+def open_model(name: str, prefix: str, *, weights: bool = True, revision: str | None = None) -> ModelFolder:
     """Opens the model ``name``, a folder or a hub id, as `open_folder` does. Raises `UserError` as `hub.local_folder` does.
 
-    Of a hub's model that is not Janus only the small files are fetched. ``weights``: whether they are to be fetched.
+    Of a hub's model that is not Janus only the small files are fetched. ``weights``: whether they are to be fetched;
+    ``revision``: see `hub.local_folder`.
     """
-    return open_folder(local_folder(name, prefix, weights=weights, check=_refuse_before_weights))
+    return open_folder(local_folder(name, prefix, weights=weights, revision=revision, check=_refuse_before_weights))
 
 
 def _refuse_before_weights(folder: Path) -> None:

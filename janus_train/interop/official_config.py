@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import JanusConfig, LlamaConfig, PreTrainedConfig
+from transformers import JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
 from janus_train.data.special_tokens import SpecialTokens
-from janus_train.errors import UserError, one_line, shortened
+from janus_train.errors import UserError, one_line
 from janus_train.interop.official import TOWER, VQ
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -75,16 +75,7 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
             kind = section["params"].get("projector_type", "mlp_gelu")
             if section["cls"] != "MlpProjector" or kind != "mlp_gelu":
                 raise UserError(f"{part} is {section['cls']} {kind}, known is MlpProjector mlp_gelu")
-        language = values["language_config"]
-        if language.get("model_type", "llama") != "llama":
-            raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
-        rope = _rope(language)
-        text = LlamaConfig(
-            # keys with a leading underscore are internal to some version of transformers
-            **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
-            | {"rope_parameters": rope, "tie_word_embeddings": False}
-            | ({} if special is None else dict(zip(_TOKEN_IDS, _ids(special), strict=True)))
-        )
+        text = text_config(values["language_config"], special)
         head, align, gen_align = (values[f"{k}_config"]["params"] for k in ("gen_head", "aligner", "gen_aligner"))
         vq = vq_shape(shapes, VQ) if shapes else {**VQ_16, **_codebook(values["gen_vision_config"]["params"])}
         vision = _vision(values["vision_config"]["params"], shapes)
@@ -109,7 +100,19 @@ def from_official(values: Mapping[str, Any], shapes: Shapes | None, special: Spe
         raise UserError(f"its config.json is not that of an official Janus model: {problem}") from None
 
 
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+def text_config(language: Mapping[str, Any], special: SpecialTokens | None) -> LlamaConfig:
+    """Converts ``language``, the section of the language model. Raises `UserError` if that is not a Llama."""
+    if language.get("model_type", "llama") != "llama":
+        raise UserError(f"language_config.model_type is {language['model_type']}, the official code knows llama")
+    return LlamaConfig(
+        # keys with a leading underscore are internal to some version of transformers
+        **{k: v for k, v in language.items() if k not in _NOT_SHAPE | _ROPE and not k.startswith("_")}
+        | {"rope_parameters": _rope(language), "tie_word_embeddings": False}
+        | ({} if special is None else dict(zip(TOKEN_IDS, _ids(special), strict=True)))
+    )
+
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def _ids(special: SpecialTokens) -> tuple[int, int, int]:
@@ -202,7 +205,7 @@ _LANGUAGE = (
     "num_key_value_heads",
     "rms_norm_eps",
     "vocab_size",
-    *_TOKEN_IDS,
+    *TOKEN_IDS,
 )
 
 
@@ -211,7 +214,7 @@ def to_official(config: JanusConfig, dtype: str) -> dict[str, Any]:
     text, vision, vq = config.text_config, config.vision_config, config.vq_config
     rope = dict(text.rope_parameters)
     theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
-    siglip = _siglip(config)
+    siglip = siglip_of(config)
     name = next((k for k, v in SIGLIPS.items() if v == siglip and k.endswith(f"_{vision.image_size}")), None)
     name = name or next((k for k, v in SIGLIPS.items() if v == siglip), CUSTOM_SIGLIP)
     params: dict[str, Any] = {
@@ -257,7 +260,8 @@ def _projector(name: str, depth: int, width: int, target: int) -> dict[str, Any]
     return {"cls": "MlpProjector", "model_type": name, "params": params}
 
 
-def _siglip(config: JanusConfig) -> SiglipShape:
+def siglip_of(config: JanusConfig) -> SiglipShape:
+    """The shape of its understanding encoder, one of `SIGLIPS` if it is the same."""
     vision = config.vision_config
     for siglip in SIGLIPS.values():
         shape = (siglip.width, siglip.layers, siglip.heads, siglip.patch_size)
@@ -273,61 +277,3 @@ def own_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UserError(f"{OWN_KEY} in its config.json is not an object")
     return settings
-
-
-_NOT_LOST = {
-    "text_config": {
-        *_TOKEN_IDS,  # read from the tokenizer
-        "tie_word_embeddings",  # the whole model's counts
-        "pretraining_tp",  # in how many pieces a product is computed
-    },
-    "vision_config": {"mlp_ratio"},  # the width that it gives is the same
-    "vq_config": set(VQ_16),  # read from the tensors
-    "": {"image_token_id", "text_config", "vision_config", "vq_config"},
-}
-"""The fields by section ("": those beside the sections) that need not come back from an official config.json."""
-_NEVER_LOST = {"initializer_range", "use_cache"}
-"""Fields of any section that say nothing of a trained model."""
-
-
-def check_fits_layout(config: JanusConfig) -> None:
-    """Raises `UserError` if the official layout cannot store the model.
-
-    That is a language model that is no plain Llama, or a value that `from_official` would not read back from `to_official`.
-    """
-    text = config.text_config
-    own_head_dim = getattr(text, "head_dim", None) not in (None, text.hidden_size // text.num_attention_heads)
-    if text.model_type != "llama" or text.attention_bias or text.mlp_bias or own_head_dim:
-        raise UserError(
-            f"the official code builds plain Llama language models only, this one is {text.model_type}"
-            f"{'' if text.model_type != 'llama' else ' with biases or heads of their own size'}: export it with --format hf"
-        )
-    back = from_official(to_official(config, "float32"), None, None)
-    for section, ignored in _NOT_LOST.items():
-        own_values, values = (_fields(getattr(each, section) if section else each) for each in (config, back))
-        for key in sorted(values.keys() - ignored - _NEVER_LOST):
-            if own_values.get(key) != values[key]:
-                name = f"{section}.{key}" if section else key
-                raise UserError(
-                    f"the official layout cannot say that {name} is {shortened(own_values.get(key), 60)}, "
-                    f"with the official code it is {shortened(values[key], 60)}: export it with --format hf"
-                )
-
-
-def _fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """A configuration's values without those that any kind of model has."""
-    values = {key: value for key, value in config.to_dict().items() if key not in PreTrainedConfig().to_dict()}
-    if isinstance(rope := values.get("rope_parameters"), dict):
-        values["rope_parameters"] = {key: value for key, value in rope.items() if key != "type"}  # rope_type's old name
-    return values
-
-
-def not_buildable(config: JanusConfig) -> list[str]:
-    """Returns the parts that the unmodified official code cannot build; if the list is empty, it loads the model."""
-    vq, parts = config.vq_config, []
-    if _siglip(config) not in SIGLIPS.values():
-        parts.append(f"its vision encoder (known are {', '.join(SIGLIPS)})")
-    vq_values = {key: getattr(vq, key) for key in VQ_16} | {"channel_multiplier": list(vq.channel_multiplier)}
-    if vq_values != VQ_16:
-        parts.append("its VQ tokenizer (known is VQ-16)")
-    return parts

@@ -139,26 +139,26 @@ def _tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     Each merge is one string "a b", as before tokenizers 0.20: the official code runs with transformers from 4.38 on;
     versions up to 4.44 read no other form, later ones read both.
     """
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    core.no_padding()
-    core.no_truncation()
-    _begin_with_bos(core)
-    values: dict[str, Any] = json.loads(core.to_str())
+    values: dict[str, Any] = json.loads(core_with_bos(tokenizer).to_str())
     merges = values["model"].get("merges", [])
     if not any(" " in piece for pair in merges for piece in pair):  # otherwise the string would be ambiguous
         values["model"]["merges"] = [" ".join(pair) for pair in merges]
     return values
 
 
-def _begin_with_bos(core: Tokenizer) -> None:
-    """Sets the post-processor that puts BOS before a text, as the official code saves it, unless one does so already.
+def core_with_bos(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer's core without padding and truncation that puts BOS before a text, as the official code does.
 
-    Our own texts become tokens without it (`Encoder.ids`).
+    A post-processor that does so already stays. Our own texts become tokens without it (`Encoder.ids`).
     """
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
     text, bos = "a", core.token_to_id(BOS)
     if core.encode(text).ids != [bos, *core.encode(text, add_special_tokens=False).ids]:
         one = f"{BOS}:0 $A:0"
         core.post_processor = TemplateProcessing(single=one, pair=f"{one} {BOS}:1 $B:1", special_tokens=[(BOS, bos)])
+    return core
 
 
 def save_official_processor(tokenizer: PreTrainedTokenizerFast, config: JanusConfig, folder: Path) -> None:

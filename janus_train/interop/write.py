@@ -21,7 +21,7 @@ from transformers.utils import logging
 from janus_train.data.encode import Encoder
 from janus_train.errors import UserError
 from janus_train.files import staged_folder, write_json, write_text
-from janus_train.interop import official, official_config, processor
+from janus_train.interop import official, official_config, official_fit, processor
 from janus_train.interop.official import TOWER
 from janus_train.interop.tensors import EXTRAS, ShardWriter, save_tensors
 
@@ -107,7 +107,7 @@ def write_official(
     project reads them. Raises `UserError` if the layout cannot store the model. It writes safetensors, not ``.bin``: the transformers versions
     of the official code (4.38 or later) read both.
     """
-    official_config.check_fits_layout(config)
+    official_fit.check_fits_layout(config)
     with staged_folder(target) as folder:
         dtype = _stream(_with_extras(official.to_official(tensors), config, extras), folder)
         own_settings = {

@@ -214,7 +214,7 @@ def test_a_language_model_that_is_no_llama_has_no_official_form(official, tmp_pa
     values["text_config"]["model_type"] = "qwen3"
     (tmp_path / "hf/config.json").write_text(json.dumps(values))
     folder = open_folder(tmp_path / "hf")
-    from janus_train.interop.official_config import check_fits_layout
+    from janus_train.interop.official_fit import check_fits_layout
 
     with pytest.raises(
         UserError, match="plain Llama language models only, this one is qwen3: export it with --format hf"

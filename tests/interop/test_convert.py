@@ -18,7 +18,7 @@ from janus_train.errors import UserError
 from janus_train.interop import tensors
 from janus_train.interop.convert import export_model, import_official
 from janus_train.interop.model_folder import open_folder
-from janus_train.interop.official_config import check_fits_layout
+from janus_train.interop.official_fit import check_fits_layout
 from janus_train.interop.processor import SYSTEM_PROMPT
 from janus_train.paths import ROOT
 from tests.helpers import NO_DRAWING, TRANSFORMERS_DRAWS
@@ -527,7 +527,8 @@ def test_training_keeps_what_only_the_official_layout_has(make_official, tmp_pat
 def test_config_of_the_hub_1b_is_read_to_the_letter() -> None:
     """The fields of deepseek-ai/Janus-Pro-1B's config.json, without any tensor: they give the paper's model."""
     from janus_train.interop.from_folder import describe
-    from janus_train.interop.official_config import from_official, not_buildable, to_official
+    from janus_train.interop.official_config import from_official, to_official
+    from janus_train.interop.official_fit import not_buildable
     from tests.model.model_configs import model_config
 
     projector = {"depth": 2, "n_embed": 2048, "projector_type": "mlp_gelu"}

@@ -49,6 +49,12 @@ def test_the_cache_serves_offline(cached, tmp_path) -> None:
     assert local_folder(ID, "").samefile(cached)
 
 
+def test_a_revision_is_what_is_fetched(cached, tmp_path) -> None:
+    assert local_folder(ID, "", revision=COMMIT).samefile(local_folder(ID, "", revision="main"))
+    with pytest.raises(UserError, match="does not have the model"):
+        local_folder(ID, "", revision="b" * 40)
+
+
 def test_every_command_takes_an_id(cached, tmp_path) -> None:
     from janus_train.infer.load import load_model
     from janus_train.interop.convert import import_official
@@ -108,7 +114,7 @@ def test_offline_without_it_is_one_line(cache) -> None:
 def test_bin_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch) -> None:
     asked = []
 
-    def fetch(repository, allow_patterns):
+    def fetch(repository, allow_patterns, **options):
         asked.append(allow_patterns)
         if "safetensors" in repository:
             (tmp_path / "model.safetensors").touch()

@@ -81,6 +81,11 @@ def images() -> list[list[Image.Image]]:
 
 @pytest.fixture(scope="module")
 def official_python() -> str:
+    return official_interpreter()
+
+
+def official_interpreter() -> str:
+    """The interpreter with the official package; without one the test is skipped."""
     found = os.environ.get(PYTHON)
     if not found:
         pytest.skip(f"{PYTHON} names no interpreter with deepseek-ai/Janus installed")

@@ -128,7 +128,8 @@ def test_adapters_without_their_base_are_named(tmp_path, run) -> None:
 def test_the_first_janus_is_taken() -> None:
     """The fields of deepseek-ai/Janus-1.3B's config.json."""
     from janus_train.interop.from_folder import describe
-    from janus_train.interop.official_config import from_official, not_buildable
+    from janus_train.interop.official_config import from_official
+    from janus_train.interop.official_fit import not_buildable
 
     values = {
         "architectures": ["MultiModalityCausalLM"],
@@ -180,7 +181,7 @@ def test_of_another_model_on_the_hub_no_weights_are_fetched(tmp_path, monkeypatc
     (tmp_path / "config.json").write_text(json.dumps(OTHERS["Qwen2-VL"][0]))
     patterns = []
 
-    def fetch(repository: str, allow_patterns: list[str]) -> str:
+    def fetch(repository: str, allow_patterns: list[str], revision: str | None) -> str:
         patterns.extend(allow_patterns)
         return str(tmp_path)
 

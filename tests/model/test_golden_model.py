@@ -53,6 +53,11 @@ def rule(name: str, shape: list[int]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def official() -> JanusForConditionalGeneration:
     """1.5 GB, made once and freed with the module."""
+    return official_model()
+
+
+def official_model() -> JanusForConditionalGeneration:
+    """The README's model."""
     shapes = json.loads((GOLDEN / "official_state_dict_shapes.json").read_text())
     names = [name for name in shapes if not is_extra(name)]
     with ThreadPoolExecutor(2) as pool:
