@@ -11,7 +11,7 @@ class AnswerText:
     """Takes an answer's tokens one by one; the pieces that `add` and `rest` return together are the answer."""
 
     def __init__(self, encoder: Encoder, stop: Sequence[str] = ()):
-        """``stop``: texts before the first of which the answer ends; none is empty."""
+        """``stop``: the answer ends before the one that is complete first; none is empty."""
         self._encoder, self._stop = encoder, stop
         self._ids: list[int] = []
         self._sent = ""

@@ -40,8 +40,8 @@ class Bodies:
         if not length.isdecimal():  # what follows is as long as it says: the server sees to that
             raise ApiError(411, "a request must say how long its body is (Content-Length)")
         if int(length) > self.max_bytes:
-            message = f"the body has more than {self.max_bytes >> 20} MB"
-            raise ApiError(413, message, headers={"Connection": "close"})  # the rest of it is not waited for
+            # without closing the connection, which clients would see in place of the answer: what comes is dropped
+            raise ApiError(413, f"the body has more than {self.max_bytes >> 20} MB")
         if int(length) > self._bytes_left:
             message = "too many bodies are being read at the moment: try again later"
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
