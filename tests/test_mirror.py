@@ -48,6 +48,9 @@ TESTED_BY = {
     "planning/test_plan.py": "planning.communication planning.measured planning.run_plan",
     "commands/test_plan.py": "planning.page planning.text",
     "planning/test_flops.py": "planning.workload",
+    "serve/test_app.py": "serve.bodies serve.errors serve.service",
+    "serve/test_chat.py": "serve.images serve.schema",
+    "serve/test_server.py": "commands.serve",
     "train/test_peft.py": "model.lora",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
     "train.monitor.log train.monitor.previews",

@@ -24,9 +24,8 @@ def key_of_environment() -> str | None:
     """The API key, or None. Raises `UserError` for one that cannot be sent."""
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
-        raise UserError(
-            f"{KEY_VARIABLE} must have letters, digits and signs alone, and is empty or has others: set or unset it"
-        )
+        problem = "has spaces or other characters that cannot be sent" if key else "is empty"
+        raise UserError(f"{KEY_VARIABLE} {problem}: set it to letters, digits and signs, or unset it")
     return key
 
 
