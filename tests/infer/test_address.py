@@ -12,7 +12,9 @@ def test_a_taken_port_and_a_foreign_host_are_told() -> None:
     with bind("127.0.0.1", 0) as bound:
         bound.listen()
         port = bound.getsockname()[1]
-        with pytest.raises(UserError, match=rf"^http://127\.0\.0\.1:{port} cannot be served \(Address already in use\)"):
+        with pytest.raises(
+            UserError, match=rf"^http://127\.0\.0\.1:{port} cannot be served \(Address already in use\)"
+        ):
             check_address("127.0.0.1", port)
     check_address("127.0.0.1", port)
     for host in ("192.0.2.1", "there.is.no.such.host.invalid", "x" * 300):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from janus_train.infer.engine import Engine
+from janus_train.paths import ROOT
+from tests.helpers import plain_image
 from tests.serve.serving import NAME, served, until, user
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
@@ -212,7 +217,10 @@ def test_a_body_that_does_not_come_is_given_up(loaded, monkeypatch):
     monkeypatch.setattr("janus_train.serve.bodies.READ_S", 0.2)
     with Engine(loaded) as engine, served(engine) as address:
         place = urlsplit(address)
-        for path, form in ((b"chat/completions", b"application/json"), (b"images/edits", b"multipart/form-data; boundary=x")):
+        for path, form in (
+            (b"chat/completions", b"application/json"),
+            (b"images/edits", b"multipart/form-data; boundary=x"),
+        ):
             with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
                 connection.sendall(
                     b"POST /v1/" + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + form + b"\r\n"
@@ -230,3 +238,17 @@ def test_a_server_whose_engine_has_ended_is_not_healthy(loaded):
     with served(engine) as address:
         answer = httpx.get(f"{address}/health")
         assert answer.status_code == 503 and answer.json()["status"] == "failed"
+
+
+def test_the_documentations_example(address, loaded, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openai")
+    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    plain_image().save("image.png")
+    exec(code.replace("http://localhost:8000", address).replace('"janus"', repr(NAME)), {})
+    question = [{"role": "user", "content": "<image_placeholder>\nWhat colour is the background?"}]
+    assert capsys.readouterr().out == "".join(loaded.chat(question, [plain_image()], 64))
+    drawn = loaded.generate(["A red apple on a blue background."] * 2, seeds=[7, 8], guidance=5)
+    for seed, image in zip((7, 8), drawn, strict=True):
+        assert np.array_equal(np.asarray(Image.open(f"apple-{seed}.png")), np.asarray(image))

@@ -23,7 +23,9 @@ def as_url(image: Any, form: str = "PNG") -> str:
 def shown(*parts: Any) -> list[dict[str, Any]]:
     """A question of texts and images."""
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image_url", "image_url": {"url": as_url(part)}}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": as_url(part)}}
         for part in parts
     ]
     return [{"role": "user", "content": content}]
@@ -144,9 +146,7 @@ def test_a_client_that_leaves_an_answer_costs_nothing_more(client, engine):
     hook = engine.loaded.janus.lm_head.register_forward_hook(slow_step)
     try:
         with pytest.raises(openai.APITimeoutError):
-            client.with_options(timeout=0.3).chat.completions.create(
-                model=NAME, messages=user("Hello"), max_tokens=900
-            )
+            client.with_options(timeout=0.3).chat.completions.create(model=NAME, messages=user("Hello"), max_tokens=900)
         until(lambda: not engine._running)
         assert 0 < len(steps) < 600
     finally:
@@ -163,7 +163,12 @@ WRONG = [
     ({"messages": user(" ")}, "the turn of user is empty", "messages.0.content", None),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "messages.0.role", None),
     ({"messages": [{"role": "user"}]}, "messages.0.content: Field required", "messages.0.content", None),
-    ({"messages": [*user("x"), {"role": "assistant", "content": "y"}]}, "the last message must be the", "messages", None),
+    (
+        {"messages": [*user("x"), {"role": "assistant", "content": "y"}]},
+        "the last message must be the",
+        "messages",
+        None,
+    ),
     ({"messages": [{"role": "system", "content": "x"}]}, "the last message must be the user's", "messages", None),
     ({"messages": [*user("x"), {"role": "system", "content": "y"}, *user("z")]}, "must stand before all", None, None),
     ({"messages": user("a <image_placeholder>")}, "the special token <image_placeholder>", None, "special_token"),
@@ -269,4 +274,9 @@ def test_another_model_is_not_there(client):
     openai = pytest.importorskip("openai")
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="gpt-4", messages=user("x"))
-    assert broken(refused.value) == (404, f"there is no model 'gpt-4': this server has '{NAME}'", "model", "model_not_found")
+    assert broken(refused.value) == (
+        404,
+        f"there is no model 'gpt-4': this server has '{NAME}'",
+        "model",
+        "model_not_found",
+    )

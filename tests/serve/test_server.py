@@ -28,7 +28,18 @@ def command(model: Path, *options: str, **environment: str) -> Iterator[tuple[su
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "janus_train.cli", "serve", str(model), "--port", str(port), "--name", "tiny", *options]
+    words = [
+        sys.executable,
+        "-m",
+        "janus_train.cli",
+        "serve",
+        str(model),
+        "--port",
+        str(port),
+        "--name",
+        "tiny",
+        *options,
+    ]
     inherited = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     with subprocess.Popen(
         words, env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -88,7 +99,10 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(run, tmp_path):
         port = bound.getsockname()[1]
         code, out, said = run("serve", tmp_path, "--port", port)
     assert (code, out) == (2, "")
-    assert said == f"error: http://127.0.0.1:{port} cannot be served (Address already in use): give another --port or --host\n"
+    assert (
+        said
+        == f"error: http://127.0.0.1:{port} cannot be served (Address already in use): give another --port or --host\n"
+    )
 
 
 @pytest.mark.parametrize("key", ["", "a b", "ä", "a\n"])
