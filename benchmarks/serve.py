@@ -23,8 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 import psutil
@@ -35,6 +34,7 @@ from benchmarks.generate import SMALL
 from janus_train.compose import compose_config
 from janus_train.data.special_tokens import SpecialTokens
 from janus_train.model.build import build
+from janus_train.paths import ROOT
 
 BATCH_SIZES = (1, 16)
 NUM_TOKENS = 64

@@ -337,6 +337,6 @@ def test_help_is_quick_and_names_the_commands():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("generate", "chat", "app", "evaluate", "report"):
+    for command in ("generate", "chat", "app", "serve", "evaluate", "report"):
         assert command in done.stdout
     assert "HEAVY []" in done.stdout

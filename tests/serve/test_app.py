@@ -110,25 +110,28 @@ def test_a_full_queue_answers_429(loaded):
     may_go_on = threading.Event()
     hook = loaded.janus.lm_head.register_forward_hook(lambda *_: may_go_on.wait(60) and None)
     try:
-        with Engine(loaded, max_waiting=1) as engine, served(engine) as address:
-            with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0, timeout=60) as client:
-                answers: list[Any] = []
+        with (
+            Engine(loaded, max_waiting=1) as engine,
+            served(engine) as address,
+            openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0, timeout=60) as client,
+        ):
+            answers: list[Any] = []
 
-                def ask() -> None:
-                    answers.append(client.chat.completions.create(**BODY))
+            def ask() -> None:
+                answers.append(client.chat.completions.create(**BODY))
 
-                threads = [threading.Thread(target=ask) for _ in range(2)]
-                threads[0].start()
-                until(lambda: engine._running)
-                threads[1].start()
-                until(lambda: engine.num_waiting == 1)
-                with pytest.raises(openai.RateLimitError, match="too many requests wait") as refused:
-                    client.chat.completions.create(**BODY, stream=True)
-                assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
-                may_go_on.set()
-                for thread in threads:
-                    thread.join(60)
-                assert len(answers) == 2
+            threads = [threading.Thread(target=ask) for _ in range(2)]
+            threads[0].start()
+            until(lambda: engine._running)
+            threads[1].start()
+            until(lambda: engine.num_waiting == 1)
+            with pytest.raises(openai.RateLimitError, match="too many requests wait") as refused:
+                client.chat.completions.create(**BODY, stream=True)
+            assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
+            may_go_on.set()
+            for thread in threads:
+                thread.join(60)
+            assert len(answers) == 2
     finally:
         may_go_on.set()
         hook.remove()
@@ -136,16 +139,19 @@ def test_a_full_queue_answers_429(loaded):
 
 def test_the_time_limit_is_told_whole_and_in_a_stream(loaded):
     openai = pytest.importorskip("openai")
-    with Engine(loaded, time_limit_s=0) as engine, served(engine) as address:
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=5, timeout=60) as client:
-            since = time.monotonic()
-            with pytest.raises(openai.APIStatusError, match="the time limit of a request") as stopped:
-                client.chat.completions.create(**BODY | {"max_tokens": 900})
-            assert stopped.value.status_code == 504 and time.monotonic() - since < 5, "nothing is tried again"
-            with pytest.raises(openai.APIError, match="the time limit of a request"):
-                list(client.chat.completions.create(**BODY | {"max_tokens": 900}, stream=True))
-            with pytest.raises(openai.APIStatusError, match="the time limit of a request"):
-                client.images.generate(prompt="a dog")
+    with (
+        Engine(loaded, time_limit_s=0) as engine,
+        served(engine) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=5, timeout=60) as client,
+    ):
+        since = time.monotonic()
+        with pytest.raises(openai.APIStatusError, match="the time limit of a request") as stopped:
+            client.chat.completions.create(**BODY | {"max_tokens": 900})
+        assert stopped.value.status_code == 504 and time.monotonic() - since < 5, "nothing is tried again"
+        with pytest.raises(openai.APIError, match="the time limit of a request"):
+            list(client.chat.completions.create(**BODY | {"max_tokens": 900}, stream=True))
+        with pytest.raises(openai.APIStatusError, match="the time limit of a request"):
+            client.images.generate(prompt="a dog")
 
 
 def test_a_defect_is_told_without_its_traceback(loaded, monkeypatch):

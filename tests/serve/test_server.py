@@ -108,7 +108,7 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(run, tmp_path):
 @pytest.mark.parametrize("key", ["", "a b", "ä", "a\n"])
 def test_a_key_that_cannot_be_sent_is_told(key, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, key)
-    with pytest.raises(UserError, match="^JANUS_TRAIN_API_KEY .*: set it to letters, digits and signs, or unset it"):
+    with pytest.raises(UserError, match=r"^JANUS_TRAIN_API_KEY .*: set it to letters, digits and signs, or unset it"):
         key_of_environment()
 
 
