@@ -11,6 +11,7 @@ import pytest
 from janus_train.data.prompt_format import PromptStyle
 from janus_train.infer.sampling import TextSampling
 from tests.helpers import encoded, plain_image
+from tests.hostile_images import HOSTILE, hostile_bytes, nothing_runs
 from tests.serve.serving import NAME, until, user
 
 RED, BLUE = plain_image((200, 30, 30)), plain_image((0, 90, 200), (30, 50))
@@ -230,6 +231,18 @@ def test_an_image_that_is_none_is_told(client, url, message):
         client.chat.completions.create(model=NAME, messages=messages)
     _, said, param, _ = broken(refused.value)
     assert message in said and param == "messages.0.content.0.image_url.url"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "pipe"])
+def test_a_hostile_image_is_told_in_one_line(client, kind, tmp_path):
+    openai = pytest.importorskip("openai")
+    data = base64.b64encode(hostile_bytes(kind, tmp_path / "marker")).decode()
+    content = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}]
+    with nothing_runs(tmp_path), pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": content}])
+    _, said, _, code = broken(refused.value)
+    assert said.startswith("the image cannot be read as an image: it ") and code == "invalid_image"
+    assert said.endswith("; give a JPEG, PNG or WebP of at most 25 megapixels")
 
 
 def test_images_are_the_users_and_not_too_many(client):
