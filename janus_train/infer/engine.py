@@ -89,9 +89,7 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.refuse()
-        with self._changed:
-            for queued in self._running:
-                queued.emit(Failed(ClosedError()))
+        self.fail_running()
         self._thread.join()
 
     @property
@@ -124,6 +122,13 @@ class Engine:
             waiting, self._waiting = self._waiting, []
             self._changed.notify_all()
         for queued in waiting:
+            queued.emit(Failed(ClosedError()))
+
+    def fail_running(self) -> None:
+        """Fails the rows that are being worked on: their batch ends at its next step."""
+        with self._changed:
+            running = list(self._running)
+        for queued in running:
             queued.emit(Failed(ClosedError()))
 
     def submit(self, rows: Sequence[Row], put: Put) -> Request:

@@ -43,8 +43,13 @@ class Gate:
 def create_app(engine: Engine, name: str, *, api_key: str | None, max_body_bytes: int) -> FastAPI:
     """The app over one model, called ``name``. ``api_key``: what clients must send; None: nothing."""
     app = FastAPI(
-        title="janus_train", docs_url=None, redoc_url=None, openapi_url=None
-    )  # its pages load scripts of others
+        title="janus_train",
+        docs_url=None,  # their pages load scripts of others
+        redoc_url=None,
+        openapi_url=None,
+        # nothing is sent elsewhere, whatever the environment says
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     add_handlers(app)
     service = Service(engine, name, max_body_bytes)
     guarded: dict[str, Any] = {"dependencies": [Depends(Gate(api_key))], "response_model": None}

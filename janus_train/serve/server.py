@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -44,14 +45,16 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=GRACE_S + 5,  # for connections that do not end with their requests
         )
         super().__init__(config)
         self._engine = engine
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._engine.refuse()
+        failing = asyncio.get_running_loop().call_later(GRACE_S, self._engine.fail_running)
         await super().shutdown(sockets)
+        failing.cancel()
 
 
 def run(app: FastAPI, engine: Engine, bound: socket.socket, line: str) -> None:

@@ -195,6 +195,30 @@ def test_the_end_of_the_server_is_told_to_who_waits(loaded):
         hook.remove()
 
 
+def test_what_takes_too_long_at_the_end_is_told(loaded, monkeypatch, caplog):
+    monkeypatch.setattr("janus_train.serve.server.GRACE_S", 0.2)
+    answers: list[Any] = []
+
+    def slow_step(*_: Any) -> None:
+        time.sleep(0.02)
+
+    hook = loaded.janus.lm_head.register_forward_hook(slow_step)
+    try:
+        with Engine(loaded) as engine, served(engine) as address:
+            body = BODY | {"max_tokens": 900}
+            url = f"{address}/v1/chat/completions"
+            thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=body, timeout=60)))
+            thread.start()
+            until(lambda: engine._running)
+            since = time.monotonic()
+        thread.join(60)
+        assert time.monotonic() - since < 15, "900 steps take longer"
+        assert answers[0].status_code == 503 and error_of(answers[0])["code"] == "shutting_down"
+        assert not caplog.records
+    finally:
+        hook.remove()
+
+
 def test_the_bodies_that_are_read_have_a_limit_together(loaded):
     """Eight of the longest are taken at a time, and a ninth is refused; those whose clients leave give way."""
     from janus_train.serve import bodies
