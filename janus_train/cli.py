@@ -23,6 +23,7 @@ from janus_train.commands.inspect import inspect
 from janus_train.commands.plan import plan
 from janus_train.commands.prepare import prepare
 from janus_train.commands.report import report
+from janus_train.commands.serve import serve
 from janus_train.commands.tokenize import tokenize
 from janus_train.commands.verify import verify
 from janus_train.errors import UserError
@@ -97,6 +98,7 @@ app.command()(inspect)
 app.command()(plan)
 app.command()(prepare)
 app.command()(report)
+app.command()(serve)
 app.command()(tokenize)
 app.command()(verify)
 

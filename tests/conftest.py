@@ -28,8 +28,9 @@ from tests.time_budget import pytest_addoption, pytest_configure, pytest_runtest
 
 torch.set_num_threads(1)  # two test processes share two cores
 
-# The same examples each time, so that what passed once passes again; HYPOTHESIS_PROFILE=default looks for new ones.
-settings.register_profile("repeatable", derandomize=True)
+# The same examples each time, so that what passed once passes again, also on a busy machine; HYPOTHESIS_PROFILE=default
+# looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 TEXTS = (

@@ -19,6 +19,7 @@ from janus_train.interop.processor import SYSTEM_PROMPT
 from tests.helpers import read_lines
 from tests.report.making import make_run
 
+NEEDS_FASTAPI = pytest.mark.skipif(find_spec("fastapi") is None, reason="the extra serve is not installed")
 NEEDS_GRADIO = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
 
 
@@ -241,6 +242,10 @@ def test_report_prints_its_path(run, tmp_path):
         (("generate", "EMPTY", "--prompt", "x", "--top-p", "nan"), "--top-p nan is not"),
         pytest.param(("app", "NOWHERE"), "there is no folder NOWHERE", marks=NEEDS_GRADIO),
         (("app", "EMPTY", "--port", "99999"), "'--port'"),
+        pytest.param(("serve", "NOWHERE", "--port", "18769"), "there is no folder NOWHERE", marks=NEEDS_FASTAPI),
+        pytest.param(("serve", "EMPTY", "--host", "x.invalid"), "http://x.invalid:8000 cannot be", marks=NEEDS_FASTAPI),
+        (("serve", "EMPTY", "--port", "99999"), "'--port'"),
+        (("serve", "EMPTY", "--max-waiting", "1"), "'--max-waiting'"),
         (("generate", "EMPTY", "--prompt", "x", "--device", "tpu"), "--device tpu is unknown"),
         (
             ("generate", "EMPTY", "--prompt", "x", "--precision", "fp8"),
@@ -335,6 +340,6 @@ def test_help_is_quick_and_names_the_commands():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("generate", "chat", "app", "evaluate", "report"):
+    for command in ("generate", "chat", "app", "serve", "evaluate", "report"):
         assert command in done.stdout
     assert "HEAVY []" in done.stdout

@@ -27,8 +27,8 @@ def app(
 ) -> None:
     """Chat and generate images in a browser.
 
-    Needs the extra gradio. Nothing is shared, and no network is needed. One request runs at a time, the others wait in a
-    queue. Uploads are kept for an hour at most, and go when the app ends.
+    Needs the extra gradio. Nothing is shared, and no network is needed. What is asked at the same time is worked on
+    together, the rest waits in a queue. Uploads are kept for an hour at most, and go when the app ends.
 
     \b
     Example:
@@ -39,5 +39,9 @@ def app(
     loaded_model = load(model, device, precision)
     from janus_train.infer.app import serve
     from janus_train.infer.app_limits import AppLimits
+    from janus_train.infer.engine import BATCH_SIZE, Engine
+    from janus_train.infer.limits import MAX_IMAGES
 
-    serve(loaded_model, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))
+    # gradio's queue is the one that is full first
+    with Engine(loaded_model, max_waiting=BATCH_SIZE * MAX_IMAGES, time_limit_s=time_limit) as engine:
+        serve(engine, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))

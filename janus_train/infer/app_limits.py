@@ -1,7 +1,7 @@
-"""What the app takes from a browser, and for how long it works for one: the limits, and what holds them.
+"""What the app takes from a browser beside the limits of every request (infer/limits.py), and what holds it.
 
 A request goes through three gates: `RequestLimits` sees it before anything of it is read, gradio before it waits in the
-queue, and the functions of the page (infer/app.py) before the model is asked.
+queue, and the functions of the page (infer/app_page.py) before the model is asked.
 """
 
 from __future__ import annotations
@@ -17,15 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_train.errors import UserError
+from janus_train.infer.limits import MAX_IMAGES, MAX_PIXELS, MAX_PROMPT_CHARS
 
-MAX_IMAGES = 16
-"""Images in a question, and in a drawing."""
-MAX_PROMPT_CHARS = 10_000
-MAX_PIXELS, MAX_PIXELS_TOGETHER = 25_000_000, 100_000_000
-"""A photo of a good camera, and all images of a question: a pixel takes three to four bytes."""
 MAX_WAITING = 16
-"""Requests that wait while one is worked on; with more the queue is full."""
+"""Requests that wait while others are worked on; with more the queue is full."""
 MAX_UPLOADS_AT_ONCE = 50
 """All uploads and drawings that are kept together, in files of the largest size that is taken."""
 MAX_KEPT_FILES = 5_000
@@ -57,40 +52,6 @@ class AppLimits:
             f"At most {MAX_IMAGES} images of {self.max_upload_mb} MB and {MAX_PIXELS // 10**6} megapixels each, prompts of "
             f"{MAX_PROMPT_CHARS:,} characters, and {self.time_limit_s} s a request."
         )
-
-
-class Deadline:
-    """The end of a request's time, to be asked for between its steps."""
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Raises `UserError` once the time is over."""
-        if time.monotonic() > self._end:
-            raise UserError(f"stopped after {self.seconds:g} s, the time limit of a request: ask for less at once")
-
-
-def check_prompt(text: str) -> None:
-    """Raises `UserError` if the text is too long."""
-    if len(text) > MAX_PROMPT_CHARS:
-        raise UserError(f"the text has {len(text):,} characters, at most {MAX_PROMPT_CHARS:,} are taken")
-
-
-def check_number(name: str, value: Any, least: float, most: float) -> float:
-    """``value``. Raises `UserError` if it is no number, or none between the two: a page's sliders bind nobody."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UserError(f"{name} must be a number from {least} to {most}")
-    return value
-
-
-def check_images(number: int, pixels: int = 0) -> None:
-    """Raises `UserError` for too many images, or too many ``pixels`` of all of them."""
-    if number > MAX_IMAGES:
-        raise UserError(f"there are {number} images, at most {MAX_IMAGES} are taken at once")
-    if pixels > MAX_PIXELS_TOGETHER:
-        raise UserError(f"the images have more than {MAX_PIXELS_TOGETHER // 10**6} megapixels together: give fewer")
 
 
 @contextmanager

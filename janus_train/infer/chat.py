@@ -17,6 +17,7 @@ from transformers import JanusForConditionalGeneration
 from janus_train.data.encode import Encoder
 from janus_train.data.prompt_format import OWN_STYLE, Message, PromptStyle, role_of, split_system
 from janus_train.data.special_tokens import ASSISTANT
+from janus_train.infer.answer_text import AnswerText
 from janus_train.infer.decoding import Decoder, StepCallback, check_fits, evaluation_mode, left_pad
 from janus_train.infer.image_inputs import image_features, prompt_embeds
 from janus_train.infer.sampling import GREEDY, Chooser, TextSampling, TokenSampler, likeliest
@@ -96,21 +97,17 @@ def stream_answer(
     """
     prompt = encoder.chat_prompt_ids(open_turn(messages), len(images), style)
     check_fits(janus, len(prompt), max_new_tokens, "new ones")
-    ids: list[int] = []
-    sent_text = ""
+    text = AnswerText(encoder)
     choose = chooser(sampling, [seed], max_new_tokens)
     for token in answer_tokens(janus, encoder, [prompt], images, max_new_tokens, choose):
         if on_step is not None:
             on_step()
-        ids.append(int(token))
-        # Spaces may be the answer's end, where they are stripped; half a character decodes to the replacement character.
-        text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        if len(text) > len(sent_text) and text.startswith(sent_text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(sent_text) :]
-            sent_text = text
-        if ids[-1] == encoder.special.eos:
+        piece = text.add(int(token))
+        if piece:
+            yield piece
+        if text.has_ended:
             break
-    remainder = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()[len(sent_text) :]
+    remainder = text.rest()
     if remainder:
         yield remainder
 

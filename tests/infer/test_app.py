@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from janus_train.errors import UserError
+from janus_train.infer.engine import Engine
 from janus_train.infer.load import LoadedModel, load_model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -54,7 +55,7 @@ def address(loaded: LoadedModel) -> Iterator[tuple[str, int]]:
     from janus_train.infer.app_limits import AppLimits
 
     port = free_port()
-    with serving(loaded, "my/model", "127.0.0.1", port, AppLimits(max_upload_mb=1)):
+    with Engine(loaded) as engine, serving(engine, "my/model", "127.0.0.1", port, AppLimits(max_upload_mb=1)):
         yield f"http://127.0.0.1:{port}", port
 
 
@@ -137,7 +138,7 @@ def test_a_taken_port_is_one_line(address: tuple[str, int], loaded: LoadedModel)
 
     with (
         pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ cannot be served \(Address already in use\)"),
-        serving(loaded, "my/model", "127.0.0.1", address[1], AppLimits()),
+        serving(Engine(loaded), "my/model", "127.0.0.1", address[1], AppLimits()),
     ):
         pass
 

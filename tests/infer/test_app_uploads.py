@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.hostile_images import HOSTILE, bomb, hostile_file, nothing_runs
-from tests.infer.fake_page import FakeModel, event_of
+from tests.infer.fake_page import FakeEngine, event_of
 
 gradio = pytest.importorskip("gradio", reason="the extra gradio is not installed")
 
@@ -19,7 +19,7 @@ def ask(*paths: Path) -> list[Any]:
     from gradio.components.gallery import GalleryData, GalleryImage
     from gradio.data_classes import ImageData
 
-    event = event_of(FakeModel(), "ask")
+    event = event_of(FakeEngine(), "ask")
     payload = GalleryData(root=[GalleryImage(image=ImageData(path=str(path), orig_name=path.name)) for path in paths])
     return list(event.fn(event.inputs[0].preprocess(payload), "What is it?", 8))
 
