@@ -63,7 +63,11 @@ def _title(manifest: dict[str, Any] | None) -> str:
 def _training(manifest: dict[str, Any]) -> list[str]:
     config = manifest["config"]
     ratio, optim, batch = config["ratio"], config["optim"], config["batch"]
-    trained_parts = [name for name, part in manifest["parts"].items() if part["trains"]]
+    trained_parts = [
+        f"{name} ({', '.join(part['pieces'])})" if part.get("pieces") else name
+        for name, part in manifest["parts"].items()
+        if part["trains"]
+    ]
     lora_parts = [name for name, part in manifest["parts"].items() if part.get("adapter")]
     if lora_parts:
         trained_parts.append(f"{', '.join(lora_parts)} by LoRA of rank {config['peft']['rank']}, merged")

@@ -11,9 +11,10 @@ from typing import get_args
 from janus_train.config import ActivationCheckpointing, Config
 from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.communication import Traffic, traffic
-from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part, gradient_flow
+from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part
 from janus_train.planning.gpus import GPU
 from janus_train.planning.state import SHARDING_STRATEGIES, ShardingStrategy, Sizes, StateBytes, sizes_of, state_bytes
+from janus_train.planning.trained import Trained
 from janus_train.planning.workload import Workload, expected_row
 
 POLICIES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
@@ -128,7 +129,8 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
     rows = config.batch.rows_per_step // num_busy_gpus
     flops_per_row = sum(piece.total for piece in work.values())
     row_s = flops_per_row / (gpu.peak(config.precision) * mfu)
-    flows = gradient_flow(config.touched_parts)["language_model"]
+    layers = Trained(model, parts, peft).layers  # those below the lowest that trains are not computed again
+    flows = sum(layer.flows for layer in layers) / len(layers)
     recomputed_share = (work["language_model"].forward + work["attention"].forward) / flops_per_row * flows
     slowdown: dict[ActivationCheckpointing, float] = {
         "none": 0.0,
