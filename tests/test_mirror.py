@@ -46,7 +46,7 @@ TESTED_BY = {
     "planning/test_memory.py": "model.precision planning.activations planning.state",
     "planning/test_plan.py": "planning.communication planning.measured planning.run_plan",
     "commands/test_plan.py": "planning.page planning.text",
-    "planning/test_flops.py": "planning.workload",
+    "planning/test_flops.py": "planning.trained planning.workload",
     "train/test_peft.py": "model.lora",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
     "train.monitor.log train.monitor.previews",

@@ -118,8 +118,19 @@ class StagePlan:
         )
 
 
-def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: str, cached_codes: bool) -> StagePlan:
-    """Plans one stage. ``mfu``: useful FLOPs over peak while computing; ``mfu_source``: a phrase that says where it comes from."""
+def plan_stage(
+    config: Config,
+    gpu: GPU,
+    num_gpus: int,
+    mfu: float,
+    mfu_source: str,
+    cached_codes: bool,
+    most_micro_rows: int | None = None,
+) -> StagePlan:
+    """Plans one stage. ``mfu``: useful FLOPs over peak while computing; ``mfu_source``: a phrase that says where it comes from.
+
+    ``most_micro_rows``: the largest micro-batch that is planned; None: all of a GPU's rows.
+    """
     num_busy_gpus = max(
         w for w in range(1, min(num_gpus, config.batch.rows_per_step) + 1) if config.batch.rows_per_step % w == 0
     )
@@ -158,7 +169,7 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
         option(sharding, policy, micro_rows)
         for sharding in SHARDING_STRATEGIES.values()
         for policy in POLICIES
-        for micro_rows in range(1, rows + 1)
+        for micro_rows in range(1, min(rows, most_micro_rows or rows) + 1)
         if rows % micro_rows == 0
     ]
     return StagePlan(

@@ -92,7 +92,7 @@ def load_trainable(
     frozen_parts = [part for part in PARTS if part not in config.train_parts]  # or some of their layers
     frozen = part_digests(weights, frozen_parts, without=config.train_parts)
     if state.state == "resume":
-        check_frozen(run_dir, start, frozen)
+        check_frozen(run_dir, start, frozen, config.train_parts)
     if config.peft is not None:
         with weights.record():
             lora.add_lora(janus, config.peft)
