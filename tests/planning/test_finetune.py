@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from janus_train.paths import ROOT
 from janus_train.planning.finetune import CARDS, Way, shardings, ways_to_finetune
 from janus_train.planning.gpus import GPUS
 from janus_train.planning.parameters import parameter_counts
@@ -134,3 +135,15 @@ def test_choices_of_ones_own_are_a_way_too() -> None:
     assert lora.num_trained == SIZES[0].lora(64) and "peft.rank=64" in lora.overrides
     way = ways("janus_pro_1b", 4, own)["as requested"]
     assert way.best_fit and way.best_fit.card == GPUS["rtx4090"] and way.best_fit.sharding == "ddp"
+
+
+def test_the_documentations_table_is_what_the_plan_says() -> None:
+    found = [ways(size.name, 1) for size in SIZES]
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8").partition("## Fine-tuning on a small GPU")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")][
+        1:
+    ]
+    assert len(rows) == len(found[0])
+    for row, pair in zip(rows, zip(*(entry.values() for entry in found), strict=True), strict=True):
+        fits = [way.fits[0] for way in pair]
+        assert row[1:] == [f"{fit.least_bytes / 1e9:.1f}, {fit.card.name if fit.card else 'none'}" for fit in fits], row

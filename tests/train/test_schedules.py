@@ -97,5 +97,14 @@ def test_after_the_planned_steps_the_lowest_rate_stays() -> None:
         )
 
 
+def test_a_longer_wsd_is_the_same_before_its_decay() -> None:
+    """So a run can resume there with more steps; a cosine would be another one from its beginning."""
+    optim = config_of("+stage=3", "optim.warmup_steps=5", "optim.schedule=wsd", "optim.decay_steps=10").optim
+    short, long = ([learning_rates(step, optim, planned)[None] for step in range(1, 51)] for planned in (40, 60))
+    assert short[:30] == long[:30] and short[30] < long[30] == long[49] > short[49] == 0
+    cosine = optim.model_copy(update={"schedule": "cosine"})
+    assert learning_rates(10, cosine, 40)[None] < learning_rates(10, cosine, 60)[None]
+
+
 def test_each_name_of_the_configuration_has_its_schedule() -> None:
     assert set(SCHEDULES) == set(get_args(Schedule)) and set(DECAYS) == set(get_args(DecayType))
