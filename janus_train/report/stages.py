@@ -151,7 +151,7 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
         f"{len(run.steps)} steps in {duration(run.seconds)}",
         f"{num_tokens:,.0f} tokens" if num_tokens else "",
         f"{batch['rows_per_step']} rows of {batch['row_tokens']} tokens per step" if batch else "",
-        f"learning rate {optim['learning_rate']:g}, {optim['schedule']}{_own_rates(optim)}" if optim else "",
+        f"learning rate {optim['learning_rate']:g}, {_schedule(optim)}{_own_rates(optim)}" if optim else "",
     ]
     return Stage(
         anchor=anchor,
@@ -165,6 +165,14 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         manifest=flatten(run.manifest),
     )
+
+
+def _schedule(optim: dict[str, Any]) -> str:
+    """The schedule's name, and the length of its decay if that is set."""
+    decay = optim.get("decay_steps")
+    if decay is None:
+        return str(optim["schedule"])
+    return f"{optim['schedule']}, falling over the last {f'{100 * decay:g} %' if decay < 1 else f'{decay} steps'}"
 
 
 def _own_rates(optim: dict[str, Any]) -> str:
