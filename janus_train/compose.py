@@ -182,6 +182,8 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         option = key["key"] or key["other"]
         if option.split(".")[0] == "peft":
             return f"{option}: LoRA is not enabled; did you mean +peft=lora?"
+        if option.startswith("optim.parts."):
+            return f"{option}: a part's own option is added with a plus, +{option}=VALUE"
         nearest = _nearest_key(option)
         hint = f"; did you mean {nearest}?" if nearest else "; --cfg job prints every key"
         return f"{option}: no such option{hint}"

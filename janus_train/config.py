@@ -6,21 +6,14 @@ line's overrides into a `Config`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Part = Literal[
-    "understanding_encoder",
-    "understanding_adaptor",
-    "generation_encoder",
-    "generation_embedding",
-    "generation_adaptor",
-    "image_head",
-    "language_model",
-]
-"""The seven named parts of a Janus model (Janus-Pro, Table 2): the vocabulary for freezing and reports."""
-PARTS: tuple[Part, ...] = get_args(Part)
+from janus_train.part_specs import LAYERS, PIECES, PartSpec, check_specs, parse_spec, part_named
+from janus_train.part_specs import PARTS as PARTS
+from janus_train.part_specs import Part as Part
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """What backward recomputes of a decoder layer instead of keeping it (`model.activation_checkpointing`)."""
@@ -30,6 +23,21 @@ TextLoss = Literal["chunked", "whole"]
 
 Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 """The experiment trackers that Accelerate supports; each needs its own package."""
+
+Schedule = Literal["constant", "cosine", "linear", "wsd"]
+"""The learning rate after the warm-up (`train.schedules`)."""
+
+DecayType = Literal["linear", "cosine", "1-sqrt"]
+"""How the rate falls in the decay of ``wsd``, by transformers' names."""
+
+
+def _part_name(text: str) -> str:
+    parse_spec(text)
+    return text
+
+
+PartName = Annotated[str, AfterValidator(_part_name)]
+"""A part or a piece of one, such as ``language_model.layers.16-23`` (`part_specs`)."""
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -106,6 +114,14 @@ class ModelConfig(OptionGroup):
     def tokens_per_image(self) -> int:
         return (self.image_size // self.vision.patch_size) ** 2
 
+    @property
+    def num_layers(self) -> dict[Part, int]:
+        """The number of layers of the parts that have some."""
+        return {
+            "understanding_encoder": self.vision.num_hidden_layers,
+            "language_model": self.text.num_hidden_layers,
+        }
+
     @model_validator(mode="before")
     @classmethod
     def _one_size(cls, values: Any) -> Any:
@@ -144,16 +160,69 @@ class RatioConfig(OptionGroup):
         return self
 
 
+class PartOptimConfig(OptionGroup):
+    """What a part has of its own; None: as the other parts."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The part's own peak rate, with the same warm-up and schedule."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _sets_something(self) -> PartOptimConfig:
+        if self.learning_rate is None and self.weight_decay is None:
+            raise ValueError("sets neither learning_rate nor weight_decay")
+        return self
+
+
+def _by_part(values: object) -> object:
+    if not isinstance(values, Mapping):
+        return {} if values is None else values
+    for name in values:
+        part_named(str(name))
+    return values
+
+
+def _steps_or_share(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (is_number and (value >= 1 if isinstance(value, int) else 0 < value < 1)):  # type: ignore[operator]
+        return value
+    raise ValueError("a number of steps, or a share of the planned steps between 0 and 1, such as 0.1")
+
+
 class OptimConfig(OptionGroup):
     """AdamW and its schedule."""
 
     learning_rate: Annotated[float, Field(gt=0)]
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
     warmup_steps: NonNegative
+    min_lr_ratio: Share
+    """The share of its peak to which the rate falls."""
+    decay_steps: Annotated[int | float | None, BeforeValidator(_steps_or_share)]
+    """``wsd``: the last steps, over which the rate falls: their number, or their share of the planned steps."""
+    decay_type: DecayType
     betas: tuple[Share, Share] = Field(strict=False)
     eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     gradient_clip: Annotated[float, Field(gt=0)]
+    parts: Annotated[dict[Part, PartOptimConfig], BeforeValidator(_by_part)]
+    """Learning rates and weight decay of parts that have their own; null in YAML: none."""
+
+    def num_decay_steps(self, planned_steps: int) -> int:
+        """The number of steps of the decay of ``wsd`` in a schedule of ``planned_steps``."""
+        steps = self.decay_steps or 0
+        return steps if isinstance(steps, int) else max(1, round(steps * planned_steps))
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> OptimConfig:
+        if (self.schedule == "wsd") != (self.decay_steps is not None):
+            raise ValueError(
+                "schedule wsd needs decay_steps, the steps at its end over which the rate falls: for example 0.1"
+                if self.schedule == "wsd"
+                else f"decay_steps is for schedule wsd, not {self.schedule}"
+            )
+        if self.schedule == "constant" and self.min_lr_ratio:
+            raise ValueError("min_lr_ratio needs a schedule that falls: linear, cosine or wsd")
+        return self
 
 
 class BatchConfig(OptionGroup):
@@ -291,6 +360,12 @@ def _resume(value: object) -> object:
     return value
 
 
+def _adapted(name: str) -> PartSpec:
+    """What LoRA adapts of a name: of a part with layers these alone, so that the text head may train in full beside it."""
+    spec = parse_spec(name)
+    return PartSpec(spec.part, LAYERS) if spec.piece is None and spec.part in PIECES else spec
+
+
 class Config(OptionGroup):
     """The configuration of one stage's run."""
 
@@ -304,8 +379,8 @@ class Config(OptionGroup):
     """Whether a run resumes in its folder; ``force``: even if its data or settings have changed; ``restart``: from step 0 if
     it has checkpoints but none is valid, with the old files moved aside."""
     precision: Literal["fp32", "bf16"]
-    train_parts: tuple[Part, ...] = Field(strict=False)
-    """The parts that train in full; all others are frozen."""
+    train_parts: tuple[PartName, ...] = Field(strict=False)
+    """The parts, or layers of parts, that train in full; all else is frozen."""
     peft: PeftConfig | None
     """Adapters beside frozen parts (+peft=lora); None: none."""
     model: ModelConfig
@@ -318,21 +393,53 @@ class Config(OptionGroup):
     logging: LoggingConfig
 
     @property
-    def touched_parts(self) -> tuple[Part, ...]:
-        """The parts that train in full or by adapters."""
+    def touched_parts(self) -> tuple[str, ...]:
+        """The names of what trains, in full or by adapters."""
         return (*self.train_parts, *(self.peft.parts if self.peft else ()))
+
+    @property
+    def planned_steps(self) -> int:
+        """The schedule's length."""
+        return self.run.planned_steps or self.run.steps
+
+    @model_validator(mode="after")
+    def _what_trains_fits(self) -> Config:
+        for text in self.train_parts:
+            if parse_spec(text).part == "generation_encoder":
+                raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
+        if self.peft is None and not self.train_parts:
+            raise ValueError("train_parts: nothing trains, name at least one part or add +peft=lora")
+        for option, names in {
+            "train_parts": self.train_parts,
+            "peft.parts": self.peft.parts if self.peft else (),
+        }.items():
+            try:
+                check_specs(names, self.model.num_layers)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from None
+        for name in self.train_parts:
+            if self.peft is not None and any(_adapted(other).overlaps(parse_spec(name)) for other in self.peft.parts):
+                raise ValueError(f"peft.parts and train_parts both name {name}: a part trains by LoRA or in full")
+        for part in self.optim.parts:
+            trained_parts = [
+                trained for trained in PARTS if trained in {parse_spec(t).part for t in self.touched_parts}
+            ]
+            if part not in trained_parts:
+                raise ValueError(f"optim.parts: {part} does not train, only {', '.join(trained_parts)} do")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Config:
+        num_decay_steps, warmup_steps = self.optim.num_decay_steps(self.planned_steps), self.optim.warmup_steps
+        if self.optim.schedule == "wsd" and num_decay_steps + warmup_steps > self.planned_steps:
+            raise ValueError(
+                f"optim.decay_steps ({num_decay_steps}) and optim.warmup_steps ({warmup_steps}) do not fit into a schedule "
+                f"of {self.planned_steps} steps"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if "generation_encoder" in self.train_parts:
-            raise ValueError("train_parts: generation_encoder makes the targets and is frozen in every stage")
-        if self.peft is None and not self.train_parts:
-            raise ValueError("train_parts: nothing trains, name at least one part or add +peft=lora")
-        shared_parts = [part for part in self.train_parts if self.peft is not None and part in self.peft.parts]
-        if shared_parts:
-            raise ValueError(
-                f"peft.parts and train_parts both name {shared_parts[0]}: a part trains by LoRA or in full"
-            )
         if self.batch.unit == "samples" and self.ratio.unit == "tokens":
             raise ValueError(
                 "batch.unit samples keeps the ratio of samples in every step: ratio.unit tokens needs rows"

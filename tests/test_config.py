@@ -148,6 +148,36 @@ def test_the_tiny_model_keeps_ratio_and_parts_of_the_paper(stage: int) -> None:
         (["+stage=1", "optim.learning_rate=-1"], "optim.learning_rate"),
         (["+stage=1", "train_parts=[head]"], "train_parts.0"),
         (["+stage=1", "train_parts=[]"], "train_parts: nothing trains"),
+        (
+            ["+stage=3", "optim.parts={understanding_encodr:{learning_rate:1e-5}}"],
+            "optim.parts: there is no part understanding_encodr: did you mean understanding_encoder?",
+        ),
+        (
+            ["+stage=1", "optim.parts={language_model:{learning_rate:1e-5}}"],
+            "optim.parts: language_model does not train, only understanding_adaptor, generation_adaptor, image_head do",
+        ),
+        (
+            ["+stage=3", "optim.parts.language_model.learning_rate=1e-5"],
+            "a part's own option is added with a plus, +optim.parts.language_model.learning_rate=VALUE",
+        ),
+        (["+stage=3", "+optim.parts.image_head.learning_rate=0"], "optim.parts.image_head.learning_rate: Input"),
+        (["+stage=3", "+optim.parts.image_head.weight_decay=-1"], "optim.parts.image_head.weight_decay: Input"),
+        (["+stage=3", "+optim.parts.image_head.lr=1"], "optim.parts.image_head.lr: no such option"),
+        (["+stage=3", "optim.parts={image_head:{}}"], "optim.parts.image_head: sets neither learning_rate nor"),
+        (["+stage=3", "optim.schedule=wsd"], "optim: schedule wsd needs decay_steps"),
+        (
+            ["+stage=3", "optim.schedule=wsd", "optim.decay_steps=1.5"],
+            "optim.decay_steps: a number of steps, or a share",
+        ),
+        (["+stage=3", "optim.schedule=wsd", "optim.decay_steps=0"], "optim.decay_steps: a number of steps, or a share"),
+        (["+stage=3", "optim.schedule=wsd", "optim.decay_steps=true"], "optim.decay_steps: a number of steps"),
+        (["+stage=3", "optim.schedule=linear", "optim.decay_steps=10"], "decay_steps is for schedule wsd, not linear"),
+        (["+stage=2", "optim.min_lr_ratio=0.1"], "optim: min_lr_ratio needs a schedule that falls"),
+        (["+stage=3", "optim.schedule=cosine", "optim.min_lr_ratio=1.5"], "optim.min_lr_ratio"),
+        (
+            ["+stage=3", "optim.schedule=wsd", "optim.decay_steps=0.5", "optim.warmup_steps=800"],
+            "optim.decay_steps (750) and optim.warmup_steps (800) do not fit into a schedule of 1500 steps",
+        ),
         (["+stage=3", "peft=lora"], "did you mean +peft=lora?"),
         (["+stage=3", "peft.rank=8"], "did you mean +peft=lora?"),
         (["+stage=3", "+peft=nothing"], "no such peft, choose lora"),
@@ -164,6 +194,17 @@ def test_mistakes_get_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         check_overrides(overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["optim.parts={image_head: {learning_rate: 1e-5}}", "+optim.parts.image_head.learning_rate=1e-5"],
+)
+def test_a_parts_own_options_are_written_either_way(override: str) -> None:
+    parts = config_of("+stage=3", override).optim.parts
+    assert {part: own.model_dump() for part, own in parts.items()} == {
+        "image_head": {"learning_rate": 1e-5, "weight_decay": None}
+    }
 
 
 def test_stage_may_be_written_either_way() -> None:

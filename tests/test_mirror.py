@@ -50,7 +50,7 @@ TESTED_BY = {
     "planning/test_memory.py": "model.precision planning.activations planning.state",
     "planning/test_plan.py": "planning.communication planning.measured planning.run_plan",
     "commands/test_plan.py": "planning.page planning.text",
-    "planning/test_flops.py": "planning.workload",
+    "planning/test_flops.py": "planning.trained planning.workload",
     "serve/test_app.py": "serve.bodies serve.errors serve.service",
     "serve/test_chat.py": "serve.images serve.schema",
     "serve/test_server.py": "commands.serve",

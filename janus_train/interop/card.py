@@ -164,7 +164,9 @@ def _of_which(run: RunRecord) -> str:
 
 
 def _trained_parts(manifest: dict[str, Any]) -> Iterator[str]:
-    yield from (name for name, part in manifest["parts"].items() if part["trains"])
+    for name, part in manifest["parts"].items():
+        if part["trains"]:
+            yield f"{name} ({', '.join(part['pieces'])})" if part.get("pieces") else name
     if names := [name for name, part in manifest["parts"].items() if part.get("adapter")]:
         yield f"{', '.join(names)} by LoRA of rank {manifest['config']['peft']['rank']}, merged"
 

@@ -27,8 +27,8 @@ from janus_train.model.chunked_cross_entropy import logits_to_grads, text_head
 
 BACKEND: Any = "inductor"
 """The backend of torch.compile."""
-VARIANTS = 2
-"""Pieces of code per shape: the first layer's input may have no gradient, as with adapters."""
+VARIANTS = 4
+"""Pieces of code per shape: a layer's input may have a gradient or not, and its weights too (`train_parts` of some layers)."""
 
 
 def should_compile(config: Config, device: torch.device, gathers_inside_layers: bool) -> bool:

@@ -117,7 +117,7 @@ def write_adapter(
     options: PeftConfig,
     target: Path,
     base: str,
-    train_parts: Collection[Part],
+    train_parts: Collection[str],
 ) -> None:
     """Writes the adapters alone, in peft's format. ``base``: their base model; ``train_parts``: parts that trained in full."""
     adapters = {

@@ -1,7 +1,7 @@
 """The seven named parts of a Janus model: which tensor belongs to which, and which of them train.
 
 The names are the paper's (Pro, Table 2) and the only vocabulary for freezing, learning rates and reports. Every
-parameter and every buffer belongs to exactly one part.
+parameter and every buffer belongs to exactly one part. Of parts with layers a piece may train alone (`part_specs`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from janus_train.config import Part
+from janus_train.part_specs import LAYERS, PIECES, Part, PartSpec, parse_spec
 
 MODULES: dict[Part, tuple[str, ...]] = {
     "understanding_encoder": ("model.vision_model",),
@@ -29,6 +29,23 @@ MODULES: dict[Part, tuple[str, ...]] = {
 
 assert tuple(MODULES) == get_args(Part)
 
+PIECE_MODULES: dict[Part, dict[str, str]] = {
+    "understanding_encoder": {
+        "embeddings": "model.vision_model.embeddings",
+        LAYERS: "model.vision_model.encoder.layers",
+        "post_layernorm": "model.vision_model.post_layernorm",
+    },
+    "language_model": {
+        "embed_tokens": "model.language_model.embed_tokens",
+        LAYERS: "model.language_model.layers",
+        "norm": "model.language_model.norm",
+        "lm_head": "lm_head",
+    },
+}
+"""The module of each piece of the parts that have pieces. Together they have all tensors of their part."""
+
+assert {part: tuple(pieces) for part, pieces in PIECE_MODULES.items()} == PIECES
+
 _DIGEST_PIECE = 1 << 22
 """The number of values that are converted at once."""
 
@@ -39,6 +56,27 @@ def part_of(name: str) -> Part:
         if name.startswith(tuple(f"{module}." for module in modules)):
             return part
     raise ValueError(f"{name} belongs to no part of a Janus model; known modules: {sum(MODULES.values(), ())}")
+
+
+def is_named(name: str, specs: Collection[str]) -> bool:
+    """Whether one of ``specs``, such as ``language_model.layers.16-23``, names the tensor ``name``.
+
+    LoRA's tensors are named with the layer that they adapt. With a dot at its end, ``name`` may be a module's. Raises
+    ValueError for what is not a name of a part or a piece (`part_specs.parse_spec`).
+    """
+    return any(_matches(name, parse_spec(spec)) for spec in specs)
+
+
+def _matches(name: str, spec: PartSpec) -> bool:
+    if spec.piece is None:
+        return name.startswith(tuple(f"{module}." for module in MODULES[spec.part]))
+    prefix = f"{PIECE_MODULES[spec.part][spec.piece]}."
+    if not name.startswith(prefix):
+        return False
+    if spec.piece != LAYERS:
+        return True
+    layer = name.removeprefix(prefix).partition(".")[0]
+    return layer.isdecimal() and spec.covers(spec.part, LAYERS, int(layer))
 
 
 def is_lora(name: str) -> bool:
@@ -54,15 +92,18 @@ def parameters_by_part(janus: nn.Module) -> dict[Part, list[tuple[str, nn.Parame
     return parameters
 
 
-def part_digests(weights: Mapping[str, torch.Tensor], parts: Collection[Part]) -> dict[Part, str]:
+def part_digests(
+    weights: Mapping[str, torch.Tensor], parts: Collection[Part], without: Collection[str] = ()
+) -> dict[Part, str]:
     """Returns a SHA-256 per part, over every tensor's name, type, shape and bytes in fp32.
 
-    ``weights``: by the names of ``JanusForConditionalGeneration``'s state. Only those of ``parts`` are read, one at a time.
+    ``weights``: by the names of ``JanusForConditionalGeneration``'s state. Only those of ``parts`` are read, one at a time,
+    and none that ``without`` names (`is_named`).
     """
     digests = {part: hashlib.sha256() for part in parts}
     for name in sorted(weights):
         part = part_of(name)
-        if part in digests:
+        if part in digests and not is_named(name, without):
             tensor = weights[name].detach()
             digests[part].update(f"{name} {torch.float32} {tuple(tensor.shape)};".encode())
             for piece in tensor.cpu().contiguous().flatten().split(_DIGEST_PIECE):
@@ -70,31 +111,24 @@ def part_digests(weights: Mapping[str, torch.Tensor], parts: Collection[Part]) -
     return {part: digest.hexdigest() for part, digest in digests.items()}
 
 
-def set_trainable(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Makes exactly ``parts`` and all adapters trainable, freezes the rest, and sets the modes.
+def set_trainable(janus: nn.Module, specs: Collection[str]) -> None:
+    """Makes exactly what ``specs`` name and all adapters trainable, freezes the rest, and sets the modes.
 
-    Raises ValueError for an unknown part.
+    Raises ValueError for an unknown part or piece.
     """
-    set_modes(janus, parts)
-    for part, parameters in parameters_by_part(janus).items():
-        for name, parameter in parameters:
-            parameter.requires_grad_(part in parts or is_lora(name))
-            if not parameter.requires_grad:
-                parameter.grad = None
+    set_modes(janus, specs)
+    for name, parameter in janus.named_parameters():
+        parameter.requires_grad_(is_named(name, specs) or is_lora(name))
+        if not parameter.requires_grad:
+            parameter.grad = None
 
 
-def set_modes(janus: nn.Module, parts: Collection[Part]) -> None:
-    """Sets train mode for ``parts`` and adapters, eval mode for every other module (frozen parts must not use dropout)."""
-    unknown_parts = sorted(set(parts) - set(MODULES))
-    if unknown_parts:
-        raise ValueError(f"unknown part {unknown_parts[0]}: the parts are {', '.join(MODULES)}")
+def set_modes(janus: nn.Module, specs: Collection[str]) -> None:
+    """Sets train mode for what ``specs`` name and adapters, eval mode for all else (what is frozen must not use dropout)."""
     janus.eval()
-    for part in parts:
-        for module in MODULES[part]:
-            janus.get_submodule(module).train()
-    for name, submodule in janus.named_modules():
-        if is_lora(name):
-            submodule.train()
+    for name, module in janus.named_modules():
+        if is_named(f"{name}.", specs) or is_lora(name):
+            module.training = True  # one by one: .train() would also change what is inside
 
 
 @contextmanager
@@ -106,4 +140,4 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in training:
-            module.training = True  # one by one: .train() would also change the frozen modules inside
+            module.training = True  # one by one, as above

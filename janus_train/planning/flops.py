@@ -1,6 +1,6 @@
 """Exact counts of the useful FLOPs of training, by part.
 
-In: `ModelConfig`, the trained parts, the `Workload` of rows. Out: a `PartFlops` for each `FlopsPart`. What counts as useful:
+In: `ModelConfig`, what trains, the `Workload` of rows. Out: a `PartFlops` for each `FlopsPart`. What counts as useful:
 
 - matrix products and convolutions alone, 2 FLOPs per multiply-add; norms, activations and softmax do not count;
 - the forward of every piece once; no padding, no dummy inputs, no recomputation;
@@ -8,8 +8,9 @@ In: `ModelConfig`, the trained parts, the `Workload` of rows. Out: a `PartFlops`
   (stage 1's frozen language model has the latter and not the former; a frozen encoder has neither);
 - attention over the pairs that it has to look at: n (n + 1) / 2 in a causal document of n tokens, P * P in an image.
   Forward takes two products per pair, backward four (flash attention's fifth is a recomputation);
-- LoRA's adapters, forward and both gradients; the frozen matrices beside them have input gradients alone. (Those of the
-  first layer's q, k and v count too, though nothing needs them where nothing in front trains: under 1 %.)
+- below the lowest layer that trains or has adapters the forward alone;
+- LoRA's adapters, forward and both gradients; the frozen matrices beside them have input gradients alone. (Input
+  gradients of the lowest adapters count too, though nothing needs them where nothing in front trains: under 0.1 %.)
 - heads at loss positions only, the VQ encoder for images without cached codes only.
 """
 
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from janus_train.config import ModelConfig, Part, PeftConfig
+from janus_train.config import ModelConfig, PeftConfig
 from janus_train.planning.parameters import adapter_counts
+from janus_train.planning.trained import Trained
 from janus_train.planning.workload import Workload
 
 FlopsPart = Literal[
@@ -36,6 +38,8 @@ FlopsPart = Literal[
 ]
 """The seven parts, with the language model in three, and without the code embeddings: a lookup is not a product."""
 FLOPS_PARTS: tuple[FlopsPart, ...] = get_args(FlopsPart)
+MLP = Literal["image_head", "understanding_adaptor", "generation_adaptor"]
+"""The parts that are a few linear layers."""
 
 
 @dataclass(frozen=True)
@@ -52,30 +56,25 @@ class PartFlops:
 
 
 def flops_by_part(
-    model: ModelConfig, trained_parts: Collection[Part], workload: Workload, peft: PeftConfig | None = None
+    model: ModelConfig, train_parts: Collection[str], workload: Workload, peft: PeftConfig | None = None
 ) -> dict[FlopsPart, PartFlops]:
     """Forward and backward of ``workload``, piece by piece."""
-    adapters = adapter_counts(model, peft)
-    flows = gradient_flow((*trained_parts, *adapters))
-    forward = _forward(model, workload)
-    result: dict[FlopsPart, PartFlops] = {}
-    for piece, products in forward.items():
-        part: Part = "language_model" if piece in ("attention", "text_head") else piece  # type: ignore[assignment]
-        trains = part in trained_parts
-        piece_input_has_gradient = flows["hidden"] if piece in ("text_head", "image_head") else flows[part]
-        inputs = weights = 0.0
-        input_has_gradient = piece_input_has_gradient  # whether the product's input requires a gradient
-        for product in products:
-            inputs += input_has_gradient * product.flops * (2 if product.without_weight else 1)
-            weights += trains and not product.without_weight and product.flops
-            input_has_gradient = input_has_gradient or trains or part in adapters
-        result[piece] = PartFlops(sum(product.flops for product in products), inputs, weights)
-    for part, count in adapters.items():
-        adapter_flops = 2 * count * _vectors(model, workload)[part]  # type: ignore[index]
-        base = result[part]  # type: ignore[index]
-        terms = (base.forward, base.input_gradients, base.weight_gradients)
-        result[part] = PartFlops(*(term + adapter_flops for term in terms))  # type: ignore[index]
-    return result
+    trained = Trained(model, train_parts, peft)
+    totals: dict[FlopsPart, list[float]] = {piece: [0.0, 0.0, 0.0] for piece in FLOPS_PARTS}
+    for chain in _chains(model, trained, workload):
+        has_gradient = chain.input_has_gradient  # whether the product's input requires a gradient
+        for product in chain.products:
+            has_gradient = has_gradient or product.after_trained_norm
+            total = totals[product.piece]
+            total[0] += product.flops
+            total[1] += has_gradient * product.flops * (2 if product.without_weight else 1)
+            total[2] += product.trains and product.flops
+            has_gradient = has_gradient or product.trains or product.adapted
+    vectors = _vectors(model, workload)
+    for part, count in adapter_counts(model, peft).items():
+        for term in range(3):
+            totals[part][term] += 2 * count * vectors[part]  # type: ignore[index]
+    return {piece: PartFlops(*terms) for piece, terms in totals.items()}
 
 
 def _vectors(model: ModelConfig, workload: Workload) -> dict[FlopsPart, float]:
@@ -91,74 +90,97 @@ def _vectors(model: ModelConfig, workload: Workload) -> dict[FlopsPart, float]:
 
 
 def total_flops(
-    model: ModelConfig, trained_parts: Collection[Part], workload: Workload, peft: PeftConfig | None = None
+    model: ModelConfig, train_parts: Collection[str], workload: Workload, peft: PeftConfig | None = None
 ) -> float:
     """The sum over all of `flops_by_part`."""
-    return sum(piece.total for piece in flops_by_part(model, trained_parts, workload, peft).values())
-
-
-def gradient_flow(trained_parts: Collection[Part]) -> dict[str, bool]:
-    """Whether a part's input requires a gradient, and whether the last hidden state (``hidden``) does."""
-    embeds = bool(
-        set(trained_parts)
-        & {
-            "language_model",
-            "understanding_encoder",
-            "understanding_adaptor",
-            "generation_embedding",
-            "generation_adaptor",
-        }
-    )
-    return {
-        "understanding_encoder": False,
-        "understanding_adaptor": "understanding_encoder" in trained_parts,
-        "generation_encoder": False,
-        "generation_adaptor": "generation_embedding" in trained_parts,
-        "language_model": embeds,
-        "hidden": embeds,
-    }
+    return sum(piece.total for piece in flops_by_part(model, train_parts, workload, peft).values())
 
 
 @dataclass(frozen=True)
 class _Product:
-    """A matrix product; a piece lists its products in the order of the forward pass."""
+    """A matrix product, with what trains of its weight."""
 
+    piece: FlopsPart
     flops: float
+    trains: bool = False
+    adapted: bool = False
     without_weight: bool = False  # a product of two activations, as in attention
+    after_trained_norm: bool = False  # so that its input requires a gradient even in the lowest layer that trains
 
 
-def _forward(model: ModelConfig, workload: Workload) -> dict[FlopsPart, list[_Product]]:
-    text, vision, P = model.text, model.vision, model.tokens_per_image
-    D, width = text.hidden_size, vision.hidden_size
-    head = D // text.num_attention_heads
-    layer = D * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
+@dataclass(frozen=True)
+class _Chain:
+    """Products in the order of the forward pass, each of whose inputs depends on those before it."""
+
+    input_has_gradient: bool
+    products: list[_Product]
+
+
+def _chains(model: ModelConfig, trained: Trained, workload: Workload) -> list[_Chain]:
+    D, P = model.text.hidden_size, model.tokens_per_image
     Nu, Ng = workload.understanding_images, workload.generation_images
-    return {
-        "language_model": [_Product(2 * workload.tokens * text.num_hidden_layers * layer)],
-        "attention": [_Product(4 * D * workload.causal_pairs * text.num_hidden_layers, without_weight=True)],
-        "text_head": [_Product(2 * workload.text_targets * D * text.vocab_size)],
-        "image_head": _mlp(workload.image_targets, [D, D, model.vq.num_embeddings]),
-        "understanding_encoder": [
-            _Product(2 * Nu * P * 3 * vision.patch_size**2 * width),
-            *_vision_layers(model, Nu),
-        ],
-        "understanding_adaptor": _mlp(Nu * P, [width, *[D] * model.adaptor_depth]),
-        "generation_adaptor": _mlp(Ng * P, [model.vq.embed_dim, *[D] * model.adaptor_depth]),
-        "generation_encoder": [_Product(workload.uncached_images * vq_encoder_flops(model))],
-    }
+    text_head = 2 * workload.text_targets * D * model.text.vocab_size
+    return [
+        _Chain(False, _encoder(model, trained, Nu)),
+        _Chain(
+            trained.features,
+            _mlp("understanding_adaptor", trained, Nu * P, [model.vision.hidden_size, *[D] * model.adaptor_depth]),
+        ),
+        _Chain(
+            trained.part("generation_embedding"),
+            _mlp("generation_adaptor", trained, Ng * P, [model.vq.embed_dim, *[D] * model.adaptor_depth]),
+        ),
+        _Chain(trained.embeds, _decoder(model, trained, workload)),
+        _Chain(trained.hidden, [_Product("text_head", text_head, trained.piece("language_model", "lm_head"))]),
+        _Chain(trained.hidden, _mlp("image_head", trained, workload.image_targets, [D, D, model.vq.num_embeddings])),
+        _Chain(False, [_Product("generation_encoder", workload.uncached_images * vq_encoder_flops(model))]),
+    ]
 
 
-def _mlp(rows: float, widths: Sequence[int]) -> list[_Product]:
-    return [_Product(2 * rows * a * b) for a, b in pairwise(widths)]
+def _mlp(part: MLP, trained: Trained, rows: float, widths: Sequence[int]) -> list[_Product]:
+    trains, adapted = trained.part(part), trained.adapts(part)
+    return [_Product(part, 2 * rows * a * b, trains, adapted) for a, b in pairwise(widths)]
 
 
-def _vision_layers(model: ModelConfig, images: float) -> list[_Product]:
-    """The encoder's layers; attention is not causal, so every token of an image attends to all of them."""
+def _decoder(model: ModelConfig, trained: Trained, workload: Workload) -> list[_Product]:
+    """The language model's layers."""
+    text, L = model.text, workload.tokens
+    D = text.hidden_size
+    head = D // text.num_attention_heads
+    attention, products = 4 * D * workload.causal_pairs, []
+    for layer in trained.layers:
+        for number, weights in enumerate(
+            (
+                D * head * (text.num_attention_heads + 2 * text.num_key_value_heads),  # q, k and v
+                D * head * text.num_attention_heads,
+                3 * D * text.intermediate_size,
+            )
+        ):
+            flops = 2 * L * weights
+            products.append(
+                _Product("language_model", flops, layer.trains, layer.adapted, after_trained_norm=layer.trains)
+            )
+            if number == 0:
+                products.append(_Product("attention", attention, without_weight=True))
+    return products
+
+
+def _encoder(model: ModelConfig, trained: Trained, images: float) -> list[_Product]:
+    """The understanding encoder; attention is not causal, so every token of an image attends to all of them."""
     vision, P = model.vision, model.tokens_per_image
     width, mlp_width = vision.hidden_size, int(vision.hidden_size * vision.mlp_ratio)
-    linear = 2 * P * (4 * width * width + 2 * width * mlp_width)
-    layers = images * vision.num_hidden_layers
-    return [_Product(layers * linear), _Product(layers * 4 * width * P * P, without_weight=True)]
+    piece: Literal["understanding_encoder"] = "understanding_encoder"
+    patches = 2 * images * P * 3 * vision.patch_size**2 * width
+    products = [_Product(piece, patches, trained.piece(piece, "embeddings"))]
+    linear, attention = 2 * images * P * width * width, 4 * images * width * P * P
+    for layer in trained.encoder:
+        trains, adapted = layer.trains, layer.adapted
+        products += [
+            _Product(piece, 3 * linear, trains, adapted, after_trained_norm=trains),
+            _Product(piece, attention, without_weight=True),
+            _Product(piece, linear + 4 * images * P * width * mlp_width, trains, adapted),
+        ]
+    return products
 
 
 def vq_encoder_flops(model: ModelConfig) -> float:

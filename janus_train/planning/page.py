@@ -21,6 +21,9 @@ from janus_train.planning.text import (
     recommendation,
     sending_table,
     time_table,
+    way_commands,
+    ways_note,
+    ways_table,
     work_table,
 )
 
@@ -79,6 +82,7 @@ def page(plan: RunPlan) -> str:
     """Renders the plan as an HTML document."""
     stage = plan.stage
     sections = {"time": "Days and GPU-hours", "memory": "Memory", "flops": "FLOPs", "sending": "Communication"}
+    sections |= {"ways": "Ways to fine-tune"} if plan.ways else {}
     return render(
         "plan.html.j2",
         title=f"Plan of {stage.config.model.name}, stage {plan.stage_number}",
@@ -100,6 +104,9 @@ def page(plan: RunPlan) -> str:
         memory_table=_figure_table(memory_table(stage)),
         work_table=_figure_table(work_table(stage)),
         sending_table=_figure_table(sending_table(stage)),
+        ways_table=_figure_table(ways_table(plan)) if plan.ways else None,
+        ways_note=ways_note(plan),
+        way_commands=way_commands(plan),
     )
 
 

@@ -5,6 +5,7 @@ The model is built on the meta device, without memory for its weights.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,15 +16,15 @@ from janus_train.config import ModelConfig, Part, PeftConfig
 from janus_train.errors import UserError, one_line
 from janus_train.model.build import transformers_config
 from janus_train.model.lora import target_layers
-from janus_train.model.parts import MODULES, parameters_by_part, part_of
+from janus_train.model.parts import MODULES, is_named, part_of
 from janus_train.model.precision import ROUNDED_LAYERS
 
 
 @dataclass(frozen=True)
 class _Counts:
-    parameters: dict[Part, int]
-    rounded_parameters: dict[Part, int]  # in layers whose weights autocast rounds
-    adapter_parameters_per_rank: dict[Part, int]
+    parameters: dict[str, int]  # by name
+    rounded_names: frozenset[str]  # of those in layers whose weights autocast rounds
+    adapter_parameters_per_rank: dict[str, int]  # by the name of the layer that may get adapters
 
 
 @lru_cache
@@ -34,33 +35,50 @@ def _counts(model_json: str) -> _Counts:
             janus = JanusForConditionalGeneration(transformers_config(model, None, None, None, None))
     except Exception as error:  # of any layer that the values of somebody's config.json make impossible
         raise UserError(f"model {model.name}: no model can be built so ({one_line(error, 200)})") from None
-    rounded_parameters: dict[Part, int] = dict.fromkeys(MODULES, 0)
-    for name, module in janus.named_modules():
-        if isinstance(module, ROUNDED_LAYERS):
-            rounded_parameters[part_of(f"{name}.weight")] += sum(p.numel() for p in module.parameters())
+    rounded_layers = [(name, module) for name, module in janus.named_modules() if isinstance(module, ROUNDED_LAYERS)]
     return _Counts(
+        {name: parameter.numel() for name, parameter in janus.named_parameters()},
+        frozenset(f"{layer}.{name}" for layer, module in rounded_layers for name, _ in module.named_parameters()),
         {
-            part: sum(p.numel() for _, p in named_parameters)
-            for part, named_parameters in parameters_by_part(janus).items()
+            name: layer.in_features + layer.out_features
+            for part in MODULES
+            for name, layer in target_layers(janus, part).items()
         },
-        rounded_parameters,
-        {p: sum(layer.in_features + layer.out_features for layer in target_layers(janus, p).values()) for p in MODULES},
     )
+
+
+def _sums_by_part(numbers: Iterable[tuple[str, int]]) -> dict[Part, int]:
+    sums: dict[Part, int] = dict.fromkeys(MODULES, 0)
+    for name, number in numbers:
+        sums[part_of(name)] += number
+    return sums
 
 
 def parameter_counts(model: ModelConfig) -> dict[Part, int]:
     """The parameters of every part, whether or not a run shards them."""
-    return dict(_counts(model.model_dump_json()).parameters)
+    return _sums_by_part(_counts(model.model_dump_json()).parameters.items())
 
 
 def rounded_counts(model: ModelConfig) -> dict[Part, int]:
     """The parameters in layers whose weights autocast rounds; a frozen part keeps these in bf16 only."""
-    return dict(_counts(model.model_dump_json()).rounded_parameters)
+    counts = _counts(model.model_dump_json())
+    return _sums_by_part((name, n) for name, n in counts.parameters.items() if name in counts.rounded_names)
+
+
+def num_named(model: ModelConfig, specs: Collection[str], rounded: bool = False) -> int:
+    """The parameters that ``specs`` name (`parts.is_named`); ``rounded``: only those whose weights autocast rounds."""
+    counts = _counts(model.model_dump_json())
+    return sum(
+        number
+        for name, number in counts.parameters.items()
+        if is_named(name, specs) and (not rounded or name in counts.rounded_names)
+    )
 
 
 def adapter_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, int]:
     """The parameters of the LoRA adapters, for each part that has adapters."""
     if peft is None:
         return {}
-    adapter_parameters_per_rank = _counts(model.model_dump_json()).adapter_parameters_per_rank
-    return {part: peft.rank * adapter_parameters_per_rank[part] for part in peft.parts}
+    layers = _counts(model.model_dump_json()).adapter_parameters_per_rank
+    sums = _sums_by_part((name, peft.rank * n) for name, n in layers.items() if is_named(f"{name}.", peft.parts))
+    return {part: number for part, number in sums.items() if number}

@@ -11,9 +11,10 @@ from typing import get_args
 from janus_train.config import ActivationCheckpointing, Config
 from janus_train.planning.activations import Activations, Widths, activations
 from janus_train.planning.communication import Traffic, traffic
-from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part, gradient_flow
+from janus_train.planning.flops import FlopsPart, PartFlops, flops_by_part
 from janus_train.planning.gpus import GPU
 from janus_train.planning.state import SHARDING_STRATEGIES, ShardingStrategy, Sizes, StateBytes, sizes_of, state_bytes
+from janus_train.planning.trained import Trained
 from janus_train.planning.workload import Workload, expected_row
 
 POLICIES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
@@ -117,8 +118,19 @@ class StagePlan:
         )
 
 
-def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: str, cached_codes: bool) -> StagePlan:
-    """Plans one stage. ``mfu``: useful FLOPs over peak while computing; ``mfu_source``: a phrase that says where it comes from."""
+def plan_stage(
+    config: Config,
+    gpu: GPU,
+    num_gpus: int,
+    mfu: float,
+    mfu_source: str,
+    cached_codes: bool,
+    most_micro_rows: int | None = None,
+) -> StagePlan:
+    """Plans one stage. ``mfu``: useful FLOPs over peak while computing; ``mfu_source``: a phrase that says where it comes from.
+
+    ``most_micro_rows``: the largest micro-batch that is planned; None: all of a GPU's rows.
+    """
     num_busy_gpus = max(
         w for w in range(1, min(num_gpus, config.batch.rows_per_step) + 1) if config.batch.rows_per_step % w == 0
     )
@@ -128,7 +140,8 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
     rows = config.batch.rows_per_step // num_busy_gpus
     flops_per_row = sum(piece.total for piece in work.values())
     row_s = flops_per_row / (gpu.peak(config.precision) * mfu)
-    flows = gradient_flow(config.touched_parts)["language_model"]
+    layers = Trained(model, parts, peft).layers  # those below the lowest that trains are not computed again
+    flows = sum(layer.flows for layer in layers) / len(layers)
     recomputed_share = (work["language_model"].forward + work["attention"].forward) / flops_per_row * flows
     slowdown: dict[ActivationCheckpointing, float] = {
         "none": 0.0,
@@ -156,7 +169,7 @@ def plan_stage(config: Config, gpu: GPU, num_gpus: int, mfu: float, mfu_source: 
         option(sharding, policy, micro_rows)
         for sharding in SHARDING_STRATEGIES.values()
         for policy in POLICIES
-        for micro_rows in range(1, rows + 1)
+        for micro_rows in range(1, min(rows, most_micro_rows or rows) + 1)
         if rows % micro_rows == 0
     ]
     return StagePlan(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from janus_train.compose import compose_config
 from janus_train.config import Config
+from janus_train.planning.finetune import STAGE, Way, ways_to_finetune
 from janus_train.planning.gpus import GPU, GPUS
 from janus_train.planning.measured import measured_mfu
 from janus_train.planning.plan import ASSUMED_MFU, PAPER_DAYS, StagePlan, implied_mfu, plan_stage
@@ -17,11 +18,17 @@ SHARED_OVERRIDES = ("model=", "model.", "precision=")
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The plans of all three stages, in order; ``stage_number`` is the requested one."""
+    """The plans of all three stages, in order; ``stage_number`` is the requested one.
+
+    ``overrides`` and ``config_dir``: those of the requested run; ``ways``: ways to fine-tune, if it is stage 3.
+    """
 
     stages: tuple[StagePlan, ...]
     stage_number: int
     cached_codes: bool
+    overrides: tuple[str, ...]
+    config_dir: Path | None
+    ways: tuple[Way, ...]
 
     @property
     def stage(self) -> StagePlan:
@@ -85,7 +92,8 @@ def plan_run(
     stages = tuple(
         plan_stage(config, gpu, num_gpus, *_expected_mfu(config, gpu, mfu), cached_codes) for config in configs
     )
-    return RunPlan(stages, config.stage, cached_codes)
+    ways = ways_to_finetune(config, overrides, num_gpus, cached_codes, config_dir) if config.stage == STAGE else ()
+    return RunPlan(stages, config.stage, cached_codes, tuple(overrides), config_dir, ways)
 
 
 def _expected_mfu(config: Config, gpu: GPU, requested_mfu: float | None) -> tuple[float, str]:

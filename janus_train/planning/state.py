@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from janus_train.config import ModelConfig, Part, PeftConfig
+from janus_train.config import ModelConfig, PeftConfig
+from janus_train.part_specs import covers_piece
 from janus_train.planning.gpus import GPUS_PER_NODE
-from janus_train.planning.parameters import adapter_counts, parameter_counts, rounded_counts
+from janus_train.planning.parameters import adapter_counts, num_named, parameter_counts, rounded_counts
 
 FP32, BF16 = 4, 2
 BUCKET_ELEMENTS = 50_000_000
@@ -93,29 +94,31 @@ class StateBytes:
         return self.weights + self.gradients + self.masters + self.moments + self.copies + self.gathered
 
 
-def sizes_of(model: ModelConfig, trained_parts: Collection[Part], peft: PeftConfig | None = None) -> Sizes:
-    """The sizes of a run that trains ``trained_parts`` in full and, with ``peft``, adapters beside others."""
-    counts, rounded_parameters = parameter_counts(model), rounded_counts(model)
-    adapters = adapter_counts(model, peft)
-    text_config = model.text
-    D = text_config.hidden_size
-    embedding = text_config.vocab_size * D
-    frozen_parts = [part for part in counts if part not in trained_parts and part != "generation_encoder"]
-    head_dim = D // text_config.num_attention_heads
-    layer = (
-        D * head_dim * 2 * (text_config.num_attention_heads + text_config.num_key_value_heads)
-        + 3 * D * text_config.intermediate_size
+def sizes_of(model: ModelConfig, train_parts: Collection[str], peft: PeftConfig | None = None) -> Sizes:
+    """The sizes of a run that trains ``train_parts`` in full and, with ``peft``, adapters beside others."""
+    num_vq = parameter_counts(model)["generation_encoder"]
+    num_sharded, num_sharded_matrices = (
+        sum(parameter_counts(model).values()) - num_vq,
+        sum(rounded_counts(model).values()),
     )
-    num_trained = sum(counts[part] for part in trained_parts) + sum(adapters.values())
+    num_sharded_matrices -= rounded_counts(model)["generation_encoder"]
+    num_full, num_full_matrices = (num_named(model, train_parts, rounded=rounded) for rounded in (False, True))
+    num_adapters = sum(adapter_counts(model, peft).values())
+    text = model.text
+    D = text.hidden_size
+    embedding = text.vocab_size * D
+    head_dim = D // text.num_attention_heads
+    layer = D * head_dim * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * D * text.intermediate_size
+    has_embedding = any(covers_piece(train_parts, "language_model", piece) for piece in ("embed_tokens", "lm_head"))
     return Sizes(
-        num_trained=num_trained,
-        num_frozen=sum(counts[part] for part in frozen_parts),
-        num_vq=counts["generation_encoder"],
-        num_trained_matrices=sum(rounded_parameters[part] for part in trained_parts) + sum(adapters.values()),
+        num_trained=num_full + num_adapters,
+        num_frozen=num_sharded - num_full,
+        num_vq=num_vq,
+        num_trained_matrices=num_full_matrices + num_adapters,
         largest_unit=max(layer, embedding),
-        num_frozen_matrices=sum(rounded_parameters[part] for part in frozen_parts),
-        num_adapters=sum(adapters.values()),
-        largest_gradient=min(num_trained, embedding if "language_model" in trained_parts else layer),
+        num_frozen_matrices=num_sharded_matrices - num_full_matrices,
+        num_adapters=num_adapters,
+        largest_gradient=min(num_full + num_adapters, embedding if has_embedding else layer),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from janus_train.planning.workload import GENERATION_TEXT, TEXT, UNDERSTANDING_L
 WIDTH = 130
 """Columns of the output if it does not go to a terminal."""
 GB = 1e9
+_PLANNED = ("batch.micro_rows=", "memory.activation_checkpointing=")
+"""Overrides that a plan replaces."""
 
 
 def assumptions(plan: RunPlan) -> str:
@@ -43,19 +46,20 @@ def headline(plan: RunPlan) -> str:
     )
 
 
-def launch_command(plan: RunPlan, option: Option) -> str:
-    """The command that starts the requested stage with ``option``, from a checkout or with an installed package."""
-    stage = plan.stage
-    several = stage.num_busy_gpus > 1
+def launch_command(plan: RunPlan, option: Option, overrides: Sequence[str] | None = None) -> str:
+    """The command that starts the requested stage with ``option``, from a checkout or with an installed package.
+
+    ``overrides``: those of the run, by default the plan's own.
+    """
+    several = plan.stage.num_busy_gpus > 1
     path = Path("launch/accelerate") / f"{option.sharding.name}.yaml"
-    file = f"--config_file {path if IS_CHECKOUT else shlex.quote(str(ROOT / path))} " if several else ""
-    trainer = "train.py" if IS_CHECKOUT else "-m janus_train.train"
-    peft = stage.config.peft
-    lora = f"+peft=lora peft.rank={peft.rank} " if peft else ""
-    return (
-        f"accelerate launch {file}{trainer} +stage={plan.stage_number} model={stage.config.model.name} {lora}"
-        f"batch.micro_rows={option.micro_rows} memory.activation_checkpointing={option.policy}"
-    )
+    words = ["accelerate", "launch"]
+    words += ["--config_file", str(path if IS_CHECKOUT else ROOT / path)] if several else []
+    words += ["train.py"] if IS_CHECKOUT else ["-m", "janus_train.train"]
+    words += ["--config-dir", str(plan.config_dir)] if plan.config_dir else []
+    words += [o for o in (plan.overrides if overrides is None else overrides) if not o.lstrip("+").startswith(_PLANNED)]
+    words += [f"batch.micro_rows={option.micro_rows}", f"memory.activation_checkpointing={option.policy}"]
+    return shlex.join(words)
 
 
 def recommendation(plan: RunPlan) -> str:
@@ -71,6 +75,26 @@ def recommendation(plan: RunPlan) -> str:
     )
 
 
+def ways_note(plan: RunPlan) -> str:
+    """How to read the table of ways, in a sentence."""
+    others = " Another sharding: its file in launch/accelerate/." if plan.stage.num_busy_gpus > 1 else ""
+    return (
+        "Smallest GPU by memory alone, with one row per micro-batch and as little activation checkpointing as fits there. "
+        f"The commands, each on the smallest GPU:{others}"
+    )
+
+
+def way_commands(plan: RunPlan) -> list[tuple[str, str]]:
+    """For each way to fine-tune that fits some GPU what it runs on, and its command."""
+    commands = []
+    for way in plan.ways:
+        fit = way.best_fit
+        if fit and fit.card and fit.option:
+            where = f"{way.name}, on {plan.stage.num_busy_gpus} x {fit.card.name}"
+            commands.append((where, launch_command(plan, fit.option, way.overrides)))
+    return commands
+
+
 def show(plan: RunPlan, console: Console) -> None:
     """Prints the whole plan."""
 
@@ -82,6 +106,12 @@ def show(plan: RunPlan, console: Console) -> None:
     for table in (work_table(plan.stage), memory_table(plan.stage), sending_table(plan.stage), time_table(plan)):
         say("")
         console.print(table)
+    if plan.ways:
+        say("")
+        console.print(ways_table(plan))
+        say(ways_note(plan))
+        for where, command in way_commands(plan):
+            say(f"  {where}:\n    {command}")
     say("")
     if plan.paper:
         say(f"For comparison: {plan.paper}.")
@@ -131,6 +161,30 @@ def memory_table(stage: StagePlan) -> Table:
                 *(f"{value / GB:.1f}" for value in (*breakdown(option).values(), option.total)),
                 "yes" if option.fits else "no",
                 str(stage.largest_micro_rows(sharding, policy) or "none"),
+            )
+    return table
+
+
+def ways_table(plan: RunPlan) -> Table:
+    """Ways to fine-tune: under each sharding the least memory, and the smallest GPU with what it runs there."""
+    title = (
+        f"Ways to fine-tune on {plan.stage.num_busy_gpus} GPUs"
+        if plan.stage.num_busy_gpus > 1
+        else "Ways to fine-tune on one GPU"
+    )
+    columns = ("M parameters train", "sharding", "least GB on a GPU", "smallest GPU", "checkpointing there", "GB there")
+    table = _table(title, "what trains", *columns)
+    for way in plan.ways:
+        for number, fit in enumerate(way.fits):
+            first = (way.name, f"{way.num_trained / 1e6:,.1f}") if number == 0 else ("", "")
+            option = fit.option
+            there = (option.policy, f"{option.total / GB:.1f}") if option else ("", "")
+            table.add_row(
+                *first,
+                "none" if len(way.fits) == 1 else fit.sharding,
+                f"{fit.least_bytes / GB:.1f}",
+                fit.card.name if fit.card else "none",
+                *there,
             )
     return table
 

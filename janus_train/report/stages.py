@@ -19,6 +19,9 @@ from janus_train.text import duration
 
 MAX_PREVIEWS = 6
 
+RATE_TONES = ("t1", "t2", "t3", "t4", "t5", "t6", "t7")
+"""The colours of parts with learning rates of their own, as classes of the style sheet."""
+
 PURPOSES = {
     1: "adaptors and image head: class name to image, image to name",
     2: "unified pretraining: captions in both directions, and text",
@@ -130,6 +133,10 @@ def _state(run: StageRun, part: str) -> PartState:
     new = bool(run.parts.get(part, {}).get("new"))
     if part in (run.config.get("train_parts") or []):
         return PartState("trained", True, new)
+    pieces = run.parts.get(part, {}).get("pieces") or []
+    if pieces:
+        by_lora = ", LoRA" if run.parts[part].get("adapter") else ""
+        return PartState(f"trained: {', '.join(map(str, pieces))}{by_lora}", True, new)
     if run.parts.get(part, {}).get("adapter"):
         return PartState("LoRA", True, new)
     return PartState("frozen", False, new)
@@ -144,7 +151,7 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
         f"{len(run.steps)} steps in {duration(run.seconds)}",
         f"{num_tokens:,.0f} tokens" if num_tokens else "",
         f"{batch['rows_per_step']} rows of {batch['row_tokens']} tokens per step" if batch else "",
-        f"learning rate {optim['learning_rate']:g}, {optim['schedule']}" if optim else "",
+        f"learning rate {optim['learning_rate']:g}, {_schedule(optim)}{_own_rates(optim)}" if optim else "",
     ]
     return Stage(
         anchor=anchor,
@@ -160,6 +167,21 @@ def stage_of(run: StageRun, anchor: str) -> Stage:
     )
 
 
+def _schedule(optim: dict[str, Any]) -> str:
+    """The schedule's name, and the length of its decay if that is set."""
+    decay = optim.get("decay_steps")
+    if decay is None:
+        return str(optim["schedule"])
+    return f"{optim['schedule']}, falling over the last {f'{100 * decay:g} %' if decay < 1 else f'{decay} steps'}"
+
+
+def _own_rates(optim: dict[str, Any]) -> str:
+    """The learning rates of parts that have their own, in words."""
+    rates = {part: options.get("learning_rate") for part, options in (optim.get("parts") or {}).items()}
+    words = [f"{part.replace('_', ' ')} {rate:g}" for part, rate in rates.items() if rate is not None]
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _charts(run: StageRun) -> Iterator[Chart]:
     requested_shares = _requested_shares(run)
     for kind in KINDS:
@@ -172,12 +194,22 @@ def _charts(run: StageRun) -> Iterator[Chart]:
     share_lines = [Series(kind, *_share_series(run, kind), kind, requested_shares.get(kind)) for kind in KINDS]
     title = f"{_unit(run).capitalize()} of each kind, share per step"
     yield line_chart(title, share_lines, unit=" %", from_zero=True, note="dashed: requested")
-    yield line_chart("Learning rate", [Series("", *run.series("learning_rate"), "plain")], from_zero=True, exact=True)
+    yield line_chart("Learning rate", _rate_lines(run), from_zero=True, exact=True)
     steps, fill = run.series("fill")
     percent = [100 * value for value in fill]
     yield line_chart("Fill of the packed rows", [Series("", steps, percent, "plain")], unit=" %", top=100)
     yield line_chart("Tokens per second", [Series("", *run.series("tokens_per_s"), "plain")], from_zero=True)
     yield line_chart("Gradient norm before clipping", [Series("", *run.series("grad_norm"), "plain")], from_zero=True)
+
+
+def _rate_lines(run: StageRun) -> list[Series]:
+    """The learning rate, and those of parts that have their own."""
+    own = [(part, run.series(f"learning_rate/{part}")) for part in PARTS]
+    lines = [
+        Series(part.replace("_", " "), *series, tone)
+        for (part, series), tone in zip([entry for entry in own if entry[1][1]], RATE_TONES, strict=False)
+    ]
+    return [Series("other parts" if lines else "", *run.series("learning_rate"), "plain"), *lines]
 
 
 def _requested_shares(run: StageRun) -> dict[str, float]:

@@ -83,8 +83,17 @@ def find_start(config: Config, run_dir: RunDir, state: State) -> Start:
     return Start(resolve(config.model.base), f"the shipped base {config.model.base}")
 
 
-def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str]) -> None:
-    """Raise `UserError` if the frozen parts have changed: a checkpoint holds the trained parts only."""
+def check_frozen(run_dir: RunDir, start: Start, digests: dict[Part, str], train_parts: Collection[str]) -> None:
+    """Raise `UserError` if the frozen parts have changed: a checkpoint holds what trains only.
+
+    Other ``train_parts`` than the run's, which ``resume=force`` lets through, have no checkpoint to resume from.
+    """
+    before = run_dir.manifest()["config"]["train_parts"]
+    if set(before) != set(train_parts):
+        raise UserError(
+            f"{run_dir.path} trained {', '.join(before)}: a run cannot resume with other train_parts; start a new one "
+            "in another output_dir, with init_from=FOLDER from this one's final/"
+        )
     for part, digest in run_dir.manifest()["frozen"].items():
         if digests.get(part) != digest:
             raise UserError(

@@ -22,7 +22,7 @@ from janus_train.config import Config, Part
 from janus_train.errors import UserError
 from janus_train.files import FULL, read_regular, sync, write_json, write_text
 from janus_train.jsonl import truncate_after
-from janus_train.planning.parameters import adapter_counts, parameter_counts
+from janus_train.planning.parameters import adapter_counts, num_named, parameter_counts
 from janus_train.train.checkpoint.store import Search, search, set_aside, step_folders
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.provenance import commit, hardware, versions
@@ -361,8 +361,7 @@ def check_space(config: Config, folder: Path) -> None:
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free_bytes = shutil.disk_usage(parent).free
     counts = parameter_counts(config.model)
-    num_trained = sum(counts[part] for part in config.train_parts)
-    num_trained += sum(adapter_counts(config.model, config.peft).values())
+    num_trained = num_named(config.model, config.train_parts) + sum(adapter_counts(config.model, config.peft).values())
     checkpoint_bytes = num_trained * (BYTES_PER_PARAMETER + (0 if config.run.ema is None else 4))
     if free_bytes < checkpoint_bytes:
         final_bytes = 4 * sum(counts.values())

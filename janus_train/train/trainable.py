@@ -23,9 +23,10 @@ from janus_train.model import lora
 from janus_train.model.activation_checkpointing import checkpoint_layers
 from janus_train.model.chunked_cross_entropy import text_head
 from janus_train.model.compile import compile_layers, should_compile
-from janus_train.model.parts import is_lora, parameters_by_part, part_digests, set_trainable
+from janus_train.model.parts import is_lora, is_named, parameters_by_part, part_digests, set_trainable
 from janus_train.model.precision import cast_frozen_to_bf16
 from janus_train.model.vq import codes_digest
+from janus_train.part_specs import pieces_of
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.initial_weights import Start, StartWeights, check_frozen, find_start, load_start
 from janus_train.train.run_dir import RunDir, RunState
@@ -41,7 +42,7 @@ class TrainableModel:
     new_parts: list[Part]
     """Parts that the start does not have, initialised from the run's seed."""
     frozen: dict[Part, str]
-    """Digests of the frozen parts."""
+    """Digests of the frozen parts, and of what is frozen of those that train in pieces."""
     bf16_names: list[str]
     """Frozen weights that are kept in bf16 only."""
     is_compiled: bool
@@ -49,16 +50,24 @@ class TrainableModel:
     """Files of the start beside the Janus model; on the main process only."""
 
     def parts_table(self, config: Config) -> dict[str, Any]:
-        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size."""
+        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size.
+
+        Of a part that trains in pieces also these and their size.
+        """
         table: dict[str, Any] = {}
+        num_layers = config.model.num_layers
         for part, parameters_of_part in parameters_by_part(self.janus).items():
             num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
             num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
+            pieces = pieces_of(config.train_parts, part, num_layers.get(part))
             table[part] = {
                 "parameters": num_parameters,
-                "trains": part in config.train_parts,
+                "trains": part in config.train_parts or bool(pieces),
                 "new": part in self.new_parts,
             }
+            if pieces:
+                trained = [p for name, p in parameters_of_part if is_named(name, config.train_parts)]
+                table[part] |= {"pieces": pieces, "trained_parameters": sum(p.numel() for p in trained)}
             table[part] |= {"adapter": num_adapter} if num_adapter else {}
         return table
 
@@ -80,9 +89,10 @@ def load_trainable(
     janus, weights, tokenizer, new_parts = load_start(config, start)
     encoder = codes_digest(weights, prefix="model.vqmodel.")
     check_codes(recipe, CodesOrigin(encoder, config.model.generation_image_size))
-    frozen = part_digests(weights, [part for part in PARTS if part not in config.train_parts])
+    frozen_parts = [part for part in PARTS if part not in config.train_parts]  # or some of their layers
+    frozen = part_digests(weights, frozen_parts, without=config.train_parts)
     if state.state == "resume":
-        check_frozen(run_dir, start, frozen)
+        check_frozen(run_dir, start, frozen, config.train_parts)
     if config.peft is not None:
         with weights.record():
             lora.add_lora(janus, config.peft)

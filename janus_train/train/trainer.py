@@ -24,7 +24,7 @@ from janus_train.train.distributed.step_sync import RowsReport, StepReport, Step
 from janus_train.train.distributed.watchdog import Watchdog
 from janus_train.train.monitor import Monitor
 from janus_train.train.monitor.loss_spikes import has_finite_weights, not_finite_error
-from janus_train.train.optim import learning_rate
+from janus_train.train.optim import LearningRates, learning_rates
 from janus_train.train.step import StepResult, train_step
 from janus_train.train.validation import Validation
 
@@ -88,11 +88,11 @@ class Trainer:
                     raise UserError(rows_report.error)
                 start_s = time.perf_counter()
                 self.monitor.record_quarantine(step, rows_report)
-                rate = learning_rate(step, self.config.optim, run.planned_steps or run.steps)
+                rates = learning_rates(step, self.config.optim, self.config.planned_steps)
                 current = self.next
                 # The next rows come before the exchange: it carries their counts, and their errors to all ranks.
                 fetch = self._fetch if step < run.steps else self._fetch_nothing
-                result = self._step(step, current, rows_report.num_loss_tokens, rate, fetch)
+                result = self._step(step, current, rows_report.num_loss_tokens, rates, fetch)
                 losses, compute_s = result.losses if result else None, self.monitor.forward_s()
 
                 wait_s = self.next.wait_s + current.batches_wait_s
@@ -113,7 +113,7 @@ class Trainer:
                     self.monitor.preview(step, self.rows.encoder)
                 step_s = time.perf_counter() - start_s - validated.get("validation/seconds", 0.0)
                 times = {"wait_s": wait_s, "step_s": step_s}
-                self.monitor.log(step, result, summary, rows_report, validated, learning_rate=rate, **times)
+                self.monitor.log(step, result, summary, rows_report, validated, learning_rates=rates, **times)
                 self.watchdog.beat(f"step {step}")
                 if stop_signal:
                     self._stop(step, stop_signal)
@@ -122,10 +122,10 @@ class Trainer:
         return step
 
     def _step(
-        self, step: int, current: StepRows, num_loss_tokens: int, rate: float, meanwhile: Callable[[], None]
+        self, step: int, current: StepRows, num_loss_tokens: int, rates: LearningRates, meanwhile: Callable[[], None]
     ) -> StepResult | None:
         """Train on the rows; returns None if ``run.skip_steps`` names the step. ``meanwhile`` is called once."""
-        self.backend.set_learning_rate(rate)
+        self.backend.set_learning_rates(rates)
         if step in self.config.run.skip_steps:
             self.monitor.log_skip(step)
             meanwhile()

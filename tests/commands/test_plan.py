@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from functools import partial
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import Run
+from janus_train.paths import ROOT
+from tests.helpers import Run, config_of
 from tests.pages.parsed import Page as ParsedPage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -62,6 +64,49 @@ def test_asked_shares_and_cached_codes_are_taken(run: Run) -> None:
 def test_what_does_not_fit_is_a_warning_not_a_failure(run: Run) -> None:
     code, out, _ = run("+stage=2", "model=janus_pro_1b", "--gpu", "rtx4090")
     assert code == 0 and "warning: stage 2 does not fit" in out and "accelerate launch" not in out
+
+
+def commands_in(out: str) -> list[str]:
+    return [line.strip() for line in out.splitlines() if line.strip().startswith("accelerate launch")]
+
+
+def test_ways_to_fine_tune_have_their_memory_gpu_and_command(run: Run, tmp_path: Path) -> None:
+    html = tmp_path / "plan.html"
+    code, out, _ = run("+stage=3", "model=janus_pro_1b", "seed=7", "--gpu", "a100-80gb", "--html", html)
+    assert code == 0 and "Ways to fine-tune on one GPU" in out
+    assert re.search(r"^all parts +2,004\.6 +none +4\d\.\d +a100-80gb +none", out, re.M)
+    assert re.search(r"^LoRA of rank 16 +15\.1 +none +9\.\d +rtx4090 +none", out, re.M)
+    *ways, recommended = commands_in(out)
+    assert [command.partition(" seed=7 ")[2].partition("batch.")[0].strip() for command in ways] == [
+        "",
+        "'train_parts=[image_head,language_model.layers.12-23]'",
+        "'train_parts=[image_head,language_model.layers.18-23]'",
+        "'train_parts=[understanding_adaptor,generation_adaptor,image_head]'",
+        "+peft=lora",
+    ]
+    assert all(command.startswith("accelerate launch train.py +stage=3 model=janus_pro_1b seed=7") for command in ways)
+    text = ParsedPage(html.read_text(encoding="utf-8")).text
+    assert all(command in text for command in (*ways, recommended)) and "Ways to fine-tune" in text
+
+
+def test_every_command_is_one_that_composes(run: Run) -> None:
+    """With choices of one's own, which are a way as well; the plan's values replace those given."""
+    own = ("train_parts=[language_model.layers.20-]", "+optim.parts.language_model.learning_rate=1e-5")
+    words = ("+stage=3", "model=janus_pro_7b", "memory.activation_checkpointing=full", "batch.micro_rows=4", *own)
+    code, out, _ = run(*words, "--gpus", 16)
+    assert code == 0 and "as requested" in out and "hsdp" in out
+    commands = commands_in(out)
+    assert len(commands) == 7
+    for command in commands:
+        _, _, _, file, trainer, *overrides = shlex.split(command)
+        assert (ROOT / file).is_file() and trainer == "train.py"
+        config = config_of(*overrides)
+        assert config.model.name == "janus_pro_7b" and config.batch.micro_rows < 4
+    assert [("optim.parts" in command) for command in commands] == [True, *[False] * 5, True]
+
+
+def test_only_fine_tuning_has_ways(run: Run) -> None:
+    assert "Ways to fine-tune" not in run("+stage=2", "--gpu", "rtx4090")[1]
 
 
 @pytest.mark.parametrize(

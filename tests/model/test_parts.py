@@ -10,7 +10,16 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import PARTS, Part
 from janus_train.model.build import build
-from janus_train.model.parts import MODULES, parameters_by_part, part_of, set_modes, set_trainable
+from janus_train.model.parts import (
+    MODULES,
+    PIECE_MODULES,
+    is_named,
+    parameters_by_part,
+    part_digests,
+    part_of,
+    set_modes,
+    set_trainable,
+)
 from tests.model.model_configs import model_config
 
 
@@ -85,5 +94,50 @@ def test_exactly_the_named_parts_train(janus: JanusForConditionalGeneration, par
 
 
 def test_an_unknown_part_raises(janus: JanusForConditionalGeneration) -> None:
-    with pytest.raises(ValueError, match="unknown part vision_encoder"):
-        set_trainable(janus, ("vision_encoder",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="there is no part vision_encoder"):
+        set_trainable(janus, ("vision_encoder",))
+
+
+@pytest.mark.parametrize("name", ["janus_pro_1b", "tiny"])
+def test_every_tensor_of_a_part_with_pieces_belongs_to_one_of_them(name: str) -> None:
+    with torch.device("meta"):
+        janus = build(model_config(name))
+    for part, pieces in PIECE_MODULES.items():
+        for tensor, _ in parameters_by_part(janus)[part]:
+            owners = [piece for piece in pieces if is_named(tensor, [f"{part}.{piece}"])]
+            assert len(owners) == 1, tensor
+            layers = [n for n in range(24) if is_named(tensor, [f"{part}.layers.{n}"])]
+            assert len(layers) == (owners == ["layers"]), tensor
+            for layer in layers:
+                assert is_named(tensor, [f"{part}.layers.{layer}-"]) and not is_named(
+                    tensor, [f"{part}.layers.{layer + 1}-"]
+                )
+                assert f".layers.{layer}." in tensor
+
+
+def test_named_layers_train_and_all_else_is_in_eval_mode(janus: JanusForConditionalGeneration) -> None:
+    specs = ("language_model.layers.1-", "language_model.lm_head", "image_head")
+    janus.train()
+    set_trainable(janus, specs)
+    trained = {name for name, parameter in janus.named_parameters() if parameter.requires_grad}
+    layers = janus.model.language_model.layers
+    modules = {*(f"model.language_model.layers.{n}" for n in range(1, len(layers))), "lm_head", "model.generation_head"}
+    assert trained == {name for name, _ in janus.named_parameters() if name.startswith(tuple(f"{m}." for m in modules))}
+    for name, module in janus.named_modules():
+        inside = any(name == root or name.startswith(f"{root}.") for root in modules)
+        assert module.training == inside, name
+
+
+def test_a_digest_is_that_of_what_is_frozen(janus: JanusForConditionalGeneration) -> None:
+    """A change of a trained layer leaves it, a change of another one does not."""
+    weights = {name: tensor.detach().clone() for name, tensor in janus.state_dict().items()}
+
+    def digest(changed: str | None = None) -> str:
+        changes = {} if changed is None else {changed: weights[changed] + 1}
+        return part_digests(weights | changes, ["language_model"], without=["language_model.layers.1-"])[
+            "language_model"
+        ]
+
+    layer = "model.language_model.layers.{}.mlp.up_proj.weight"
+    assert digest() == digest(layer.format(1)) == digest("model.generation_head.vision_head.weight")
+    assert digest() != digest(layer.format(0)) and digest() != digest("lm_head.weight")

@@ -8,6 +8,7 @@ import shutil
 from itertools import pairwise
 
 import pytest
+import yaml
 from PIL import Image
 
 from janus_train.config import PARTS
@@ -76,6 +77,30 @@ def test_single_run(tmp_path):
     charts = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert len(charts) == 8
     assert any(attrs["aria-label"].startswith("Loss on text") for attrs in charts)
+
+
+def test_layers_that_trained_and_rates_of_parts_are_shown(tmp_path):
+    folder = make_run(tmp_path / "run", 2)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["train_parts"] = ["image_head", "language_model.layers.2-"]
+    config["optim"] |= {"schedule": "wsd", "decay_steps": 0.25}
+    config["optim"]["parts"] = {"image_head": {"learning_rate": 1e-5, "weight_decay": None}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["parts"]["language_model"] |= {"pieces": ["layers.2-3"], "trained_parameters": 10}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    text = "".join(
+        json.dumps(line | {"learning_rate/image_head": line["learning_rate"] / 200}) + "\n" for line in lines
+    )
+    (folder / "metrics.jsonl").write_text(text)
+    page = Page(build(folder).read_text(encoding="utf-8"))
+    assert (
+        "trained: layers.2-3" in page.text
+        and "learning rate 0.002, wsd, falling over the last 25 % (image head 1e-05)" in page.text
+    )
+    [rates] = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "Learning" in attrs["aria-label"]]
+    assert rates == "Learning rate: other parts 2e-3 at step 60, image head 1e-5 at step 60"
 
 
 def test_validation_stands_in_the_charts_of_training_and_answers_by_step(tmp_path):

@@ -24,9 +24,11 @@ from janus_train.errors import UserError
 from janus_train.files import write_json
 from janus_train.infer import generate
 from janus_train.infer.decoding import Decoder
+from janus_train.interop.card import model_card
 from janus_train.interop.model_folder import open_folder
+from janus_train.interop.run_record import read_run
 from janus_train.model import compile as compiling
-from janus_train.model.parts import part_of
+from janus_train.model.parts import is_named, part_of
 from janus_train.train.checkpoint import store
 from janus_train.train.run import fit_micro_rows, run
 from tests.helpers import config_of, encoded, make_shard, plain_image, read_lines
@@ -61,6 +63,71 @@ def test_frozen_is_frozen_and_trained_is_trained(small: Small, random_base: Path
     assert sorted(stored) == sorted([kind, name] for name in names for kind in ("weight", "exp_avg", "exp_avg_sq"))
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {part for part, row in manifest["parts"].items() if row["trains"]} == set(config.train_parts)
+
+
+PIECES = "train_parts=[image_head,understanding_encoder.layers.2,language_model.layers.2-,language_model.lm_head]"
+
+
+def test_layers_train_alone_and_the_run_says_which(small: Small, random_base: Path, tmp_path: Path) -> None:
+    """In bf16 with recomputation and an average: what is frozen has the start's bytes, in the average's model too."""
+    options = ("precision=bf16", "memory.activation_checkpointing=full", "run.ema=0.5", "run.sample_every=2")
+    plan = ("run.planned_steps=3", "run.checkpoint_every=1", *options)
+    folder = run(small(3, PIECES, "run.steps=2", *plan), write_report=report.build)
+    names = PIECES.partition("[")[2].rstrip("]").split(",")
+    before = load_file(random_base / "model.safetensors")
+    for result in ("final", "ema"):
+        after = load_file(folder / result / "model.safetensors")
+        assert {name for name in before if not before[name].equal(after[name])} == {
+            n for n in before if is_named(n, names)
+        }
+    checkpoint = store.newest_checkpoint(folder)
+    assert checkpoint is not None
+    stored = {key.partition("/")[2] for key in load_file(checkpoint.folder / "rank-00000.safetensors")}
+    assert stored == {name for name in before if is_named(name, names)}
+    rows = json.loads((folder / "manifest.json").read_text())["parts"]
+    assert rows["language_model"]["pieces"] == ["layers.2-3", "lm_head"]
+    assert rows["understanding_encoder"]["pieces"] == ["layers.2"] and "pieces" not in rows["image_head"]
+    trained = {part: row.get("trained_parameters", row["parameters"]) for part, row in rows.items() if row["trains"]}
+    assert sum(trained.values()) == sum(before[name].numel() for name in stored)
+    card = model_card(open_folder(folder / "final").config, read_run(folder / "final"), "hf")
+    assert "image_head, language_model (layers.2-3, lm_head)" in card
+    assert "trained: layers.2-3, lm_head" in (folder / "report.html").read_text()
+    resumed = run(small(3, PIECES, "run.steps=3", *plan))
+    whole = run(small(3, PIECES, "run.steps=3", *plan, f"output_dir={tmp_path / 'whole'}"))
+    assert same_weights(resumed / "ema", whole / "ema") and same_weights(resumed / "final", whole / "final")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    weights, others = (load_file(path / "model.safetensors") for path in (one, other))
+    return weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
+
+
+def test_a_run_does_not_resume_with_other_layers_or_rates(small: Small, random_base: Path, tmp_path: Path) -> None:
+    plan = ("run.planned_steps=3", "run.checkpoint_every=1", "optim.parts={image_head: {learning_rate: 1e-5}}")
+    folder = run(small(3, PIECES, *plan, "run.steps=1"))
+    assert {key: value for key, value in lines(folder)[0].items() if key.startswith("learning_rate/")}.keys() == {
+        "learning_rate/image_head"
+    }
+    with pytest.raises(UserError, match=r"optim\.parts\.image_head\.learning_rate 1e-05 -> 2e-05"):
+        run(small(3, PIECES, *plan[:2], "optim.parts={image_head: {learning_rate: 2e-5}}", "run.steps=2"))
+    other = "train_parts=[image_head,language_model.layers.1-]"
+    with pytest.raises(
+        UserError, match=r"train_parts \['image_head', .* -> \['image_head', 'language_model.layers.1-'\]"
+    ):
+        run(small(3, other, *plan, "run.steps=2"))
+    with pytest.raises(UserError, match=r"cannot resume with other train_parts; start a new one") as error:
+        run(small(3, other, *plan, "run.steps=2", "resume=force"))
+    assert "\n" not in str(error.value)
+    base = tmp_path / "base"
+    shutil.copytree(random_base, base)
+    weights = load_file(base / "model.safetensors")
+    for name, refused in (("lm_head.weight", False), ("model.language_model.layers.0.mlp.up_proj.weight", True)):
+        save_file(weights | {name: weights[name] + 1}, base / "model.safetensors")
+        if refused:
+            with pytest.raises(UserError, match="trained with another language_model"):
+                run(small(3, PIECES, *plan, "run.steps=3", f"init_from={base}"))
+        else:  # it trains, so that the checkpoint has it
+            run(small(3, PIECES, *plan, "run.steps=2", f"init_from={base}"))
 
 
 def test_a_runs_folder_holds_what_the_design_names(small: Small) -> None:

@@ -25,10 +25,10 @@ from janus_train.data.types import Row
 from janus_train.model.attention import packed
 from janus_train.model.janus import PackedJanus
 from janus_train.model.losses import LossSums
-from janus_train.model.parts import set_trainable
+from janus_train.model.parts import part_of, set_trainable
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.optim import learning_rate
+from janus_train.train.optim import learning_rates
 from janus_train.train.step import StepResult, train_step
 from tests.helpers import config_of
 
@@ -152,7 +152,7 @@ def test_the_next_rows_are_fetched_between_the_backward_pass_and_the_update(
     set_trainable(janus, config.train_parts)
     backend = make_backend(janus, config, Distributed(config))
     weight = janus.model.language_model.norm.weight
-    backend.set_learning_rate(1e-3)
+    backend.set_learning_rates({None: 1e-3})
     before, seen = weight.detach().clone(), list[bool]()
 
     def look() -> None:
@@ -212,15 +212,75 @@ def test_optimizer_holds_what_trains_alone(
 @pytest.mark.parametrize(("step", "rate"), [(1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (100, 1.0)])
 def test_constant_schedule_after_linear_warm_up(config: Config, step: int, rate: float) -> None:
     optim = config.optim.model_copy(update={"learning_rate": 1.0, "warmup_steps": 10, "schedule": "constant"})
-    assert learning_rate(step, optim, 100) == pytest.approx(rate)
+    assert learning_rates(step, optim, 100)[None] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(10, 1.0), (55, 0.5), (100, 0.0), (120, 0.0)])
 def test_cosine_schedule(config: Config, step: int, rate: float) -> None:
     optim = config.optim.model_copy(update={"learning_rate": 1.0, "warmup_steps": 10, "schedule": "cosine"})
-    assert learning_rate(step, optim, 100) == pytest.approx(rate, abs=1e-9)
+    assert learning_rates(step, optim, 100)[None] == pytest.approx(rate, abs=1e-9)
 
 
 def test_no_warm_up_begins_at_the_full_rate(config: Config) -> None:
     optim = config.optim.model_copy(update={"learning_rate": 4e-5, "warmup_steps": 0, "schedule": "constant"})
-    assert learning_rate(1, optim, 100) == 4e-5
+    assert learning_rates(1, optim, 100)[None] == 4e-5
+
+
+def test_parts_with_their_own_options_have_groups_of_their_own(
+    janus: JanusForConditionalGeneration, small: Callable[..., Config]
+) -> None:
+    """A rate of its own scales with the schedule; a decay of its own alone follows the others' rate."""
+    own = "{language_model: {learning_rate: 1e-5}, image_head: {weight_decay: 0.3}}"
+    config = small(2, "optim.weight_decay=0.1", "optim.warmup_steps=4", "optim.schedule=constant", f"optim.parts={own}")
+    set_trainable(janus, config.train_parts)
+    backend = make_backend(janus, config, Distributed(config))
+    rates = learning_rates(2, config.optim, 100)
+    assert rates == {None: config.optim.learning_rate / 2, "language_model": 0.5e-5}
+    backend.set_learning_rates(rates)
+    groups = {group["part"]: group for group in backend.optimizer.param_groups}
+    assert {part: (group["lr"], group["weight_decay"]) for part, group in groups.items()} == {
+        None: (config.optim.learning_rate / 2, 0.1),
+        "language_model": (0.5e-5, 0.1),
+        "image_head": (config.optim.learning_rate / 2, 0.3),
+    }
+    owners = {id(parameter): part for part, group in groups.items() for parameter in group["params"]}
+    for name, parameter in janus.named_parameters():
+        if parameter.requires_grad:
+            assert owners.pop(id(parameter)) == (part if (part := part_of(name)) in config.optim.parts else None), name
+    assert not owners
+
+
+def test_a_part_with_its_own_rate_moves_as_far_as_that_rate(
+    janus: JanusForConditionalGeneration, rows: list[Row], small: Callable[..., Config]
+) -> None:
+    """AdamW's first step is as long as the rate, whatever the gradient."""
+    config = small(2, "optim.learning_rate=1e-3", "optim.parts={image_head: {learning_rate: 1e-5}}")
+    set_trainable(janus, config.train_parts)
+    before = {name: tensor.clone() for name, tensor in janus.state_dict().items()}
+    backend = make_backend(janus, config, Distributed(config))
+    backend.set_learning_rates({None: 1e-3, "image_head": 1e-5})
+    assert step(backend, [collate(rows[:2], *IMAGES)], 1.0).applied
+    longest = dict.fromkeys(("language_model", "image_head"), 0.0)
+    for name, tensor in janus.state_dict().items():
+        if (part := part_of(name)) in longest:
+            longest[part] = max(longest[part], float((tensor - before[name]).abs().max()))
+    assert longest == pytest.approx({"language_model": 1e-3, "image_head": 1e-5}, rel=1e-2)
+
+
+def test_gradients_stop_below_the_lowest_layer_that_trains(
+    janus: JanusForConditionalGeneration, rows: list[Row], config: Config
+) -> None:
+    """Nothing below it has a graph, and what is frozen above it has no gradients of its own."""
+    set_trainable(janus, ["language_model.layers.1", "language_model.layers.3"])
+    layers = janus.model.language_model.layers
+    has_graph = {}
+    for number, layer in enumerate(layers):
+        layer.register_forward_hook(
+            lambda _, __, output, number=number: has_graph.update({number: output.requires_grad})
+        )
+    backend = make_backend(janus, config, Distributed(config))
+    assert step(backend, [collate(rows[:2], *IMAGES)], 1.0).applied
+    assert has_graph == {0: False, 1: True, 2: True, 3: True}
+    trained = {id(parameter) for number in (1, 3) for parameter in layers[number].parameters()}
+    assert {id(p) for p in janus.parameters() if p.grad is not None} == trained
+    assert {id(p) for p in backend.optimizer.state} == trained

@@ -31,7 +31,7 @@ from janus_train.model.parts import eval_mode
 from janus_train.model.precision import cast_to_bf16
 from janus_train.train.backends.average import AVERAGE, WeightAverage
 from janus_train.train.distributed.context import Distributed
-from janus_train.train.optim import set_learning_rate
+from janus_train.train.optim import LearningRates, set_learning_rates
 
 Weights = Mapping[str, torch.Tensor]
 """Values on the CPU by the names of the model's state, each read when it is asked for."""
@@ -130,8 +130,8 @@ class Backend(ABC):
     def _updated_parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def set_learning_rate(self, rate: float) -> None:
-        set_learning_rate(self.optimizer, rate)
+    def set_learning_rates(self, rates: LearningRates) -> None:
+        set_learning_rates(self.optimizer, rates)
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

@@ -24,13 +24,14 @@ from janus_train.train.backends import Backend
 from janus_train.train.distributed.step_sync import RowsReport, StepSummary
 from janus_train.train.monitor.log import set_up_logging
 from janus_train.train.monitor.loss_spikes import BadSteps
-from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rows_metrics
+from janus_train.train.monitor.metrics import MetricsLog, loss_metrics, rate_metrics, rows_metrics
 from janus_train.train.monitor.mfu import MFU
 from janus_train.train.monitor.previews import write_previews
 from janus_train.train.monitor.profile import StepProfiler
 from janus_train.train.monitor.quarantine import Quarantine
 from janus_train.train.monitor.questions import Question, write_answers
 from janus_train.train.monitor.stragglers import ForwardTimer, StragglerWatch
+from janus_train.train.optim import LearningRates
 from janus_train.train.run_dir import RunDir
 from janus_train.train.step import StepResult
 
@@ -144,7 +145,7 @@ class Monitor:
         rows: RowsReport,
         validated: Mapping[str, Any],
         *,
-        learning_rate: float,
+        learning_rates: LearningRates,
         wait_s: float,
         step_s: float,
     ) -> None:
@@ -162,7 +163,7 @@ class Monitor:
                 "step": step,
                 **loss_metrics(summary.losses, grad_norm, applied),
                 **rows_metrics(rows, self._config.batch.row_tokens),
-                "learning_rate": learning_rate,
+                **rate_metrics(learning_rates),
                 **rank_times,
                 "tokens_per_s": rows.num_tokens / step_s,
                 **self._mfu.shares(rows.flops, rows.num_tokens, step_s),

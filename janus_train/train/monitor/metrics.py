@@ -20,6 +20,7 @@ from janus_train.text import duration
 from janus_train.train.distributed.step_sync import RowsReport
 from janus_train.train.monitor.loss_spikes import finite_or_none
 from janus_train.train.monitor.trackers import Trackers
+from janus_train.train.optim import LearningRates
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ def loss_metrics(losses: LossTotals | None, grad_norm: float, applied: bool) -> 
         "grad_norm": finite_or_none(grad_norm),
         "applied": applied,
     }
+
+
+def rate_metrics(rates: LearningRates) -> dict[str, float]:
+    """The learning rate, and those of the parts that have their own."""
+    return {"learning_rate" if part is None else f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def validation_line(metrics: Mapping[str, Any]) -> str:
