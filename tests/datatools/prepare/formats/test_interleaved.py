@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from janus_train.data.sources.hf_dataset import HfDatasetSource
+from janus_train.data.sources.jsonl import JsonlSource
 from janus_train.data.sources.shards import ShardSource
-from janus_train.data.special_tokens import PLACEHOLDER
+from janus_train.data.special_tokens import EOS, PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.errors import UserError
 from tests.datatools.prepare.making import contents, fields, image_bytes, make, samples, skipped, write
@@ -217,3 +219,19 @@ def test_the_command_says_what_it_did_not_use(folder: Path, run: Run) -> None:
     assert "not used: 1 link to images (nothing is downloaded), " in err
     assert run(*words)[:2] == (0, out), "the same command again does nothing"
     assert json.loads((folder / "out/prepared.json").read_text())["arguments"]["layout"] is None
+
+
+def test_sources_read_such_documents_without_a_conversion(folder: Path) -> None:
+    """JSON lines with images in a folder, and a data set with the images inside."""
+    record = {"text": f"One {IMAGE} two {IMAGE}.", "images": ["1.jpg", "2.jpg"]}
+    lines = JsonlSource([write(folder / "x.jsonl", [record])], "images")
+    inside = [{"bytes": image_bytes(number), "path": None} for number in (1, 2)]
+    pq.write_table(pa.Table.from_pylist([record | {"images": inside}]), folder / "x.parquet")
+    table = HfDatasetSource([folder / "x.parquet"], {"text": "text"}, ["images"])
+    template = get_template("interleaved")
+    segments = [[(s.role, s.text) for s in template.build(source[0])] for source in (lines, table)]
+    assert (
+        segments[0]
+        == segments[1]
+        == [("text", "One "), ("image_in", ""), ("text", " two "), ("image_in", ""), ("text", f".{EOS}")]
+    )
