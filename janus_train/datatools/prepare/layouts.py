@@ -52,17 +52,15 @@ class PageContent:
     between_texts: str = "\n"
     around_images: str = "\n"
 
-    def text(self, is_here: Callable[[ImagePart], bool]) -> str:
-        """The document with a placeholder for each image that ``is_here`` says is there."""
-        text, last = "", None
-        for part in self.parts:
-            if isinstance(part, ImagePart) and not is_here(part):
-                continue
-            if last is not None:
-                both_texts = isinstance(part, str) and isinstance(last, str)
+    @property
+    def text(self) -> str:
+        """The document with a placeholder for each image."""
+        text = ""
+        for number, part in enumerate(self.parts):
+            if number:
+                both_texts = isinstance(part, str) and isinstance(self.parts[number - 1], str)
                 text += self.between_texts if both_texts else self.around_images
             text += part if isinstance(part, str) else PLACEHOLDER
-            last = part
         return text
 
 
