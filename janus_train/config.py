@@ -253,7 +253,7 @@ class DataConfig(OptionGroup):
     max_wait: Positive
     """Rows after which a waiting document takes precedence. It should be a few times ``lookahead``."""
     cut_text: Literal["long", "fit"]
-    """Which texts may be cut: only those longer than a row, or any, to fill a row."""
+    """Which texts may be cut: only those longer than a row, or any plain text, to fill a row."""
     max_bad: Share
     """The largest share of a source's samples that may be unusable; they are quarantined and replaced by others."""
     jpeg: Literal["exact", "reduced"]

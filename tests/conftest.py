@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from janus_train import cli, plugins
-from janus_train.data import templates
 from janus_train.data.encode import Encoder
 from janus_train.data.sources import registry as sources
 from janus_train.data.special_tokens import BOS, EOS, PAD, SPECIAL_TOKENS, SpecialTokens
+from janus_train.data.templates import registry as templates
 from janus_train.evaluate import registry as evaluations
 from janus_train.evaluate.benchmarks import registry as benchmarks
 from janus_train.model.build import build

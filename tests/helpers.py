@@ -19,7 +19,7 @@ from janus_train.compose import compose_config
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.shards.scan import write_index
-from janus_train.data.templates import get_template
+from janus_train.data.templates import Template, get_template
 from janus_train.data.types import Document, Kind, Record, Reference
 from janus_train.jsonl import read_json_lines
 
@@ -46,7 +46,7 @@ def plain_image(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, i
 def document_of(
     encoder: Encoder,
     record: Record,
-    template: str,
+    template: str | Template,
     kind: Kind,
     *,
     row_tokens: int | None = None,
@@ -57,7 +57,7 @@ def document_of(
     """The record's document, by default of any length and without the recipe's randomness."""
     return encoder.encode(
         record,
-        get_template(template),
+        get_template(template) if isinstance(template, str) else template,
         kind,
         Reference("source", 0, 0, record.key),
         row_tokens=row_tokens,

@@ -21,6 +21,7 @@ TESTED_BY = {
     "datatools/inspect/test_page.py": "datatools.inspect.strips pages.images",
     "datatools/inspect/test_run.py": "commands.inspect datatools.inspect.drawn datatools.inspect.samples",
     "datatools/prepare/formats/test_captions.py": "datatools.prepare.formats datatools.prepare.formats.listed",
+    "datatools/prepare/formats/test_interleaved.py": "datatools.prepare.layouts",
     "datatools/prepare/formats/test_imagefolder.py": "datatools.prepare.classes",
     "datatools/prepare/test_fields.py": "datatools.prepare.options datatools.prepare.samples",
     "datatools/prepare/test_output.py": "commands.prepare datatools.prepare.progress datatools.prepare.run "

@@ -113,7 +113,7 @@ def test_verify_takes_plug_ins_for_its_worker_processes_too(run: Run, folder: Pa
     [
         ("no_such_module", "plugins: no_such_module cannot be imported (ModuleNotFoundError: No module named"),
         ("broken", "plugins: broken cannot be imported (ZeroDivisionError: division by zero)"),
-        ("greedy", "plugins: greedy: template 'text' of greedy: janus_train.data.templates has one of this name"),
+        ("greedy", "plugins: greedy: template 'text' of greedy: janus_train.data.templates.text has one of this name"),
         ("my-numbers", "plugins: 'my-numbers' is not the name of a Python module"),
         ("./my_numbers.py", "plugins: './my_numbers.py' is not the name of a Python module"),
     ],

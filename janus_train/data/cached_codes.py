@@ -6,16 +6,14 @@ from typing import Any
 
 from janus_train.data.recipe import Recipe
 from janus_train.data.shards.vq_codes import CodesOrigin
-from janus_train.data.templates import get_template
+from janus_train.data.sources.registry import template_of
 from janus_train.errors import UserError
 
 
 def check_codes(recipe: Recipe, model: CodesOrigin) -> None:
     """Raise `UserError` if a source that uses cached codes has codes of another encoder than this model's."""
     for config, source in [*recipe.sources.values(), *recipe.validation.values()]:
-        origins: dict[str, Any] = (
-            getattr(source, "codes_origins", {}) if get_template(config.template).reads_codes else {}
-        )
+        origins: dict[str, Any] = getattr(source, "codes_origins", {}) if template_of(config).reads_codes else {}
         for origin, tar in origins.items():
             if origin not in ("", str(model)):
                 raise UserError(

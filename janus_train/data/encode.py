@@ -25,7 +25,8 @@ from janus_train.data.prompt_format import (
     system_prefix,
 )
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER, SpecialTokens, speakers
-from janus_train.data.templates import Template, with_first_sentence
+from janus_train.data.templates import Template
+from janus_train.data.templates.images import with_first_sentence
 from janus_train.data.types import (
     IGNORE,
     IMAGE_CODE,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 CACHE_MAX_CHARS, CACHE_MAX_ENTRIES = 80, 10_000
 """The tokens of short texts are cached: of texts up to this many characters, and up to this many texts."""
 MAX_ROWS_OF_TEXT, CHARACTERS_PER_TOKEN = 64, 8
-"""A text that may be cut into pieces is refused if it is longer than this many full rows at this many characters per token
-(twice as many as English has): tokenizing needs some hundred times a text's size in memory."""
+"""A document that may be cut into pieces is refused if it is longer than this many full rows, its text at this many characters
+per token (twice as many as English has): tokenizing needs some hundred times a text's size in memory."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,12 @@ class Encoder:
         first_sentence: float,
         always_system: bool = False,
     ) -> Document:
-        """Encode a record as a document of at most ``row_tokens`` (None: any length), unless its text may be cut.
+        """Encode a record as a document of at most ``row_tokens`` (None: any length), unless it may be cut.
 
         ``first_sentence``: probability that a caption keeps only its first sentence (Janus: 25 %), where the template
         allows it. ``guidance_dropout``: probability that the prompt of an image to generate becomes pad tokens, including
-        the images in it (Janus: 10 %). ``always_system``: see `PromptStyle`. Raises `BadSample` with the reason why the record cannot be trained on.
+        the images in it (Janus: 10 %), where the template allows that. ``always_system``: see `PromptStyle`. Raises
+        `BadSample` with the reason why the record cannot be trained on.
         """
         drop_prompt, cut_caption = rng.random() < guidance_dropout, rng.random() < first_sentence
         segments = template.build(record)
@@ -131,13 +133,17 @@ class Encoder:
         if takes_system and self.system_prompt:
             segments = [Segment("text", system_prefix(self.system_prompt)), *segments]
         pieces = self._pieces(segments, template, row_tokens)
-        if drop_prompt and _is_prompt_and_image(pieces):
+        if drop_prompt and template.can_drop_prompt and _is_prompt_and_image(pieces):
             first_image = next(
                 place for place, piece in enumerate(pieces) if isinstance(piece, Segment) and _is_image_out(piece)
             )
             pads = [self.special.pad] * self._length(pieces[:first_image])
             pieces = [_Tokens(pads, loss=False), *pieces[first_image:]]
-        return self._document(pieces, kind, reference, can_cut=template.can_cut_text)
+        document = self._document(pieces, kind, reference, can_cut=template.can_cut)
+        numbers = {id(image): number for number, image in enumerate(record.images)}
+        images = (piece.image for piece in pieces if isinstance(piece, Segment))
+        document.record_images = [numbers.get(id(image), -1) for image in images]
+        return document
 
     def _pieces(self, segments: Sequence[Segment], template: Template, row_tokens: int | None) -> list[_Piece]:
         """Tokenize the segments that fit into a row. Raises `BadSample` if they cannot be made to fit."""
@@ -145,10 +151,12 @@ class Encoder:
         if row_tokens is not None and template.can_drop_turns:
             return self._whole_turns(runs, row_tokens)
         if row_tokens is not None:
-            self._check_characters(sum(len(run.text) for run in runs), row_tokens, can_cut=template.can_cut_text)
+            self._check_characters(sum(len(run.text) for run in runs), row_tokens, can_cut=template.can_cut)
+            if template.can_cut:
+                self._check_images(sum(run.role != "text" for run in runs), row_tokens)
         pieces = [self._tokenize(run) for run in runs]
         length = 1 + self._length(pieces)  # BOS is a token too
-        if row_tokens is not None and length > row_tokens and not template.can_cut_text:
+        if row_tokens is not None and length > row_tokens and not template.can_cut:
             raise TooLong(f"{length} tokens do not fit a row of {row_tokens}")
         return pieces
 
@@ -162,6 +170,20 @@ class Encoder:
             raise BadSample(
                 f"{characters:,} characters of text, at most {limit:,} are taken ({MAX_ROWS_OF_TEXT} rows of {row_tokens} "
                 "tokens): split it into documents"
+            )
+
+    def _check_images(self, num_images: int, row_tokens: int) -> None:
+        """Raises `BadSample` for images of a document that no cut makes fit."""
+        num_tokens = self.tokens_per_image + 2
+        if num_images and num_tokens > row_tokens:
+            raise TooLong(
+                f"an image of {num_tokens} tokens does not fit a row of {row_tokens}, and images are never cut"
+            )
+        limit = MAX_ROWS_OF_TEXT * (row_tokens // num_tokens)
+        if num_images > limit:
+            raise BadSample(
+                f"{num_images:,} images, at most {limit:,} are taken ({MAX_ROWS_OF_TEXT} rows of {row_tokens} tokens): "
+                "split it into documents"
             )
 
     def _max_characters(self, row_tokens: int) -> int:

@@ -17,8 +17,7 @@ from itertools import islice
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe, shard_sizes
 from janus_train.data.shuffle import Order, stable_hash
-from janus_train.data.sources.registry import Source, SourceConfig, sample_key
-from janus_train.data.templates import get_template
+from janus_train.data.sources.registry import Source, SourceConfig, sample_key, template_of
 from janus_train.data.types import BadSample, Document, Quarantined, Reference, digest
 
 SAMPLES_PER_BLOCK = 8
@@ -86,7 +85,9 @@ def samples_digest(sources: Sequence[HeldOutSource], data_digests: Mapping[str, 
     names = [source.config.name for source in sources]
     data = [data_digests.get(f"validation/{name}") or data_digests[name] for name in names]
     texts = [
-        source.config.model_dump_json(include={"name", "kind", "template"}) + f":{source.indices}" for source in sources
+        source.config.model_dump_json(include={"name", "kind", "template", "images"}, exclude_none=True)
+        + f":{source.indices}"
+        for source in sources
     ]
     return digest([*data, *texts])
 
@@ -96,7 +97,7 @@ def read_documents(
 ) -> Iterator[tuple[Document | None, Quarantined | None]]:
     """Each sample's document, whole and without chance, or why it cannot be used."""
     config = block.source.config
-    template = get_template(config.template)
+    template = template_of(config)
     for index in block.indices:
         key = None
         try:

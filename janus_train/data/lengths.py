@@ -13,8 +13,9 @@ from PIL import Image
 
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
+from janus_train.data.sources.registry import template_of
 from janus_train.data.special_tokens import EOS
-from janus_train.data.templates import Template, get_template
+from janus_train.data.templates import Template
 from janus_train.data.types import BadSample, Kind, Record, Reference, TooLong
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ def describe(num_long: Counter[LongEffect]) -> str:
 def first_long_samples(recipe: Recipe, check: LengthCheck, max_bad: float) -> list[str]:
     """Lines about each local source that has samples among its first ones of which a row loses something.
 
-    Texts that are cut lose nothing. ``max_bad``: the accepted share of samples that are skipped.
+    What is cut loses nothing. ``max_bad``: the accepted share of samples that are skipped.
     """
     lines = []
     deadline = time.monotonic() + LIMIT_S
     for name, (config, source) in recipe.sources.items():
-        template = get_template(config.template)
-        if any("://" in path for path in config.paths) or template.can_cut_text:
+        template = template_of(config)
+        is_plain_text = template.can_cut and template.images is None
+        if any("://" in path for path in config.paths) or is_plain_text:
             continue
         num_long, first_key, num_checked = Counter[LongEffect](), "", 0
         for index in range(min(len(source), NUM_FIRST)):
@@ -86,7 +88,7 @@ def first_long_samples(recipe: Recipe, check: LengthCheck, max_bad: float) -> li
                 effect = "skipped"
             except BadSample:  # named when it is drawn
                 continue
-            if effect is not None and record is not None:
+            if effect not in (None, "cut") and record is not None:
                 num_long[effect] += 1
                 first_key = first_key or record.key
         if num_long:

@@ -30,11 +30,11 @@ from janus_train.data.sources.registry import (
     open_source,
     own_config,
     source_type,
+    template_of,
     validation_config,
 )
 from janus_train.data.sources.shards import find_tars
 from janus_train.data.storage.remote import Location, find, locate
-from janus_train.data.templates import get_template
 from janus_train.data.types import KINDS, Kind, digest
 from janus_train.errors import UserError, shortened
 from janus_train.files import read_yaml
@@ -109,7 +109,7 @@ class Recipe:
         self.validation = {source.name: self._open(source, image_size) for source in self.config.validation}
 
     def _open(self, source: SourceConfig, image_size: int) -> tuple[SourceConfig, Source]:
-        get_template(source.template, of=f"{self.path}: source {source.name!r}")
+        template_of(source, str(self.path))
         return source, open_source(source, places_of(source, self.path), image_size)
 
     def _shares(self, ratio: RatioConfig) -> dict[Kind, float]:

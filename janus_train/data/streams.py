@@ -23,8 +23,7 @@ from janus_train.data.held_out import is_held_out
 from janus_train.data.packing.best_fit import Packer, WaitingDocument
 from janus_train.data.recipe import Recipe, shard_sizes
 from janus_train.data.shuffle import Order, stable_hash
-from janus_train.data.sources.registry import sample_key
-from janus_train.data.templates import get_template
+from janus_train.data.sources.registry import sample_key, template_of
 from janus_train.data.types import BadSample, Document, Kind, Quarantined, Reference, Row
 from janus_train.errors import UserError
 
@@ -62,7 +61,7 @@ class DocumentSampler:
         self.recipe, self.encoder, self.seed, self.num_streams = recipe, encoder, seed, num_streams
         self.row_tokens = row_tokens
         self.guidance_dropout, self.first_sentence = guidance_dropout, first_sentence
-        self.templates = {name: get_template(config.template) for name, (config, _) in recipe.sources.items()}
+        self.templates = {name: template_of(config) for name, (config, _) in recipe.sources.items()}
         self.orders = {
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
         }
@@ -170,8 +169,9 @@ class _PendingDocument:
         return [self.source, self.sample_number, self.since, self.start]
 
     def to_waiting(self, row: int) -> WaitingDocument:
-        num_tokens = len(self.document)
-        return WaitingDocument(num_tokens - self.start, num_tokens, self.document.can_cut, row - self.since)
+        num_tokens, spans = len(self.document), self.document.image_spans if self.document.can_cut else []
+        images = tuple((start - self.start, stop - self.start) for start, stop in spans if start >= self.start)
+        return WaitingDocument(num_tokens - self.start, num_tokens, self.document.can_cut, row - self.since, images)
 
 
 class Stream:

@@ -29,7 +29,9 @@ Shape legend, used in every module of the project:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 Kind = Literal["understanding", "text", "generation"]
 KINDS: tuple[Kind, ...] = ("understanding", "text", "generation")
 """The data kinds, in the order in which the paper writes its ratios."""
+
+ImageUse = Literal["in", "out", "both"]
+"""What is done with the images in a document: looked at, drawn, or drawn and then looked at."""
 
 IGNORE = -100
 """The label of a position that carries no text loss (torch's and transformers' convention)."""
@@ -99,7 +104,7 @@ class Reference:
     epoch: int
     index: int
     key: str
-    piece: tuple[int, int] | None = None  # (start, stop) in tokens, if the text was cut
+    piece: tuple[int, int] | None = None  # (start, stop) in tokens, if the sample was cut
 
     def text(self) -> str:
         text = f"{self.source}:{self.epoch}:{self.index}:{self.key}"
@@ -142,7 +147,8 @@ class Document:
     codes: list[np.ndarray | None]  # int (P,) cached codes
     codes_have_loss: list[bool]  # one per generation image: true for image_out, false for codes_in
     share: float = 1.0  # 1 for a complete sample, less for a piece of one
-    can_cut: bool = False  # plain text may be cut anywhere
+    can_cut: bool = False  # it may be cut between any two tokens that are not of one image
+    record_images: list[int] = field(default_factory=list)  # of each image, in order: its number in the record, or -1
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -152,11 +158,26 @@ class Document:
         """Number of text and image targets: the document's part of the step's one denominator."""
         return int(np.count_nonzero(self.labels != IGNORE) + np.count_nonzero(self.image_targets))
 
+    @cached_property
+    def image_spans(self) -> list[tuple[int, int]]:
+        """(start, stop) of each image's tokens, from ``<begin_of_image>`` to behind ``<end_of_image>``."""
+        is_image = np.concatenate([[False], self.modality != TEXT, [False]])
+        edges = np.flatnonzero(is_image[1:] != is_image[:-1]).tolist()
+        return [(start - 1, stop + 1) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
     def piece(self, start: int, stop: int) -> Document:
-        """Tokens ``start .. stop`` as a document of their own. Labels stay with their tokens: none is lost or doubled."""
+        """Tokens ``start .. stop`` as a document of their own, with the images there.
+
+        Labels stay with their tokens: none is lost or doubled.
+        """
         if (start, stop) == (0, len(self)):
             return self
-        assert self.can_cut and not self.modality.any()  # an image's tokens are never cut
+        spans = self.image_spans
+        assert self.can_cut and last_cut(spans, start) == start and last_cut(spans, stop) == stop
+        first, last = (sum(span[0] < place for span in spans) for place in (start, stop))
+        is_in = [bool(self.modality[span[0] + 1] == IMAGE_FEATURE) for span in spans]
+        looked_at = slice(sum(is_in[:first]), sum(is_in[:last]))
+        drawn = slice(first - looked_at.start, last - looked_at.stop)
         return replace(
             self,
             reference=replace(self.reference, piece=(start, stop)),
@@ -164,8 +185,18 @@ class Document:
             labels=self.labels[start:stop],
             modality=self.modality[start:stop],
             image_targets=self.image_targets[start:stop],
+            understanding_pixels=self.understanding_pixels[looked_at],
+            generation_pixels=self.generation_pixels[drawn],
+            codes=self.codes[drawn],
+            codes_have_loss=self.codes_have_loss[drawn],
+            record_images=self.record_images[first:last],
             share=(stop - start) / len(self),
         )
+
+
+def last_cut(image_spans: Sequence[tuple[int, int]], place: int) -> int:
+    """The last place up to ``place`` where tokens may be cut: between any two that are not of one image."""
+    return next((start for start, stop in image_spans if start < place < stop), place)
 
 
 @dataclass

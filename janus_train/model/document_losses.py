@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 
 from janus_train.data.batch import Batch, collate
-from janus_train.data.types import IGNORE, TEXT, Document, Reference, Row
+from janus_train.data.types import IGNORE, TEXT, Document, Reference, Row, last_cut
 from janus_train.model.loss_totals import LossTotals
 from janus_train.model.losses import LossSums
 from janus_train.model.parts import eval_mode
@@ -51,7 +52,7 @@ def losses_by_source(
 def rows_by_source(documents: Iterable[Document], row_tokens: int) -> Iterator[Row]:
     """Rows of at most ``row_tokens`` tokens with documents of one source each, filled in the documents' order.
 
-    Texts that may be cut and are longer become consecutive pieces, as in training. Another document that is longer gets
+    Documents that may be cut and are longer become consecutive pieces, as in training. Another document that is longer gets
     a row of its own.
     """
     by_source: dict[str, list[Document]] = {}
@@ -71,8 +72,13 @@ def rows_by_source(documents: Iterable[Document], row_tokens: int) -> Iterator[R
 def _pieces(document: Document, row_tokens: int) -> list[Document]:
     if not document.can_cut:
         return [document]
-    starts = range(0, len(document), row_tokens)
-    return [document.piece(start, min(start + row_tokens, len(document))) for start in starts]
+    cuts = [0]
+    while len(document) - cuts[-1] > row_tokens:
+        cut = last_cut(document.image_spans, cuts[-1] + row_tokens)
+        if cut == cuts[-1]:  # an image that is longer than a row gets one of its own
+            cut = next(stop for start, stop in document.image_spans if start == cut)
+        cuts.append(cut)
+    return [document.piece(start, stop) for start, stop in pairwise([*cuts, len(document)])]
 
 
 def source_of(row: Row) -> str:

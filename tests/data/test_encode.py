@@ -15,7 +15,7 @@ from janus_train.data.batch import collate
 from janus_train.data.encode import BadSample, Encoder
 from janus_train.data.prompt_format import OWN_STYLE, PromptStyle, chat_prompt, generation_prompt
 from janus_train.data.special_tokens import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PLACEHOLDER, USER
-from janus_train.data.templates import first_sentence
+from janus_train.data.templates.images import first_sentence
 from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document, Kind, Record, Row
 from tests.helpers import document_of, plain_image
 
@@ -304,7 +304,20 @@ def test_first_sentence(caption: str, first: str) -> None:
         ("text", {}, 0, "missing"),
         ("text", {"text": f"a {USER} b"}, 0, "special token"),
         ("image_caption", {"caption": "x"}, 0, "0 images"),
-        ("image_caption", {"caption": "x"}, 2, "2 images"),
+        (
+            "text_to_image",
+            {"caption": "x"},
+            2,
+            "2 images where the template takes 1: several images are drawn in a conv",
+        ),
+        ("class_to_image", {"class_name": "x"}, 0, "0 images where the template takes 1$"),
+        ("image_caption", {"caption": ["x", "y"]}, 1, "field 'caption' has 2 values where the template takes one text"),
+        (
+            "question_answer",
+            {"question": ["x?"], "answer": ["y"]},
+            1,
+            "make a sample of each, or one conversation of all",
+        ),
         ("conversation", {"conversations": []}, 0, "empty"),
         ("conversation", conversation("What?", "Two."), 1, "0 placeholders but 1 images"),
         ("conversation", conversation(f"{PLACEHOLDER}{PLACEHOLDER}What?", "Two."), 1, "2 placeholders but 1 images"),

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from janus_train.data import lengths
 from janus_train.data.lengths import LengthCheck, describe, first_long_samples
 from janus_train.data.recipe import Recipe
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Record, TooLong
 from tests.helpers import config_of, encoded, make_shard, plain_image
@@ -25,11 +26,13 @@ def check(tokenizer: PreTrainedTokenizerFast) -> LengthCheck:
     return LengthCheck(tokenizer, tokens_per_image=64, system_prompt="Look.", row_tokens=256)
 
 
-def test_what_training_does_with_a_long_sample(check: LengthCheck) -> None:
+def test_what_training_does_with_a_long_sample(check: LengthCheck, tokenizer: PreTrainedTokenizerFast) -> None:
     image = plain_image()
     for template, kind, record, effect in (
         ("text", "text", Record("k", {"text": LONG}, []), "cut"),
         ("text", "text", Record("k", {"text": "short"}, []), None),
+        ("interleaved", "understanding", Record("k", {"text": PLACEHOLDER + LONG}, [image]), "cut"),
+        ("interleaved", "understanding", Record("k", {"text": f"{PLACEHOLDER} short"}, [image]), None),
         ("image_caption", "understanding", Record("k", {"caption": "short"}, [image]), None),
         ("conversation", "text", Record("k", {"conversations": ASK}, []), None),
         (
@@ -43,6 +46,10 @@ def test_what_training_does_with_a_long_sample(check: LengthCheck) -> None:
     for record in (Record("k", {"caption": LONG}, [image]), Record("k", {"caption": LONG * 99}, [image])):
         with pytest.raises(TooLong, match="do not fit a row of 256"):
             check.effect(record, get_template("image_caption"), "understanding")
+    with pytest.raises(TooLong, match="an image of 302 tokens does not fit a row of 256, and images are never cut"):
+        LengthCheck(tokenizer, 300, "", 256).effect(
+            Record("k", {"text": PLACEHOLDER + LONG}, [image]), get_template("interleaved"), "understanding"
+        )
     with pytest.raises(BadSample) as error:
         check.effect(Record("k", {"caption": " "}, [image]), get_template("image_caption"), "understanding")
     assert not isinstance(error.value, TooLong)
@@ -85,3 +92,17 @@ def test_a_start_says_what_the_first_samples_show(
     monkeypatch.setattr(lengths, "NUM_FIRST", 30)
     monkeypatch.setattr(lengths, "LIMIT_S", -1.0)
     assert first_long_samples(recipe, check, 0.01) == []
+
+
+def test_a_start_is_silent_about_documents_that_are_cut_and_names_those_with_images_that_fit_no_row(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    make_shard(tmp_path / "a.tar", {"a.json": {"text": PLACEHOLDER + LONG}, "a.png": encoded(plain_image())})
+    source = {"name": "pages", "kind": "understanding", "type": "shards", "template": "interleaved", "weight": 1}
+    values = {"name": "r", "licence": "none", "sources": [source | {"paths": ["a.tar"]}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    ratio = config_of("+stage=2", "ratio.text=0", "ratio.generation=0").ratio
+    recipe = Recipe(str(tmp_path / "recipe.yaml"), ratio, 64)
+    assert first_long_samples(recipe, LengthCheck(tokenizer, 64, "", 256), 0.5) == []
+    line = "source 'pages': 1 of its 1 samples are longer than a row of 256 tokens: 1 skipped and counted as bad"
+    assert first_long_samples(recipe, LengthCheck(tokenizer, 300, "", 256), 1.0) == [f"{line}, the first is 'a'"]

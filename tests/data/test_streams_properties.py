@@ -1,4 +1,5 @@
-"""Streams under hypothesis: any recipe, with unusable samples and long texts, read in any way, gives the same rows."""
+"""Streams under hypothesis: any recipe, with unusable samples, long texts and long documents with images, read in any way,
+gives the same rows."""
 
 from __future__ import annotations
 
@@ -16,19 +17,26 @@ from janus_train.data.packing.best_fit import BestFitPacker, Packer
 from janus_train.data.packing.one_per_row import OnePerRowPacker
 from janus_train.data.sources.registry import SourceConfig
 from janus_train.data.streams import DocumentSampler
-from janus_train.data.types import BadSample, Document, Kind, Record, Row
+from janus_train.data.types import IMAGE_CODE, BadSample, Document, Kind, Record, Row
 from tests.helpers import plain_image
 
 R, T = 8, 192
 SHARES: dict[Kind, float] = {"understanding": 0.2, "text": 0.3, "generation": 0.5}
-TEMPLATES = {"understanding": "conversation", "text": "text", "generation": "text_to_image"}
+SOURCES: dict[str, dict[str, str]] = {
+    "look": {"kind": "understanding", "template": "conversation"},
+    "pages": {"kind": "understanding", "template": "interleaved", "images": "in"},
+    "read": {"kind": "text", "template": "text"},
+    "more": {"kind": "text", "template": "text"},
+    "draw": {"kind": "generation", "template": "text_to_image"},
+    "comics": {"kind": "generation", "template": "interleaved", "images": "both"},
+}
 
 
 class SyntheticSource:
-    """A source of one kind; every ``bad_every``-th sample cannot be used, and texts are up to ``longest`` words."""
+    """A source of one template; every ``bad_every``-th sample cannot be used, and texts are up to ``longest`` words."""
 
-    def __init__(self, kind: Kind, number: int, bad_every: int, longest: int):
-        self.kind, self.number, self.bad_every, self.longest = kind, number, bad_every, longest
+    def __init__(self, kind: Kind, template: str, number: int, bad_every: int, longest: int):
+        self.kind, self.template, self.number, self.bad_every, self.longest = kind, template, number, bad_every, longest
 
     def __len__(self) -> int:
         return self.number
@@ -38,8 +46,13 @@ class SyntheticSource:
         if self.bad_every and index % self.bad_every == 1:
             raise BadSample("made bad", key=key, damaged=index % 2 == 0)
         words = " ".join(f"w{index}x{i}" for i in range(1 + index * 7 % self.longest))
-        if self.kind == "text":
+        if self.template == "text":
             return Record(key, {"text": words})
+        if self.template == "interleaved":  # up to five images, some of them side by side
+            colours = [(index % 256, number, 0) for number in range(1 + index % 5)]
+            text = words[:300].replace(" ", "<image_placeholder>", len(colours))
+            text += "<image_placeholder>" * (len(colours) - text.count("<image_placeholder>"))
+            return Record(key, {"text": text}, list(map(plain_image, colours)))
         if self.kind == "generation":
             return Record(key, {"caption": words[:40]}, [plain_image((index % 256, 0, 0))])
         turns = [
@@ -59,29 +72,24 @@ class SyntheticRecipe:
     def __init__(self, sizes: dict[str, int], bad_every: int, longest: int):
         self.shares = SHARES
         self.sources = {
-            name: (self._config(name, kind), SyntheticSource(kind, sizes[name], bad_every, longest))
-            for name, kind in (("look", "understanding"), ("read", "text"), ("more", "text"), ("draw", "generation"))
+            name: (self._config(name), self._source(name, sizes[name], bad_every, longest)) for name in SOURCES
         }
 
     @staticmethod
-    def _config(name: str, kind: Any) -> SourceConfig:
-        values = {
-            "name": name,
-            "kind": kind,
-            "type": "shards",
-            "template": TEMPLATES[kind],
-            "weight": 1.0,
-            "paths": ["x"],
-        }
-        return SourceConfig.model_validate(values)
+    def _config(name: str) -> SourceConfig:
+        values = {"name": name, "type": "shards", "weight": 1.0, "paths": ["x"]}
+        return SourceConfig.model_validate(values | SOURCES[name])
+
+    @staticmethod
+    def _source(name: str, number: int, bad_every: int, longest: int) -> SyntheticSource:
+        kind, template = SOURCES[name]["kind"], SOURCES[name]["template"]
+        return SyntheticSource(kind, template, number, bad_every, longest)  # type: ignore[arg-type]
 
     def by_kind(self) -> dict[Kind, list[SourceConfig]]:
         return {kind: [c for c, _ in self.sources.values() if c.kind == kind] for kind in SHARES}
 
 
-sizes = st.fixed_dictionaries(
-    {"look": st.integers(3, 40), "read": st.integers(3, 40), "more": st.integers(3, 9), "draw": st.integers(3, 40)}
-)
+sizes = st.fixed_dictionaries({name: st.integers(3, 9 if name == "more" else 40) for name in SOURCES})
 recipes = st.builds(SyntheticRecipe, sizes, st.sampled_from([0, 2, 5, 100]), st.integers(1, 200))
 cuts = st.sampled_from(["long", "fit"])
 units = st.sampled_from(["samples", "tokens", "one a row"])
@@ -151,7 +159,8 @@ def test_the_same_rows_for_any_number_of_workers(
 def test_every_token_of_a_sample_is_trained_once_an_epoch(
     encoder: Encoder, numbers: dict[str, int], longest: int, seed: int, cut: Any, unit: Any
 ) -> None:
-    """Pieces of a text follow each other without a gap; what was drawn was placed whole, or still waits."""
+    """Pieces of a document follow each other without a gap, with their own images; what was drawn was placed whole, or
+    still waits."""
     recipe = SyntheticRecipe(numbers, 0, longest)
     sampler, packer = parts(recipe, encoder, seed, cut, unit)
     rows = read_rows(sampler, packer, 10, world=1, workers=0)
@@ -169,6 +178,10 @@ def test_every_token_of_a_sample_is_trained_once_an_epoch(
             assert start == at
             assert np.array_equal(document.labels, full_document.labels[start:stop])
             assert np.array_equal(document.input_ids, full_document.input_ids[start:stop])
+            num_images = sum(start <= first < stop for first, _ in full_document.image_spans)
+            num_codes = len(document.codes_have_loss)
+            assert len(document.understanding_pixels) + num_codes == num_images == len(document.record_images)
+            assert (document.modality == IMAGE_CODE).sum() == encoder.tokens_per_image * num_codes
             assert document.share == (stop - start) / len(full_document)
             at = stop
         num_complete[source] += at == len(full_document)
@@ -198,7 +211,7 @@ def test_the_ratio_of_every_step_is_within_one_sample_a_stream(
 
 
 def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encoder: Encoder) -> None:
-    recipe = SyntheticRecipe({"look": 40, "read": 40, "more": 9, "draw": 40}, bad_every=5, longest=9)
+    recipe = SyntheticRecipe({name: 9 if name == "more" else 40 for name in SOURCES}, bad_every=5, longest=9)
     sampler, packer = parts(recipe, encoder, 0, "long", "samples")
     rows = [row for step in read_rows(sampler, packer, 10, world=1, workers=0) for row in step]
     quarantined = [sample for row in rows for sample in row.quarantined]
@@ -220,7 +233,7 @@ def test_bad_samples_are_written_down_once_and_others_come_in_their_place(encode
 
 
 def test_a_conversation_that_is_too_long_loses_whole_trailing_turns(encoder: Encoder) -> None:
-    recipe = SyntheticRecipe({"look": 40, "read": 3, "more": 3, "draw": 3}, bad_every=0, longest=9)
+    recipe = SyntheticRecipe({name: 40 if name == "look" else 3 for name in SOURCES}, bad_every=0, longest=9)
     sampler, _ = parts(recipe, encoder, 0, "long", "samples")
     whole = sampler._document("look", 0, 3)
     sampler.row_tokens = len(whole) - 1

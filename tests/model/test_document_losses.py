@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from janus_train.data.batch import collate
 from janus_train.data.encode import Encoder
+from janus_train.data.special_tokens import PLACEHOLDER
 from janus_train.data.types import Document, Record, Row
 from janus_train.model.document_losses import (
     ImageShape,
@@ -118,3 +120,15 @@ def test_modes_and_gradients_are_as_before(model: PackedJanus, documents: list[D
     losses_by_source(model, documents[:3], 160, SHAPE, "cpu")
     assert {name: module.training for name, module in model.named_modules()} == before
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_document_with_images_is_cut_between_them(encoder: Encoder) -> None:
+    record = Record("k", {"text": "".join(f"Number {n}. {PLACEHOLDER}" for n in range(5))}, [plain_image()] * 5)
+    whole = document_of(encoder, record, "interleaved", "understanding")
+    for row_tokens in (160, encoder.tokens_per_image):  # the second is less than an image
+        rows = list(rows_by_source([whole], row_tokens))
+        pieces = [document for row in rows for document in row.documents]
+        assert np.array_equal(np.concatenate([piece.input_ids for piece in pieces]), whole.input_ids)
+        assert sum(len(piece.understanding_pixels) for piece in pieces) == 5
+        assert sum(piece.num_loss_tokens for piece in pieces) == whole.num_loss_tokens
+        assert max(map(len, pieces)) <= max(row_tokens, encoder.tokens_per_image + 2)

@@ -7,8 +7,8 @@ kind stays within a sample of its share. A row is filled in four steps:
 2. the kind that is furthest behind places its oldest document if it fits, else its largest document that fits, and so on
    until nothing fits;
 3. documents are exchanged for larger ones of their kind while that fills the row better;
-4. text may be cut: always if it is longer than a row, and with ``cut="fit"`` wherever a row has room left. The tokens of
-   an image are never cut.
+4. a document may be cut, if it is longer than a row; with ``cut="fit"`` plain text is also cut wherever a row has room
+   left. The tokens of an image are never cut.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from janus_train.data.types import Kind
+from janus_train.data.types import Kind, last_cut
 
 RatioUnit = Literal["samples", "tokens"]
 Cut = Literal["long", "fit"]
 
 SMALLEST_PIECE = 64
-"""The smallest piece of a text is this fraction of a row: 64 tokens at 4096."""
+"""The smallest piece of a document is this fraction of a row: 64 tokens at 4096. Only an image can force a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class WaitingDocument:
     total_tokens: int  # of the complete document
     can_cut: bool
     rows_waited: int
+    images: tuple[
+        tuple[int, int], ...
+    ] = ()  # places that cannot be cut (`Document.image_spans`), in the remaining part
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,21 @@ class Packer(Protocol):
 
 
 def front_of(document: WaitingDocument, free_tokens: int, row_tokens: int) -> int:
-    """Number of tokens to place where ``free_tokens`` are free: all, or a piece of a text that is longer than a row.
+    """Number of tokens to place where ``free_tokens`` are free: all, or a piece of a document that is longer than a row.
 
-    0 if the document does not fit. The remaining piece is never shorter than a row's smallest piece.
+    0 if the document does not fit. Neither piece is shorter than a row's smallest piece, unless not even an empty row
+    allows it: if an image that nearly fills a row comes next.
     """
     if document.tokens <= free_tokens:
         return document.tokens
     min_tokens = smallest_piece(row_tokens)
     can_cut_here = document.can_cut and document.tokens > row_tokens and free_tokens >= min_tokens
-    return min(free_tokens, document.tokens - min_tokens) if can_cut_here else 0
+    if not can_cut_here:
+        return 0
+    tokens = last_cut(document.images, min(free_tokens, document.tokens - min_tokens))
+    if tokens >= min_tokens:
+        return tokens
+    return last_cut(document.images, free_tokens) if free_tokens == row_tokens else 0
 
 
 def smallest_piece(row_tokens: int) -> int:
@@ -219,7 +228,7 @@ class _RowBuilder:
                 return
 
     def fill_with_piece(self) -> None:
-        """Fill the rest of the row with the front of a text."""
+        """Fill the rest of the row with the front of a text. Documents with images are cut only where they must be."""
         min_tokens = self.packer.smallest_piece
         if self.free_tokens < min_tokens:
             return
@@ -228,6 +237,7 @@ class _RowBuilder:
                 document = self.candidates[kind][place]
                 if (
                     document.can_cut
+                    and not document.images
                     and document.tokens - self.free_tokens >= min_tokens
                     and self._may_place(kind, place, self.free_tokens)
                 ):
@@ -252,7 +262,7 @@ class _RowBuilder:
         return None if best_place is None else Choice(kind, best_place, documents[best_place].tokens)
 
     def _must_stay(self, choice: Choice) -> bool:
-        """Whether the choice may not be exchanged: it is overdue, or a piece of a text, whose pieces stay in order."""
+        """Whether the choice may not be exchanged: it is overdue, or a piece of a document, whose pieces stay in order."""
         document = self.candidates[choice.kind][choice.place]
         return (
             document.rows_waited >= self.packer.max_wait

@@ -18,7 +18,7 @@ from janus_train.data.types import Kind
 class OnePerRowPacker:
     """Chooses the one document of each row; it has no state of its own.
 
-    row_tokens: T, the limit for a document: longer text comes in pieces, each in a row of its own when its kind's turn
+    row_tokens: T, the limit for a document: what is longer and may be cut comes in pieces, each in a row of its own when its kind's turn
     comes. ratio: integers by kind, without zeros. num_streams: R.
     """
 

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from janus_train.config import OptionGroup
 from janus_train.data.storage.remote import Location
-from janus_train.data.types import BadSample, Record
+from janus_train.data.templates import Template, chosen_template
+from janus_train.data.types import BadSample, ImageUse, Record
 from janus_train.errors import UserError
 from janus_train.plugins import Registry
 
@@ -56,6 +57,8 @@ class SourceConfig(OptionGroup):
     type: str
     """A name that `register_source` knows."""
     template: str
+    images: ImageUse | None = None
+    """What a template that leaves the choice does with the images in a document; None: the template's own choice."""
     weight: Annotated[float, Field(gt=0)]
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """The share of the samples that is never trained on, only validated on (`data.held_out`)."""
@@ -114,6 +117,12 @@ def register_source(
 def source_type(name: str) -> SourceType:
     """The source type of this name. Raises `UserError` listing the known ones if there is none."""
     return _TYPES.get(name)
+
+
+def template_of(config: SourceConfig, recipe: str = "") -> Template:
+    """The source's template, with its choices. Raises `UserError` for one that cannot be; ``recipe``: where it stands."""
+    of = f"{recipe}{recipe and ': '}source {config.name!r}"
+    return chosen_template(config.template, config.images, config.kind, of)
 
 
 def open_source(config: SourceConfig, places: list[Location], image_size: int) -> Source:

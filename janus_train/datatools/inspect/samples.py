@@ -72,7 +72,7 @@ def sample(document: Document, reader: PieceReader, recipe: Recipe, size: int) -
     reference = document.reference
     facts = [f"{len(document):,} tokens", f"sample {reference.index} of its source, epoch {reference.epoch}"]
     if reference.piece:
-        facts.append(f"tokens {reference.piece[0]} to {reference.piece[1]} of a cut text")
+        facts.append(f"tokens {reference.piece[0]} to {reference.piece[1]} of a document that is cut")
     segments: list[TextSegment | ImageSegment] = []
     for is_text, pieces in groupby(reader.pieces(document), lambda piece: isinstance(piece, TextPiece)):
         if is_text:
@@ -111,7 +111,8 @@ def _title(piece: TextPiece) -> str:
 def _image(piece: ImagePiece, document: Document, recipe: Recipe, size: int) -> ImageSegment:
     pixels, note = piece.pixels, ""
     if pixels is None:
-        pixels, note = _image_of_cached_codes(document, piece.number, recipe, size), "codes from the cache"
+        number = document.record_images[piece.number]
+        pixels, note = _image_of_cached_codes(document, number, recipe, size), "codes from the cache"
     facts = [ROLES[piece.role], f"{piece.tokens} positions", note]
     return ImageSegment(
         uri=pixels_uri(pixels) if pixels is not None else None,
@@ -123,7 +124,9 @@ def _image(piece: ImagePiece, document: Document, recipe: Recipe, size: int) -> 
 
 
 def _image_of_cached_codes(document: Document, number: int, recipe: Recipe, size: int) -> np.ndarray | None:
-    """Read the image of cached codes from its source; None if the source cannot provide it."""
+    """Read image ``number`` of the record, whose codes are cached, from its source; None if that cannot provide it."""
+    if number < 0:
+        return None
     _, source = recipe.sources[document.reference.source]
     try:
         return generation_pixels(source[document.reference.index].images[number], size)

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from janus_train.data.special_tokens import SPECIAL_TOKENS
-from janus_train.data.types import IGNORE, IMAGE_CODE, IMAGE_FEATURE, TEXT, Document
+from janus_train.data.types import IGNORE, IMAGE_FEATURE, TEXT, Document
 
 MAX_GROUP = 12
 """Limit for tokens that are shown as one because they share a character's bytes (one character needs at most 4)."""
@@ -34,7 +34,7 @@ class TextPiece:
     image_loss: bool = False
     """Whether the hidden state here predicts an image's first code."""
     beyond: bool = False
-    """Whether it is not in the row, but the target of the last position of a cut text."""
+    """Whether it is not in the row, but the target of the last position of a piece."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,7 @@ def _run(modality: np.ndarray, place: int) -> int:
 
 def image_runs(document: Document) -> list[tuple[int, int]]:
     """(start, end) of each image's positions."""
-    runs, place = [], 0
-    while place < len(document):
-        end = _run(document.modality, place)
-        if document.modality[place] in (IMAGE_FEATURE, IMAGE_CODE):
-            runs.append((place, end))
-        place = end
-    return runs
+    return [(start + 1, stop - 1) for start, stop in document.image_spans]
 
 
 def loss_runs(document: Document) -> list[tuple[int, int]]:

@@ -166,9 +166,11 @@ def _clean(value: Any, options: PrepareOptions, strip: bool = True) -> str:
 
 
 def captioned_samples(record: dict[str, Any], options: PrepareOptions, num_images: int) -> list[dict[str, Any]]:
-    """The fields of the samples of an image with captions, in the form of the options."""
-    if num_images != 1 and options.form != "ask":
-        raise SkipRecord("a caption takes one image", f"{num_images}")
+    """The fields of the samples of captioned images, in the form of the options."""
+    if options.form == "draw" and num_images != 1:
+        raise SkipRecord("one image is drawn from a caption", f"{num_images}")
+    if not num_images and options.form == "plain":
+        raise SkipRecord("a caption without an image")
     return [_in_form(caption, options, num_images) for caption in captions(record, options)]
 
 

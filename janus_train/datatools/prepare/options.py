@@ -13,15 +13,17 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from janus_train.errors import UserError
 
-FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset"]
+FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset", "interleaved"]
+LayoutName = Literal["obelics", "mmc4", "wikihow", "text"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 _TABLES: tuple[FormatName, ...] = ("parquet", "hf")
 _CLASSES: tuple[FormatName, ...] = ("imagefolder", *_TABLES, "webdataset")
 _RECORDS: tuple[FormatName, ...] = ("captions", "conversations")
+_LISTED: tuple[FormatName, ...] = (*_RECORDS, "interleaved")
 _CAPTIONS: tuple[FormatName, ...] = ("captions", *_TABLES, "webdataset")
 _TEXTS: tuple[FormatName, ...] = ("captions", "text", *_TABLES, "webdataset")
-_IMAGES: tuple[FormatName, ...] = (*_RECORDS, *_TABLES, "webdataset")
+_IMAGES: tuple[FormatName, ...] = (*_LISTED, *_TABLES, "webdataset")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -79,7 +81,8 @@ class PrepareOptions:
             "captions: JSON, JSON lines, CSV, TSV or COCO's JSON with image paths, or a folder of images with metadata.jsonl "
             "(.csv, .parquet) or a .txt beside each. conversations: JSON or JSON lines of LLaVA, ShareGPT, OpenAI, Qwen-VL "
             "or Janus. parquet: Parquet files that contain the images. hf: folders written by "
-            "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars.",
+            "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars. interleaved: JSON, "
+            "JSON lines or Parquet of documents with images in them (--layout).",
             metavar="FORMAT",
         ),
     ]
@@ -87,7 +90,7 @@ class PrepareOptions:
     images: Annotated[
         str | None,
         OptionSpec(
-            "Folder that image paths are relative to. Default: the folder of the file with the records.", _RECORDS
+            "Folder that image paths are relative to. Default: the folder of the file with the records.", _LISTED
         ),
     ] = None
     classes: Annotated[
@@ -105,8 +108,9 @@ class PrepareOptions:
     image_field: Annotated[
         str | None,
         OptionSpec(
-            "Field or column with the image or its path; a pattern such as '{photoid}.jpg' is filled in from the record.",
-            (*_RECORDS, *_TABLES),
+            "Field or column with the image or its path; a pattern such as '{photoid}.jpg' is filled in from the record. "
+            "interleaved: of a step (wikihow) or of an entry of image_info (mmc4).",
+            (*_LISTED, *_TABLES),
         ),
     ] = None
     text_field: Annotated[
@@ -132,6 +136,23 @@ class PrepareOptions:
             ".txt, if a folder has such files.",
             ("captions",),
             parse=_caption_extension,
+        ),
+    ] = None
+    layout: Annotated[
+        LayoutName | None,
+        OptionSpec(
+            "How the documents are laid out. obelics: parallel lists texts and images. mmc4: text_list and image_info. "
+            "wikihow: a title and steps with text and image. text: a text with <image_placeholder> in it, and images. "
+            "Default: by their fields.",
+            ("interleaved",),
+        ),
+    ] = None
+    image_place: Annotated[
+        Literal["before", "after"] | None,
+        OptionSpec(
+            "mmc4, wikihow: whether an image stands before its sentence or step, as on the page, or after it, where it "
+            "can be drawn from it. Default: before.",
+            ("interleaved",),
         ),
     ] = None
     captions: Annotated[

@@ -23,8 +23,8 @@ class TrackedRecord(dict[str, Any]):
         self._read.add(name)
         return super().get(name, default)
 
-    def count_unread(self) -> None:
-        """Count (`not_used`) each field that has a value which nobody asked for."""
+    def count_unread(self, path: str = "") -> None:
+        """Count (`not_used`) each field that has a value which nobody asked for. ``path``: where the record stands."""
         for name, value in self.items():
             if name not in self._read and not is_empty(value):
-                not_used(field_reason(name))
+                not_used(field_reason(path + name))

@@ -11,8 +11,8 @@ from pathlib import Path
 from janus_train.data.data_args import DataArg
 from janus_train.data.shards.index import ShardIndex, own_index, read_head
 from janus_train.data.shards.replace import Busy, file_lock, finish_swap, relist, replace_shard
+from janus_train.data.sources.registry import template_of
 from janus_train.data.storage.remote import Location
-from janus_train.data.templates import get_template
 from janus_train.datatools.tokenize.rewrite import RewriteCounts, has_images, rewrite
 from janus_train.errors import UserError
 from janus_train.model.vq import CodeEncoder
@@ -33,10 +33,7 @@ def tars_of(data_args: Sequence[DataArg]) -> list[Path]:
             f"none of the {len(data_args)} sources is of kind generation and type shards: nothing to cache codes in"
         )
     for data_arg in selected_args:
-        if (
-            data_arg.config is not None
-            and not get_template(data_arg.config.template, of=f"source {data_arg.name!r}").reads_codes
-        ):
+        if data_arg.config is not None and not template_of(data_arg.config).reads_codes:
             raise UserError(f"source {data_arg.name!r}: its template {data_arg.config.template} generates no image")
     return sorted({_local(place).absolute() for data_arg in selected_args for place in data_arg.places})
 

@@ -12,10 +12,9 @@ from typing import Any
 from janus_train.data.data_args import DataArg
 from janus_train.data.lengths import LongEffect
 from janus_train.data.shards.index import read_head
-from janus_train.data.sources.registry import Source, open_source, source_type
+from janus_train.data.sources.registry import Source, open_source, source_type, template_of
 from janus_train.data.sources.shards import ShardSource
 from janus_train.data.storage.remote import Location, file_sizes, open_reader
-from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
@@ -98,7 +97,7 @@ def plan_verification(data_args: Sequence[DataArg], lengths: Lengths | None) -> 
         if config is None:
             plan.checks.append(SampleCheck(lengths=lengths))
         else:
-            template = get_template(config.template, of=f"source {data_arg.name!r}")
+            template = template_of(config)
             plan.checks.append(SampleCheck(template, config.kind, lengths, fields=tars != "material"))
         if tars is not None:
             _plan_tars(plan, number, data_arg)

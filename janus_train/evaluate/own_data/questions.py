@@ -26,6 +26,7 @@ NO_VALUE = "(none)"
 AFTER_CODES = "answers and images after an image that the model has to generate first"
 BEFORE_IMAGE = "words that an image follows"
 TOO_LONG = "answers longer than --max-answer-tokens"
+NO_ROOM_FOR_IMAGE = "images that do not fit the model's context behind what precedes them"
 NO_ROOM = "answers without room for --max-answer-tokens in the model's context"
 
 
@@ -108,6 +109,9 @@ class TaskFinder:
         for start, _ in _runs(document.image_targets):
             if (document.modality[: start + 1] == IMAGE_CODE).any():
                 self.tasks.skipped[AFTER_CODES] += 1
+                continue
+            if start + 1 + self._encoder.tokens_per_image > self._context:
+                self.tasks.skipped[NO_ROOM_FOR_IMAGE] += 1
                 continue
             reference = document.reference
             prompt_ids = document.input_ids[: start + 1]

@@ -11,7 +11,7 @@ from janus_train.data.data_args import RECIPE_ENDINGS
 from janus_train.data.held_out import held_out_sources
 from janus_train.data.recipe import Recipe, read_recipe
 from janus_train.data.sources.jsonl import JsonlSource
-from janus_train.data.sources.registry import Source
+from janus_train.data.sources.registry import Source, template_of
 from janus_train.data.templates import Template, get_template, template_for
 from janus_train.data.types import KINDS, BadSample, Kind, Record
 from janus_train.errors import UserError
@@ -77,14 +77,12 @@ def _open_recipe(data: str, split: Split | None, image_size: int, num_samples: i
         raise UserError(f"--split held_out: the recipe {data} holds no samples out (held_out, validation)")
     if split == "all" or not holds_out:
         sources = [
-            _chosen(config.name, config.kind, get_template(config.template), source, num_samples)
+            _chosen(config.name, config.kind, template_of(config), source, num_samples)
             for config, source in [*recipe.sources.values(), *recipe.validation.values()]
         ]
         return OwnData(sources, recipe.digests(), recipe, "all")
     sources = [
-        DataSource(
-            held.config.name, held.config.kind, get_template(held.config.template), held.source, held.indices, None
-        )
+        DataSource(held.config.name, held.config.kind, template_of(held.config), held.source, held.indices, None)
         for held in held_out_sources(recipe, num_samples)
     ]
     if not any(source.indices for source in sources):

@@ -16,6 +16,7 @@ import torch
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
+from janus_train.data.sources.registry import template_of
 from janus_train.data.templates import get_template
 from janus_train.data.types import Row
 from janus_train.errors import one_line
@@ -57,8 +58,8 @@ class Monitor:
         group = backend.distributed
         self._config, self._run_dir, self._backend, self._group = config, run_dir, backend, group
         self._prompts, self._questions = recipe.config.previews, questions
-        templates = [source.template for source in recipe.config.sources if source.kind == "generation"]
-        self._template = get_template(templates[0] if templates else "request_to_image")
+        templates = [template_of(source) for source in recipe.config.sources if source.kind == "generation"]
+        self._template = templates[0] if templates else get_template("request_to_image")
         self._quarantine = Quarantine(run_dir.quarantine, recipe.lengths, config.data.max_bad, writes=group.is_main)
         self._bad_steps = BadSteps(run_dir.bad_steps, group)
         self._timer = ForwardTimer(backend.model, group.device)

@@ -21,8 +21,8 @@ from janus_train.data.encode import Encoder
 from janus_train.data.held_out import HeldOutSource, held_out_sources
 from janus_train.data.image_files import write_png
 from janus_train.data.recipe import Recipe
+from janus_train.data.sources.registry import template_of
 from janus_train.data.special_tokens import ASSISTANT, EOS, USER
-from janus_train.data.templates import get_template
 from janus_train.data.types import IGNORE, BadSample, Record, Reference
 from janus_train.files import write_json
 from janus_train.infer.chat import answer_ids
@@ -67,7 +67,7 @@ def _questions(source: HeldOutSource, encoder: Encoder, context: int) -> Iterato
 
 def _question(record: Record, source: HeldOutSource, encoder: Encoder) -> Question | None:
     """The sample up to its first answer; None if that is not a text about images alone."""
-    template = get_template(source.config.template)
+    template = template_of(source.config)
     reference = Reference(source.config.name, 0, 0, record.key)
     document = encoder.encode_without_chance(record, template, source.config.kind, reference)
     places = np.flatnonzero(document.labels != IGNORE)

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.packing import STAGES, simulate
-from janus_train.data.packing.best_fit import BestFitPacker, Choice, Cut, RatioUnit, WaitingDocument
+from janus_train.data.packing.best_fit import (
+    BestFitPacker,
+    Choice,
+    Cut,
+    RatioUnit,
+    WaitingDocument,
+    front_of,
+    smallest_piece,
+)
 from janus_train.data.types import Kind
 
 T = 128
@@ -136,3 +144,49 @@ def test_rows_are_full_on_lengths_like_the_papers(stage: int, cut: Cut, asked: f
     result = simulate(stage, cut, num_rows=150)
     assert 100 * result.fill >= asked
     assert result.longest_wait <= 64 + 16
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    segments=st.lists(st.tuples(st.booleans(), st.integers(1, T)), min_size=1, max_size=12),
+    free=st.lists(st.integers(1, T), min_size=1, max_size=40),
+)
+def test_a_document_with_images_comes_in_pieces_without_a_cut_image(
+    segments: list[tuple[bool, int]], free: list[int]
+) -> None:
+    """Whatever room rows leave: each empty row takes a piece, so that none waits forever."""
+    spans, total = [], 0
+    for is_image, tokens in segments:
+        spans += [(total, total + tokens)] if is_image else []
+        total += tokens
+    at, room = 0, iter([*free, *[T] * (2 * len(segments) + total // (T // 2) + 2)])
+    while at < total:
+        free_tokens = next(room)
+        images = tuple((start - at, stop - at) for start, stop in spans if start >= at)
+        tokens = front_of(WaitingDocument(total - at, total, True, 0, images), free_tokens, T)
+        assert tokens <= free_tokens and (tokens or free_tokens < T)
+        assert not any(start < at + tokens < stop for start, stop in spans)
+        assert total - at > T or tokens in (0, total - at), "what fits a row is not cut"
+        at += tokens
+
+
+def test_pieces_are_not_tiny_unless_an_image_forces_it() -> None:
+    def front(tokens: int, images: tuple[tuple[int, int], ...], free: int) -> int:
+        return front_of(WaitingDocument(tokens, tokens, True, 0, images), free, T)
+
+    assert smallest_piece(T) == 2
+    assert front(T + 40, ((50, 90),), 60) == 50, "an image that does not fit begins the next piece"
+    assert front(T + 40, ((1, 90),), 60) == 0, "one token alone is no piece"
+    assert front(T + 1, ((0, T),), T) == T, "an image that fills a row leaves what there is to leave"
+    assert front(T + 2, ((1, T + 1),), T) == 1, "and takes what there is to take"
+    assert front(T + 1, ((0, T),), T - 1) == 0
+
+
+def test_only_plain_text_is_cut_to_fill_a_row() -> None:
+    packer = BestFitPacker(T, {"understanding": 1.0}, 1, cut="fit")
+    for images, choices in (
+        ((), [Choice("understanding", 0, 100), Choice("understanding", 1, 28)]),
+        (((9, 19),), None),
+    ):
+        waiting = [WaitingDocument(100, 100, False, 0), WaitingDocument(90, 90, True, 0, images)]
+        assert packer.choose({"understanding": waiting}, {}) == (choices or [Choice("understanding", 0, 100)])

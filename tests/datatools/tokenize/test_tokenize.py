@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import shutil
 import tarfile
@@ -13,15 +15,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from janus_train.data.cached_codes import check_codes
-from janus_train.data.images import generation_pixels, to_float
+from janus_train.data.images import generation_pixels, to_float, understanding_pixels
 from janus_train.data.loader import open_recipe
 from janus_train.data.shards.index import index_path, read_head, read_listing
 from janus_train.data.shards.scan import write_index
 from janus_train.data.shards.vq_codes import RECORD, CodesOrigin
 from janus_train.data.sources.shards import ShardSource
+from janus_train.data.types import IMAGE_CODE
+from janus_train.datatools.inspect.drawn import open_run_data
+from janus_train.datatools.inspect.page import Page
 from janus_train.demo.objects import UNIT
 from janus_train.errors import UserError
 from janus_train.interop.vq_encoder import load_code_encoder
@@ -30,6 +36,7 @@ from janus_train.model.vq import encode_images
 from janus_train.train.run import run as train
 from tests.datatools.tokenize.conftest import noise
 from tests.helpers import Run, config_of, encoded, make_shard, plain_image, read_lines
+from tests.pages.parsed import Page as ParsedPage
 from tests.train.conftest import SMALL
 
 
@@ -191,8 +198,6 @@ def test_training_refuses_codes_that_are_not_the_models(
 
 
 def test_codes_of_unknown_origin_are_refused(run: Run, tmp_path: Path, random_base: Path) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(64, np.uint16))
     members = {"a.json": {"caption": "x"}, "a.png": noise(1), "a.codes.npy": buffer.getvalue()}
@@ -288,3 +293,67 @@ def test_a_tar_without_an_index_is_named(run: Run, random_base: Path, tmp_path: 
     tar = make_shard(tmp_path / "x.tar", {"a.json": {"caption": "x"}, "a.png": noise(1)}, index=False)
     code, _, error_output = run("tokenize", tar, "--model", random_base)
     assert code == 1 and "janus-train index" in error_output
+
+
+def test_interleaved_documents_train_on_cached_codes_and_the_page_shows_the_images_of_their_pieces(
+    run: Run, random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents of three images, each drawn and looked at, come in pieces of at most two images."""
+    members: dict[str, Any] = {}
+    for number in range(4):
+        members[f"d{number}.json"] = {
+            "text": f"A <image_placeholder> B <image_placeholder> {number}<image_placeholder>"
+        }
+        members |= {f"d{number}.{place}.png": noise(10 * number + place) for place in range(3)}
+    make_shard(tmp_path / "d.tar", members)
+    source = {"name": "pages", "kind": "generation", "type": "shards", "template": "interleaved", "images": "both"}
+    recipe = tmp_path / "recipe.yaml"
+    values = {"name": "own", "licence": "none", "sources": [source | {"weight": 1, "paths": ["d.tar"]}]}
+    recipe.write_text(yaml.safe_dump(values))
+    ratio = ("ratio.understanding=0", "ratio.text=0")
+    words = ["+stage=2", f"init_from={random_base}", f"data.recipe={recipe}", "run.steps=4", *SMALL, *ratio]
+    words.append("batch.row_tokens=150")
+    train(config_of(*words, f"output_dir={tmp_path / 'without'}"))
+    code, output, error_output = run("tokenize", recipe, "--model", random_base)
+    assert code == 0 and output == "1 of 1 tars tokenized (12 images)\n", error_output
+    monkeypatch.setattr(janus_module, "encode_images", no_images)
+    train(config_of(*words, f"output_dir={tmp_path / 'with'}"))
+    keys = ("step", "loss", "loss/text", "loss/generation", "batch_digest")
+    lines = [
+        [[line[k] for k in keys] for line in read_lines(tmp_path / f"{n}/metrics.jsonl")] for n in ("with", "without")
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 4
+
+    steps = list(open_run_data(config_of(*words)).steps(1, 6))
+    documents = [d for _, rows in steps for row in rows for d in row.documents]
+    assert all(d.reference.piece for d in documents) and len({len(d.record_images) for d in documents}) > 1
+    page = Page(open_run_data(config_of(*words)))
+    for step, rows in steps:
+        page.add(step, rows)
+    shown = [pixels_of(a["src"]) for tag, a in ParsedPage(page.html()).tags if tag == "img"]
+    expected = []
+    for document in documents:
+        record = ShardSource([tmp_path / "d.tar"])[document.reference.index]
+        kinds = [document.modality[start + 1] for start, _ in document.image_spans]
+        for number, kind in zip(document.record_images, kinds, strict=True):
+            resize = generation_pixels if kind == IMAGE_CODE else understanding_pixels
+            expected.append(resize(record.images[number], UNIT))
+    assert len(shown) == len(expected) > 12
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected, strict=True))
+
+    code, output, error_output = run("verify", recipe, "--model", random_base, "--row-tokens", "150")
+    assert code == 0 and "4 cut over several rows" in output + error_output
+    source |= {"images": "in", "kind": "understanding"}
+    recipe.write_text(yaml.safe_dump(values | {"sources": [source | {"weight": 1, "paths": ["d.tar"]}]}))
+    code, _, error_output = run("tokenize", recipe, "--model", random_base)
+    assert code == 2 and "none of the 1 sources is of kind generation" in error_output
+
+
+def no_images(vqmodel: Any, pixels: torch.Tensor) -> torch.Tensor:
+    assert not len(pixels), "a code was made while training"
+    return encode_images(vqmodel, pixels)
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        return np.asarray(image)

@@ -15,6 +15,7 @@ _CLASSES = {
     "hf": "HfDatasetFormat",
     "text": "TextFormat",
     "webdataset": "WebDatasetFormat",
+    "interleaved": "InterleavedFormat",
 }
 
 

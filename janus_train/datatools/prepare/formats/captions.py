@@ -4,8 +4,6 @@ them in files of their own."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,7 @@ from janus_train.datatools.prepare.inputs import expand, file_extent, read_file
 from janus_train.datatools.prepare.items import Entry, Extent, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions, flag
 from janus_train.datatools.prepare.records import ENDINGS, OBJECT, kind_of, load_object
-from janus_train.datatools.prepare.tables import forget_files as forget_tables
-from janus_train.datatools.prepare.tables import is_path_type, open_parquet, parquet_rows, parquet_units
+from janus_train.datatools.prepare.tables import is_path_type, open_parquet
 from janus_train.errors import UserError
 
 _ENDINGS = (*ENDINGS, ".parquet")
@@ -46,7 +43,6 @@ class CaptionsFormat(RecordListFormat):
     image_fields = IMAGE_FIELDS
 
     def __init__(self, options: PrepareOptions):
-        forget_tables()
         super().__init__(options)
         self.several = options.captions == "each"
         self._named: set[str] | None = None  # while a file of metadata is planned, the images that it names
@@ -102,27 +98,18 @@ class CaptionsFormat(RecordListFormat):
         return self._count_unnamed(job, units) if is_metadata else units
 
     def _plan_file(self, job: str) -> Iterator[Unit]:
-        if job.lower().endswith(".parquet"):
-            return self._plan_parquet(job)
-        if kind_of(job) != OBJECT:
+        if job.lower().endswith(".parquet") or kind_of(job) != OBJECT:
             return super().plan(job)
         images = ((record, f"{job}, image {record['id']}", record) for record in _coco(job))
         return split_into_units(self.record_sizes(job, images), lambda records: {"file": job, "records": records})
 
-    def _plan_parquet(self, job: str) -> Iterator[Unit]:
-        """Units inside of row groups; the images are outside the file."""
+    def plan_parquet(self, job: str) -> Iterator[Unit]:
+        """As any file of records, if the images are outside it."""
         schema = open_parquet(job).schema_arrow
         inside = [field.name for field in schema if field.name in IMAGE_FIELDS and not is_path_type(field.type)]
         if inside:
             raise UserError(f"{job} has images inside, in the column {inside[0]!r}: prepare parquet reads it")
-        rows = (
-            ((group, number), _row_location(job, group, number), row)
-            for unit in parquet_units(job, None)
-            for group in [unit.place[1]]
-            for number, row in parquet_rows(unit.place)
-        )
-        for group, extents in groupby(self.record_sizes(job, rows), lambda pair: pair[0][0]):
-            yield from split_into_units(extents, partial(_parquet_place, job, group))
+        return super().plan_parquet(job)
 
     def _count_unnamed(self, file: str, units: Iterator[Unit]) -> Iterator[Unit]:
         self._named = set()
@@ -152,15 +139,11 @@ class CaptionsFormat(RecordListFormat):
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
         place = unit.place
-        if not isinstance(place, dict):
+        if not isinstance(place, dict) or "parquet" in place:
             yield from super().entries(unit)
         elif "pairs" in place:
             for image, caption in place["pairs"]:
                 yield Entry(image, (image, caption))
-        elif "parquet" in place:
-            path, group, *_ = place["parquet"]
-            for number, row in parquet_rows(place["parquet"]):
-                yield Entry(_row_location(path, group, number), (path, row))
         else:
             for record in place["records"]:
                 yield Entry(f"{place['file']}, image {record['id']}", (place["file"], record))
@@ -179,14 +162,6 @@ class CaptionsFormat(RecordListFormat):
 def _pair_extents(job: PairFolder) -> Iterator[tuple[tuple[str, str], Extent]]:
     for image, caption in read_pairs(job):
         yield (image, caption), (file_extent(image) or Extent()) + (file_extent(caption) or Extent())
-
-
-def _parquet_place(path: str, group: int, places: list[tuple[int, int]]) -> dict[str, Any]:
-    return {"parquet": [path, group, places[0][1], places[-1][1] + 1, None]}
-
-
-def _row_location(path: str, group: int, number: int) -> str:
-    return f"{path}, row group {group}, row {number}"
 
 
 def _coco(file: str) -> list[dict[str, Any]]:

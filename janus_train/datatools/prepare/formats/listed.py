@@ -1,22 +1,25 @@
-"""Reads files of records with images in a folder, for the formats captions and conversations."""
+"""Reads files of records with images in a folder, for the formats captions, conversations and interleaved."""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from janus_train.data.conversations import image_name
-from janus_train.data.embedded_images import embedded_image
+from janus_train.data.embedded_images import ADDRESS, embedded_image
 from janus_train.data.image_files import IMAGE_ENDINGS, ImageError
 from janus_train.datatools.prepare.fields import check_number, name_of, pick
 from janus_train.datatools.prepare.inputs import expand, file_extent, path_inside, read_file
 from janus_train.datatools.prepare.items import Entry, Extent, InputFormat, Item, SkipRecord, Unit, split_into_units
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS, LocatedRecord, RecordPlace, forget_files, records
+from janus_train.datatools.prepare.tables import forget_files as forget_tables
+from janus_train.datatools.prepare.tables import parquet_rows, parquet_units
 from janus_train.datatools.prepare.unused import TrackedRecord
 from janus_train.errors import UserError
 
@@ -27,15 +30,13 @@ _FIRST_RECORDS = 100
 T = TypeVar("T")
 
 
-class RecordListFormat(InputFormat):
+class RecordFiles(InputFormat):
     """Records with image paths under ``--images``, by default under the folder of the records' file."""
-
-    image_fields: tuple[str, ...]
-    """The fields with an image's path, unless the options name the field."""
 
     def __init__(self, options: PrepareOptions):
         super().__init__(options)
         forget_files()
+        forget_tables()
         self.files = self.find_files()
         if options.images is not None and not Path(options.images).is_dir():
             raise UserError(f"--images {options.images}: there is no such folder")
@@ -48,10 +49,23 @@ class RecordListFormat(InputFormat):
         return self.files
 
     def plan(self, job: Any) -> Iterator[Unit]:
+        if job.lower().endswith(".parquet"):
+            return self.plan_parquet(job)
         located = ((record_at.place, record_at.location, record_at.value) for record_at in self._records(job))
         return split_into_units(
             self.record_sizes(job, located), lambda places: [job, places[0].offset, places[0].number]
         )
+
+    def plan_parquet(self, file: str) -> Iterator[Unit]:
+        """Units inside of row groups."""
+        rows = (
+            ((group, number), _row_location(file, group, number), row)
+            for unit in parquet_units(file, None)
+            for group in [unit.place[1]]
+            for number, row in parquet_rows(unit.place)
+        )
+        for group, extents in groupby(self.record_sizes(file, rows), lambda pair: pair[0][0]):
+            yield from split_into_units(extents, partial(_parquet_place, file, group))
 
     def _records(self, file: str) -> Iterator[LocatedRecord]:
         return records(file, columns=self.options.columns)
@@ -60,53 +74,18 @@ class RecordListFormat(InputFormat):
         return [job]
 
     def entries(self, unit: Unit) -> Iterator[Entry]:
+        if isinstance(unit.place, dict):
+            path, group, *_ = unit.place["parquet"]
+            for number, row in parquet_rows(unit.place["parquet"]):
+                yield Entry(_row_location(path, group, number), (path, row))
+            return
         path, offset, number = unit.place
         for record_at in islice(records(path, RecordPlace(offset, number), self.options.columns), unit.count):
             yield Entry(record_at.location, (path, record_at.value))
 
-    def item(self, entry: Entry) -> Item:
-        path, record = entry.value
-        if isinstance(record, SkipRecord):
-            raise record
-        record = TrackedRecord(record)
-        images = self.images(record, path, entry.location)
-        check_number(len(images), self.options)
-        samples = self.samples(record, len(images))
-        name = name_of(record) or _stem(images[0]) if images else ""
-        record.count_unread()
-        return Item(samples, [image if isinstance(image, bytes) else read_file(image) for image in images], name)
-
     @abstractmethod
-    def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
-        """The fields of the record's samples. Raises `SkipRecord`."""
-
-    def named_images(self, record: dict[str, Any]) -> Any:
-        """The record's value for its images: a path, a list of paths, or None."""
-        field = self.options.image_field
-        if field is not None and "{" in field:
-            return re.sub(r"\{([^{}]+)\}", lambda match: _part(record, match[1]), field)
-        if field is not None:
-            return pick(record, field)
-        return next((record[name] for name in self.image_fields if record.get(name)), None)
-
     def images(self, record: dict[str, Any], file: str, location: str) -> list[str | bytes]:
-        """The record's images: their paths, or the bytes of those that the record contains.
-
-        Raises `UserError` for an address or a path outside the folder.
-        """
-        value = self.named_images(record)
-        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
-        images: list[str | bytes] = []
-        for element in value if isinstance(value, list) else [] if value in (None, "") else [value]:
-            name = image_name(element)
-            if not isinstance(name, str):
-                raise SkipRecord("the image's path is not a string")
-            try:
-                data = embedded_image(name)
-            except ImageError as error:
-                raise SkipRecord("the image does not open", str(error)) from None
-            images.append(path_inside(folder, name, location, str(Path(file).parent)) if data is None else data)
-        return images
+        """The record's images: their paths, or the bytes of those that the record contains. Raises `SkipRecord`."""
 
     def record_sizes(
         self, file: str, located: Iterable[tuple[T, str, dict[str, Any] | SkipRecord]]
@@ -150,6 +129,63 @@ class RecordListFormat(InputFormat):
             return []
 
 
+class RecordListFormat(RecordFiles):
+    """Records that name their images in a field."""
+
+    image_fields: tuple[str, ...]
+    """The fields with an image's path, unless the options name the field."""
+
+    def item(self, entry: Entry) -> Item:
+        path, record = entry.value
+        if isinstance(record, SkipRecord):
+            raise record
+        record = TrackedRecord(record)
+        images = self.images(record, path, entry.location)
+        check_number(len(images), self.options)
+        samples = self.samples(record, len(images))
+        name = name_of(record) or _stem(images[0]) if images else ""
+        record.count_unread()
+        return Item(samples, [image if isinstance(image, bytes) else read_file(image) for image in images], name)
+
+    @abstractmethod
+    def samples(self, record: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
+        """The fields of the record's samples. Raises `SkipRecord`."""
+
+    def named_images(self, record: dict[str, Any]) -> Any:
+        """The record's value for its images: a path, a list of paths, or None."""
+        field = self.options.image_field
+        if field is not None:
+            return picked_image(record, field)
+        return next((record[name] for name in self.image_fields if record.get(name)), None)
+
+    def images(self, record: dict[str, Any], file: str, location: str) -> list[str | bytes]:
+        """The record's images: their paths, or the bytes of those that the record contains.
+
+        Raises `UserError` for an address or a path outside the folder.
+        """
+        value = self.named_images(record)
+        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
+        images: list[str | bytes] = []
+        for element in value if isinstance(value, list) else [] if value in (None, "") else [value]:
+            name = image_name(element)
+            if not isinstance(name, str):
+                raise SkipRecord("the image's path is not a string")
+            try:
+                data = embedded_image(name)
+            except ImageError as error:
+                raise SkipRecord("the image does not open", str(error)) from None
+            images.append(path_inside(folder, name, location, str(Path(file).parent)) if data is None else data)
+        return images
+
+
+def _parquet_place(path: str, group: int, places: list[tuple[int, int]]) -> dict[str, Any]:
+    return {"parquet": [path, group, places[0][1], places[-1][1] + 1, None]}
+
+
+def _row_location(path: str, group: int, number: int) -> str:
+    return f"{path}, row group {group}, row {number}"
+
+
 def extent_of(image: str | bytes) -> Extent | None:
     """The extent of an image; None if its file does not exist."""
     return Extent(len(image)) if isinstance(image, bytes) else file_extent(image)
@@ -161,11 +197,23 @@ def _stem(image: str | bytes) -> str:
 
 def check_images_exist(num_images: int, num_existing: int, example: str) -> None:
     """Raise `UserError` if records name images and none of them exists."""
+    if num_images and not num_existing and ADDRESS.match(example):
+        raise UserError(
+            f"the images are addresses, such as {example}, and none is a file here: download them first and write the "
+            "files' names instead; prepare downloads nothing"
+        )
     if num_images and not num_existing:
         raise UserError(
             f"none of the {'first ' if num_images >= _FIRST_IMAGES else ''}{num_images} images exists, such as {example}: "
             "--images names the folder that their paths start from"
         )
+
+
+def picked_image(record: dict[str, Any], field: str) -> Any:
+    """The value of ``--image-field``: at a path of names, or a pattern filled in from the record."""
+    if "{" in field:
+        return re.sub(r"\{([^{}]+)\}", lambda match: _part(record, match[1]), field)
+    return pick(record, field)
 
 
 def _part(record: dict[str, Any], name: str) -> str:

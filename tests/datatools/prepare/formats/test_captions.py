@@ -201,3 +201,17 @@ def test_absolute_and_windows_paths(tmp_path, run):
     assert code == 2 and f"leaves the image folder {tmp_path / 'lists'}: pass --images {tmp_path}\n" in said
     assert run(*words, "--images", tmp_path / "images")[0] == 0
     assert [data for _, _, [data] in samples(tmp_path / "out")] == [image_bytes(number) for number in range(3)]
+
+
+def test_a_caption_of_several_images(tmp_path):
+    """They train an image_caption; to draw from a caption, there must be one."""
+    for number in (1, 2):
+        write(tmp_path / f"{number}.jpg", image_bytes(number))
+    records = [{"image": ["1.jpg", "2.jpg"], "caption": "Before and after."}, {"image": "1.jpg", "caption": "Before."}]
+    file = write(tmp_path / "x.jsonl", records)
+    make("captions", file, out=tmp_path / "plain")
+    assert samples(tmp_path / "plain")[0][1:] == ({"caption": "Before and after."}, [image_bytes(1), image_bytes(2)])
+    source = ShardSource([tmp_path / "plain/shard-00000.tar"])
+    assert [s.role for s in get_template("image_caption").build(source[0])] == ["image_in", "image_in", "text"]
+    make("captions", file, out=tmp_path / "draw", form="draw", max_bad=0.5)
+    assert [line["reason"] for line in skipped(tmp_path / "draw")] == ["one image is drawn from a caption"]

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from janus_train.config import RatioConfig
-from janus_train.data import templates
 from janus_train.data.encode import Encoder
 from janus_train.data.recipe import Recipe
 from janus_train.data.special_tokens import EOS
 from janus_train.data.streams import DocumentSampler
-from janus_train.data.templates import get_template, register_template, template_for, text_before_image
-from janus_train.data.types import BadSample, Record, Segment
+from janus_train.data.templates import get_template, register_template, registry, template_for, text_before_image
+from janus_train.data.types import IGNORE, BadSample, Record, Segment
 from janus_train.errors import UserError
-from tests.helpers import make_shard
+from tests.helpers import document_of, make_shard, plain_image
 
 
 def limerick(record: Record) -> list[Segment]:
@@ -68,13 +67,15 @@ def test_two_packages_cannot_have_one_name() -> None:
     def text(record: Record) -> list[Segment]:
         return []
 
-    with pytest.raises(UserError, match=r"template 'text' of .*test_templates.*: janus_train.data.templates has one"):
+    with pytest.raises(
+        UserError, match=r"template 'text' of .*test_templates.*: janus_train.data.templates.text has one"
+    ):
         register_template(reads="text")(text)
-    assert get_template("text").build.__module__ == "janus_train.data.templates"
+    assert get_template("text").build.__module__ == "janus_train.data.templates.text"
 
 
 def test_the_templates_that_draw_read_codes() -> None:
-    names_with_codes = {template.name for template in templates._TEMPLATES if template.reads_codes}
+    names_with_codes = {template.name for template in registry._TEMPLATES if template.reads_codes}
     assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
 
 
@@ -91,3 +92,24 @@ def test_the_templates_that_draw_read_codes() -> None:
 )
 def test_previews_are_asked_for_as_the_template_trains(name: str, wanted: str) -> None:
     assert text_before_image(get_template(name), "a moose") == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("image_caption", {"caption": "Two dogs."}),
+        ("image_describe", {"caption": "Two dogs."}),
+        ("question_answer", {"question": "Which is larger?", "answer": "Two dogs."}),
+    ],
+)
+def test_a_text_may_be_about_several_images(encoder: Encoder, name: str, fields: dict[str, str]) -> None:
+    images = [plain_image((250, 0, 0)), plain_image((0, 250, 0))]
+    document = document_of(encoder, Record("k", fields, images), name, "understanding")
+    colours = [pixels[32, 32].tolist() for pixels in document.understanding_pixels]
+    assert colours == [[250, 0, 0], [0, 250, 0]]
+    (_, first_stop), (second_start, second_stop) = document.image_spans
+    assert first_stop == second_start, "they come first, one after the other"
+    learned = document.labels[document.labels != IGNORE].tolist()
+    assert (
+        encoder.tokenizer.decode(learned) == f"Two dogs.{EOS}" and (document.labels[: second_stop - 1] == IGNORE).all()
+    )
