@@ -263,9 +263,13 @@ class PeftConfig(OptionGroup):
 
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
-    """An adapter's output is multiplied by ``alpha / rank``."""
+    """An adapter's output is multiplied by ``alpha / rank``, with ``use_rslora`` by ``alpha / sqrt(rank)``."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout of an adapter's input."""
+    use_rslora: bool
+    """Rank-stabilised LoRA: the scale ``alpha / sqrt(rank)``."""
+    use_dora: bool
+    """DoRA: the norm of each row of an adapted weight trains too."""
     parts: tuple[Part, ...] = Field(strict=False, min_length=1)
     """The parts whose linear layers get adapters, except for the text head."""
 
@@ -275,6 +279,12 @@ class PeftConfig(OptionGroup):
             if part in self.parts:
                 raise ValueError(f"parts: {part} takes no adapters, because it has no linear layers to train")
         return self
+
+    @property
+    def method(self) -> str:
+        """The name of the method, for messages."""
+        name = "DoRA" if self.use_dora else "LoRA"
+        return f"rs{name}" if self.use_rslora else name
 
 
 class LoggingConfig(OptionGroup):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import (
+    Adapters,
     AssistantRole,
     Device,
     Images,
@@ -25,6 +26,7 @@ from janus_train.text import printable
 
 def chat(
     model: Model,
+    adapter: Adapters = None,
     image: Images = None,
     prompt: Annotated[
         list[str] | None,
@@ -74,7 +76,7 @@ def chat(
 
     style = PromptStyle(user_role, assistant_role, system)
     sampling = TextSampling(temperature, top_p, top_k, repetition_penalty)
-    loaded_model = load(model, device, precision)
+    loaded_model = load(model, adapter, device, precision)
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):

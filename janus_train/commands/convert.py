@@ -1,14 +1,15 @@
-"""``janus-train import`` and ``janus-train export``: convert one checkpoint layout to the other."""
+"""``janus-train import``, ``export`` and ``merge``: convert one checkpoint layout to the other, and merge LoRA adapters."""
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import NewFolder
+from janus_train.commands.options import Adapters, NewFolder
+from janus_train.commands.terminal import note
 
 
 class CheckpointLayout(StrEnum):
@@ -16,6 +17,16 @@ class CheckpointLayout(StrEnum):
 
     hf = "hf"
     official = "official"
+
+
+Layout = Annotated[
+    CheckpointLayout,
+    typer.Option(
+        "--format",
+        help="hf: loads with JanusForConditionalGeneration.from_pretrained. official: loads with the official code's "
+        "MultiModalityCausalLM.",
+    ),
+]
 
 
 def import_model(
@@ -57,14 +68,8 @@ def export(
         ),
     ],
     out: NewFolder,
-    form: Annotated[
-        CheckpointLayout,
-        typer.Option(
-            "--format",
-            help="hf: loads with JanusForConditionalGeneration.from_pretrained. official: loads with the official code's "
-            "MultiModalityCausalLM.",
-        ),
-    ] = CheckpointLayout.hf,
+    form: Layout = CheckpointLayout.hf,
+    adapter: Adapters = None,
 ) -> None:
     """Write a model to share: weights, tokenizer, processor, chat template, generation settings and a model card.
 
@@ -78,10 +83,41 @@ def export(
     """
     from janus_train.interop.convert import export_model
 
-    missing_parts = export_model(source, out, form.value)
+    _finish(export_model(source, out, form.value, adapter or ()), out)
+
+
+def merge(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of LoRA adapters, which are merged into the base that they name; or, with --adapter, the model to "
+            "merge into.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ],
+    out: NewFolder,
+    adapter: Adapters = None,
+    form: Layout = CheckpointLayout.hf,
+) -> None:
+    """Merge LoRA adapters into their base, or into another model of the same shape: one model without adapters.
+
+    Reads LoRA, rsLoRA and DoRA in peft's format. Sums are in fp32, and weights keep the model's type.
+
+    \b
+    Examples:
+      janus-train merge outputs/lora/adapter --out merged
+      janus-train merge deepseek-ai/Janus-Pro-1B --adapter outputs/lora/adapter --out merged --format official
+    """
+    from janus_train.interop.convert import merge_model
+
+    _finish(merge_model(source, out, form.value, adapter or ()), out)
+
+
+def _finish(missing_parts: list[str], out: Path) -> None:
+    """Print the folder, and what the official code cannot build of the model in it."""
     if missing_parts:
-        print(
-            f"note: the unmodified official code cannot build {' or '.join(missing_parts)}: this folder is for janus-train import",
-            file=sys.stderr,
+        note(
+            f"note: the unmodified official code cannot build {' or '.join(missing_parts)}: this folder is for janus-train import"
         )
     print(out)

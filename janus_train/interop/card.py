@@ -66,7 +66,9 @@ def _training(manifest: dict[str, Any]) -> list[str]:
     trained_parts = [name for name, part in manifest["parts"].items() if part["trains"]]
     lora_parts = [name for name, part in manifest["parts"].items() if part.get("adapter")]
     if lora_parts:
-        trained_parts.append(f"{', '.join(lora_parts)} by LoRA of rank {config['peft']['rank']}, merged")
+        peft = config["peft"]
+        method = ("rs" if peft.get("use_rslora") else "") + ("DoRA" if peft.get("use_dora") else "LoRA")
+        trained_parts.append(f"{', '.join(lora_parts)} by {method} of rank {peft['rank']}, merged")
     steps = manifest.get("steps", config["run"]["steps"])
     lines = [
         "| | |",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from janus_train.interop.model_folder import ModelFolder, open_folder
 from janus_train.interop.write import TRAINING, check_target, user_errors_on_write, write_official, write_transformers
 
 ExportFormat = Literal["hf", "official"]
+MODEL_FOLDERS = ("final", "best", "ema", "adapter", "adapter-best", "adapter-ema")
+"""A run's models and adapters."""
 
 
 def import_official(source: str, target: Path) -> None:
@@ -28,12 +31,38 @@ def import_official(source: str, target: Path) -> None:
     _write(folder, "hf", target, None)
 
 
-def export_model(source: str, target: Path, form: ExportFormat) -> list[str]:
-    """Converts a run's result or a model's folder to ``form``. Returns the parts that the official code cannot build."""
+def export_model(source: str, target: Path, form: ExportFormat, adapters: Sequence[str] = ()) -> list[str]:
+    """Converts a run's result or a model's folder to ``form``. Returns the parts that the official code cannot build.
+
+    ``adapters``: folders of LoRA adapters that are merged into it (`open_folder`).
+    """
     check_target(target)
     path = local_folder(source, "export ")
-    folder = open_folder(path)
-    _write(folder, form, target, _manifest(path))
+    return _export(open_folder(path, adapters), path, source, form, target)
+
+
+def merge_model(source: str, target: Path, form: ExportFormat, adapters: Sequence[str] = ()) -> list[str]:
+    """Writes LoRA adapters and their base as one model: ``source`` if it is a folder of adapters, else ``adapters``.
+
+    As `export_model` otherwise; raises `UserError` if there are no adapters.
+    """
+    check_target(target)
+    path = local_folder(source, "merge ")
+    folder = open_folder(path, adapters)
+    if not folder.adapters and not folder.added:
+        raise UserError(
+            f"{folder.path} is a whole model, there is nothing to merge: give a folder of adapters, or add --adapter DIR"
+        )
+    return _export(folder, path, source, form, target)
+
+
+def _export(folder: ModelFolder, path: Path, source: str, form: ExportFormat, target: Path) -> list[str]:
+    manifest = _manifest(path)
+    if folder.added:
+        names = [source, *(str(adapter.folder) for adapter in folder.added)]
+        manifest = _manifest(folder.added[-1].folder)
+        manifest = manifest and manifest | {"start": " + ".join(names[:-1])}
+    _write(folder, form, target, manifest)
     return official_config.not_buildable(folder.config) if form == "official" else []
 
 
@@ -60,11 +89,11 @@ def _write(folder: ModelFolder, form: ExportFormat, target: Path, manifest: dict
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of the run in ``path``, or whose ``final/``, ``best/``, ``ema/`` or ``adapter/`` it is.
+    """Returns the manifest of the run in ``path``, or whose model or adapters it is.
 
     Its ``steps`` are those of the model in ``path``. None if there is none.
     """
-    for folder in (path, path.parent if path.name in ("final", "best", "ema", "adapter") else path):
+    for folder in (path, path.parent if path.name in MODEL_FOLDERS else path):
         if (folder / "manifest.json").is_file():
             record = read_json_object_if_any(path / TRAINING)
             return read_json_object(folder / "manifest.json") | ({"steps": record["step"]} if "step" in record else {})

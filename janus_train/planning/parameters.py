@@ -24,6 +24,7 @@ class _Counts:
     parameters: dict[Part, int]
     rounded_parameters: dict[Part, int]  # in layers whose weights autocast rounds
     adapter_parameters_per_rank: dict[Part, int]
+    adapted_outputs: dict[Part, int]  # DoRA has a magnitude for each
 
 
 @lru_cache
@@ -38,13 +39,18 @@ def _counts(model_json: str) -> _Counts:
     for name, module in janus.named_modules():
         if isinstance(module, ROUNDED_LAYERS):
             rounded_parameters[part_of(f"{name}.weight")] += sum(p.numel() for p in module.parameters())
+    adapted_layers = {part: target_layers(janus, part).values() for part in MODULES}
     return _Counts(
         {
             part: sum(p.numel() for _, p in named_parameters)
             for part, named_parameters in parameters_by_part(janus).items()
         },
         rounded_parameters,
-        {p: sum(layer.in_features + layer.out_features for layer in target_layers(janus, p).values()) for p in MODULES},
+        {
+            part: sum(layer.in_features + layer.out_features for layer in layers)
+            for part, layers in adapted_layers.items()
+        },
+        {part: sum(layer.out_features for layer in layers) for part, layers in adapted_layers.items()},
     )
 
 
@@ -62,5 +68,8 @@ def adapter_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, in
     """The parameters of the LoRA adapters, for each part that has adapters."""
     if peft is None:
         return {}
-    adapter_parameters_per_rank = _counts(model.model_dump_json()).adapter_parameters_per_rank
-    return {part: peft.rank * adapter_parameters_per_rank[part] for part in peft.parts}
+    counts = _counts(model.model_dump_json())
+    return {
+        part: peft.rank * counts.adapter_parameters_per_rank[part] + peft.use_dora * counts.adapted_outputs[part]
+        for part in peft.parts
+    }

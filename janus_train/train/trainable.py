@@ -71,7 +71,7 @@ def load_trainable(
     Raises `UserError` if they do not fit the configuration, the run's checkpoint or the recipe's cached codes.
     """
     if config.peft is not None:
-        lora.check_usable(group.backend)
+        lora.check_usable()
     compiled = should_compile(config, group.device, group.gathers_inside_layers)
     if config.init_from is not None and is_hub_id(config.init_from):
         with group.local_main_first():

@@ -36,7 +36,7 @@ def write_adapter(folder: Path, plain: JanusForConditionalGeneration, base: Path
         for name, parameter in janus.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
-    lora.write_adapter(janus, janus.state_dict(), OPTIONS, folder, str(base), full)
+    adapter.write_adapter(janus, janus.state_dict(), options, folder, str(base), full, {"step": 3})
     return lora.merge_lora(janus.state_dict(), OPTIONS)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from safetensors.torch import load_file
@@ -32,7 +32,18 @@ TOLERANCE = 1e-5
 BF16_TOLERANCE = 2e-3
 """Of weights after three steps at rates of 1e-4: AdamW's first steps are as long as the rate, whatever the gradient's size."""
 
-LORA = ("+peft=lora", "peft.rank=4", "peft.parts=[language_model,understanding_encoder]", "train_parts=[image_head]")
+ADAPTERS = (
+    "+peft=lora",
+    "peft.rank=4",
+    "peft.parts=[language_model,understanding_encoder]",
+    "train_parts=[image_head]",
+)
+LORA: dict[str, tuple[str, ...]] = {
+    "": (),
+    "lora": ADAPTERS,
+    "rslora": (*ADAPTERS, "peft.use_rslora=true"),
+    "dora": (*ADAPTERS, "peft.use_dora=true"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Case:
     precision: str = "fp32"
     steps: int = 3
     checkpointing: str = "none"
-    lora: bool = False
+    lora: Literal["", "lora", "rslora", "dora"] = ""
 
     @property
     def reference(self) -> Case:
@@ -58,7 +69,7 @@ class Case:
     def name(self) -> str:
         name = f"{self.backend}x{self.world_size}-stage{self.stage}-{self.rows}by{self.micro_rows}-{self.precision}"
         return (
-            name + ("" if self.checkpointing == "none" else f"-{self.checkpointing}") + ("-lora" if self.lora else "")
+            name + ("" if self.checkpointing == "none" else f"-{self.checkpointing}") + (self.lora and f"-{self.lora}")
         )
 
     def overrides(self, base: Path, folder: Path) -> list[str]:
@@ -66,7 +77,7 @@ class Case:
         # AdamW divides a gradient by its own size: with a smaller eps an element whose gradient is rounding alone moves by
         # a whole learning rate, either way.
         own += [f"run.steps={self.steps}", f"output_dir={folder}", "run.log_every=99", "optim.eps=1e-6"]
-        own += [f"memory.activation_checkpointing={self.checkpointing}", *(LORA if self.lora else ())]
+        own += [f"memory.activation_checkpointing={self.checkpointing}", *LORA[self.lora]]
         return [f"+stage={self.stage}", f"init_from={base}", *SMALL, *own]
 
 
