@@ -244,7 +244,9 @@ def test_lora_compiles(
     janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
 ) -> None:
     pytest.importorskip("peft")
-    lora.add_lora(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
+    lora.add_lora(
+        janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, use_rslora=False, use_dora=False, parts=("language_model",))
+    )
     for name, parameter in janus.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))

@@ -111,7 +111,7 @@ def random_adapters(base: JanusForConditionalGeneration, options: PeftConfig) ->
 def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGeneration) -> None:
     """Of every part that takes adapters; and they do make a difference. As peft merges, too."""
     parts = ("language_model", "understanding_encoder", "understanding_adaptor", "generation_adaptor", "image_head")
-    options = PeftConfig(rank=3, alpha=6.0, dropout=0.0, parts=parts)
+    options = PeftConfig(rank=3, alpha=6.0, dropout=0.0, use_rslora=False, use_dora=False, parts=parts)
     janus = random_adapters(base, options)
     plain = copy.deepcopy(base)
     plain.load_state_dict(lora.merge_lora(janus.state_dict(), options))
@@ -130,7 +130,7 @@ def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGenerat
 def test_drop_out_is_repeated_when_a_layer_is_computed_again(base: JanusForConditionalGeneration) -> None:
     from janus_train.model.activation_checkpointing import checkpoint_layers
 
-    options = PeftConfig(rank=2, alpha=4.0, dropout=0.5, parts=("language_model",))
+    options = PeftConfig(rank=2, alpha=4.0, dropout=0.5, use_rslora=False, use_dora=False, parts=("language_model",))
     janus, batch, found = random_adapters(base, options), to_batch(some_documents(), TOKENS, SIZE), []
     for policy in ("none", "full"):
         model = copy.deepcopy(janus)
