@@ -31,6 +31,8 @@ _ADAPTER = "default"
 """peft's name for an adapter without a name of its own."""
 MAGNITUDE = "lora_magnitude_vector"
 """peft's name for DoRA's magnitudes of a layer."""
+_PIECE = 1 << 22
+"""Elements of a weight whose rows' norms are computed at once."""
 
 
 def check_usable() -> None:
@@ -64,6 +66,10 @@ def add_lora(janus: JanusForConditionalGeneration, options: PeftConfig) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(peft_config(janus, options, None), janus)
+    if options.use_dora:
+        from janus_train.model.dora import use_dora_layers
+
+        use_dora_layers(janus)
 
 
 def peft_config(janus: nn.Module, options: PeftConfig, base: str | None) -> Any:
@@ -101,6 +107,23 @@ def magnitudes_base(name: str) -> str | None:
 def start_magnitudes(weight: torch.Tensor) -> torch.Tensor:
     """Returns the magnitudes (out,) of ``weight`` (out, in) in fp32, with which DoRA changes nothing: its rows' norms."""
     return torch.linalg.norm(weight.float(), dim=1)
+
+
+@torch.library.custom_op("janus_train::dora_row_norms", mutates_args=())
+def row_norms(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    """Returns the norms (out,) of the rows of W (out, in) + scale * B (out, rank) A (rank, in), in fp32.
+
+    One operator, for compiled and checkpointed layers, that takes some rows at a time.
+    """
+    num_rows = max(1, _PIECE // weight.shape[1])
+    with torch.autocast(weight.device.type, enabled=False):
+        pieces = zip(weight.split(num_rows), b.float().split(num_rows), strict=True)
+        return torch.cat([start_magnitudes(merged_weight(w, a.float(), b_rows, scale)) for w, b_rows in pieces])
+
+
+@row_norms.register_fake
+def _(weight, a, b, scale):  # type: ignore[no-untyped-def]
+    return weight.new_empty(weight.shape[:1], dtype=torch.float32)
 
 
 @torch.no_grad()

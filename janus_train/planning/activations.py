@@ -83,14 +83,16 @@ def activations(
     D, L, s, c = text.hidden_size, workload.tokens, widths.stream, widths.compute
     language_model_trains = "language_model" in trained_parts
     layers = text.num_hidden_layers * flows["language_model"]
-    adapter_bytes = c * 7 * peft.rank if peft and "language_model" in peft.parts else 0.0
+    adapter_bytes, selective_adapter_bytes = (
+        _adapters(model, c, peft) if peft and "language_model" in peft.parts else (0.0, 0.0)
+    )
     if adapter_bytes and widths.casts and not grouped_attention:
         # o's input, which peft casts to fp32 and autocast back; grouped attention has that copy already
         adapter_bytes += c * D
     layer_bytes = (
         _decoder_layer(model, widths, language_model_trains, norms_train, grouped_attention) + adapter_bytes
     ) * L
-    selective_bytes = _selective_layer(model, widths) + adapter_bytes
+    selective_bytes = _selective_layer(model, widths) + selective_adapter_bytes
     decoder_bytes = {"none": layer_bytes, "selective": selective_bytes * L, "full": s * D * L}[policy]
     rotary = 2 * s * (D // text.num_attention_heads) * L * bool(layers)
     final_norm = (FP32 + s * norms_train) * D * L * flows["hidden"]
@@ -142,6 +144,18 @@ def _decoder_layer(
     norms = 2 * (FP32 + s * norms_train) * D + inputs * D
     attention = c * (2 * D + 2 * key_value) + FP32 * heads + c * D * (grouped_attention and trains)
     return norms + attention + c * text.intermediate_size * (4 if trains else 3)
+
+
+def _adapters(model: ModelConfig, width: int, peft: PeftConfig) -> tuple[float, float]:
+    """Bytes per token of a decoder layer's adapters if nothing is recomputed, and under ``selective``.
+
+    What lies between A and B; with DoRA, whose magnitudes multiply both, the outputs of the base and of B too. Selective
+    checkpointing keeps the outputs of all products, B's as well.
+    """
+    text = model.text
+    key_value = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    outputs = 3 * text.hidden_size + 2 * key_value + 2 * text.intermediate_size
+    return width * (7 * peft.rank + 2 * outputs * peft.use_dora), width * (7 * peft.rank + outputs)
 
 
 def _selective_layer(model: ModelConfig, widths: Widths) -> float:

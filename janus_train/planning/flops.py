@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from janus_train.config import ModelConfig, Part, PeftConfig
-from janus_train.planning.parameters import adapter_counts
+from janus_train.planning.parameters import adapter_matrix_counts
 from janus_train.planning.workload import Workload
 
 FlopsPart = Literal[
@@ -55,7 +55,7 @@ def flops_by_part(
     model: ModelConfig, trained_parts: Collection[Part], workload: Workload, peft: PeftConfig | None = None
 ) -> dict[FlopsPart, PartFlops]:
     """Forward and backward of ``workload``, piece by piece."""
-    adapters = adapter_counts(model, peft)
+    adapters = adapter_matrix_counts(model, peft)
     flows = gradient_flow((*trained_parts, *adapters))
     forward = _forward(model, workload)
     result: dict[FlopsPart, PartFlops] = {}

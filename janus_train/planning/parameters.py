@@ -68,8 +68,13 @@ def adapter_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, in
     """The parameters of the LoRA adapters, for each part that has adapters."""
     if peft is None:
         return {}
-    counts = _counts(model.model_dump_json())
-    return {
-        part: peft.rank * counts.adapter_parameters_per_rank[part] + peft.use_dora * counts.adapted_outputs[part]
-        for part in peft.parts
-    }
+    num_outputs = _counts(model.model_dump_json()).adapted_outputs
+    return {part: num + peft.use_dora * num_outputs[part] for part, num in adapter_matrix_counts(model, peft).items()}
+
+
+def adapter_matrix_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, int]:
+    """Those of them that are in matrices: all but DoRA's magnitudes."""
+    if peft is None:
+        return {}
+    parameters_per_rank = _counts(model.model_dump_json()).adapter_parameters_per_rank
+    return {part: peft.rank * parameters_per_rank[part] for part in peft.parts}

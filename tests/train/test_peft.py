@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
-from janus_train.config import Config, PeftConfig
+from janus_train.config import Config, Part, PeftConfig
 from janus_train.errors import UserError
 from janus_train.interop.model_folder import open_folder
 from janus_train.model import lora
@@ -105,13 +105,18 @@ def random_adapters(base: JanusForConditionalGeneration, options: PeftConfig) ->
         for name, parameter in janus.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
+            elif lora.magnitudes_base(name):
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
     return janus
 
 
-def test_the_merged_model_gives_the_same_losses(base: JanusForConditionalGeneration) -> None:
+@pytest.mark.parametrize(("use_rslora", "use_dora"), [(False, False), (True, False), (False, True)])
+def test_the_merged_model_gives_the_same_losses(
+    base: JanusForConditionalGeneration, use_rslora: bool, use_dora: bool
+) -> None:
     """Of every part that takes adapters; and they do make a difference. As peft merges, too."""
-    parts = ("language_model", "understanding_encoder", "understanding_adaptor", "generation_adaptor", "image_head")
-    options = PeftConfig(rank=3, alpha=6.0, dropout=0.0, use_rslora=False, use_dora=False, parts=parts)
+    parts: tuple[Part, ...] = ("language_model", "understanding_encoder", "understanding_adaptor", "generation_adaptor", "image_head")  # fmt: skip
+    options = PeftConfig(rank=3, alpha=6.0, dropout=0.0, use_rslora=use_rslora, use_dora=use_dora, parts=parts)
     janus = random_adapters(base, options)
     plain = copy.deepcopy(base)
     plain.load_state_dict(lora.merge_lora(janus.state_dict(), options))
@@ -158,9 +163,35 @@ def test_wrong_options_get_one_line(small: Small, overrides: list[str], message:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_without_the_library_or_under_zero_nothing_begins(small: Small, monkeypatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"one process or under DDP"):
-        lora.check_usable("zero")
+def test_dora_starts_as_the_base_and_its_magnitudes_train(small: Small, random_base: Path, base) -> None:
+    """Without an update the merged model is the base; with some, magnitudes have left the norms where they began."""
+    still = run(small(3, *LORA, "peft.use_dora=true", "run.steps=1", "optim.learning_rate=1e-30"))
+    before, after = load_file(random_base / "model.safetensors"), load_file(still / "final/model.safetensors")
+    assert all(torch.allclose(before[name], after[name], rtol=1e-5, atol=1e-7) for name in before)
+    adapters = load_file(still / "adapter/adapter_model.safetensors")
+    names = [name for name in adapters if name.endswith(lora.MAGNITUDE)]
+    assert len(names) == len(lora.target_layers(base, "language_model"))
+    for name in names:
+        weight = before[name.removeprefix("base_model.model.").replace(lora.MAGNITUDE, "weight")]
+        assert torch.allclose(adapters[name], weight.norm(dim=1), rtol=1e-5)
+    moved = run(small(3, *LORA, "peft.use_dora=true", "run.steps=2", f"output_dir={still.with_name('moved')}"))
+    trained = load_file(moved / "adapter/adapter_model.safetensors")
+    assert all((trained[name] - adapters[name]).abs().max() > 1e-3 for name in names)
+
+
+def test_the_best_models_adapters_are_beside_it(small: Small, random_base: Path, tmp_path: Path) -> None:
+    """They and the base are best/; a rate far too high makes the first validation the best."""
+    plan = ("run.steps=4", "run.validate_every=1", "run.keep_best=validation/loss", "optim.schedule=constant")
+    folder = run(small(3, *LORA, *plan, "optim.learning_rate=0.3", f"data.recipe={recipe(tmp_path, 0.3)}"))
+    record = json.loads((folder / "best/training.json").read_text())
+    assert json.loads((folder / "adapter-best/training.json").read_text()) == record and record["step"] < 4
+    best = load_file(folder / "best/model.safetensors")
+    assert all(torch.equal(best[name], tensor) for name, tensor in open_folder(folder / "adapter-best").tensors())
+    assert "the model in ../best/" in (folder / "adapter-best/README.md").read_text()
+    assert json.loads((folder / "adapter/training.json").read_text())["step"] == 4
+
+
+def test_without_the_library_nothing_begins(small: Small, monkeypatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(lora, "find_spec", lambda name: None if name == "peft" else find(name))
     with pytest.raises(UserError, match="pip install peft"):
