@@ -47,7 +47,7 @@ TESTED_BY = {
     "planning/test_plan.py": "planning.communication planning.measured planning.run_plan",
     "commands/test_plan.py": "planning.page planning.text",
     "planning/test_flops.py": "planning.workload",
-    "train/test_peft.py": "model.lora",
+    "train/test_peft.py": "model.lora model.lora_weights",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
     "train.monitor.log train.monitor.previews",
     "train/test_step.py": "model.loss_totals train.optim",

@@ -7,6 +7,7 @@ s or DoRA's magnitudes if it has them (`model.lora`).
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,13 +26,8 @@ from janus_train.files import os_errors_of_rust, read_json_object, staged_folder
 from janus_train.interop import tensors
 from janus_train.interop.hub import local_folder
 from janus_train.interop.write import TRAINING
-from janus_train.model.lora import (
-    MAGNITUDE,
-    merged_weight,
-    name_without_adapter,
-    peft_config,
-    scale_of,
-)
+from janus_train.model.lora import MAGNITUDE, name_without_adapter, peft_config
+from janus_train.model.lora_weights import merged_weight, scale_of
 from janus_train.model.parts import is_lora
 
 logger = logging.getLogger(__name__)
@@ -56,6 +52,8 @@ _NOT_READ = (
     "use_bdlora",
     "use_qalora",
 )
+_MAX_REPEATS = 4
+"""In a pattern of layers' names, none of them of a group."""
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal")
 """peft's ways to initialise A and B, beside true and false, that leave the base as it is."""
 _NUMBERS = "r and lora_alpha must be numbers above 0, and rank_pattern and alpha_pattern map names of layers to such"
@@ -186,7 +184,9 @@ class Adapter:
             expected_rank = int(_by_pattern(config.get("rank_pattern"), layer, config["r"]))
             alpha = float(_by_pattern(config.get("alpha_pattern"), layer, config["lora_alpha"]))
             scale = scale_of(alpha, expected_rank, bool(config.get("use_rslora")))
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, re.error):
+            if not math.isfinite(scale):
+                raise ValueError(scale)
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, re.error):
             raise UserError(f"{self.folder / CONFIG}: {_NUMBERS}") from None
         if expected_rank != rank:
             raise UserError(f"{self.folder}: the adapters of {layer} are of rank {rank}, {CONFIG} says {expected_rank}")
@@ -250,9 +250,16 @@ class Adapter:
 
 
 def _by_pattern(patterns: dict[str, Any] | None, layer: str, default: Any) -> Any:
-    """The value of the first pattern that matches a layer's name or its end, as peft matches them."""
-    matches = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
-    return next(matches, default)
+    """The value of the first pattern that matches a layer's name or its end, as peft matches them.
+
+    Raises ValueError for a pattern whose search could take for ever: it may come from anybody.
+    """
+    for key, value in (patterns or {}).items():
+        if len(re.findall(r"[*+?{]", key)) > _MAX_REPEATS or re.search(r"\)[*+?{]", key):
+            raise ValueError(f"{key} repeats too much")
+        if re.match(rf"(.*\.)?({key})$", layer):
+            return value
+    return default
 
 
 def _full_parts_of(path: Path) -> str:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers import JanusForConditionalGeneration
 
 import janus_train.model.attention.grouped
-import janus_train.model.lora  # noqa: F401 - both register their operators
+import janus_train.model.lora_weights  # noqa: F401 - both register their operators
 from janus_train.config import ActivationCheckpointing
 
 _aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""DoRA's layer of the peft library with its weights' norms by one operator (`lora.row_norms`).
+"""DoRA's layer of the peft library with its weights' norms by one operator (`lora_weights.row_norms`).
 
 peft multiplies the adapters with an identity matrix in each forward, in autocast's bf16, and adds the result to a copy of
 the weight: at 7 B hundreds of megabytes a layer, which ``selective`` checkpointing would keep for all layers. The
@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 
-from janus_train.model.lora import row_norms
+from janus_train.model.lora_weights import row_norms
 
 
 class DoraLayer(DoraLinearLayer):

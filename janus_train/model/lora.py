@@ -12,7 +12,6 @@ forward, the backends and the checkpoints see a model with some more parameters.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
@@ -24,6 +23,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Part, PeftConfig
 from janus_train.errors import UserError
+from janus_train.model.lora_weights import merged_weight, scale_of
 from janus_train.model.parts import MODULES, is_lora
 
 _BASE = ".base_layer."
@@ -31,8 +31,6 @@ _ADAPTER = "default"
 """peft's name for an adapter without a name of its own."""
 MAGNITUDE = "lora_magnitude_vector"
 """peft's name for DoRA's magnitudes of a layer."""
-_PIECE = 1 << 22
-"""Elements of a weight whose rows' norms are computed at once."""
 
 
 def check_usable() -> None:
@@ -60,7 +58,7 @@ def add_lora(janus: JanusForConditionalGeneration, options: PeftConfig) -> None:
     """Adds adapters to ``janus``, with A random and B zero, so that its outputs stay the same.
 
     Call it after `check_usable` and while the weights are in fp32, because adapters take their type. If they are on the
-    meta device, DoRA's magnitudes are too: `start_magnitudes` gives their values. `parts.set_trainable` enables the
+    meta device, DoRA's magnitudes are too: `lora_weights.start_magnitudes` gives their values. `parts.set_trainable` enables the
     adapters' gradients.
     """
     from peft import inject_adapter_in_model
@@ -93,37 +91,10 @@ def _pattern(janus: nn.Module, parts: Collection[Part]) -> str:
     return "|".join(sorted({re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in names}))
 
 
-def scale_of(alpha: float, rank: int, use_rslora: bool) -> float:
-    """Returns s, by which the product B A is multiplied."""
-    return alpha / (math.sqrt(rank) if use_rslora else rank)
-
-
 def magnitudes_base(name: str) -> str | None:
     """Returns the name of the base weight whose rows DoRA's magnitudes ``name`` scale; None if it names no magnitudes."""
     layer, found, _ = name.partition(f".{MAGNITUDE}.")
     return f"{layer}{_BASE}weight" if found else None
-
-
-def start_magnitudes(weight: torch.Tensor) -> torch.Tensor:
-    """Returns the magnitudes (out,) of ``weight`` (out, in) in fp32, with which DoRA changes nothing: its rows' norms."""
-    return torch.linalg.norm(weight.float(), dim=1)
-
-
-@torch.library.custom_op("janus_train::dora_row_norms", mutates_args=())
-def row_norms(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    """Returns the norms (out,) of the rows of W (out, in) + scale * B (out, rank) A (rank, in), in fp32.
-
-    One operator, for compiled and checkpointed layers, that takes some rows at a time.
-    """
-    num_rows = max(1, _PIECE // weight.shape[1])
-    with torch.autocast(weight.device.type, enabled=False):
-        pieces = zip(weight.split(num_rows), b.float().split(num_rows), strict=True)
-        return torch.cat([start_magnitudes(merged_weight(w, a.float(), b_rows, scale)) for w, b_rows in pieces])
-
-
-@row_norms.register_fake
-def _(weight, a, b, scale):  # type: ignore[no-untyped-def]
-    return weight.new_empty(weight.shape[:1], dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -141,17 +112,6 @@ def merge_lora(weights: Mapping[str, torch.Tensor], options: PeftConfig) -> dict
             magnitudes = weights.get(f"{layer}.{MAGNITUDE}.{_ADAPTER}.weight")
             merged[plain_name(name)] = merged_weight(tensor, a, b, scale, magnitudes)
     return merged
-
-
-def merged_weight(
-    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, magnitudes: torch.Tensor | None = None
-) -> torch.Tensor:
-    """W (out, in) + scale * B (out, rank) A (rank, in), in fp32; with DoRA's ``magnitudes`` (out,) its rows have these norms."""
-    merged = weight.float() + scale * (b @ a).to(weight.device)
-    if magnitudes is None:
-        return merged
-    factors = magnitudes.float().to(weight.device) / torch.linalg.norm(merged, dim=1)
-    return factors[:, None] * merged
 
 
 def name_without_adapter(name: str) -> str:

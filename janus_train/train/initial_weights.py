@@ -21,7 +21,8 @@ from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id, local_folder
 from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder
 from janus_train.model.build import build, code_embeddings, transformers_config
-from janus_train.model.lora import magnitudes_base, plain_name, start_magnitudes
+from janus_train.model.lora import magnitudes_base, plain_name
+from janus_train.model.lora_weights import start_magnitudes
 from janus_train.model.meta_init import RecordedInit, without_weights
 from janus_train.model.parts import part_of
 from janus_train.paths import resolve

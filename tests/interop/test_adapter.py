@@ -273,6 +273,11 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "rank zero": (lambda f: change_config(f, r=0), "r and lora_alpha must be numbers"),
     "another rank": (lambda f: change_config(f, r=3), "are of rank 2, adapter_config.json says 3"),
     "a pattern that is none": (lambda f: change_config(f, rank_pattern={"(": 3}), "rank_pattern and alpha_pattern map"),
+    "a pattern that never ends": (
+        lambda f: change_config(f, rank_pattern={"((a|[a-z_.0-9])+)+!": 3}),
+        "rank_pattern and alpha_pattern map",
+    ),
+    "an alpha that is no number": (lambda f: change_config(f, lora_alpha=float("nan")), "must be numbers above 0"),
     "patterns in a list": (lambda f: change_config(f, alpha_pattern=[1]), "rank_pattern and alpha_pattern map"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), rf"{WEIGHTS} is missing"),
     "damaged weights": (lambda f: (f / WEIGHTS).write_bytes(b"words"), rf"{WEIGHTS} cannot be read"),

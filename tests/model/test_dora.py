@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 
-from janus_train.model import lora
+from janus_train.model import lora_weights
 from janus_train.model.activation_checkpointing import _ATTENTION, _keep
 from janus_train.model.dora import DoraLayer, use_dora_layers
 
@@ -49,7 +49,7 @@ def outcome(model: nn.Module, autocast: bool = False) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("piece", [50, 1 << 22])
 def test_it_is_pefts(bias: bool, dropout: float, piece: int) -> None:
     theirs, ours = layers(dropout, bias)
-    with mock.patch.object(lora, "_PIECE", piece):
+    with mock.patch.object(lora_weights, "_PIECE", piece):
         expected, found = outcome(theirs), outcome(ours)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -67,7 +67,7 @@ def test_norms_are_in_fp32_under_autocast() -> None:
     layer = ours[0]
     weights = (layer.base_layer.weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        norms = lora.row_norms(*weights, 5 / 3)
+        norms = lora_weights.row_norms(*weights, 5 / 3)
     expected = torch.linalg.norm(weights[0] + 5 / 3 * weights[2] @ weights[1], dim=1)
     assert norms.dtype == torch.float32 and torch.allclose(norms, expected, rtol=1e-6)
 

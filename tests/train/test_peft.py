@@ -22,8 +22,10 @@ from janus_train.model.parts import is_lora, part_of, set_trainable
 from janus_train.planning.parameters import adapter_counts
 from janus_train.train.checkpoint import store
 from janus_train.train.run import run
+from janus_train.train.validation import Validation
 from tests.model.reference import to_batch
 from tests.planning.test_flops import SIZE, TOKENS, some_documents
+from tests.train.validating import held_out_recipe
 
 Small = Callable[..., Config]
 LORA = ("+peft=lora", "peft.rank=4", "peft.alpha=8", "optim.learning_rate=1e-2")
@@ -179,16 +181,18 @@ def test_dora_starts_as_the_base_and_its_magnitudes_train(small: Small, random_b
     assert all((trained[name] - adapters[name]).abs().max() > 1e-3 for name in names)
 
 
-def test_the_best_models_adapters_are_beside_it(small: Small, random_base: Path, tmp_path: Path) -> None:
-    """They and the base are best/; a rate far too high makes the first validation the best."""
-    plan = ("run.steps=4", "run.validate_every=1", "run.keep_best=validation/loss", "optim.schedule=constant")
-    folder = run(small(3, *LORA, *plan, "optim.learning_rate=0.3", f"data.recipe={recipe(tmp_path, 0.3)}"))
+def test_the_best_models_adapters_are_beside_it(small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They and the base are best/; here the first validation is made the best."""
+    values, measure = iter((1.0, 2.0)), Validation.run
+    monkeypatch.setattr(Validation, "run", lambda self, backend: measure(self, backend) | {"validation/loss": next(values)})  # fmt: skip
+    plan = ("run.steps=2", "run.validate_every=1", "run.validation_samples=2", "run.keep_best=validation/loss")
+    folder = run(small(2, *LORA, *plan, f"data.recipe={held_out_recipe(tmp_path)}"))
     record = json.loads((folder / "best/training.json").read_text())
-    assert json.loads((folder / "adapter-best/training.json").read_text()) == record and record["step"] < 4
+    assert json.loads((folder / "adapter-best/training.json").read_text()) == record and record["step"] == 1
     best = load_file(folder / "best/model.safetensors")
     assert all(torch.equal(best[name], tensor) for name, tensor in open_folder(folder / "adapter-best").tensors())
     assert "the model in ../best/" in (folder / "adapter-best/README.md").read_text()
-    assert json.loads((folder / "adapter/training.json").read_text())["step"] == 4
+    assert json.loads((folder / "adapter/training.json").read_text())["step"] == 2
 
 
 def test_without_the_library_nothing_begins(small: Small, monkeypatch, tmp_path: Path) -> None:
