@@ -226,7 +226,7 @@ class Adapter:
             )
         if parts:
             logger.warning(
-                f"warning: the run of the adapters in {self.folder} trained {parts} in full, which they do not hold: the "
+                f"the run of the adapters in {self.folder} trained {parts} in full, which they do not hold: the "
                 "model's own are used"
             )
 
