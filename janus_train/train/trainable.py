@@ -47,20 +47,19 @@ class TrainableModel:
     is_compiled: bool
     extras: Extras
     """Files of the start beside the Janus model; on the main process only."""
+    parts: dict[str, Any]
+    """The manifest's table of parts (`parts_table`)."""
 
-    def parts_table(self, config: Config) -> dict[str, Any]:
-        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size."""
-        table: dict[str, Any] = {}
-        for part, parameters_of_part in parameters_by_part(self.janus).items():
-            num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
-            num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
-            table[part] = {
-                "parameters": num_parameters,
-                "trains": part in config.train_parts,
-                "new": part in self.new_parts,
-            }
-            table[part] |= {"adapter": num_adapter} if num_adapter else {}
-        return table
+
+def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part]) -> dict[str, Any]:
+    """Per part its parameters, whether it trains, whether it is new, and its LoRA's size. ``janus`` is not sharded yet."""
+    table: dict[str, Any] = {}
+    for part, parameters_of_part in parameters_by_part(janus).items():
+        num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
+        num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
+        table[part] = {"parameters": num_parameters, "trains": part in config.train_parts, "new": part in new_parts}
+        table[part] |= {"adapter": num_adapter} if num_adapter else {}
+    return table
 
 
 def load_trainable(
@@ -89,7 +88,9 @@ def load_trainable(
         weights.add_new({name: tensor for name, tensor in janus.state_dict().items() if is_lora(name)})
     bf16_names = make_trainable(janus, config, new_parts, compiled, group)
     extras = open_folder(start.folder).extras() if group.is_main else {}
-    return TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras), weights
+    table = parts_table(janus, config, new_parts)
+    model = TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras, table)
+    return model, weights
 
 
 def make_trainable(

@@ -113,10 +113,10 @@ def run_with_everything_sharded(connection: Connection, cases: list[dict[str, An
 
 
 class Group:
-    """The processes' runs, done on first use and once."""
+    """The runs of the processes that the selected tests need, done on first use and once."""
 
-    def __init__(self, base: Path, folder: Path, cases: list[Case]):
-        self.base, self.folder, self._cases = base, folder, cases
+    def __init__(self, base: Path, folder: Path, cases: list[Case], tests: set[str]):
+        self.base, self.folder, self._cases, self._tests = base, folder, cases, tests
         self._references: dict[Case, Path] = {}
 
     def overrides(self, overrides: list[str], name: str) -> list[str]:
@@ -141,14 +141,16 @@ class Group:
 
     @cached_property
     def _results(self) -> dict[str, Any]:
-        self.run_here(chain_overrides(0), "chain")
-        plans = [(f"memory-{backend}", "memory", backend, memory_overrides(), "unused") for backend in MEASURED]
-        plans += [
-            (f"chain-{number}", "run", backend, chain_overrides(number), "chain")
-            for number, backend in enumerate(CHAIN)
-            if backend != "one"
-        ]
-        plans += [(case.name, "run", case.backend, case.overrides, case.name) for case in self._cases]
+        plans = [(case.name, "run", case.backend, case.overrides, case.name) for case in self._cases]
+        if test_memory_of_a_rank.__name__ in self._tests:
+            plans += [(f"memory-{backend}", "memory", backend, memory_overrides(), "unused") for backend in MEASURED]
+        if test_any_backend_resumes_from_any_other.__name__ in self._tests:
+            self.run_here(chain_overrides(0), "chain")
+            plans += [
+                (f"chain-{number}", "run", backend, chain_overrides(number), "chain")
+                for number, backend in enumerate(CHAIN)
+                if backend != "one"
+            ]
         cases = [
             {"name": name, "kind": kind, "backend": backend, "overrides": self.overrides(overrides, folder)}
             for name, kind, backend, overrides, folder in plans
@@ -162,9 +164,10 @@ def memory_overrides() -> list[str]:
 
 @pytest.fixture(scope="module")
 def group(request: pytest.FixtureRequest, random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Group:
-    selected = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]  # fmt: skip
-    cases = [params["case"] for params in selected if "case" in params]
-    return Group(random_base, tmp_path_factory.mktemp("adapters"), cases)
+    selected = [item for item in request.session.items if item.path == request.path]
+    cases = [item.callspec.params["case"] for item in selected if "case" in getattr(item, "fixturenames", ())]  # type: ignore[attr-defined]
+    tests = {item.originalname for item in selected}  # type: ignore[attr-defined]
+    return Group(random_base, tmp_path_factory.mktemp("adapters"), cases, tests)
 
 
 def assert_same_adapters(folder: Path, reference: Path, tolerance: float, name: str = "adapter") -> None:
@@ -190,6 +193,8 @@ def test_as_one_process(group: Group, case: Case) -> None:
     moved = [(before[name] - after[name]).abs().max().item() for name in adapted]
     assert min(moved) > TOLERANCE and max(moved) > 10 * TOLERANCE, (min(moved), max(moved))
     assert (folder / "samples/step-000003.png").is_file()
+    parts, expected_parts = (json.loads((path / "manifest.json").read_text())["parts"] for path in (folder, reference))
+    assert parts == expected_parts and parts["language_model"]["adapter"] > 0
 
 
 def test_any_backend_resumes_from_any_other(group: Group) -> None:

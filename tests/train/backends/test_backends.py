@@ -199,6 +199,8 @@ def test_as_one_process(group: Group, case: Case) -> None:
     before, after = load_file(group.base / "model.safetensors"), load_file(folder / "final/model.safetensors")
     for name, tensor in before.items():
         assert tensor.equal(after[name]) == (part_of(name) not in config.train_parts), name
+    parts, expected_parts = (json.loads((path / "manifest.json").read_text())["parts"] for path in (folder, reference))
+    assert parts == expected_parts
     manifest = json.loads((folder / f"checkpoints/step-{case.steps:06d}/manifest.json").read_text())
     assert manifest["world_size"] == case.world_size
 
