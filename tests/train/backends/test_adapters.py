@@ -180,7 +180,7 @@ def assert_same_adapters(folder: Path, reference: Path, tolerance: float, name: 
 @pytest.mark.parametrize("case", _cases())
 def test_as_one_process(group: Group, case: Case) -> None:
     exact = case.precision == "fp32"
-    tolerance = TOLERANCE if exact else 10 * BF16_TOLERANCE  # at ten times the rate of the other bf16 runs
+    tolerance = TOLERANCE if exact else 2 * BF16_TOLERANCE  # at a higher rate than the other bf16 runs
     folder, reference = group.path(case), group.path(case.reference)
     assert_same_training(folder, reference, tolerance, TOLERANCE if exact else 2e-2)
     assert_same_adapters(folder, reference, tolerance)
