@@ -9,8 +9,8 @@ The public Python interface is what `__all__` lists. Everything else is internal
     question = {"role": "user", "content": "<image_placeholder>\\nWhat is this?"}
     print("".join(model.chat([question], [image])))
 
-- ``load_model(model, device="cpu", dtype=None)`` loads a run's ``final/``, a model's folder in transformers' or the official
-  layout, or a model of the hub. It returns a `LoadedModel`.
+- ``load_model(model, adapters=(), device="cpu", dtype=None)`` loads a run's ``final/``, a model's folder in transformers' or
+  the official layout, or a model of the hub, with folders of LoRA adapters added to it. It returns a `LoadedModel`.
 - ``LoadedModel.generate`` makes images from prompts, ``LoadedModel.chat`` answers in pieces of text; its attribute ``janus`` is
   transformers' ``JanusForConditionalGeneration``.
 - ``compose_config(overrides)`` gives the `Config` of a training run, as ``train.py`` composes it from the same overrides.

@@ -15,7 +15,7 @@ from janus_train.commands.app import app as app_command
 from janus_train.commands.assemble import assemble
 from janus_train.commands.benchmark import benchmark
 from janus_train.commands.chat import chat
-from janus_train.commands.convert import export, import_model
+from janus_train.commands.convert import export, import_model, merge
 from janus_train.commands.evaluate import evaluate
 from janus_train.commands.generate import generate
 from janus_train.commands.index import index
@@ -95,6 +95,7 @@ app.command()(generate)
 app.command("import")(import_model)
 app.command()(index)
 app.command()(inspect)
+app.command()(merge)
 app.command()(plan)
 app.command()(prepare)
 app.command()(report)

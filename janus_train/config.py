@@ -332,18 +332,29 @@ class PeftConfig(OptionGroup):
 
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
-    """An adapter's output is multiplied by ``alpha / rank``."""
+    """An adapter's output is multiplied by ``alpha / rank``, with ``use_rslora`` by ``alpha / sqrt(rank)``."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout of an adapter's input."""
-    parts: tuple[Part, ...] = Field(strict=False, min_length=1)
-    """The parts whose linear layers get adapters, except for the text head."""
+    use_rslora: bool
+    """Rank-stabilised LoRA: the scale ``alpha / sqrt(rank)``."""
+    use_dora: bool
+    """DoRA: the norm of each row of an adapted weight trains too."""
+    parts: tuple[PartName, ...] = Field(strict=False, min_length=1)
+    """The parts, or layers of parts, whose linear layers get adapters, except for the text head."""
 
     @model_validator(mode="after")
     def _parts_can(self) -> PeftConfig:
-        for part in ("generation_encoder", "generation_embedding"):
-            if part in self.parts:
-                raise ValueError(f"parts: {part} takes no adapters, because it has no linear layers to train")
+        for name in self.parts:
+            spec = parse_spec(name)
+            if spec.part in ("generation_encoder", "generation_embedding") or spec.piece not in (None, LAYERS):
+                raise ValueError(f"parts: {name} takes no adapters, because it has no linear layers to adapt")
         return self
+
+    @property
+    def method(self) -> str:
+        """The name of the method, for messages."""
+        name = "DoRA" if self.use_dora else "LoRA"
+        return f"rs{name}" if self.use_rslora else name
 
 
 class LoggingConfig(OptionGroup):

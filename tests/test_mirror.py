@@ -55,7 +55,7 @@ TESTED_BY = {
     "serve/test_app.py": "serve.bodies serve.errors serve.service",
     "serve/test_chat.py": "serve.images serve.schema",
     "serve/test_server.py": "commands.serve",
-    "train/test_peft.py": "model.lora",
+    "train/test_peft.py": "model.lora model.lora_weights",
     "train/test_run.py": "train.final_model train.initial_weights train.run_dir train.trainable train.trainer "
     "train.monitor.log train.monitor.previews",
     "train/test_step.py": "model.loss_totals train.optim",

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Device, Model, Precision, load
+from janus_train.commands.options import Adapters, Device, Model, Precision, load, name_of
 from janus_train.errors import UserError
 
 
 def app(
     model: Model,
+    adapter: Adapters = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     host: Annotated[
         str,
@@ -36,7 +37,7 @@ def app(
     """
     if find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install -c constraints.txt -e '.[gradio]'")
-    loaded_model = load(model, device, precision)
+    loaded_model = load(model, adapter, device, precision)
     from janus_train.infer.app import serve
     from janus_train.infer.app_limits import AppLimits
     from janus_train.infer.engine import BATCH_SIZE, Engine
@@ -44,4 +45,4 @@ def app(
 
     # gradio's queue is the one that is full first
     with Engine(loaded_model, max_waiting=BATCH_SIZE * MAX_IMAGES, time_limit_s=time_limit) as engine:
-        serve(engine, model, host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))
+        serve(engine, name_of(model, adapter), host, port, AppLimits(time_limit_s=time_limit, max_upload_mb=max_upload))

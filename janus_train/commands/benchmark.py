@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from janus_train.commands.options import BatchSize, Device, Model, Plugins, Precision, load
+from janus_train.commands.options import Adapters, BatchSize, Device, Model, Plugins, Precision, load
 from janus_train.commands.terminal import PhaseProgress, bars, note, table_console
 from janus_train.errors import UserError
 from janus_train.plugins import import_plugins
@@ -53,6 +53,7 @@ def benchmark(
         Path | None, typer.Option(help="Folder of a CLIP, with which the quick check also judges colours.")
     ] = None,
     batch_size: BatchSize = 16,
+    adapter: Adapters = None,
     device: Device = "auto",
     precision: Precision = "auto",
     plugin: Plugins = None,
@@ -89,7 +90,7 @@ def benchmark(
     with joined() as processes:
         try:
             opened_tasks = open_tasks(chosen_tasks, data, chosen_protocol)
-            loaded_model = load(model, device, precision)
+            loaded_model = load(model, adapter, device, precision)
             with bars() as phases:
                 results = run_benchmarks(
                     loaded_model,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import (
+    Adapters,
     AlwaysSystem,
     AssistantRole,
     Device,
@@ -26,6 +27,7 @@ from janus_train.text import printable
 
 def chat(
     model: Model,
+    adapter: Adapters = None,
     image: Images = None,
     prompt: Annotated[
         list[str] | None,
@@ -76,7 +78,7 @@ def chat(
 
     style = PromptStyle(user_role, assistant_role, system, always_system)
     sampling = TextSampling(temperature, top_p, top_k, repetition_penalty)
-    loaded_model = load(model, device, precision)
+    loaded_model = load(model, adapter, device, precision)
 
     messages: list[dict[str, str]] = []
     for text in prompt or iter(_ask, ""):

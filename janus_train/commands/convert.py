@@ -1,10 +1,10 @@
-"""``janus-train import`` and ``janus-train export``: convert one checkpoint layout to the other."""
+"""``janus-train import``, ``export`` and ``merge``: convert one checkpoint layout to the other, and merge LoRA adapters."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from janus_train.commands.options import NewFolder
+from janus_train.commands.options import Adapters, NewFolder
 from janus_train.commands.terminal import note
 from janus_train.errors import UserError
 
@@ -26,6 +26,16 @@ class CheckpointLayout(StrEnum):
 
     hf = "hf"
     official = "official"
+
+
+Layout = Annotated[
+    CheckpointLayout,
+    typer.Option(
+        "--format",
+        help="hf: loads with JanusForConditionalGeneration.from_pretrained. official: loads with the official code's "
+        "MultiModalityCausalLM.",
+    ),
+]
 
 
 def import_model(
@@ -72,14 +82,8 @@ def export(
             help="Folder to write; it must not exist. Only --push-to-hub goes without it.", show_default=False
         ),
     ] = None,
-    form: Annotated[
-        CheckpointLayout,
-        typer.Option(
-            "--format",
-            help="hf: loads with JanusForConditionalGeneration.from_pretrained. official: loads with the official code's "
-            "MultiModalityCausalLM.",
-        ),
-    ] = CheckpointLayout.hf,
+    form: Layout = CheckpointLayout.hf,
+    adapter: Adapters = None,
     license_id: Annotated[
         str | None,
         typer.Option("--license", help="The model's licence, by the hub's names, for its card: mit, apache-2.0."),
@@ -115,13 +119,12 @@ def export(
     target = _hub_target(out, push_to_hub, private, revision, commit_message)
     if target is None:
         assert out is not None  # `_hub_target` has checked it
-        _note_missing_parts(export_model(source, out, form.value, license_id))
-        print(out)
+        _finish(export_model(source, out, form.value, license_id, adapter or ()), out)
         return
     from janus_train.interop.push import check_access
 
     check_access(target)
-    with _folder_to_push(source, out, form, license_id) as folder:
+    with _folder_to_push(source, out, form, license_id, adapter or ()) as folder:
         is_kept = folder in (out, Path(source))
         if folder == out:
             print(out)
@@ -146,11 +149,13 @@ def _hub_target(
 
 
 @contextmanager
-def _folder_to_push(source: str, out: Path | None, form: CheckpointLayout, license_id: str | None) -> Iterator[Path]:
+def _folder_to_push(
+    source: str, out: Path | None, form: CheckpointLayout, license_id: str | None, adapters: Sequence[str]
+) -> Iterator[Path]:
     """The folder to upload: ``out``, the source itself if it was exported already, or a temporary one."""
     from janus_train.interop.convert import export_model, exported_folder
 
-    exported = exported_folder(source, form.value) if out is None else None
+    exported = exported_folder(source, form.value) if out is None and not adapters else None
     if exported is not None:
         if license_id is not None:
             raise UserError(f"--license is for a new card, {source} has one already: write license: into its README.md")
@@ -158,7 +163,7 @@ def _folder_to_push(source: str, out: Path | None, form: CheckpointLayout, licen
         return
     with TemporaryDirectory(prefix="janus-train-export-") as temporary:
         folder = Path(temporary) / "model" if out is None else out
-        _note_missing_parts(export_model(source, folder, form.value, license_id))
+        _note_missing_parts(export_model(source, folder, form.value, license_id, adapters))
         yield folder
 
 
@@ -178,6 +183,40 @@ def _pushed(folder: Path, target: HubTarget, form: CheckpointLayout, is_kept: bo
     except KeyboardInterrupt:
         note(f"the upload was interrupted; {hint}")
         raise
+
+
+def merge(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of LoRA adapters, which are merged into the base that they name; or, with --adapter, the model to "
+            "merge into.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ],
+    out: NewFolder,
+    adapter: Adapters = None,
+    form: Layout = CheckpointLayout.hf,
+) -> None:
+    """Merge LoRA adapters into their base, or into another model of the same shape: one model without adapters.
+
+    Reads LoRA, rsLoRA and DoRA in peft's format. Sums are in fp32, and weights keep the model's type.
+
+    \b
+    Examples:
+      janus-train merge outputs/lora/adapter --out merged
+      janus-train merge deepseek-ai/Janus-Pro-1B --adapter outputs/lora/adapter --out merged --format official
+    """
+    from janus_train.interop.convert import merge_model
+
+    _finish(merge_model(source, out, form.value, adapter or ()), out)
+
+
+def _finish(missing_parts: list[str], out: Path) -> None:
+    """Print the folder, and what the official code cannot build of the model in it."""
+    _note_missing_parts(missing_parts)
+    print(out)
 
 
 def _note_missing_parts(parts: list[str]) -> None:

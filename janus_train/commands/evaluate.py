@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from janus_train.commands.options import (
+    Adapters,
     AlwaysSystem,
     Device,
     Guidance,
@@ -126,6 +127,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    adapter: Adapters = None,
     device: Device = "auto",
     precision: Precision = "auto",
     evaluation: Annotated[
@@ -181,7 +183,7 @@ def evaluate(
         raise UserError(f"--option {name}: it is also given as an option of the command")
     entry, options = choose(evaluation, values | more_values)
     options.check()
-    loaded_model = load(model, device, precision)
+    loaded_model = load(model, adapter, device, precision)
     with bars() as phases:
         results = entry.evaluation.run(loaded_model, out, options, PhaseProgress(phases).report)
     table_console(_WIDTH).print(entry.evaluation.table(results))

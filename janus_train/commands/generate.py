@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from janus_train.commands.options import (
+    Adapters,
     AssistantRole,
     BatchSize,
     Device,
@@ -24,6 +25,7 @@ from janus_train.commands.options import (
     check_finite,
     check_top_p,
     load,
+    name_of,
     open_image_option,
 )
 from janus_train.commands.terminal import count_bar
@@ -32,6 +34,7 @@ from janus_train.targets import check_new_files
 
 def generate(
     model: Model,
+    adapter: Adapters = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What to generate; repeat the option for several.")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line, used after those of --prompt.")
@@ -76,7 +79,7 @@ def generate(
     check_top_p(top_p)
     check_new_files(out, [*image_names(len(prompts), num_images, seed), GRID, METADATA], overwrite)
     images = [open_image_option(path) for path in image or []]
-    loaded_model = load(model, device, precision)
+    loaded_model = load(model, adapter, device, precision)
     from janus_train.data.prompt_format import PromptStyle
     from janus_train.infer.generate_folder import generate_folder
 
@@ -86,7 +89,7 @@ def generate(
             loaded_model,
             out,
             prompts,
-            model=model,
+            model=name_of(model, adapter),
             num_images=num_images,
             seed=seed,
             guidance=guidance,

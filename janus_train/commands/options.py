@@ -34,6 +34,16 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        help="LoRA adapters to add to MODEL: a folder, for example outputs/lora/adapter, or a hub id. Their own base may be "
+        "another model of the same shape. Repeat the option to add several, one after the other.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Precision = Annotated[
     str,
@@ -103,7 +113,7 @@ MaxBad = Annotated[
 ]
 
 
-def load(model: str, device: str, precision: str) -> LoadedModel:
+def load(model: str, adapters: list[str] | None, device: str, precision: str) -> LoadedModel:
     """Load the model on its device. Raises `UserError` for a device or a folder that does not exist."""
     import torch
 
@@ -113,7 +123,12 @@ def load(model: str, device: str, precision: str) -> LoadedModel:
     dtypes = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
     if precision not in dtypes:
         raise UserError(f"--precision {precision} is unknown: bf16, fp32 or auto")
-    return load_model(model, device=kind, dtype=dtypes[precision])
+    return load_model(model, adapters=adapters or (), device=kind, dtype=dtypes[precision])
+
+
+def name_of(model: str, adapters: list[str] | None) -> str:
+    """The model as its user has named it, for the app's title and records."""
+    return " + ".join((model, *(adapters or ())))
 
 
 def device_kind(device: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from janus_train.commands.options import Device, Model, Precision, load
+from janus_train.commands.options import Adapters, Device, Model, Precision, load, name_of
 from janus_train.commands.terminal import note
 from janus_train.errors import UserError
 
@@ -21,7 +21,9 @@ def serve(
             help="Address to serve at; 0.0.0.0 lets in everyone who can reach this machine: set JANUS_TRAIN_API_KEY."
         ),
     ] = "127.0.0.1",
-    name: Annotated[str | None, typer.Option(help="Name of the model in requests. Default: MODEL as given.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in requests. Default: MODEL as given, with its adapters.")
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Answers or images to generate at once; fewer need less memory.")
     ] = 16,
@@ -30,6 +32,7 @@ def serve(
     ] = 64,
     time_limit: Annotated[int, typer.Option(min=1, help="Seconds that a request may take, once it is its turn.")] = 300,
     max_body: Annotated[int, typer.Option(min=1, max=512, help="Largest body of a request, in MB.")] = 32,
+    adapter: Adapters = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -48,8 +51,9 @@ def serve(
     from janus_train.serve.server import key_of_environment
 
     key = key_of_environment()
+    name = name or name_of(model, adapter)
     with bind(host, port) as bound:  # before the model is loaded, which may take minutes
-        loaded_model = load(model, device, precision)
+        loaded_model = load(model, adapter, device, precision)
         from janus_train.infer.engine import Engine
         from janus_train.serve.app import create_app
         from janus_train.serve.server import run
@@ -57,5 +61,5 @@ def serve(
         if key is None and not is_loopback(host):
             note(f"warning: whoever reaches {host} can use the model: set JANUS_TRAIN_API_KEY, or leave out --host")
         with Engine(loaded_model, batch_size=batch_size, max_waiting=max_waiting, time_limit_s=time_limit) as engine:
-            app = create_app(engine, name or model, api_key=key, max_body_bytes=max_body << 20)
-            run(app, engine, bound, f"{name or model} at {url(host, port)}/v1 (Ctrl-C ends it)")
+            app = create_app(engine, name, api_key=key, max_body_bytes=max_body << 20)
+            run(app, engine, bound, f"{name} at {url(host, port)}/v1 (Ctrl-C ends it)")

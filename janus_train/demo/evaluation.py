@@ -39,7 +39,7 @@ def evaluate(
     measures, num_objects = evaluate_generation(model, shards, out, options, report)
     measures += evaluate_answers(model, shards, out, options, report)
     results = {
-        "model": str(model.folder),
+        "model": model.name,
         "num_objects": num_objects,
         "num_prompts": options.num_prompts,
         "num_questions": options.num_questions,

@@ -40,6 +40,13 @@ class LoadedModel:
     folder: Path
     janus: JanusForConditionalGeneration
     encoder: Encoder
+    adapters: tuple[Path, ...] = ()
+    """Folders of LoRA adapters that were added to the model in ``folder``."""
+
+    @property
+    def name(self) -> str:
+        """The folders that the model is from, for records of results."""
+        return " + ".join(map(str, (self.folder, *self.adapters)))
 
     @property
     def guidance(self) -> float:
@@ -125,10 +132,19 @@ class LoadedModel:
         )
 
 
-def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+def load_model(
+    model: str | Path,
+    *,
+    adapters: Sequence[str | Path] = (),
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
     """Loads ``model``: a folder in either layout, one of LoRA adapters, or a hub id.
 
     Raises `UserError` naming what is missing.
+
+    ``adapters``: folders or hub ids of LoRA adapters, which are merged into the model one after the other. They may have
+    been trained on another model of the same shape.
 
     ``dtype``: that of all parts but the VQ tokenizer, which stays in fp32, because codes and colours change if it is
     rounded. None: bf16 on a GPU that computes in it, else fp32.
@@ -136,7 +152,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
     if not is_hub_id(str(model)):
         _check_folder(checked_path(Path(model).expanduser()), model)
     dtype = quickest_dtype(device) if dtype is None else dtype
-    folder = open_model(str(model), "")
+    folder = open_model(str(model), "", added=[str(adapter) for adapter in adapters])
     janus = load_janus(folder, dtype)
     janus.to(device).eval()
     image_size, out_size = janus.config.vision_config.image_size, generation_image_size(janus.config)
@@ -149,7 +165,7 @@ def load_model(model: str | Path, *, device: str = "cpu", dtype: torch.dtype | N
         generation_image_size=out_size,
         context=janus.config.text_config.max_position_embeddings,
     )
-    return LoadedModel(folder.origin, janus, encoder)
+    return LoadedModel(folder.origin, janus, encoder, tuple(adapter.folder for adapter in folder.added))
 
 
 def load_janus(

@@ -168,7 +168,9 @@ def _trained_parts(manifest: dict[str, Any]) -> Iterator[str]:
         if part["trains"]:
             yield f"{name} ({', '.join(part['pieces'])})" if part.get("pieces") else name
     if names := [name for name, part in manifest["parts"].items() if part.get("adapter")]:
-        yield f"{', '.join(names)} by LoRA of rank {manifest['config']['peft']['rank']}, merged"
+        peft = manifest["config"]["peft"]
+        method = ("rs" if peft.get("use_rslora") else "") + ("DoRA" if peft.get("use_dora") else "LoRA")
+        yield f"{', '.join(names)} by {method} of rank {peft['rank']}, merged"
 
 
 def _recipe_line(run: RunRecord) -> str:

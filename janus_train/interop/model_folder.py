@@ -6,7 +6,7 @@ A folder of LoRA adapters is read as the model that they and their base make.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from janus_train.data.special_tokens import SpecialTokens
 from janus_train.errors import UserError, one_line, shortened
 from janus_train.files import read_json_object, read_json_object_if_any
 from janus_train.interop import official, official_config, processor, tensors
-from janus_train.interop.adapter import Adapter, is_adapter
+from janus_train.interop.adapter import Adapter, is_adapter, open_adapters
 from janus_train.interop.hub import local_folder
 from janus_train.interop.other_models import TAKEN, contents_without_config, other_model
 from janus_train.interop.tensors import StoredTensors
@@ -43,11 +43,13 @@ class ModelFolder:
     path: Path
     layout: FolderLayout
     adapters: tuple[Adapter, ...] = ()
-    """LoRA adapters that are added to the weights in ``path``, the first one first."""
+    """LoRA adapters that are added to the weights in ``path``, the first one first: those of the folder that was opened."""
+    added: tuple[Adapter, ...] = ()
+    """LoRA adapters that are added after those, whatever their own base is."""
 
     @property
     def origin(self) -> Path:
-        """The folder that was opened: that of the last adapters if there are any, else ``path``."""
+        """The folder that was opened: that of the last of its adapters if there are any, else ``path``."""
         return self.adapters[-1].folder if self.adapters else self.path
 
     @cached_property
@@ -98,10 +100,11 @@ class ModelFolder:
 
     @cached_property
     def _fitting_adapters(self) -> tuple[Adapter, ...]:
-        shapes = self.shapes if self.adapters else {}
-        for adapter in self.adapters:
+        adapters = (*self.adapters, *self.added)
+        shapes = self.shapes if adapters else {}
+        for adapter in adapters:
             adapter.check_fits(shapes)
-        return self.adapters
+        return adapters
 
     def _stored_tensors(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         if self.layout == "transformers":
@@ -281,13 +284,21 @@ def refuse_other_models(folder: Path) -> None:
         raise UserError(f"{folder} is {what}; {TAKEN}")
 
 
-def open_model(name: str, prefix: str, *, weights: bool = True, revision: str | None = None) -> ModelFolder:
+def open_model(
+    name: str,
+    prefix: str,
+    *,
+    weights: bool = True,
+    revision: str | None = None,
+    added: Sequence[str] = (),
+) -> ModelFolder:
     """Opens the model ``name``, a folder or a hub id, as `open_folder` does. Raises `UserError` as `hub.local_folder` does.
 
     Of a hub's model that is not Janus only the small files are fetched. ``weights``: whether they are to be fetched;
-    ``revision``: see `hub.local_folder`.
+    ``revision``: see `hub.local_folder`; ``added``: see `open_folder`.
     """
-    return open_folder(local_folder(name, prefix, weights=weights, revision=revision, check=_refuse_before_weights))
+    folder = local_folder(name, prefix, weights=weights, revision=revision, check=_refuse_before_weights)
+    return open_folder(folder, added)
 
 
 def _refuse_before_weights(folder: Path) -> None:
@@ -295,11 +306,13 @@ def _refuse_before_weights(folder: Path) -> None:
         refuse_other_models(folder)
 
 
-def open_folder(path: Path) -> ModelFolder:
+def open_folder(path: Path, added: Sequence[str] = ()) -> ModelFolder:
     """Opens the model in ``path``, or in the ``final/`` of the run in ``path``. Raises `UserError` if there is none.
 
-    LoRA adapters in ``path`` are opened with their base.
+    LoRA adapters in ``path`` are opened with their base. ``added``: folders or hub ids of LoRA adapters that are added to
+    the model one after the other, whatever their own base is.
     """
+    more_adapters = open_adapters(added)
     adapters: list[Adapter] = []
     while is_adapter(path):
         adapters.insert(0, Adapter(path))
@@ -310,4 +323,9 @@ def open_folder(path: Path) -> ModelFolder:
         path = path / "final"
     refuse_other_models(path)
     layout: FolderLayout = "official" if read_config(path)["model_type"] == "multi_modality" else "transformers"
-    return ModelFolder(path, layout, tuple(adapters))
+    for adapter in more_adapters:
+        if adapter.is_in(path) or adapter.folder in [own.folder for own in adapters]:
+            raise UserError(
+                f"--adapter {adapter.folder}: {path} has these adapters already; give their base as the model"
+            )
+    return ModelFolder(path, layout, tuple(adapters), more_adapters)

@@ -1,6 +1,6 @@
 """What is known of a trained model: the records of the run whose result it is, for its model card.
 
-In: a run's folder, or the ``final/``, ``best/``, ``ema/`` or ``adapter/`` in it. Out: the run's manifest, which model of the
+In: a run's folder, or the ``final/`` or another of its `RESULTS`. Out: the run's manifest, which model of the
 run it is, its last losses, and the hub's model that training started from.
 """
 
@@ -17,8 +17,8 @@ from janus_train.interop.figures import Figure, figures_of
 from janus_train.interop.write import TRAINING
 from janus_train.jsonl import Line, read_json_lines
 
-RESULTS = ("final", "best", "ema", "adapter")
-"""The folders of a run that hold a model."""
+RESULTS = ("final", "best", "ema", "adapter", "adapter-best", "adapter-ema")
+"""The folders of a run that hold a model or adapters."""
 MAX_RUNS = 32
 """Runs that started from each other's results."""
 LAST_STEPS = 20

@@ -22,10 +22,13 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import JanusForConditionalGeneration
 
-import janus_train.model.attention.grouped  # noqa: F401 - registers its operator
+import janus_train.model.attention.grouped
+import janus_train.model.lora_weights  # noqa: F401 - both register their operators
 from janus_train.config import ActivationCheckpointing
 
 _aten = torch.ops.aten
+_NORMS = torch.ops.janus_train.dora_row_norms.default
+"""Few numbers from all of a weight."""
 _MATRIX_PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.linear.default}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -66,7 +69,7 @@ class _Checkpointed:
 
 
 def _keep(down_width: int, context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    if op in _ATTENTION:
+    if op in _ATTENTION or op is _NORMS:
         return CheckpointPolicy.MUST_SAVE
     if op in _MATRIX_PRODUCTS:
         matrix = args[1] if op is _aten.addmm.default else args[0]

@@ -54,7 +54,7 @@ def _rounded_parameters(janus: nn.Module) -> Iterator[tuple[str, nn.Parameter, b
 
 
 def cast_to_bf16(janus: nn.Module) -> None:
-    """Casts all weights but the VQ tokenizer's to bf16, for a model that only generates."""
+    """Casts all weights but the VQ tokenizer's and LoRA's to bf16, for a model that only generates."""
     for name, parameter in janus.named_parameters():
-        if part_of(name) != "generation_encoder":
+        if part_of(name) != "generation_encoder" and not is_lora(name):
             parameter.data = parameter.data.to(torch.bfloat16)

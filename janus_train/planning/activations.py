@@ -81,18 +81,14 @@ def activations(
     text, P = model.text, model.tokens_per_image
     D, L, s, c = text.hidden_size, workload.tokens, widths.stream, widths.compute
     head_trains = trained.piece("language_model", "lm_head")
+    adapters = [_adapters(model, widths, layer, grouped_attention, peft) for layer in trained.layers]
     layer_bytes = [
-        (
-            _decoder_layer(model, widths, layer, grouped_attention)
-            + _adapters(model, widths, layer, grouped_attention, peft)
-        )
-        * L
-        * layer.flows
-        for layer in trained.layers
+        (_decoder_layer(model, widths, layer, grouped_attention) + kept) * L * layer.flows
+        for layer, (kept, _) in zip(trained.layers, adapters, strict=True)
     ]
     selective_bytes = [
-        (_selective_layer(model, widths) + _adapters(model, widths, layer, grouped_attention, peft)) * L * layer.flows
-        for layer in trained.layers
+        (_selective_layer(model, widths) + kept) * L * layer.flows
+        for layer, (_, kept) in zip(trained.layers, adapters, strict=True)
     ]
     num_flowing = sum(layer.flows for layer in trained.layers)
     decoder_bytes = {"none": sum(layer_bytes), "selective": sum(selective_bytes), "full": s * D * L * num_flowing}[
@@ -135,13 +131,21 @@ def activations(
 
 def _adapters(
     model: ModelConfig, widths: Widths, layer: Layer, grouped_attention: bool, peft: PeftConfig | None
-) -> float:
-    """Bytes per token of a decoder layer's adapters."""
+) -> tuple[float, float]:
+    """Bytes per token of a decoder layer's adapters if nothing is recomputed, and under ``selective``.
+
+    What lies between A and B; with DoRA, whose magnitudes multiply both, the outputs of the base and of B too. Selective
+    checkpointing keeps the outputs of all products, B's as well.
+    """
     if peft is None or not layer.adapted:
-        return 0.0
+        return 0.0, 0.0
+    text, width = model.text, widths.compute
+    key_value = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    outputs = 3 * text.hidden_size + 2 * key_value + 2 * text.intermediate_size
     # o's input, which peft casts to fp32 and autocast back; grouped attention has that copy already
     has_copy = widths.casts and not grouped_attention
-    return widths.compute * (7 * peft.rank + model.text.hidden_size * has_copy)
+    kept = width * (7 * peft.rank + 2 * outputs * peft.use_dora + text.hidden_size * has_copy)
+    return kept, width * (7 * peft.rank + outputs)
 
 
 def _decoder_layer(model: ModelConfig, widths: Widths, layer: Layer, grouped_attention: bool) -> float:

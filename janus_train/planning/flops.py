@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from janus_train.config import ModelConfig, PeftConfig
-from janus_train.planning.parameters import adapter_counts
+from janus_train.planning.parameters import adapter_matrix_counts
 from janus_train.planning.trained import Trained
 from janus_train.planning.workload import Workload
 
@@ -71,7 +71,7 @@ def flops_by_part(
             total[2] += product.trains and product.flops
             has_gradient = has_gradient or product.trains or product.adapted
     vectors = _vectors(model, workload)
-    for part, count in adapter_counts(model, peft).items():
+    for part, count in adapter_matrix_counts(model, peft).items():
         for term in range(3):
             totals[part][term] += 2 * count * vectors[part]  # type: ignore[index]
     return {piece: PartFlops(*terms) for piece, terms in totals.items()}

@@ -25,6 +25,7 @@ class _Counts:
     parameters: dict[str, int]  # by name
     rounded_names: frozenset[str]  # of those in layers whose weights autocast rounds
     adapter_parameters_per_rank: dict[str, int]  # by the name of the layer that may get adapters
+    adapted_outputs: dict[str, int]  # by the same names; DoRA has a magnitude for each
 
 
 @lru_cache
@@ -36,14 +37,12 @@ def _counts(model_json: str) -> _Counts:
     except Exception as error:  # of any layer that the values of somebody's config.json make impossible
         raise UserError(f"model {model.name}: no model can be built so ({one_line(error, 200)})") from None
     rounded_layers = [(name, module) for name, module in janus.named_modules() if isinstance(module, ROUNDED_LAYERS)]
+    adapted_layers = [pair for part in MODULES for pair in target_layers(janus, part).items()]
     return _Counts(
         {name: parameter.numel() for name, parameter in janus.named_parameters()},
         frozenset(f"{layer}.{name}" for layer, module in rounded_layers for name, _ in module.named_parameters()),
-        {
-            name: layer.in_features + layer.out_features
-            for part in MODULES
-            for name, layer in target_layers(janus, part).items()
-        },
+        {name: layer.in_features + layer.out_features for name, layer in adapted_layers},
+        {name: layer.out_features for name, layer in adapted_layers},
     )
 
 
@@ -79,6 +78,19 @@ def adapter_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, in
     """The parameters of the LoRA adapters, for each part that has adapters."""
     if peft is None:
         return {}
-    layers = _counts(model.model_dump_json()).adapter_parameters_per_rank
-    sums = _sums_by_part((name, peft.rank * n) for name, n in layers.items() if is_named(f"{name}.", peft.parts))
+    magnitudes = _adapted(_counts(model.model_dump_json()).adapted_outputs, peft) if peft.use_dora else {}
+    return {part: number + magnitudes.get(part, 0) for part, number in adapter_matrix_counts(model, peft).items()}
+
+
+def adapter_matrix_counts(model: ModelConfig, peft: PeftConfig | None) -> dict[Part, int]:
+    """Those of them that are in matrices: all but DoRA's magnitudes."""
+    if peft is None:
+        return {}
+    parameters_per_rank = _counts(model.model_dump_json()).adapter_parameters_per_rank
+    return {part: peft.rank * number for part, number in _adapted(parameters_per_rank, peft).items()}
+
+
+def _adapted(numbers: dict[str, int], peft: PeftConfig) -> dict[Part, int]:
+    """The sums of what belongs to the layers that get adapters, for each part that has such layers."""
+    sums = _sums_by_part((name, number) for name, number in numbers.items() if is_named(f"{name}.", peft.parts))
     return {part: number for part, number in sums.items() if number}

@@ -1,9 +1,9 @@
 """The result of a finished run.
 
-In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, with LoRA ``adapter/`` with the
-adapters alone, ``ema/`` with the model of the averaged weights if a run keeps an average, and ``best/`` with the model of
-the best validation if a run keeps it and it is not the last step's. ``training.json`` in each says which step the model
-is of, and which step was the best.
+In: the backend's weights. Out: ``final/``, the complete model in transformers' layout, ``ema/`` with the model of the
+averaged weights if a run keeps an average, and ``best/`` with the model of the best validation if a run keeps it and it is
+not the last step's. With LoRA these are merged, and ``adapter/``, ``adapter-ema/`` and ``adapter-best/`` have the adapters
+alone. ``training.json`` in each says which step the model is of, and which step was the best.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from janus_train.config import Config
 from janus_train.data.encode import Encoder
+from janus_train.interop.adapter import write_adapter
 from janus_train.interop.model_folder import open_folder
 from janus_train.interop.write import save_model
 from janus_train.model import lora
@@ -50,9 +51,10 @@ def write_results(
         values = {"metric": best.metric, "step": best.result.step, "value": best.result.value}
         record = values | {"folder": folder.name if folder else None}
     with group.raise_on_all_ranks():
-        for old in [run_dir.best, run_dir.ema] if group.is_main else []:  # of an earlier end of the run
-            if old.exists():
-                shutil.rmtree(old)
+        for model_folder in [run_dir.best, run_dir.ema] if group.is_main else []:  # of an earlier end of the run
+            for old in (model_folder, run_dir.adapter_of(model_folder)):
+                if old.exists():
+                    shutil.rmtree(old)
     write = partial(write_model, backend, model, encoder, run_dir, config)
     write(run_dir.final, {"step": step, "best": record})
     if backend.average is not None:
@@ -90,7 +92,7 @@ def write_model(
 ) -> None:
     """Write the backend's model into ``target``, with ``record`` as its training.json.
 
-    All ranks call it; the main process writes. The adapters of LoRA are written beside ``final/`` alone.
+    All ranks call it; the main process writes. The adapters of LoRA are written beside it.
     """
     weights = backend.full_state_dict()
     if weights is None:
@@ -98,11 +100,12 @@ def write_model(
     run_dir.refuse_if_gone()
     start = model.start.recorded_path
     weights = with_start_weights(weights, model.bf16_names, Path(start))
+    record = {"stage": config.stage, **record}
     if config.peft is not None:
-        if target == run_dir.final:
-            lora.write_adapter(model.janus, weights, config.peft, run_dir.adapter, start, config.train_parts)
+        adapter = run_dir.adapter_of(target)
+        write_adapter(model.janus, weights, config.peft, adapter, start, config.train_parts, record)
         weights = lora.merge_lora(weights, config.peft)
-    save_model(model.janus, encoder, target, weights, model.extras, {"stage": config.stage, **record})
+    save_model(model.janus, encoder, target, weights, model.extras, record)
 
 
 def with_start_weights(

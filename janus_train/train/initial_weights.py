@@ -21,7 +21,8 @@ from janus_train.errors import UserError
 from janus_train.interop.hub import is_hub_id
 from janus_train.interop.model_folder import ModelFolder, model_shapes, open_folder, open_model
 from janus_train.model.build import build, code_embeddings, transformers_config
-from janus_train.model.lora import plain_name
+from janus_train.model.lora import magnitudes_base, plain_name
+from janus_train.model.lora_weights import start_magnitudes
 from janus_train.model.meta_init import RecordedInit, without_weights
 from janus_train.model.parts import part_of
 from janus_train.paths import resolve
@@ -123,8 +124,13 @@ class StartWeights(Mapping[str, torch.Tensor]):
         return _recording(self._init)
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        base = magnitudes_base(name)
+        if base is not None:
+            return start_magnitudes(self[base])
         if name not in self._new:
-            return self._folder.tensor(plain_name(name))
+            name = plain_name(name)
+        if name not in self._new:
+            return self._folder.tensor(name)
         if name == _CODE_EMBEDDINGS:
             return code_embeddings(self[_CODEBOOK])
         assert self._init is not None

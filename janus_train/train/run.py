@@ -201,7 +201,7 @@ def record_start(
             run_dir.write_start(
                 model.start.description,
                 model.start.recorded_path,
-                model.parts_table(config),
+                model.parts,
                 model.frozen,
                 recipe.record(),
                 is_resume,

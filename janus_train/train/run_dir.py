@@ -117,10 +117,9 @@ class RunDir:
         """The model of the averaged weights, if the run keeps an average (`run.ema`)."""
         return self.path / "ema"
 
-    @property
-    def adapter(self) -> Path:
-        """LoRA's adapters alone, in peft's format."""
-        return self.path / "adapter"
+    def adapter_of(self, model: Path) -> Path:
+        """LoRA's adapters alone, in peft's format: those of `final`, `best` or `ema`."""
+        return self.path / ("adapter" if model == self.final else f"adapter-{model.name}")
 
     @property
     def metrics(self) -> Path:
@@ -263,6 +262,8 @@ class RunDir:
             "best",
             "ema",
             "adapter",
+            "adapter-best",
+            "adapter-ema",
             "report.html",
             "trackers.json",
             "manifest.json",

@@ -48,28 +48,31 @@ class TrainableModel:
     is_compiled: bool
     extras: Extras
     """Files of the start beside the Janus model; on the main process only."""
+    parts: dict[str, Any]
+    """The manifest's table of parts (`parts_table`)."""
 
-    def parts_table(self, config: Config) -> dict[str, Any]:
-        """The manifest's table: per part its parameters, whether it trains, whether it is new, and its LoRA's size.
 
-        Of a part that trains in pieces also these and their size.
-        """
-        table: dict[str, Any] = {}
-        num_layers = config.model.num_layers
-        for part, parameters_of_part in parameters_by_part(self.janus).items():
-            num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
-            num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
-            pieces = pieces_of(config.train_parts, part, num_layers.get(part))
-            table[part] = {
-                "parameters": num_parameters,
-                "trains": part in config.train_parts or bool(pieces),
-                "new": part in self.new_parts,
-            }
-            if pieces:
-                trained = [p for name, p in parameters_of_part if is_named(name, config.train_parts)]
-                table[part] |= {"pieces": pieces, "trained_parameters": sum(p.numel() for p in trained)}
-            table[part] |= {"adapter": num_adapter} if num_adapter else {}
-        return table
+def parts_table(janus: JanusForConditionalGeneration, config: Config, new_parts: list[Part]) -> dict[str, Any]:
+    """Per part its parameters, whether it trains, whether it is new, and its LoRA's size. ``janus`` is not sharded yet.
+
+    Of a part that trains in pieces also these and their size.
+    """
+    table: dict[str, Any] = {}
+    num_layers = config.model.num_layers
+    for part, parameters_of_part in parameters_by_part(janus).items():
+        num_adapter = sum(p.numel() for name, p in parameters_of_part if is_lora(name))
+        num_parameters = sum(p.numel() for _, p in parameters_of_part) - num_adapter
+        pieces = pieces_of(config.train_parts, part, num_layers.get(part))
+        table[part] = {
+            "parameters": num_parameters,
+            "trains": part in config.train_parts or bool(pieces),
+            "new": part in new_parts,
+        }
+        if pieces:
+            trained = [p for name, p in parameters_of_part if is_named(name, config.train_parts)]
+            table[part] |= {"pieces": pieces, "trained_parameters": sum(p.numel() for p in trained)}
+        table[part] |= {"adapter": num_adapter} if num_adapter else {}
+    return table
 
 
 def load_trainable(
@@ -80,7 +83,7 @@ def load_trainable(
     Raises `UserError` if they do not fit the configuration, the run's checkpoint or the recipe's cached codes.
     """
     if config.peft is not None:
-        lora.check_usable(group.backend)
+        lora.check_usable()
     compiled = should_compile(config, group.device, group.gathers_inside_layers)
     if config.init_from is not None and is_hub_id(config.init_from):
         with group.local_main_first():
@@ -99,7 +102,9 @@ def load_trainable(
         weights.add_new({name: tensor for name, tensor in janus.state_dict().items() if is_lora(name)})
     bf16_names = make_trainable(janus, config, new_parts, compiled, group)
     extras = open_folder(start.folder).extras() if group.is_main else {}
-    return TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras), weights
+    table = parts_table(janus, config, new_parts)
+    model = TrainableModel(janus, tokenizer, start, new_parts, frozen, bf16_names, compiled, extras, table)
+    return model, weights
 
 
 def make_trainable(

@@ -239,12 +239,14 @@ def test_drawing_saving_and_adapters_see_the_plain_model(janus: JanusForConditio
     assert counter.frame_count == 0 and list(janus.state_dict()) == names
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("policy", [slow_unless(policy != "selective", policy) for policy in POLICIES])
 def test_lora_compiles(
-    janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing
+    janus: JanusForConditionalGeneration, documents: Documents, policy: ActivationCheckpointing, use_dora: bool
 ) -> None:
     pytest.importorskip("peft")
-    lora.add_lora(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model",)))
+    parts: tuple[Part, ...] = ("language_model",)
+    lora.add_lora(janus, PeftConfig(rank=4, alpha=8.0, dropout=0.0, use_rslora=False, use_dora=use_dora, parts=parts))
     for name, parameter in janus.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))

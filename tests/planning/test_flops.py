@@ -185,10 +185,16 @@ def test_the_chunked_text_loss_costs_the_same(stage: int, monkeypatch: pytest.Mo
     assert Counted(trained_parts, chunked=True).total == Counted(trained_parts).total > 0
 
 
-def test_lora_costs_what_torch_counts() -> None:
-    """Beside adaptors that train in full: input gradients of the frozen matrices, and the adapters' own products."""
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_lora_costs_what_torch_counts(use_dora: bool) -> None:
+    """Beside adaptors that train in full: input gradients of the frozen matrices, and the adapters' own products.
+
+    The norms of DoRA's rows depend on no token, and do not count.
+    """
     trained_parts: tuple[str, ...] = ("understanding_adaptor", "generation_adaptor")
-    peft = PeftConfig(rank=4, alpha=8.0, dropout=0.0, parts=("language_model", "image_head"))
+    peft = PeftConfig(
+        rank=4, alpha=8.0, dropout=0.0, use_rslora=False, use_dora=use_dora, parts=("language_model", "image_head")
+    )
     counted = Counted(trained_parts, peft)
     workload = workload_of_batch(counted.batch)
     expected = flops_by_part(MODEL, trained_parts, workload, peft)

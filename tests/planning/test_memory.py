@@ -189,15 +189,18 @@ def test_lora_of_the_7b_fits_a_24_gb_card_because_frozen_weights_are_bf16() -> N
     assert total < GPUS["rtx4090"].memory < without_bf16
 
 
+@pytest.mark.parametrize("policy", ["none", "selective"])
+@pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("kind", ["fp32", "autocast"])
-def test_lora_keeps_what_is_planned(kind: str) -> None:
+def test_lora_keeps_what_is_planned(kind: str, use_dora: bool, policy: ActivationCheckpointing) -> None:
     """Activations, weights and copies, beside adaptors that train in full; within 10 % as the others."""
-    peft = config_of("+stage=3", "+peft=lora", "peft.rank=8").peft
+    peft = config_of("+stage=3", "+peft=lora", "peft.rank=8", f"peft.use_dora={use_dora}").peft
     assert peft
     parts: tuple[str, ...] = ("understanding_adaptor", "generation_adaptor")
     janus, batch = build(MODEL), a_batch()
     add_lora(janus, peft)
     set_trainable(janus, parts)
+    checkpoint_layers(janus, policy)
     if kind == "autocast":
         cast_frozen_to_bf16(janus, keep=())
     planned_state = state_bytes(
@@ -209,7 +212,7 @@ def test_lora_keeps_what_is_planned(kind: str) -> None:
         sums = model(batch)
     assert sums.total.requires_grad
     activation_bytes = activations(
-        MODEL, parts, workload_of_batch(batch), WIDTHS[kind], grouped_attention=True, peft=peft
+        MODEL, parts, workload_of_batch(batch), WIDTHS[kind], policy, grouped_attention=True, peft=peft
     ).kept_bytes  # fmt: skip
     assert activation_bytes + planned_state.copies == pytest.approx(allocated.alive, rel=0.1)
 

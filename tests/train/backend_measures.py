@@ -18,6 +18,7 @@ from janus_train.data.streams import Stream
 from janus_train.data.types import KINDS, Kind, Row
 from janus_train.interop.processor import load_tokenizer
 from janus_train.model.build import prepare
+from janus_train.model.lora import add_lora
 from janus_train.model.loss_totals import LossTotals
 from janus_train.train.backends import Backend, make_backend
 from janus_train.train.distributed.context import Distributed
@@ -33,6 +34,8 @@ def start(config: Config, distributed: Distributed) -> tuple[Backend, list[Row]]
     assert config.init_from
     folder = Path(config.init_from)
     janus = prepare(JanusForConditionalGeneration.from_pretrained(folder))
+    if config.peft is not None:
+        add_lora(janus, config.peft)
     make_trainable(janus, config, [], False, distributed)
     encoder = Encoder(load_tokenizer(folder), config.model.tokens_per_image, config.model.image_size, "")
     sampler, packer = open_mixture(config, open_recipe(config), encoder)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import traceback
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from janus_train.train import run as loop
 from janus_train.train.checkpoint import saver
 from janus_train.train.distributed.context import Distributed
 from tests.helpers import config_of
+from tests.processes import serving
 from tests.train.backend_measures import memory
 
 BACKENDS: dict[str, dict[str, str]] = {
@@ -90,6 +92,9 @@ class failing_at:
         saver.write_files = self.kept
 
 
+Work = Callable[[Connection, list[dict[str, Any]]], None]
+
+
 def run_cases(connection: Connection, cases: list[dict[str, Any]]) -> None:
     """Sends the results when all are done: by the case's name its value or its error."""
     torch.set_num_threads(1)
@@ -104,3 +109,18 @@ def run_cases(connection: Connection, cases: list[dict[str, Any]]) -> None:
         print(case["name"], results[case["name"]], flush=True)
     torch.distributed.destroy_process_group()
     connection.send(results)
+
+
+def run_in_processes(
+    cases: list[dict[str, Any]], world_size: int, log: Path, work: Work = run_cases
+) -> tuple[dict[str, Any], str]:
+    """Rank 0's results of the cases (`run_cases`), done by so many processes, and what they have printed."""
+    logs = [log.with_name(f"{log.name}-{rank}.log") for rank in range(world_size)]
+    with serving(work, cases, world_size=world_size, log=log, OMP_NUM_THREADS="1") as ranks:
+        ready = wait(ranks, timeout=1500)  # the first to end, well or not
+        try:
+            results = [rank.recv() for rank in ranks if ready and rank.poll(60)]
+        except EOFError:
+            results = []
+    assert len(results) == world_size, "\n".join(path.read_text(errors="replace")[-4000:] for path in logs)
+    return results[0], "".join(path.read_text(errors="replace") for path in logs)

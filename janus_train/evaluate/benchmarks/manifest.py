@@ -40,7 +40,7 @@ def weights_digest(model: LoadedModel) -> str:
 def model_values(model: LoadedModel) -> dict[str, Any]:
     """What a manifest says of the model and the software."""
     return {
-        "model": str(model.folder),
+        "model": model.name,
         "weights_digest": weights_digest(model),
         "precision": str(model.janus.dtype).removeprefix("torch."),
         "versions": {**versions("torch", "transformers"), "commit": commit()},

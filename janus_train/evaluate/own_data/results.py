@@ -66,9 +66,12 @@ def manifest(loaded: LoadedModel, data: OwnData, options: OwnDataOptions) -> dic
         "temperature": loaded.temperature if options.temperature is None else options.temperature,
     }
     return {
-        "model": str(loaded.folder),
+        "model": loaded.name,
         "model_digests": {
-            path.name: file_sha256(path)[:16] for path in sorted(loaded.folder.glob("*")) if _holds_weights(path)
+            path.name if folder == loaded.folder else str(path): file_sha256(path)[:16]
+            for folder in (loaded.folder, *loaded.adapters)
+            for path in sorted(folder.glob("*"))
+            if _holds_weights(path)
         },
         "data": options.data,
         "data_digests": data.digests,

@@ -26,6 +26,7 @@ from transformers import JanusForConditionalGeneration
 
 from janus_train.config import Config
 from janus_train.model.build import prepare
+from janus_train.model.lora import add_lora
 from janus_train.model.meta_init import allocate, without_weights
 from janus_train.model.parts import eval_mode
 from janus_train.model.precision import cast_to_bf16
@@ -248,9 +249,10 @@ class Sharded(Backend):
     def _empty_model(self) -> JanusForConditionalGeneration:
         """A model without values on the device."""
         with without_weights():
-            model = (
-                prepare(JanusForConditionalGeneration(copy.deepcopy(self.janus.config))).eval().requires_grad_(False)
-            )
+            model = prepare(JanusForConditionalGeneration(copy.deepcopy(self.janus.config)))
+            if self.config.peft is not None:
+                add_lora(model, self.config.peft)
+        model.eval().requires_grad_(False)
         if self.config.precision == "bf16":
             cast_to_bf16(model)
         allocate(model, self.distributed.device)

@@ -56,7 +56,9 @@ class FSDP2(Sharded):
         # anyway, and gradients are reduced in fp32. The embedding stays fp32 because it makes the residual stream, the
         # vision layers because LayerNorm needs its weights in the type of its input.
         bf16_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        layer_policy = bf16_policy if config.precision == "bf16" else fp32_policy
+        # DoRA divides a weight's magnitudes by its rows' norms, which bf16 would round to 1 part in 256 each.
+        has_norms = config.peft is not None and config.peft.use_dora
+        layer_policy = bf16_policy if config.precision == "bf16" and not has_norms else fp32_policy
         model = PackedJanus(janus)
         encoder = janus.model.vqmodel
         if weights is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from janus_train.train.checkpoint import store
 from janus_train.train.distributed.context import Distributed
 from janus_train.train.run import run
 from tests.helpers import config_of, read_lines
-from tests.processes import serving
-from tests.train.backend_worker import run_cases
+from tests.train.backend_worker import run_in_processes
 from tests.train.conftest import SMALL
 
 SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
@@ -31,8 +29,6 @@ SEVERAL = ("ddp", *SHARDED)
 TOLERANCE = 1e-5
 BF16_TOLERANCE = 2e-3
 """Of weights after three steps at rates of 1e-4: AdamW's first steps are as long as the rate, whatever the gradient's size."""
-
-LORA = ("+peft=lora", "peft.rank=4", "peft.parts=[language_model,understanding_encoder]", "train_parts=[image_head]")
 
 
 @dataclass(frozen=True)
@@ -47,26 +43,23 @@ class Case:
     precision: str = "fp32"
     steps: int = 3
     checkpointing: str = "none"
-    lora: bool = False
 
     @property
     def reference(self) -> Case:
         """Without checkpointing of activations, which changes no result."""
-        return Case("one", 1, self.stage, self.rows, self.rows, self.precision, self.steps, lora=self.lora)
+        return Case("one", 1, self.stage, self.rows, self.rows, self.precision, self.steps)
 
     @property
     def name(self) -> str:
         name = f"{self.backend}x{self.world_size}-stage{self.stage}-{self.rows}by{self.micro_rows}-{self.precision}"
-        return (
-            name + ("" if self.checkpointing == "none" else f"-{self.checkpointing}") + ("-lora" if self.lora else "")
-        )
+        return name + ("" if self.checkpointing == "none" else f"-{self.checkpointing}")
 
     def overrides(self, base: Path, folder: Path) -> list[str]:
         own = [f"batch.rows_per_step={self.rows}", f"batch.micro_rows={self.micro_rows}", f"precision={self.precision}"]
         # AdamW divides a gradient by its own size: with a smaller eps an element whose gradient is rounding alone moves by
         # a whole learning rate, either way.
         own += [f"run.steps={self.steps}", f"output_dir={folder}", "run.log_every=99", "optim.eps=1e-6"]
-        own += [f"memory.activation_checkpointing={self.checkpointing}", *(LORA if self.lora else ())]
+        own += [f"memory.activation_checkpointing={self.checkpointing}"]
         return [f"+stage={self.stage}", f"init_from={base}", *SMALL, *own]
 
 
@@ -159,20 +152,11 @@ class Group:
             case = Case("hsdp", 4, 2, 1, 8, checkpointing="full")
             cases.append({"name": "memory-hsdp", "kind": "memory", "backend": "hsdp", "overrides": case.overrides(self.base, self.folder / "unused")})  # fmt: skip
         mine = [c for c in self._cases if c.world_size == world_size]
-        mine += [Case("ddp", 2, 3, 1, lora=True)] if world_size == 2 else []
         for case in sorted(mine, key=lambda c: c.precision, reverse=True):
             cases.append({"name": case.name, "kind": "run", "backend": case.backend, "overrides": case.overrides(self.base, self.folder / case.name)})  # fmt: skip
         log = self.folder / f"log-{world_size}"
-        logs = [log.with_name(f"{log.name}-{rank}.log") for rank in range(world_size)]
-        with serving(run_cases, cases, world_size=world_size, log=log, OMP_NUM_THREADS="1") as ranks:
-            ready = wait(ranks, timeout=1500)  # the first to end, well or not
-            try:
-                results = [rank.recv() for rank in ranks if ready and rank.poll(60)]
-            except EOFError:
-                results = []
-        self.said[world_size] = "".join(path.read_text(errors="replace") for path in logs)
-        assert len(results) == world_size, "\n".join(path.read_text(errors="replace")[-4000:] for path in logs)
-        return results[0]
+        results, self.said[world_size] = run_in_processes(cases, world_size, log)
+        return results
 
 
 @pytest.fixture(scope="module")
@@ -215,19 +199,10 @@ def test_as_one_process(group: Group, case: Case) -> None:
     before, after = load_file(group.base / "model.safetensors"), load_file(folder / "final/model.safetensors")
     for name, tensor in before.items():
         assert tensor.equal(after[name]) == (part_of(name) not in config.train_parts), name
+    parts, expected_parts = (json.loads((path / "manifest.json").read_text())["parts"] for path in (folder, reference))
+    assert parts == expected_parts
     manifest = json.loads((folder / f"checkpoints/step-{case.steps:06d}/manifest.json").read_text())
     assert manifest["world_size"] == case.world_size
-
-
-def test_adapters_as_one_process(group: Group) -> None:
-    """LoRA under DDP: of encoder and language model, beside a part that trains in full."""
-    case = Case("ddp", 2, 3, 1, lora=True)
-    folder, reference = group.path(case), group.path(case.reference)
-    assert_same_training(folder, reference, TOLERANCE, TOLERANCE)
-    here, there = (load_file(run / "adapter/adapter_model.safetensors") for run in (folder, reference))
-    assert here.keys() == there.keys() and len(here) > 20
-    assert max((here[name] - there[name]).abs().max().item() for name in here) < TOLERANCE
-    assert all(tensor.any() for name, tensor in here.items() if ".lora_B." in name)  # they were zero
 
 
 def test_any_backend_resumes_from_any_other(group: Group) -> None:
