@@ -41,6 +41,15 @@ _CHANGEABLE_KEYS = (
 )
 """Options that may differ between a run and its continuation because they do not affect what is trained on."""
 
+_BEFORE_THE_OPTION: dict[str, Any] = {
+    "optim.min_lr_ratio": 0.0,
+    "optim.decay_type": "linear",
+    "optim.parts": {},
+    "peft.use_rslora": False,
+    "peft.use_dora": False,
+}
+"""What runs did whose manifest lacks these options, because they are from an earlier version."""
+
 _RESTART_EFFECT = "moves the existing files into restart-N/ and deletes nothing"
 
 State = Literal["new", "resume", "finished", "next_stage"]
@@ -386,7 +395,7 @@ def _differences(recorded: dict[str, Any], current: dict[str, Any], prefix: str 
         name = prefix + key
         if name in _CHANGEABLE_KEYS:
             continue
-        old_value, new_value = recorded.get(key), current.get(key)
+        old_value, new_value = recorded.get(key, _BEFORE_THE_OPTION.get(name)), current.get(key)
         if isinstance(old_value, dict) and isinstance(new_value, dict):
             differences += _differences(old_value, new_value, f"{name}.")
         elif old_value != new_value:

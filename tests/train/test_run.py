@@ -449,6 +449,19 @@ def test_going_on_with_other_settings_is_refused(
     assert everything(three_steps) == before
 
 
+def test_a_run_of_a_version_without_newer_options_goes_on(small: Small) -> None:
+    folder = run(small(2, "run.planned_steps=3", "run.checkpoint_every=1", "run.steps=2"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for key in ("min_lr_ratio", "decay_steps", "decay_type", "parts"):
+        del manifest["config"]["optim"][key]
+    write_json(folder / "manifest.json", manifest)
+    decay = ("optim.schedule=linear", "optim.min_lr_ratio=0.1")
+    with pytest.raises(UserError, match=r"\(optim\.min_lr_ratio 0\.0 -> 0\.1; optim\.schedule constant -> linear\)"):
+        run(small(2, "run.planned_steps=3", "run.steps=3", *decay))
+    run(small(2, "run.planned_steps=3", "run.steps=3"))
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3]
+
+
 def test_forced_settings_go_on_from_where_the_data_was(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
     """With another number of streams and another ratio: said, written down, and no sample drawn twice in an epoch."""
     plan = ("run.planned_steps=4", "run.checkpoint_every=1")
