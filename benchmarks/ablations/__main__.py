@@ -14,7 +14,15 @@ import sys
 from pathlib import Path
 
 from benchmarks.ablations import page
-from benchmarks.ablations.plan import ARMS, SET_BY_PLAN, Settings, steps, steps_of_stages
+from benchmarks.ablations.plan import (
+    ARMS,
+    CLASS_IMAGES,
+    SET_BY_PLAN,
+    Settings,
+    class_images_recipe,
+    steps,
+    steps_of_stages,
+)
 from benchmarks.ablations.run import prepare, run
 from janus_train.errors import UserError
 from janus_train.paths import ROOT
@@ -51,7 +59,7 @@ def main() -> None:
             return
         num_steps = tuple(options.steps or steps_of_stages(overrides))
         settings = Settings(num_steps, options.num_prompts, options.num_questions, tuple(overrides))
-        prepare(out, settings)
+        prepare(out, settings, {CLASS_IMAGES: class_images_recipe(settings.overrides)})
         failed = run(steps(options.arms, options.seeds, out, settings), out, options.jobs)
     except UserError as error:
         sys.exit(f"error: {error}")
