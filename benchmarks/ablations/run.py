@@ -29,7 +29,7 @@ from janus_train.paths import ROOT
 from janus_train.train.provenance import commit, hardware
 
 LOOK_EVERY_S = 0.5
-OF_A_MEASURE = ("name", "group", "right", "n", "percent", "chance")
+OF_A_MEASURE = ("name", "group", "right", "n", "percent", "chance", "round_trips")
 
 
 def prepare(out: Path, settings: Any, recipes: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def collect(out: Path) -> None:
         record = read_json_object_if_any(_record(out, f"{arm}/{seed}/{evaluation}", ".json"))
         if record:
             results = read_json_object(path)
-            measures = [{key: m[key] for key in OF_A_MEASURE} for m in results["measures"]]
+            measures = [{key: m[key] for key in OF_A_MEASURE if key in m} for m in results["measures"]]
             lines.append(
                 {
                     "arm": arm,

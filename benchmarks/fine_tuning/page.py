@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.ablations.page import machine_and_commit, text_by_hand
 from benchmarks.fine_tuning.plan import ARMS, START
-from benchmarks.fine_tuning.recipes import NEW_OBJECTS, NUM_OWN, REPLAYS
+from benchmarks.fine_tuning.recipes import MIXTURES, NEW_OBJECTS, NUM_OWN
 from janus_train.errors import UserError
 from janus_train.evaluate.measures import interval
 from janus_train.files import read_text, write_text
@@ -61,7 +61,10 @@ def _head(lines: Sequence[Line]) -> list[str]:
     for key, default in defaults.items():
         words += [] if first[key] == default else [f"--{key.replace('_', '-')}", first[key]]
     command = " ".join(map(str, ["python -m benchmarks.fine_tuning", *words, *first["overrides"]]))
-    shares = ", ".join(f"`{name}` {share:.0%}" for name, share in REPLAYS.items())
+    shares = ", ".join(
+        f"`{name}` {100 * mixture.replay:.0f} %" + f" (of only {mixture.num_old} images each)" * bool(mixture.num_old)
+        for name, mixture in MIXTURES.items()
+    )
     start = (
         "a given model"
         if first["model"]
@@ -72,7 +75,7 @@ def _head(lines: Sequence[Line]) -> list[str]:
         f"Start: {start}, trained without {', '.join(NEW_OBJECTS)}. Own data: {NUM_OWN} images with captions and {NUM_OWN} "
         f"with\nquestions, of these objects alone. An arm is `METHOD-MIXTURE-RATE`, with the settings of stage 3 (cosine to 0) "
         f"for {first['fine_tuning_steps']} steps,\n`-x2` for twice as many. `full` trains the parts of stage 3, `lora` adapters "
-        f"of rank 16 in the language model alone. Share of old\ndata among the samples about images: {shares}.",
+        f"of rank 16 in the language model alone, `lora_head` also the generation adaptor and the image head. Share of old\ndata among the samples about images: {shares}.",
         f"Percent right on {first['num_prompts']} prompts and {first['num_questions']} questions about old objects, half as "
         f"many about new ones, with Wilson's 95 % interval{' over all seeds together' * (len(seeds) > 1)}.\nIn bold: worse "
         "than before the fine-tuning, intervals apart.",
@@ -94,6 +97,8 @@ def _tables(lines: Sequence[Line], evaluation: str) -> list[str]:
         for arm, counts in by_arm.items():
             cells = [_cell(counts[name], by_arm.get(START, {}).get(name)) for name in names]
             rows.append([f"`{arm}`", *cells, *([perplexities[arm]] * has_perplexity)])
+        if title == "drawn":
+            rows.append(["*true images, through the VQ tokenizer*", *_ceilings(lines, evaluation)])
         tables.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     return tables
 
@@ -113,6 +118,13 @@ def _counts(lines: Sequence[Line], arm: str, evaluation: str) -> Counts:
 
 def _perplexity(lines: Sequence[Line], arm: str, evaluation: str) -> str:
     return ", ".join(f"{line['perplexity']:.2f}" for line in _of_arm(lines, arm, evaluation))
+
+
+def _ceilings(lines: Sequence[Line], evaluation: str) -> list[str]:
+    """How often the true images are judged right after the VQ tokenizer's round trip: no image is drawn clearer."""
+    measures = next(line["measures"] for line in lines if line["evaluation"] == evaluation)
+    shares = {measure["name"]: measure["round_trips"]["percent"] for measure in measures if "round_trips" in measure}
+    return [f"*{shares[name]:.0f}*" for name in DRAWN]
 
 
 def _cell(counts: tuple[int, int], before: tuple[int, int] | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ablations.plan import EVALUATE, LAUNCH, Step
-from benchmarks.fine_tuning.recipes import NEW_OBJECTS, STAGES
+from benchmarks.fine_tuning.recipes import MIXTURES, NEW_OBJECTS, STAGES
 
 START = "start"
 """The model before fine-tuning, which stands among the results as an arm; the arms of all seeds begin with it."""
@@ -18,15 +18,17 @@ OBJECTS = {"new": f"only=[{', '.join(NEW_OBJECTS)}]", "old": f"without=[{', '.jo
 """Evaluation -> its option of `janus-train evaluate`."""
 MIN_QUESTIONS = 5  # one of each sort
 SET_BY_PLAN = ("stage", "output_dir", "seed", "init_from", "resume", "run.cpu_threads", "data.recipe", "peft")
-METHODS = {"full": (), "lora": ("+peft=lora", "peft.rank=16")}
-"""Name -> its words; `full` trains the parts of stage 3."""
+_LORA = ("+peft=lora", "peft.rank=16")
+METHODS = {"full": (), "lora": _LORA, "lora_head": (*_LORA, "train_parts=[generation_adaptor,image_head]")}
+"""Name -> its words. `full` trains the parts of stage 3, `lora` only adapters in the language model, `lora_head` beside
+them in full what stands between the language model and the codes of an image."""
 
 
 @dataclass(frozen=True)
 class Arm:
     method: str
     mixture: str
-    """A key of `recipes.REPLAYS`."""
+    """A key of `recipes.MIXTURES`."""
     learning_rate: str
     times_steps: int = 1
 
@@ -39,15 +41,19 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("full", "own", "1e-3"),
+        Arm("full", "replay20", "1e-3"),
         Arm("full", "replay50", "1e-3"),
-        Arm("lora", "own", "3e-3"),
-        Arm("lora", "replay50", "3e-3"),
+        Arm("full", "replay50", "1e-3", times_steps=2),
+        Arm("full", "replay80", "1e-3"),
+        Arm("full", "few50", "1e-3"),
         Arm("full", "own", "2e-4"),
         Arm("full", "replay50", "2e-4"),
-        Arm("full", "replay80", "1e-3"),
-        Arm("full", "replay50", "1e-3", times_steps=2),
+        Arm("lora", "own", "3e-3"),
+        Arm("lora", "replay50", "3e-3"),
         Arm("lora", "own", "1e-3"),
         Arm("lora", "replay50", "1e-3"),
+        Arm("lora_head", "own", "1e-3"),
+        Arm("lora_head", "replay50", "1e-3"),
     )
 }
 
@@ -103,7 +109,7 @@ def _fine_tuning(arm: Arm, folder: str, seed: int, out: Path, settings: Settings
         f"data.recipe={out / f'{arm.mixture}.yaml'}",
         f"run.steps={settings.fine_tuning_steps * arm.times_steps}",
         f"optim.learning_rate={arm.learning_rate}",
-        *(("ratio.text=0",) if arm.mixture == "own" else ()),  # own data has no texts
+        *(() if MIXTURES[arm.mixture].replay else ("ratio.text=0",)),  # own data has no texts
         *METHODS[arm.method],
     )
     return _training(folder, STAGES[-1], seed, words, after, out, settings)

@@ -152,8 +152,8 @@ def test_a_choice_that_makes_no_sense_is_refused_at_once(choice: ObjectChoice, m
 
 
 def test_too_few_objects_end_with_one_line() -> None:
-    library = LIBRARY.choose(ObjectChoice(only=("fox",)))
-    labels = {f"fox@{background}" for background in BACKGROUNDS}
+    library = LIBRARY.choose(ObjectChoice(only=("octopus",)))
+    labels = {f"octopus@{background}" for background in BACKGROUNDS}
     assert not any(map(is_held_out, labels))
     with pytest.raises(UserError, match="no combination of these objects is in the split held_out"):
         sample_scene(library, np.random.default_rng(0), "held_out")
