@@ -121,7 +121,8 @@ def test_the_page_has_intervals_and_marks_what_got_worse() -> None:
     lines += [line(arm, "old", 60), line(arm, "new", 80), line(other, "old", 86), line(other, "new", 78)]
     text = page(lines)
     assert (
-        f"`python -m benchmarks.fine_tuning --arms {arm} {other} --steps 400 500 700 --fine-tuning-steps 120`" in text
+        f"`python -m benchmarks.fine_tuning --arms {arm} {other} --steps 400 500 700 --fine-tuning-steps 120 --num-prompts 100`"
+        in text
     )
     new, old = (text.split(f"## {title}\n")[1].split("\n## ")[0] for title in ("New objects", "Old objects"))
     assert f"| `{arm}` | 80 (71 to 87) |" in new and "**" not in new and "| `start` | 0 (0 to 4) |" in new
