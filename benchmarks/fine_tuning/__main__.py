@@ -12,15 +12,14 @@ Results: OUT/results.jsonl.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from benchmarks.ablations.command_line import end, errors_in_one_line, parse
 from benchmarks.ablations.plan import steps_of_stages
 from benchmarks.ablations.run import prepare, run
 from benchmarks.fine_tuning import page
 from benchmarks.fine_tuning.plan import ARMS, SET_BY_PLAN, Settings, steps
 from benchmarks.fine_tuning.recipes import recipes
-from janus_train.errors import UserError
 from janus_train.paths import ROOT
 
 
@@ -48,18 +47,13 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, nargs="?", const=ROOT / "benchmarks/fine_tuning.md", help="write the page and run nothing"
     )
-    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]  # wherever they stand
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
-    if min(options.jobs, options.fine_tuning_steps) < 1:
-        parser.error("--jobs and --fine-tuning-steps: at least 1")
-    for word in overrides:
-        key = word.partition("=")[0].lstrip("+")
-        if key in SET_BY_PLAN:
-            parser.error(f"{word}: {key} is set by the plan")
+    options, overrides = parse(parser, SET_BY_PLAN)
+    if options.fine_tuning_steps < 1:
+        parser.error("--fine-tuning-steps: at least 1")
     if options.model and not (options.model / "config.json").is_file():
         parser.error(f"--model {options.model}: no model is there (config.json is missing)")
     out = options.out if options.out.is_absolute() else ROOT / options.out
-    try:
+    with errors_in_one_line():
         if options.page:
             page.write(options.page, out / "results.jsonl")
             return
@@ -69,17 +63,10 @@ def main() -> None:
             options.num_prompts,
             options.num_questions,
             str(options.model.absolute()) if options.model else None,
-            tuple(overrides),
+            overrides,
         )
         prepare(out, settings, recipes())
-        failed = run(steps(options.arms, options.seeds, out, settings), out, options.jobs)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on")
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
-    print(f"results: {out / 'results.jsonl'}; --page writes the page")
+        end(run(steps(options.arms, options.seeds, out, settings), out, options.jobs), out)
 
 
 if __name__ == "__main__":
