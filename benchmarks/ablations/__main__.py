@@ -10,13 +10,20 @@ OUT/steps/. What is done is not run again, so the command can be stopped and sta
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from benchmarks.ablations import page
-from benchmarks.ablations.plan import ARMS, SET_BY_PLAN, Settings, steps, steps_of_stages
+from benchmarks.ablations.command_line import end, errors_in_one_line, parse
+from benchmarks.ablations.plan import (
+    ARMS,
+    CLASS_IMAGES,
+    SET_BY_PLAN,
+    Settings,
+    class_images_recipe,
+    steps,
+    steps_of_stages,
+)
 from benchmarks.ablations.run import prepare, run
-from janus_train.errors import UserError
 from janus_train.paths import ROOT
 
 
@@ -36,30 +43,16 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, nargs="?", const=ROOT / "benchmarks/ablations.md", help="write the page and run nothing"
     )
-    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]  # wherever they stand
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
-    if options.jobs < 1:
-        parser.error("--jobs: at least 1")
-    for word in overrides:
-        key = word.partition("=")[0].lstrip("+")
-        if key in SET_BY_PLAN:
-            parser.error(f"{word}: {key} is set by the plan")
+    options, overrides = parse(parser, SET_BY_PLAN)
     out = options.out if options.out.is_absolute() else ROOT / options.out
-    try:
+    with errors_in_one_line():
         if options.page:
             page.write(options.page, out / "results.jsonl")
             return
         num_steps = tuple(options.steps or steps_of_stages(overrides))
-        settings = Settings(num_steps, options.num_prompts, options.num_questions, tuple(overrides))
-        prepare(out, settings)
-        failed = run(steps(options.arms, options.seeds, out, settings), out, options.jobs)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on")
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
-    print(f"results: {out / 'results.jsonl'}; --page writes the page")
+        settings = Settings(num_steps, options.num_prompts, options.num_questions, overrides)
+        prepare(out, settings, {CLASS_IMAGES: class_images_recipe(settings.overrides)})
+        end(run(steps(options.arms, options.seeds, out, settings), out, options.jobs), out)
 
 
 if __name__ == "__main__":

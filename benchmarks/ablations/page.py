@@ -82,25 +82,30 @@ def page(lines: Sequence[Line], earlier_page: str = "") -> str:
     """The page in Markdown; texts by hand are taken from ``earlier_page``."""
     parts = ["# The papers' ablations in the small", *_head(lines)]
     for question in QUESTIONS:
-        parts += [f"## {question.title}", *_answer(question, lines), _by_hand(question, earlier_page)]
+        by_hand = text_by_hand(question.name, question.paper, earlier_page)
+        parts += [f"## {question.title}", *_answer(question, lines), by_hand]
     return "\n\n".join(parts) + "\n"
 
 
-def _head(lines: Sequence[Line]) -> list[str]:
+def machine_and_commit(lines: Sequence[Line]) -> str:
+    """Where the results come from, as two sentences."""
     machines = {
         f"{line['machine']}, {line['processor'] or 'processor unknown'}, {line['cpus']} cores, "
         f"{', '.join(line['gpus']) or 'no GPU'}; torch {line['torch']}"
         for line in lines
     }
     commits = sorted({(line["commit"] or "unknown")[:7] for line in lines})
+    return f"Machine: {'; '.join(sorted(machines))}; one thread per run. Commit {', '.join(commits)}."
+
+
+def _head(lines: Sequence[Line]) -> list[str]:
     first, seeds = lines[0], sorted({line["seed"] for line in lines})
     words = ["--seeds", *seeds, "--steps", *first["steps"]]
     words += [] if first["num_prompts"] == NUM_PROMPTS else ["--num-prompts", first["num_prompts"]]
     words += [] if first["num_questions"] == NUM_QUESTIONS else ["--num-questions", first["num_questions"]]
     command = " ".join(map(str, ["python -m benchmarks.ablations", *words, *first["overrides"]]))
     return [
-        f"Machine: {'; '.join(sorted(machines))}; one thread per run. Commit {', '.join(commits)}.\n"
-        f"Command: `{command}`; with `--page` it writes this page from the results.",
+        f"{machine_and_commit(lines)}\nCommand: `{command}`; with `--page` it writes this page from the results.",
         f"The demonstration's tiny model and embedded images. Held-out figures of `janus-train evaluate` on "
         f"{first['num_prompts']} prompts and {first['num_questions']} questions,\nin percent right: the mean ± standard "
         "deviation (n - 1) over the seeds, then the value of each seed. `answer` is about questions, the others\nabout "
@@ -195,7 +200,8 @@ def _pooled_deviation(values: Sequence[float], other_values: Sequence[float]) ->
     return (sum(w * v for w, v in zip(weights, variances, strict=True)) / sum(weights)) ** 0.5
 
 
-def _by_hand(question: Question, earlier_page: str) -> str:
-    begin, end = (f"<!-- {word} of what is written by hand: {question.name} -->" for word in ("begin", "end"))
+def text_by_hand(name: str, first_text: str, earlier_page: str) -> str:
+    """The place of a text by hand with its marks: what stands there in ``earlier_page``, else ``first_text``."""
+    begin, end = (f"<!-- {word} of what is written by hand: {name} -->" for word in ("begin", "end"))
     found = re.search(f"{re.escape(begin)}\n(.*?)\n?{re.escape(end)}", earlier_page, re.DOTALL)
-    return f"{begin}\n{found[1] if found else question.paper}\n{end}"
+    return f"{begin}\n{found[1] if found else first_text}\n{end}"

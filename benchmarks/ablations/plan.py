@@ -20,6 +20,8 @@ from janus_train.paths import resolve
 STAGES = (1, 2, 3)
 CLASS_IMAGES = "class_images.yaml"
 """The recipe, in the output folder, of stage 2 with class images in place of dense captions."""
+LAUNCH = ("accelerate", "launch", "--quiet", "--config_file", "launch/accelerate/cpu.yaml", "train.py")
+EVALUATE = ("env", "OMP_NUM_THREADS=1", "janus-train", "evaluate")
 SET_BY_PLAN = ("stage", "output_dir", "seed", "init_from", "resume", "run.cpu_threads")
 
 
@@ -108,7 +110,7 @@ def _steps_of(name: str, seed: int, out: Path, settings: Settings) -> list[Step]
         folder = f"{name}/seed{seed}/{evaluation_folder(guidance)}"
         words = () if guidance is None else ("--guidance", str(guidance))
         model = out / name / f"seed{seed}/stage3/final"
-        command = ("env", "OMP_NUM_THREADS=1", "janus-train", "evaluate", str(model), "--out", str(out / folder))
+        command = (*EVALUATE, str(model), "--out", str(out / folder))
         planned.append(Step(folder, (*command, *numbers, *words), f"{name}/seed{seed}/stage3"))
     return planned
 
@@ -136,9 +138,8 @@ def _training(name: str, stage: int, seed: int, out: Path, settings: Settings) -
             *start,
             *(word.format(out=out) for word in phase.words),
         )
-        launch = ("accelerate", "launch", "--quiet", "--config_file", "launch/accelerate/cpu.yaml", "train.py")
         step_name = folder if number == len(phases) else f"{folder}-phase{number}"
-        planned.append(Step(step_name, (*launch, *words), after))
+        planned.append(Step(step_name, (*LAUNCH, *words), after))
         after = step_name
     return planned
 

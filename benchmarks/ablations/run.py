@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.ablations.plan import CLASS_IMAGES, Settings, Step, class_images_recipe
+from benchmarks.ablations.plan import Step
 from janus_train.errors import UserError
 from janus_train.files import read_json_object, read_json_object_if_any, write_json, write_text
 from janus_train.jsonl import write_json_lines
@@ -29,10 +29,14 @@ from janus_train.paths import ROOT
 from janus_train.train.provenance import commit, hardware
 
 LOOK_EVERY_S = 0.5
+OF_A_MEASURE = ("name", "group", "right", "n", "percent", "chance", "round_trips")
 
 
-def prepare(out: Path, settings: Settings) -> None:
-    """Write what the commands read. Raises `UserError` if ``out`` has results of other settings."""
+def prepare(out: Path, settings: Any, recipes: Mapping[str, Any]) -> None:
+    """Write what the commands read: the recipes, by file. Raises `UserError` if ``out`` has results of other settings.
+
+    ``settings``: a dataclass of values that JSON knows.
+    """
     values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(settings).items()}
     earlier_values = read_json_object_if_any(out / "settings.json")
     if earlier_values not in ({}, values):
@@ -42,8 +46,8 @@ def prepare(out: Path, settings: Settings) -> None:
         raise UserError(f"--out {out} has runs of other settings ({'; '.join(changes)}): choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "settings.json", values)
-    recipe = class_images_recipe(settings.overrides)
-    write_text(out / CLASS_IMAGES, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    for name, recipe in recipes.items():
+        write_text(out / name, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
 
 def run(steps: Sequence[Step], out: Path, jobs: int) -> list[str]:
@@ -135,7 +139,7 @@ def collect(out: Path) -> None:
         record = read_json_object_if_any(_record(out, f"{arm}/{seed}/{evaluation}", ".json"))
         if record:
             results = read_json_object(path)
-            measures = [{key: m[key] for key in ("name", "group", "percent", "chance")} for m in results["measures"]]
+            measures = [{key: m[key] for key in OF_A_MEASURE if key in m} for m in results["measures"]]
             lines.append(
                 {
                     "arm": arm,

@@ -40,7 +40,8 @@ def evaluate_generation(
 ) -> tuple[list[dict[str, Any]], int]:
     """Measure generation; returns the measures and the number of objects. Writes pictures/, pictures.jsonl,
     grid.png and drawn.png."""
-    library, scenes = load_library(tuple(shards)), held_out_scenes(shards, options.num_prompts)
+    library = load_library(tuple(shards)).choose(options.choice)
+    scenes = held_out_scenes(shards, options.num_prompts, options.choice)
     prompts = [prompt_of(scene, number) for number, scene in enumerate(scenes)]
     true_images = [render(scene, library, model.encoder.image_size) for scene in scenes]
     round_trip_images = round_trips(model, true_images)

@@ -8,6 +8,7 @@ which both images and texts are made.
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -135,11 +136,26 @@ class Scene:
         return is_held_out(self.label)
 
 
+@dataclass(frozen=True)
+class ObjectChoice:
+    """Which objects scenes and texts are about: ``only`` those of these names, ``without`` those of others; both empty: all."""
+
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def of(self, objects: list[SceneObject]) -> list[SceneObject]:
+        return [each for each in objects if each.name not in self.without and (not self.only or each.name in self.only)]
+
+
+ALL_OBJECTS = ObjectChoice()
+
+
 class Library:
     """All objects of some shards, with their images. Raises `UserError` for a sample that is not an object."""
 
     def __init__(self, shards: tuple[Path, ...]):
         self._source = ShardSource(list(shards))
+        self._chosen: dict[ObjectChoice, Library] = {ALL_OBJECTS: self}
         self._cards: dict[tuple[int, int], Image.Image] = {}
 
     @cached_property
@@ -150,6 +166,28 @@ class Library:
     def scene_objects(self) -> list[SceneObject]:
         """The objects that scenes are composed of: `SCENE_OBJECTS`, or all if the shards have none of those."""
         return [each for each in self.objects if each.name in SCENE_OBJECTS] or self.objects
+
+    @cached_property
+    def text_objects(self) -> list[SceneObject]:
+        """The objects that texts are about."""
+        return self.objects
+
+    def choose(self, choice: ObjectChoice) -> Library:
+        """This library with only the chosen `scene_objects` and `text_objects`; `objects` and images are the same.
+
+        Raises `UserError` if the choice names an object that scenes do not have, or leaves none.
+        """
+        if choice not in self._chosen:
+            names = {each.name for each in self.scene_objects}
+            for name in (*choice.only, *choice.without):
+                if name not in names:
+                    raise UserError(f"scenes: there is no object {name!r}, known are {', '.join(sorted(names))}")
+            chosen = copy(self)
+            chosen.scene_objects, chosen.text_objects = choice.of(self.scene_objects), choice.of(self.objects)
+            if not chosen.scene_objects:
+                raise UserError("scenes: only and without leave no object")
+            self._chosen[choice] = chosen
+        return self._chosen[choice]
 
     def _read(self, number: int) -> SceneObject:
         record = self._source[number]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.demo.objects import ObjectChoice
 from janus_train.demo.options import DemoOptions
 from janus_train.demo.scenes import SceneSource
 from janus_train.evaluate.options import Progress
@@ -26,11 +27,16 @@ class ScenesConfig(SourceConfig):
     """The kind of sample to make from a scene (`scenes.VIEWS`)."""
     num_scenes: Annotated[int, Field(gt=0)]
     """The length of the source, which is one epoch."""
+    only: tuple[str, ...] = Field(strict=False, default=())
+    """Names of the objects that scenes and texts are about; empty: all."""
+    without: tuple[str, ...] = Field(strict=False, default=())
+    """Names of objects that they are never about."""
 
 
 @register_source("scenes", ScenesConfig, tars="material")
 def open_scenes(config: ScenesConfig, places: list[Path], image_size: int) -> SceneSource:
-    return SceneSource(places, config.view, "train", config.num_scenes, image_size)
+    choice = ObjectChoice(config.only, config.without)
+    return SceneSource(places, config.view, "train", config.num_scenes, image_size, choice)
 
 
 class DemoEvaluation:

@@ -21,12 +21,14 @@ from janus_train.data.sources.shards import ShardSource
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.types import Record
 from janus_train.demo.objects import (
+    ALL_OBJECTS,
     BACKGROUNDS,
     NEUTRAL,
     PLACES_OF_COUNT,
     SIDES,
     UNIT,
     Library,
+    ObjectChoice,
     PlacedObject,
     Scene,
     SceneObject,
@@ -72,6 +74,7 @@ EVALUATION = 100  # the seed number of `evaluation_scenes`
 
 SHARE_OF_COUNT = (0.4, 0.3, 0.15, 0.15)  # of scenes with one to four objects
 SHARE_OF_TWINS = 0.15  # of scenes with several objects: two of them are of one kind
+MAX_IN_VAIN = 2000  # scenes sampled in a row that are of the other split, or the same as earlier ones
 
 
 def _compose(objects: list[SceneObject], rng: np.random.Generator) -> tuple[PlacedObject, ...]:
@@ -99,14 +102,15 @@ def _sample_objects(library: Library, rng: np.random.Generator) -> list[SceneObj
 
 
 def sample_scene(library: Library, rng: np.random.Generator, split: str) -> Scene:
-    """Sample a scene of the split; combinations of the other split are rejected."""
+    """Sample a scene of the split; combinations of the other split are rejected. Raises `UserError` if there is none."""
     colours = list(BACKGROUNDS)
-    while True:
+    for _ in range(MAX_IN_VAIN):
         scene_objects = _sample_objects(library, rng)
         background = colours[rng.integers(len(colours))]
         label = "+".join(sorted(t.name for t in scene_objects)) + "@" + background
         if is_held_out(label) == (split == "held_out"):
             return Scene(_compose(scene_objects, rng), background)
+    raise UserError(f"scenes: no combination of these objects is in the split {split}: choose more objects")
 
 
 def render(scene: Scene, library: Library, size: int = UNIT) -> Image.Image:
@@ -140,21 +144,30 @@ class SceneSource:
     ``dialogue`` {conversations} without image.
     """
 
-    def __init__(self, shards: list[Path], view: str, split: str = "train", num_scenes: int = 1000, size: int = UNIT):
+    def __init__(
+        self,
+        shards: list[Path],
+        view: str,
+        split: str = "train",
+        num_scenes: int = 1000,
+        size: int = UNIT,
+        choice: ObjectChoice = ALL_OBJECTS,
+    ):
         if view not in VIEWS:
             raise UserError(f"scenes: there is no view {view!r}, known are {', '.join(VIEWS)}")
         if split not in SPLITS:
             raise UserError(f"scenes: there is no split {split!r}, known are {', '.join(SPLITS)}")
         self.view, self.split, self.size = view, split, size
         self._length = num_scenes
-        self._shards = tuple(shards)
+        self._shards, self._choice = tuple(shards), choice
         self._make = getattr(self, f"_{view}")
+        if choice != ALL_OBJECTS:
+            load_library(self._shards).choose(choice)  # a wrong name is refused here, not at the first sample
 
     @property
     def library(self) -> Library:
-        return load_library(
-            self._shards
-        )  # looked up each time: a source travels to worker processes without its images
+        # Looked up each time: a source travels to worker processes without its images.
+        return load_library(self._shards).choose(self._choice)
 
     def __len__(self) -> int:
         return self._length
@@ -201,7 +214,7 @@ class SceneSource:
     def _text(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         if rng.random() < 0.25:
             return {"text": caption(sample_scene(self.library, rng, self.split), rng)}, []
-        return {"text": definition(self._object(index, self.library.objects), rng)}, []
+        return {"text": definition(self._object(index, self.library.text_objects), rng)}, []
 
     def _conversation(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
         scene = sample_scene(self.library, rng, self.split)
@@ -224,22 +237,29 @@ class SceneSource:
         return {"conversations": _turns([(request, PLACEHOLDER)])}, [render(scene, self.library, self.size)]
 
     def _dialogue(self, rng: np.random.Generator, index: int) -> tuple[dict[str, Any], list[Image.Image]]:
-        pairs = object_questions(self._object(index, self.library.objects), rng)[: rng.integers(1, 4)]
+        pairs = object_questions(self._object(index, self.library.text_objects), rng)[: rng.integers(1, 4)]
         return {"conversations": _turns(pairs)}, []
 
 
-def evaluation_scenes(shards: list[Path]) -> Iterator[Scene]:
-    """Scenes for evaluation without end, all different and of held-out combinations."""
-    library = load_library(tuple(shards))
+def evaluation_scenes(shards: list[Path], choice: ObjectChoice = ALL_OBJECTS) -> Iterator[Scene]:
+    """Scenes for evaluation, all different and of held-out combinations. Raises `UserError` when there are no more."""
+    library = load_library(tuple(shards)).choose(choice)
     earlier_scenes: set[Scene] = set()
+    num_in_vain = 0
     for index in count():
         rng = np.random.default_rng(np.random.SeedSequence((EVALUATION, SPLITS["held_out"], index)))
         scene = sample_scene(library, rng, "held_out")
-        if scene not in earlier_scenes:
+        num_in_vain = num_in_vain + 1 if scene in earlier_scenes else 0
+        if not num_in_vain:
             earlier_scenes.add(scene)
             yield scene
+        elif num_in_vain == MAX_IN_VAIN:
+            raise UserError(
+                f"scenes: these objects have only {len(earlier_scenes)} different held-out scenes, which is too few: "
+                "choose more objects, or ask for fewer prompts and questions"
+            )
 
 
-def held_out_scenes(shards: list[Path], number: int) -> list[Scene]:
+def held_out_scenes(shards: list[Path], number: int, choice: ObjectChoice = ALL_OBJECTS) -> list[Scene]:
     """The first ``number`` scenes for evaluation."""
-    return list(islice(evaluation_scenes(shards), number))
+    return list(islice(evaluation_scenes(shards, choice), number))

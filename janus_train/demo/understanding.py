@@ -35,8 +35,8 @@ def evaluate_answers(
     model: LoadedModel, shards: list[Path], out: Path, options: DemoOptions, report: Progress
 ) -> list[dict[str, Any]]:
     """One measure per sort of question; writes answers.jsonl and the images of the questions."""
-    library = load_library(tuple(shards))
-    numbered_questions, scenes = choose_questions(evaluation_scenes(shards), options.num_questions, options.seed)
+    library, candidates = load_library(tuple(shards)), evaluation_scenes(shards, options.choice)
+    numbered_questions, scenes = choose_questions(candidates, options.num_questions, options.seed)
     images = {number: render(scene, library, model.encoder.image_size) for number, scene in scenes.items()}
     requests = [
         ([{"role": "user", "content": f"{PLACEHOLDER}\n{question}"}], [images[number]])
@@ -118,7 +118,7 @@ def evaluate_dialogues(
     model: LoadedModel, shards: list[Path], options: DemoOptions, report: Progress, num_dialogues: int
 ) -> dict[str, Any]:
     """Perplexity of the answers in dialogues with another seed than in training; the objects are the same."""
-    source = SceneSource(shards, "dialogue", "held_out", num_dialogues)
+    source = SceneSource(shards, "dialogue", "held_out", num_dialogues, choice=options.choice)
     encoder, janus = model.encoder, model.janus
     documents = []
     for index in range(num_dialogues):

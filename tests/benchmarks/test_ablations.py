@@ -113,7 +113,7 @@ def python(name: str, code: str, after: str | None = None) -> Step:
 def test_what_is_done_is_not_run_again_and_nothing_follows_a_failure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(tmp_path, SETTINGS)
+    prepare(tmp_path, SETTINGS, {})
     say = "from pathlib import Path; Path({path!r}).open('a').write('{word}')"
     log = str(tmp_path / "log")
     chain = [
@@ -131,10 +131,10 @@ def test_what_is_done_is_not_run_again_and_nothing_follows_a_failure(
 
 
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
-    prepare(tmp_path, SETTINGS)
-    prepare(tmp_path, SETTINGS)
+    prepare(tmp_path, SETTINGS, {})
+    prepare(tmp_path, SETTINGS, {})
     with pytest.raises(UserError, match=r"other settings \(num_prompts 200 -> 20\): choose another --out"):
-        prepare(tmp_path, Settings(SETTINGS.steps, 20, 400))
+        prepare(tmp_path, Settings(SETTINGS.steps, 20, 400), {})
 
 
 def test_what_the_plan_sets_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,10 +227,11 @@ def test_no_page_without_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_evaluation_counts_once_its_step_is_done(tmp_path: Path) -> None:
-    prepare(tmp_path, SETTINGS)
+    prepare(tmp_path, SETTINGS, {})
     folder = tmp_path / "pro/seed2/evaluation"
     folder.mkdir(parents=True)
-    measures = [{"name": "count", "group": "generation", "percent": 5.0, "chance": 1.0, "label": "Number"}]
+    measure = {"name": "count", "group": "generation", "right": 1, "n": 20, "percent": 5.0, "chance": 1.0}
+    measures = [measure | {"label": "Number"}]
     results = {"guidance": 2.0, "temperature": 0.7, "measures": measures, "text": {"perplexity": 3.0}}
     (folder / "results.json").write_text(json.dumps(results))
     collect(tmp_path)
@@ -238,7 +239,7 @@ def test_an_evaluation_counts_once_its_step_is_done(tmp_path: Path) -> None:
     assert run([python("pro/seed2/evaluation", "pass")], tmp_path, jobs=1) == []
     [found] = read_lines(tmp_path / "results.jsonl")
     assert (found["arm"], found["seed"], found["evaluation"]) == ("pro", 2, "evaluation")
-    assert found["measures"] == [{"name": "count", "group": "generation", "percent": 5.0, "chance": 1.0}]
+    assert found["measures"] == [measure]
     assert "| count | 1.0 | 5.0 (5.0) |" in page([found])
 
 

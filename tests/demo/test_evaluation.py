@@ -77,6 +77,17 @@ def test_measures(results, object_shards):
     assert 0.3 * vocabulary < scores["text"]["perplexity"] < 30 * vocabulary, "a random model knows nothing"
 
 
+def test_only_chosen_objects(loaded_model, tmp_path):
+    names = ("fox", "key")
+    options = DemoOptions(num_prompts=6, num_questions=15, only=names)
+    scores = evaluate(loaded_model, tmp_path, options, num_dialogues=2)
+    scenes = [line["scene"].split("@")[0].split("+") for line in read_lines(tmp_path / "pictures.jsonl")]
+    assert {name for scene in scenes for name in scene} <= set(names)
+    asked = [line for line in read_lines(tmp_path / "answers.jsonl") if line["sort"] == "object"]
+    assert asked and all(any(name in line["expected"].lower() for name in names) for line in asked)
+    assert next(m for m in scores["measures"] if m["name"] == "object")["chance"] == 50
+
+
 def test_progress_is_told_to_the_end(results):
     _, _, progress_calls = results
     for what, total in (("draw", 10), ("judge", 10), ("answer", 12), ("read", 9)):

@@ -20,6 +20,7 @@ from janus_train.demo.objects import (
     SCENE_OBJECTS,
     SIDES,
     UNIT,
+    ObjectChoice,
     PlacedObject,
     Scene,
     center_of,
@@ -101,6 +102,63 @@ def test_sources_keep_to_their_split(view: str) -> None:
     for split in SPLITS:
         source = SceneSource(SHARDS, view, split, 400)
         assert {source.scene(i).held_out for i in range(400)} == {split == "held_out"}
+
+
+NAMES = ("penguin", "pizza", "crown")
+
+
+def names_in(source: SceneSource, view: str) -> set[str]:
+    """The names of the objects that the first records are about."""
+    if view == "class":
+        return {source[i].fields["class_name"].split(" ", 1)[1] for i in range(150)}
+    return {each.object.name for i in range(150) for each in source.scene(i).objects}
+
+
+@pytest.mark.parametrize("view", ["class", "scene", "conversation", "draw"])
+def test_scenes_are_only_of_chosen_objects_or_without_them(view: str) -> None:
+    def of(choice: ObjectChoice) -> set[str]:
+        return names_in(SceneSource(SHARDS, view, num_scenes=300, choice=choice), view)
+
+    assert of(ObjectChoice(only=NAMES)) == set(NAMES)
+    assert of(ObjectChoice(without=NAMES)) == SCENE_OBJECTS - set(NAMES)
+    assert of(ObjectChoice(only=NAMES, without=NAMES[:2])) == {"crown"}
+    scenes = held_out_scenes(SHARDS, 20, ObjectChoice(only=NAMES))
+    assert {each.object.name for scene in scenes for each in scene.objects} == set(NAMES)
+    assert all(scene.held_out for scene in scenes)
+
+
+@pytest.mark.parametrize("view", ["text", "dialogue"])
+def test_texts_are_never_about_an_object_that_is_left_out(view: str) -> None:
+    def texts(choice: ObjectChoice) -> list[str]:
+        source = SceneSource(SHARDS, view, num_scenes=1000, choice=choice)
+        return [str(source[i].fields) for i in range(1000)]
+
+    definition = re.compile(r"crown (is|are) |crown:|crown =|is a crown in Chinese|go with a crown")
+    assert not any(map(definition.search, texts(ObjectChoice(without=("crown",)))))
+    assert sum(map(bool, map(definition.search, texts(ObjectChoice(only=("crown",)))))) > 500
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (ObjectChoice(only=("fxo",)), "there is no object 'fxo', known are balloon, banana"),
+        (ObjectChoice(without=("fox", "taco")), "there is no object 'taco'"),
+        (ObjectChoice(only=("fox",), without=("fox",)), "leave no object"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused_at_once(choice: ObjectChoice, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SceneSource(SHARDS, "scene", num_scenes=1, choice=choice)
+
+
+def test_too_few_objects_end_with_one_line() -> None:
+    library = LIBRARY.choose(ObjectChoice(only=("octopus",)))
+    labels = {f"octopus@{background}" for background in BACKGROUNDS}
+    assert not any(map(is_held_out, labels))
+    with pytest.raises(UserError, match="no combination of these objects is in the split held_out"):
+        sample_scene(library, np.random.default_rng(0), "held_out")
+    with pytest.raises(UserError, match=r"only \d+ different held-out scenes"):
+        held_out_scenes(SHARDS, 2000, ObjectChoice(only=("fox", "key")))
 
 
 def test_a_tenth_is_held_out() -> None:

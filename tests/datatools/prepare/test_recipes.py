@@ -97,3 +97,17 @@ def test_stage_1_is_the_papers():
     assert (understanding.name, understanding.template) == ("sharegpt4v", "image_caption")
     assert (generation.name, generation.template, generation.expected) == ("imagenet", "class_to_image", 1_281_167)
     assert all("imagenet" not in source.name for source in recipe(2).sources), "Pro: no ImageNet in stage 2"
+
+
+def test_fine_tuning_mixes_own_data_one_to_one_with_sources_of_stage_3():
+    content = (ROOT / "data_recipes/fine_tuning.yaml").read_text(encoding="utf-8")
+    stage_3 = {source.name: source for source in recipe(3).sources}
+    own, old = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
+    for source in RecipeConfig.model_validate(yaml.safe_load(content)).sources:
+        assert source.held_out, "the validation says what is learned and what is forgotten"
+        is_own = source.name.startswith("own_")
+        (own if is_own else old)[source.kind] += source.weight
+        if not is_own:
+            others = {"weight": source.weight, "held_out": source.held_out}
+            assert source == stage_3[source.name].model_copy(update=others)
+    assert own == old | {"text": 0.0} and all(old.values())
