@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ from tests.helpers import Run, config_of
 from tests.time_budget import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  (an option)
 
 torch.set_num_threads(1)  # two test processes share two cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else all that a test starts would ignore its Ctrl-C
 
 # The same examples each time, so that what passed once passes again, also on a busy machine; HYPOTHESIS_PROFILE=default
 # looks for new ones.

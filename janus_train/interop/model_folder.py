@@ -5,6 +5,7 @@ A folder of LoRA adapters is read as the model that they and their base make.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -277,7 +278,7 @@ def _refuse_endless(path: Path, values: dict[str, Any]) -> None:
 
 def refuse_other_models(folder: Path) -> None:
     """Raises `UserError` if ``folder`` holds no model or another one than Janus. Only config.json and names are looked at."""
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not os.path.lexists(folder / "config.json"):
         raise UserError(f"{folder}: there is no model ({contents_without_config(folder)})")
     what = other_model(read_config(folder))
     if what is not None:

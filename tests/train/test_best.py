@@ -93,7 +93,7 @@ def test_pruning_leaves_the_best_checkpoint_and_its_model_is_written(
     final = load_file(folder / "final/model.safetensors")
     assert final.keys() == best.keys() and any(not torch.equal(final[name], best[name]) for name in saved)
     export_model(str(folder / "best"), tmp_path / "shared", "hf")
-    assert "| steps | 2 |" in (tmp_path / "shared/README.md").read_text()
+    assert "| steps | 2 (" in (tmp_path / "shared/README.md").read_text()
 
 
 def test_the_best_survives_a_resume_and_a_better_one_replaces_it(
