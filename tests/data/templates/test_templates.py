@@ -76,7 +76,7 @@ def test_two_packages_cannot_have_one_name() -> None:
 
 def test_the_templates_that_draw_read_codes() -> None:
     names_with_codes = {template.name for template in registry._TEMPLATES if template.reads_codes}
-    assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
+    assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image", "editing"}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,7 @@ def test_the_templates_that_draw_read_codes() -> None:
         ("text_to_image", "a moose"),
         ("request_to_image", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("conversation", "<|User|>: a moose\n\n<|Assistant|>:"),  # no image comes from one text: the official prompt
+        ("editing", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("image_caption", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("text", "<|User|>: a moose\n\n<|Assistant|>:"),
     ],
