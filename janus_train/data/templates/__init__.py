@@ -9,7 +9,7 @@ To add one, add a module here and import it below, or write a plug-in. Of severa
 `template_for` takes the one that is imported first.
 """
 
-from janus_train.data.templates import conversation, images, interleaved, text, editing  # noqa: F401 - each registers its own
+from janus_train.data.templates import conversation, editing, images, interleaved, text  # noqa: F401 - each registers its own
 from janus_train.data.templates.registry import (
     Template,
     chosen_template,
