@@ -15,6 +15,8 @@ TESTED_BY = {
     "commands/test_index.py": "datatools.index",
     "data/test_encode.py": "data.special_tokens",
     "data/test_recipe.py": "data.sources.registry",
+    "data/sources/test_hf_dataset.py": "data.sources.rows",
+    "data/storage/test_remote.py": "data.storage.file_states",
     "data/test_streams.py": "data.loader",
     "data/shards/test_index.py": "data.shards.string_array",
     "test_hostile_files.py": "data.shards.tars",

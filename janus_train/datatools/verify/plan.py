@@ -14,7 +14,8 @@ from janus_train.data.lengths import LongEffect
 from janus_train.data.shards.index import read_head
 from janus_train.data.sources.registry import Source, open_source, source_type, template_of
 from janus_train.data.sources.shards import ShardSource
-from janus_train.data.storage.remote import Location, file_sizes, open_reader
+from janus_train.data.storage.file_states import file_sizes
+from janus_train.data.storage.remote import Location, open_reader
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
