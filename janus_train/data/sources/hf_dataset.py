@@ -119,9 +119,16 @@ class _ArrowRows:
         row: dict[str, Any] = self._table[index].to_pylist()[0]
         return row
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self._files())
+
     def data_digest(self) -> str:
+        return content_digest(self._files())
+
+    def _files(self) -> list[Path]:
         files = [file for path in self._paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-        return content_digest([file for file in files if file.is_file() and not file.name.startswith("cache-")])
+        return [file for file in files if file.is_file() and not file.name.startswith("cache-")]
 
 
 class HfDatasetConfig(SourceConfig):

@@ -103,6 +103,10 @@ class ParquetFiles:
         assert state.size is not None
         return open_reader(file, state.size, state.version or self._footers_digest), state.size
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(state.size or 0 for state in self._states)
+
     def data_digest(self) -> str:
         """Changes with the names, sizes and contents of the files, as far as a store tells contents apart.
 
@@ -143,6 +147,10 @@ class ParquetRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._files.num_bytes
 
     def data_digest(self) -> str:
         return self._files.data_digest()

@@ -34,6 +34,9 @@ class TableRows(Protocol):
     labels: dict[str, list[str]]
     """Column of class numbers -> the classes' names."""
 
+    @property
+    def num_bytes(self) -> int: ...
+
     def row(self, index: int) -> dict[str, Any]: ...
 
     def data_digest(self) -> str: ...
@@ -54,6 +57,11 @@ class RowSource:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files, of which only the needed columns are read."""
+        return self._rows.num_bytes
 
     def data_digest(self) -> str:
         return self._rows.data_digest()
