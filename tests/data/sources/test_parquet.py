@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +256,25 @@ def test_a_recipe_names_them(hub: type[FakeHub], tmp_path: Path) -> None:
     ratio = config_of("+stage=2", "ratio.understanding=0", "ratio.text=0").ratio
     recipe = Recipe(str(path), ratio, 64)
     assert recipe.lengths == {"pets": 2 * ROWS} and set(recipe.digests()) == {"recipe", "pets"}
+
+
+def test_of_processes_that_open_at_once_one_reads_the_footers(
+    hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "footers"
+    read = module._read_footer
+
+    def recorded(file: Any, size: int | None) -> bytes:
+        with log.open("a") as stream:
+            stream.write(f"{file}\n")
+        time.sleep(0.2)
+        return read(file, size)
+
+    monkeypatch.setattr(module, "_read_footer", recorded)
+    processes = [multiprocessing.get_context("fork").Process(target=opened) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(log.read_text().split()) == 2
