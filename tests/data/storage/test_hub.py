@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfFileSystem
 
 from janus_train.data.recipe import Recipe, read_recipe
 from janus_train.data.sources.registry import Source
+from janus_train.data.storage import remote
 from janus_train.data.storage.hub import is_data_set, split_files
 from janus_train.errors import UserError
 from tests.data.storage.fake_hub import FakeHub, use_fake_hub
@@ -22,17 +22,6 @@ from tests.data.storage.hub_server import serving
 from tests.helpers import config_of, encoded, plain_image
 
 URL = "hf://datasets/people/pets"
-RECIPE = """name: r
-licence: mine
-sources:
-  - name: pets
-    kind: generation
-    type: hf_dataset
-    path: people/pets
-    template: text_to_image
-    weight: 1
-    columns: {caption: text, image: jpg}
-"""
 
 
 @pytest.fixture
@@ -184,8 +173,11 @@ def test_a_gated_data_set_says_what_to_do(hub: type[FakeHub], tmp_path: Path) ->
     assert len(hub.reads) == 1, "it is not tried again"
 
 
-def test_the_hubs_own_file_system_is_used_as_the_fake_one(tmp_path: Path) -> None:
-    """Commands with `huggingface_hub`'s file system, whose API a local server answers: lists, ranges and refusals."""
+def test_the_hubs_own_file_system_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`huggingface_hub`'s file system instead of the fake one, its API answered by a local server: ranges and refusals."""
+    use_fake_hub(tmp_path, monkeypatch)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("JANUS_CACHE_GIB", "0")
     noise = random.Random(0).randbytes(600_000)
     for name in ("pets", "closed"):
         file = tmp_path / f"hub/people/{name}/data/train-00000-of-00001.parquet"
@@ -196,39 +188,31 @@ def test_the_hubs_own_file_system_is_used_as_the_fake_one(tmp_path: Path) -> Non
             "unread": [noise] * 4,
         }
         pq.write_table(pa.table(rows), file, row_group_size=2, use_dictionary=False)
-        (tmp_path / f"{name}.yaml").write_text(RECIPE.replace("people/pets", f"people/{name}"))
-    (tmp_path / "none.yaml").write_text(RECIPE.replace("people/pets", "people/none"))
     with serving(tmp_path / "hub", gated="people/closed") as server:
-        variables = {
-            "HF_ENDPOINT": server.url,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1",
-            "JANUS_CACHE_GIB": "0",
-        }
 
-        def run(*words: object) -> tuple[int, str]:
-            command = [sys.executable, "-m", "janus_train.cli", *map(str, words)]
-            result = subprocess.run(
-                command, env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False
-            )
-            return result.returncode, result.stdout + result.stderr
+        class LocalHub(HfFileSystem):  # type: ignore[misc]
+            def __init__(self, *arguments: Any, **options: Any):
+                super().__init__(*arguments, **options | {"endpoint": server.url})
 
-        code, output = run("verify", tmp_path / "pets.yaml", "--workers", 1)
-        assert code == 0 and "fit for training: 4 samples, none damaged, none bad" in output, output
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", LocalHub)
+        remote._file_system.cache_clear()
+        source = opened(tmp_path, split="train")
+        assert [record.fields["caption"] for record in map(source.__getitem__, range(4))] == [
+            f"pet {i}" for i in range(4)
+        ]
         ranges = [range for path, range in server.requests if path.endswith(".parquet")]
         assert ranges and all(ranges), "no file is asked for as a whole"
         spans = [tuple(map(int, text.removeprefix("bytes=").split("-"))) for text in ranges]
         assert sum(stop - start + 1 for start, stop in spans) < 200_000, "the unread column is 2.4 MB"
-        words = ("ratio.understanding=0", "ratio.text=0", f"data.recipe={tmp_path / 'pets.yaml'}", "data.num_workers=0")
-        code, output = run("inspect", "+stage=2", *words, "--steps", 1, "--html", tmp_path / "rows.html")
-        assert code == 0 and '"source": "pets"' in output and (tmp_path / "rows.html").is_file(), output
-        code, output = run("verify", tmp_path / "none.yaml", "--workers", 1)
-        assert code == 2 and output.startswith("error: hf://datasets/people/none: the hub has no such repository"), (
-            output
-        )
-        code, output = run("verify", tmp_path / "closed.yaml", "--workers", 1)
-        assert code == 1 and "no permission: accept its terms on its page on the hub, and set HF_TOKEN" in output, (
-            output
-        )
-        assert "Traceback" not in output
+        assert opened(tmp_path, split="train").data_digest() == source.data_digest()
+        with pytest.raises(
+            UserError, match=r"hf://datasets/people/none: the hub has no such repository, or it is a priv"
+        ):
+            opened(tmp_path, path="people/none")
+        num_requests = len(server.requests)
+        with pytest.raises(
+            UserError, match=r"no permission: accept its terms on its page on the hub, and set HF_TOKEN"
+        ):
+            opened(tmp_path, path="people/closed")
+        assert len(server.requests) < num_requests + 10, "it is not tried again"
+    remote._file_system.cache_clear()
