@@ -134,7 +134,7 @@ class Encoder:
             else:
                 dropped = "both" if chance < guidance_dropout else None
             pieces = self._with_pads(pieces, dropped)
-        document = self._document(pieces, kind, reference, can_cut=template.can_cut_text)
+        document = self._document(pieces, kind, reference, can_cut=template.can_cut)
         numbers = {id(image): number for number, image in enumerate(record.images)}
         images = (piece.image for piece in pieces if isinstance(piece, Segment))
         document.record_images = [numbers.get(id(image), -1) for image in images]
@@ -158,12 +158,12 @@ class Encoder:
         if row_tokens is not None and template.can_drop_turns:
             return self._whole_turns(runs, row_tokens)
         if row_tokens is not None:
-            self._check_characters(sum(len(run.text) for run in runs), row_tokens, can_cut=template.can_cut_text)
-            if template.can_cut_text:
+            self._check_characters(sum(len(run.text) for run in runs), row_tokens, can_cut=template.can_cut)
+            if template.can_cut:
                 self._check_images(sum(run.role != "text" for run in runs), row_tokens)
         pieces = [self._tokenize(run) for run in runs]
         length = 1 + self._length(pieces)  # BOS is a token too
-        if row_tokens is not None and length > row_tokens and not template.can_cut_text:
+        if row_tokens is not None and length > row_tokens and not template.can_cut:
             raise TooLong(f"{length} tokens do not fit a row of {row_tokens}")
         return pieces
 

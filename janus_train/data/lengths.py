@@ -72,7 +72,7 @@ def first_long_samples(recipe: Recipe, check: LengthCheck, max_bad: float) -> li
     deadline = time.monotonic() + LIMIT_S
     for name, (config, source) in recipe.sources.items():
         template = template_of(config)
-        is_plain_text = template.can_cut_text and template.images is None
+        is_plain_text = template.can_cut and template.images is None
         if any("://" in path for path in config.paths) or is_plain_text:
             continue
         num_long, first_key, num_checked = Counter[LongEffect](), "", 0

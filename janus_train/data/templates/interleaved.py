@@ -20,7 +20,7 @@ from janus_train.data.types import BadSample, ImageUse, Record, Segment
 from janus_train.data.unused import not_used
 
 
-@register_template(reads="text", can_cut_text=True, can_drop_prompt=False, images="in")
+@register_template(reads="text", can_cut=True, can_drop_prompt=False, images="in")
 def interleaved(record: Record, images: ImageUse = "in") -> list[Segment]:
     """Stage 2: text with images at its placeholders; ``images``: looked at, drawn, or both.
 

@@ -40,7 +40,7 @@ class Template:
     """The field by which `template_for` recognises records of this template if no recipe names one."""
     reads_codes: bool = False
     """It makes ``image_out`` or ``codes_in`` segments, which use the cached codes of a shard."""
-    can_cut_text: bool = False
+    can_cut: bool = False
     """Its samples may be cut into pieces for different rows, between any two tokens that are not of one image."""
     can_drop_turns: bool = False
     """A sample that is longer than a row may end at any `EOS` before its last one."""
@@ -67,7 +67,7 @@ def register_template(
     *,
     reads: str,
     reads_codes: bool = False,
-    can_cut_text: bool = False,
+    can_cut: bool = False,
     can_drop_turns: bool = False,
     can_cut_caption: bool = False,
     takes_system_prompt: bool = False,
@@ -87,7 +87,7 @@ def register_template(
             build,
             reads,
             reads_codes=reads_codes,
-            can_cut_text=can_cut_text,
+            can_cut=can_cut,
             can_drop_turns=can_drop_turns,
             can_cut_caption=can_cut_caption,
             takes_system_prompt=takes_system_prompt,

@@ -8,7 +8,7 @@ from janus_train.data.templates.registry import register_template
 from janus_train.data.types import Record, Segment
 
 
-@register_template(reads="text", can_cut_text=True)
+@register_template(reads="text", can_cut=True)
 def text(record: Record) -> list[Segment]:
     """Plain text, all of it with loss."""
     return [Segment("text", text_of(record, "text") + EOS, loss=True)]

@@ -11,7 +11,7 @@ its layout raises `SkipRecord`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,15 @@ class PageContent:
     between_texts: str = "\n"
     around_images: str = "\n"
 
-    def text(self, is_here: Callable[[ImagePart], bool]) -> str:
-        """The document with a placeholder for each image that ``is_here`` says is there."""
-        text, last = "", None
-        for part in self.parts:
-            if isinstance(part, ImagePart) and not is_here(part):
-                continue
-            if last is not None:
-                both_texts = isinstance(part, str) and isinstance(last, str)
+    @property
+    def text(self) -> str:
+        """The document with a placeholder for each image."""
+        text = ""
+        for number, part in enumerate(self.parts):
+            if number:
+                both_texts = isinstance(part, str) and isinstance(self.parts[number - 1], str)
                 text += self.between_texts if both_texts else self.around_images
             text += part if isinstance(part, str) else PLACEHOLDER
-            last = part
         return text
 
 
@@ -75,14 +73,12 @@ class LayoutReader:
 
     def check_fields(self, file: str, names: list[str]) -> None:
         """Raises `UserError` if records with these fields are of no known layout, or not of the chosen one."""
-        layout = self._layout or layout_of(names)
         shown = ", ".join(map(repr, names[:20]))
-        if layout is None:
-            known = "; ".join(f"{name}: {' and '.join(fields)}" for name, fields in _NEEDED)
+        if self._layout is not None and not _has_fields(names, self._layout):
+            raise UserError(f"--layout {self._layout} needs {_described(self._layout)}: {file} has {shown}")
+        if self._layout is None and layout_of(names) is None:
+            known = "; ".join(f"{layout}: {_described(layout)}" for layout in _FIELDS)
             raise UserError(f"{file} has {shown}: these are the fields of no known layout ({known})")
-        if not any(name == layout and set(fields) <= set(names) for name, fields in _NEEDED):
-            needed = " or ".join(" and ".join(fields) for name, fields in _NEEDED if name == layout)
-            raise UserError(f"--layout {layout} needs {needed}: {file} has {shown}")
 
     def read(self, record: dict[str, Any]) -> PageContent:
         """The record's content. Raises `SkipRecord`."""
@@ -142,20 +138,27 @@ class LayoutReader:
         return ImagePart(next((record[name] for name in names if not is_empty(record.get(name))), None))
 
 
-_NEEDED: tuple[tuple[LayoutName, tuple[str, ...]], ...] = (
-    ("obelics", ("texts", "images")),
-    ("mmc4", ("text_list", "image_info")),
-    *(("wikihow", (title, steps)) for title in _TITLES for steps in _STEP_LISTS),
-    ("text", ("text", "images")),
-    ("text", ("text", "image")),
-)
-"""The fields by which a layout is known."""
+_FIELDS: dict[LayoutName, tuple[tuple[str, ...], ...]] = {
+    "obelics": (("texts",), ("images",)),
+    "mmc4": (("text_list",), ("image_info",)),
+    "wikihow": (_TITLES, _STEP_LISTS),
+    "text": (("text",), ("images", "image")),
+}
+"""The fields by which a layout is known: one of each group."""
 
 
 def layout_of(names: Iterable[str]) -> LayoutName | None:
     """The layout of a record with these fields."""
     present = set(names)
-    return next((layout for layout, needed in _NEEDED if present.issuperset(needed)), None)
+    return next((layout for layout in _FIELDS if _has_fields(present, layout)), None)
+
+
+def _has_fields(names: Collection[str], layout: LayoutName) -> bool:
+    return all(any(name in names for name in group) for group in _FIELDS[layout])
+
+
+def _described(layout: LayoutName) -> str:
+    return " and ".join(" or ".join(group) for group in _FIELDS[layout])
 
 
 def _parallel_lists(record: Mapping[str, Any]) -> Iterator[Part]:

@@ -6,6 +6,7 @@ all of its images.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -20,15 +21,13 @@ from janus_train.datatools.prepare.fields import check_number, name_of
 from janus_train.datatools.prepare.formats.listed import RecordFiles, extent_of, picked_image
 from janus_train.datatools.prepare.inputs import expand, read_file
 from janus_train.datatools.prepare.items import Entry, Item, SkipRecord
-from janus_train.datatools.prepare.layouts import ImagePart, LayoutReader
+from janus_train.datatools.prepare.layouts import ImagePart, LayoutReader, Part
 from janus_train.datatools.prepare.options import PrepareOptions
 from janus_train.datatools.prepare.records import ENDINGS
 from janus_train.datatools.prepare.unused import TrackedRecord
 
 _ENDINGS = (*(ending for ending in ENDINGS if "sv" not in ending), ".parquet")
 """A table of text cannot have lists."""
-_LINKS = "links to images (nothing is downloaded)"
-_MISSING = "images without a file in the folder"
 _STUB = Image.new("RGB", (1, 1))
 
 
@@ -58,27 +57,24 @@ class InterleavedFormat(RecordFiles):
             raise record
         record = TrackedRecord(record)
         content = self._reader.read(record)
+        parts: list[Part] = []
         images: list[str | bytes] = []
-
-        def is_here(part: ImagePart) -> bool:
-            image = self._image(part, file, entry.location)
-            if image is None:
-                not_used("images without a name")
-            elif isinstance(image, str) and ADDRESS.match(image):
-                not_used(_LINKS)
-            elif extent_of(image) is None:
-                not_used(_MISSING)
-            else:
+        for part in content.parts:
+            if isinstance(part, ImagePart):
+                image = self._image(part, file, entry.location)
+                reason = _why_not_here(image)
+                if reason is not None:
+                    not_used(reason)
+                    continue
+                assert image is not None
                 images.append(image)
-                return True
-            return False
-
-        fields = {"text": content.text(is_here)}
+            parts.append(part)
         if not images:
             num_named = sum(isinstance(part, ImagePart) for part in content.parts)
             reason = "no image of the document is here" if num_named else "the document has no image"
             raise SkipRecord(reason, f"{num_named} named" if num_named else "", left_out=True)
         check_number(len(images), self.options)
+        fields = {"text": replace(content, parts=parts).text}
         _check(fields, len(images))
         name = name_of(record)
         record.count_unread()
@@ -90,6 +86,15 @@ class InterleavedFormat(RecordFiles):
         if not isinstance(name, str) or ADDRESS.match(name):
             return name
         return self.place_of(name, file, location)
+
+
+def _why_not_here(image: str | bytes | None) -> str | None:
+    """The reason to count for an image that cannot be read; None if it is here."""
+    if image is None:
+        return "images without a name"
+    if isinstance(image, str) and ADDRESS.match(image):
+        return "links to images (nothing is downloaded)"
+    return None if extent_of(image) is not None else "images without a file in the folder"
 
 
 def _check(fields: dict[str, Any], num_images: int) -> None:
