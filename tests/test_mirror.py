@@ -16,6 +16,7 @@ TESTED_BY = {
     "data/test_encode.py": "data.special_tokens",
     "data/test_recipe.py": "data.sources.registry",
     "data/sources/test_hf_dataset.py": "data.sources.rows",
+    "data/sources/test_parquet.py": "data.sources.parquet_files",
     "data/storage/test_remote.py": "data.storage.file_states",
     "data/test_streams.py": "data.loader",
     "data/shards/test_index.py": "data.shards.string_array",

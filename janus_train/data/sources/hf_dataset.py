@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from janus_train.data.sources.parquet import ParquetFiles, ParquetRows, parquet_files
+from janus_train.data.sources.parquet import ParquetRows
+from janus_train.data.sources.parquet_files import ParquetFiles, parquet_files
 from janus_train.data.sources.registry import SourceConfig, register_source
 from janus_train.data.sources.rows import Columns, RowSource, TableRows, check_columns, chosen_columns, content_digest
 from janus_train.data.storage.hub import is_data_set, split_files

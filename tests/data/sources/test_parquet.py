@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from janus_train.data.recipe import Recipe
 from janus_train.data.sources import parquet as module
-from janus_train.data.sources.parquet import ParquetConfig, ParquetFiles, open_parquet
+from janus_train.data.sources import parquet_files
+from janus_train.data.sources.parquet import ParquetConfig, open_parquet
+from janus_train.data.sources.parquet_files import ParquetFiles
 from janus_train.data.sources.rows import RowSource
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Record
@@ -262,7 +264,7 @@ def test_of_processes_that_open_at_once_one_reads_the_footers(
     hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "footers"
-    read = module._read_footer
+    read = parquet_files._read_footer
 
     def recorded(file: Any, size: int | None) -> bytes:
         with log.open("a") as stream:
@@ -270,7 +272,7 @@ def test_of_processes_that_open_at_once_one_reads_the_footers(
         time.sleep(0.2)
         return read(file, size)
 
-    monkeypatch.setattr(module, "_read_footer", recorded)
+    monkeypatch.setattr(parquet_files, "_read_footer", recorded)
     processes = [multiprocessing.get_context("fork").Process(target=opened) for _ in range(2)]
     for process in processes:
         process.start()

@@ -58,7 +58,9 @@ def test_a_record_of_which_no_recipe_speaks_is_known_by_its_field() -> None:
     fields = {"conversations": [], "question": "", "caption": "", "class_name": "", "text": "", "limerick": ""}
     names = [template_for(Record("k", dict(list(fields.items())[place:]))).name for place in range(len(fields))]
     assert names == ["conversation", "question_answer", "image_caption", "class_to_image", "text", "limerick"]
-    with pytest.raises(BadSample, match=r"it has none of the fields conversations, question, caption, .*limerick"):
+    with pytest.raises(
+        BadSample, match=r"it has none of the fields conversations, instruction, question, caption, .*limerick"
+    ):
         template_for(Record("k", {"poem": "x"}))
 
 
