@@ -242,6 +242,23 @@ class MemoryConfig(OptionGroup):
     text_loss: TextLoss
 
 
+class EditingDropoutConfig(OptionGroup):
+    """Shares of the editing samples of which something becomes pad tokens, for guidance with two scales (`data.encode`)."""
+
+    text: Share
+    """All words, while the images stay: what inference compares with as ``image_guidance``."""
+    images: Share
+    """All images to look at, while the words stay."""
+    both: Share
+    """The whole prompt."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> EditingDropoutConfig:
+        if self.text + self.images + self.both > 1:
+            raise ValueError("text, images and both exclude each other: together they are more than 1")
+        return self
+
+
 class DataConfig(OptionGroup):
     """The training data."""
 
@@ -260,6 +277,8 @@ class DataConfig(OptionGroup):
     """Whether large JPEGs for the understanding encoder may be decoded at reduced scale (`data.images`)."""
     guidance_dropout: Share
     """Share of the text-to-image samples whose text is replaced by pad tokens (Janus: 10 %)."""
+    editing_dropout: EditingDropoutConfig
+    """Instead of ``guidance_dropout`` for samples of the template editing that have images to look at."""
     first_sentence: Share
     """Share of the text-to-image captions cut to their first sentence (Janus: 25 %)."""
 

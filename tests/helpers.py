@@ -16,7 +16,7 @@ from packaging.version import Version
 from PIL import Image
 
 from janus_train.compose import compose_config
-from janus_train.config import Config
+from janus_train.config import Config, EditingDropoutConfig
 from janus_train.data.encode import Encoder
 from janus_train.data.shards.scan import write_index
 from janus_train.data.templates import Template, get_template
@@ -52,6 +52,7 @@ def document_of(
     row_tokens: int | None = None,
     dropout: float = 0.0,
     cut: float = 0.0,
+    editing: EditingDropoutConfig | None = None,
     seed: int = 0,
 ) -> Document:
     """The record's document, by default of any length and without the recipe's randomness."""
@@ -64,6 +65,7 @@ def document_of(
         rng=random.Random(seed),
         guidance_dropout=dropout,
         first_sentence=cut,
+        editing_dropout=editing,
     )
 
 

@@ -14,6 +14,7 @@ from janus_train.commands.options import (
     BatchSize,
     Device,
     Guidance,
+    ImageGuidance,
     Images,
     Model,
     Precision,
@@ -29,6 +30,7 @@ from janus_train.commands.options import (
     open_image_option,
 )
 from janus_train.commands.terminal import count_bar
+from janus_train.errors import UserError
 from janus_train.targets import check_new_files
 
 
@@ -42,6 +44,7 @@ def generate(
     image: Images = None,
     num_images: Annotated[int, typer.Option(min=1, help="Number of images per prompt.")] = 16,
     guidance: Guidance = None,
+    image_guidance: ImageGuidance = None,
     temperature: Temperature = None,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
@@ -62,7 +65,7 @@ def generate(
     """Generate images from prompts, or edit images by prompts.
 
     Writes one PNG per image, grid.png (a new row for each prompt), and metadata.jsonl with one line per image: prompt,
-    seed, guidance, temperature, model and file, and whichever of top_k, top_p, system, user_role and assistant_role is
+    seed, guidance, temperature, model and file, and whichever of image_guidance, top_k, top_p, system, user_role and assistant_role is
     given. An image depends only on its prompt and its seed, not on the batch size or the other images. With --image the
     model sees that image together with every prompt.
 
@@ -70,12 +73,15 @@ def generate(
     Examples:
       janus-train generate outputs/demo/stage3/final --prompt "a red apple on a blue background"
       janus-train generate outputs/demo/stage3/final --prompts-file prompts.txt --num-images 4 --out images
+      janus-train generate outputs/edit/final --image cat.jpg --prompt "Make it snow." --guidance 5 --image-guidance 1.5
     """
     from janus_train.infer.image_grid import GRID, METADATA, image_names
     from janus_train.infer.prompts import collect_prompts
 
     prompts = collect_prompts(prompt or [], prompts_file)
-    check_finite(guidance, temperature)
+    check_finite(guidance, temperature, image_guidance)
+    if image_guidance is not None and not image:
+        raise UserError("--image-guidance is the scale of the guidance by an image: name one with --image")
     check_top_p(top_p)
     check_new_files(out, [*image_names(len(prompts), num_images, seed), GRID, METADATA], overwrite)
     images = [open_image_option(path) for path in image or []]
@@ -98,6 +104,7 @@ def generate(
             top_p=top_p,
             style=PromptStyle(user_role or None, assistant_role or None, system or None),
             images=images,
+            image_guidance=image_guidance,
             batch_size=batch_size,
             progress=partial(bar.advance, task),
         )

@@ -97,6 +97,7 @@ def prepare(
       janus-train prepare captions captions.jsonl --images photos --out shards/photos
       janus-train prepare captions dogs --out shards/dogs            (dogs/001.png with dogs/001.txt)
       janus-train prepare conversations llava.json --images coco/train2017 --out shards/llava
+      janus-train prepare editing text_and_image_to_image.json --images pairs --out shards/edits
       janus-train prepare interleaved mmc4 --images mmc4_images --out shards/mmc4
       janus-train prepare text 'wiki/*.parquet' --shard-size 1GB --out shards/wiki
     """

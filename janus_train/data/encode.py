@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from janus_train.config import EditingDropoutConfig
 from janus_train.data.images import generation_pixels, understanding_pixels
 from janus_train.data.prompt_format import (
     OWN_STYLE,
@@ -62,6 +63,8 @@ class _Tokens:
 
 _Piece = _Tokens | Segment
 """Tokens, or the segment of an image."""
+_Dropped = Literal["text", "images", "both"]
+"""What of a prompt becomes pad tokens, for guidance: its words, its images with the tokens around them, or all of it."""
 
 
 class Encoder:
@@ -117,15 +120,17 @@ class Encoder:
         guidance_dropout: float,
         first_sentence: float,
         always_system: bool = False,
+        editing_dropout: EditingDropoutConfig | None = None,
     ) -> Document:
         """Encode a record as a document of at most ``row_tokens`` (None: any length), unless it may be cut.
 
         ``first_sentence``: probability that a caption keeps only its first sentence (Janus: 25 %), where the template
         allows it. ``guidance_dropout``: probability that the prompt of an image to generate becomes pad tokens, including
-        the images in it (Janus: 10 %), where the template allows that. ``always_system``: see `PromptStyle`. Raises
+        the images in it (Janus: 10 %), where the template allows that. ``editing_dropout``: the probabilities that count
+        instead for an image to edit, if the template is for that (None: 0). ``always_system``: see `PromptStyle`. Raises
         `BadSample` with the reason why the record cannot be trained on.
         """
-        drop_prompt, cut_caption = rng.random() < guidance_dropout, rng.random() < first_sentence
+        chance, cut_caption = rng.random(), rng.random() < first_sentence
         segments = template.build(record)
         if cut_caption and template.can_cut_caption:
             segments = with_first_sentence(segments)
@@ -133,17 +138,29 @@ class Encoder:
         if takes_system and self.system_prompt:
             segments = [Segment("text", system_prefix(self.system_prompt)), *segments]
         pieces = self._pieces(segments, template, row_tokens)
-        if drop_prompt and template.can_drop_prompt and _is_prompt_and_image(pieces):
-            first_image = next(
-                place for place, piece in enumerate(pieces) if isinstance(piece, Segment) and _is_image_out(piece)
-            )
-            pads = [self.special.pad] * self._length(pieces[:first_image])
-            pieces = [_Tokens(pads, loss=False), *pieces[first_image:]]
+        if template.can_drop_prompt and _is_prompt_and_image(pieces):
+            if template.can_drop_parts and any(not isinstance(p, _Tokens) and p.role == "image_in" for p in pieces):
+                dropped = _dropped(editing_dropout, chance)
+            else:
+                dropped = "both" if chance < guidance_dropout else None
+            pieces = self._with_pads(pieces, dropped)
         document = self._document(pieces, kind, reference, can_cut=template.can_cut)
         numbers = {id(image): number for number, image in enumerate(record.images)}
         images = (piece.image for piece in pieces if isinstance(piece, Segment))
         document.record_images = [numbers.get(id(image), -1) for image in images]
         return document
+
+    def _with_pads(self, pieces: Sequence[_Piece], dropped: _Dropped | None) -> list[_Piece]:
+        """The pieces with pad tokens in place of what is dropped before the image to generate. The length stays."""
+        roles = ["text" if isinstance(piece, _Tokens) else piece.role for piece in pieces]
+        is_dropped = {"text": dropped in ("text", "both"), "image": dropped in ("images", "both")}
+        first_image = roles.index("image_out")
+        return [
+            _Tokens([self.special.pad] * self._length([piece]), loss=False)
+            if place < first_image and is_dropped["text" if role == "text" else "image"]
+            else piece
+            for place, (piece, role) in enumerate(zip(pieces, roles, strict=True))
+        ]
 
     def _pieces(self, segments: Sequence[Segment], template: Template, row_tokens: int | None) -> list[_Piece]:
         """Tokenize the segments that fit into a row. Raises `BadSample` if they cannot be made to fit."""
@@ -379,6 +396,23 @@ def _merge(segments: Sequence[Segment]) -> Iterator[Segment]:
 def _join(run: Sequence[Segment]) -> Segment:
     """Join text segments into one; a single segment stays as it is."""
     return run[0] if len(run) == 1 else Segment("text", "".join(segment.text for segment in run), run[0].loss)
+
+
+def _dropped(dropout: EditingDropoutConfig | None, chance: float) -> _Dropped | None:
+    """What an editing sample loses. ``chance``: a random number in [0, 1)."""
+    if dropout is None:
+        return None
+    limit = 0.0
+    parts: tuple[tuple[_Dropped, float], ...] = (
+        ("both", dropout.both),
+        ("text", dropout.text),
+        ("images", dropout.images),
+    )
+    for part, share in parts:
+        limit += share
+        if chance < limit:
+            return part
+    return None
 
 
 def _is_image_out(segment: Segment) -> bool:

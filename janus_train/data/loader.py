@@ -70,6 +70,7 @@ def open_mixture(config: Config, recipe: Recipe, encoder: Encoder) -> tuple[Docu
         row_tokens=config.batch.row_tokens,
         guidance_dropout=config.data.guidance_dropout,
         first_sentence=config.data.first_sentence,
+        editing_dropout=config.data.editing_dropout,
     )
     if config.batch.unit == "samples":
         ratio = {kind: getattr(config.ratio, kind) for kind in recipe.shares}

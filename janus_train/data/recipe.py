@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from janus_train.config import OptionGroup, RatioConfig
-from janus_train.data.sources import hf_dataset, jsonl, shards  # noqa: F401 - each registers its types
+from janus_train.data.sources import hf_dataset, jsonl, parquet, shards  # noqa: F401 - each registers its types
 from janus_train.data.sources.registry import (
     NOTES,
     Source,

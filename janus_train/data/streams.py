@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from janus_train.config import EditingDropoutConfig
 from janus_train.data.encode import Encoder
 from janus_train.data.held_out import is_held_out
 from janus_train.data.packing.best_fit import Packer, WaitingDocument
@@ -57,10 +58,12 @@ class DocumentSampler:
         row_tokens: int,
         guidance_dropout: float,
         first_sentence: float,
+        editing_dropout: EditingDropoutConfig | None = None,
     ):
         self.recipe, self.encoder, self.seed, self.num_streams = recipe, encoder, seed, num_streams
         self.row_tokens = row_tokens
         self.guidance_dropout, self.first_sentence = guidance_dropout, first_sentence
+        self.editing_dropout = editing_dropout
         self.templates = {name: template_of(config) for name, (config, _) in recipe.sources.items()}
         self.orders = {
             name: Order(seed, name, list(shard_sizes(source))) for name, (_, source) in recipe.sources.items()
@@ -124,6 +127,7 @@ class DocumentSampler:
                 rng=random.Random(stable_hash("sample", self.seed, source_name, epoch, index)),
                 guidance_dropout=self.guidance_dropout,
                 first_sentence=self.first_sentence,
+                editing_dropout=self.editing_dropout,
             )
         except BadSample as error:
             raise BadSample(str(error), key=record.key, damaged=error.damaged) from None

@@ -4,7 +4,8 @@
 
 The hidden state at <begin_of_image> gives code 0, the one at code i gives code i + 1. The loop ends after P codes; no
 token closes an image. With guidance each prompt is read twice, with and without its text, and the logits are
-``unconditional + guidance * (conditional - unconditional)``.
+``unconditional + guidance * (conditional - unconditional)``. Prompts with images to edit can be guided by two scales, as in
+InstructPix2Pix (section 3.2.1): a third reading has the images without the words.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ def tokens_per_image(janus: JanusForConditionalGeneration) -> int:
 def unconditional_prompt(prompt: Sequence[int], pad_id: int) -> list[int]:
     """Returns the prompt without its text: every id between the first and the last becomes pad, which is attended to."""
     return [prompt[0], *[pad_id] * (len(prompt) - 2), prompt[-1]]
+
+
+def image_only_prompt(prompt: Sequence[int], pad_id: int, image_id: int) -> list[int]:
+    """Returns the prompt without its words: the ids between its first and last become pad, those of images stay.
+
+    An image is a run of placeholders, ``image_id``, with one id before and one behind it (begin and end of the image). This is
+    what training has where it drops the text of an editing sample (`data.encode`).
+    """
+    is_image = [id == image_id for id in [0, *prompt, 0]]
+    kept = [any(is_image[place : place + 3]) for place in range(len(prompt))]
+    kept[0] = kept[-1] = True
+    return [id if keep else pad_id for id, keep in zip(prompt, kept, strict=True)]
 
 
 def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
@@ -85,6 +98,15 @@ def apply_guidance(logits: torch.Tensor, guidance: float) -> torch.Tensor:
     return unconditional + guidance * (conditional - unconditional)
 
 
+def apply_two_guidances(logits: torch.Tensor, guidance: float, image_guidance: float) -> torch.Tensor:
+    """Applies guidance by words and by images: logits (3N, C), full rows, image-only, unconditional -> (N, C).
+
+    Source: InstructPix2Pix, equation 3; two equal scales are `apply_guidance`.
+    """
+    conditional, image_only, unconditional = logits.chunk(3)
+    return unconditional + image_guidance * (image_only - unconditional) + guidance * (conditional - image_only)
+
+
 def generate_codes(
     janus: JanusForConditionalGeneration,
     prompts: Sequence[Sequence[int]],
@@ -97,6 +119,7 @@ def generate_codes(
     top_k: int = 0,
     top_p: float = 1.0,
     image_features: Sequence[torch.Tensor] = (),
+    image_guidance: float | None = None,
     on_step: StepCallback | None = None,
 ) -> torch.Tensor:
     """Generates codes (N, P) int64 of one image per prompt, in one batch.
@@ -110,17 +133,27 @@ def generate_codes(
         top_k: sample only among this many of the most likely codes; 0: all.
         top_p: sample only among the most likely codes that together have this probability; 1: all.
         image_features: features of the images in each prompt (`image_inputs.image_features`); empty for prompts without images.
+        image_guidance: weight of guidance by the prompts' images, beside which ``guidance`` is that by their words; None:
+            ``guidance`` is for both together.
         on_step: called before each code; what it raises ends the loop.
 
     Raises:
         ValueError: no prompt, a prompt of fewer than two ids, a wrong number of seeds, temperature not above 0, top_k or
-            top_p out of its range.
+            top_p out of its range, image_guidance without images.
         UserError: a prompt and its image are longer than the model's context.
     """
     _check(janus, prompts, seeds, temperature, greedy)
     device = janus.lm_head.weight.device
-    uses_guidance = guidance != 1.0
-    rows = [list(p) for p in prompts] + ([unconditional_prompt(p, pad_id) for p in prompts] if uses_guidance else [])
+    if image_guidance is not None and not image_features:
+        raise ValueError(f"image_guidance {image_guidance} has no effect on prompts without images")
+    rows = [list(p) for p in prompts]
+    uses_images = image_guidance is not None and (guidance, image_guidance) != (1.0, 1.0)
+    if uses_images:
+        rows += [image_only_prompt(p, pad_id, janus.config.image_token_id) for p in prompts]
+        image_features = [*image_features, *image_features]
+    uses_guidance = uses_images or guidance != 1.0
+    if uses_guidance:
+        rows += [unconditional_prompt(p, pad_id) for p in prompts]
     ids, mask = (t.to(device) for t in left_pad(rows, pad_id))
     num_codes = tokens_per_image(janus)
     filters = code_filters(top_k, top_p)
@@ -129,12 +162,15 @@ def generate_codes(
     model = janus.model
     with inference(janus):
         decoder = Decoder(janus, room=ids.shape[1] + num_codes)
-        hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N or 2N, D)
+        hidden = decoder.prefill(prompt_embeds(janus, ids, image_features), mask)  # (N, 2N or 3N, D)
         for i in range(num_codes):
             if on_step is not None:
                 on_step()
             logits = model.generation_head(hidden).float()
-            if uses_guidance:
+            if uses_images:
+                assert image_guidance is not None
+                logits = apply_two_guidances(logits, guidance, image_guidance)  # (N, C)
+            elif uses_guidance:
                 logits = apply_guidance(logits, guidance)  # (N, C)
             if greedy:
                 codes[:, i] = logits.argmax(-1)
@@ -145,7 +181,7 @@ def generate_codes(
             if i + 1 < num_codes:
                 # A code has its own embedding and adaptor; the text embedding would take it for a word.
                 embeds = model.generation_aligner(model.generation_embeddings(codes[:, i]))
-                hidden = decoder.step(torch.cat([embeds, embeds]) if uses_guidance else embeds)
+                hidden = decoder.step(embeds.repeat(len(rows) // len(prompts), 1))
     return codes
 
 
@@ -179,6 +215,7 @@ def generate_images(
     batch_size: int = 64,
     progress: ImageProgress | None = None,
     image_features: Sequence[torch.Tensor] = (),
+    image_guidance: float | None = None,
     on_step: StepCallback | None = None,
 ) -> list[Image.Image]:
     """Generates images in the prompts' order, ``batch_size`` at a time, prompts of similar length together.
@@ -203,6 +240,7 @@ def generate_images(
             top_k=top_k,
             top_p=top_p,
             image_features=[image_features[n] for n in chunk] if image_features else (),
+            image_guidance=image_guidance,
             on_step=on_step,
         )
         vqmodel, size = janus.model.vqmodel, 1

@@ -28,6 +28,7 @@ def generate_folder(
     top_p: float = 1.0,
     style: PromptStyle = OWN_STYLE,
     images: Sequence[Image.Image] = (),
+    image_guidance: float | None = None,
     batch_size: int = 16,
     progress: ImageProgress | None = None,
 ) -> list[Path]:
@@ -35,7 +36,7 @@ def generate_folder(
 
     ``model`` is the model's name in metadata.jsonl; ``images`` are part of every prompt; ``progress`` gets the number of
     images finished since its last call. Returns the images' paths. Files of the same names in ``out`` are replaced, others
-    stay. metadata.jsonl has ``top_k``, ``top_p`` and ``style`` only as far as they differ from the defaults. Raises `UserError` if ``out`` cannot be written; nothing is written then.
+    stay. metadata.jsonl has ``image_guidance``, ``top_k``, ``top_p`` and ``style`` only as far as they differ from the defaults. Raises `UserError` if ``out`` cannot be written; nothing is written then.
     """
     guidance = loaded.guidance if guidance is None else guidance
     temperature = loaded.temperature if temperature is None else temperature
@@ -50,6 +51,7 @@ def generate_folder(
         top_p=top_p,
         style=style,
         images=images,
+        image_guidance=image_guidance,
         batch_size=batch_size,
         progress=progress,
     )
@@ -58,6 +60,7 @@ def generate_folder(
         for entry in zip(outputs, texts, seeds, image_names(len(prompts), num_images, seed), strict=True)
     ]
     given = {
+        "image_guidance": image_guidance,
         "top_k": top_k or None,
         "top_p": top_p if top_p < 1 else None,
         "system": style.system,

@@ -67,6 +67,7 @@ class LoadedModel:
         top_k: int = 0,
         top_p: float = 1.0,
         images: Sequence[Image.Image] = (),
+        image_guidance: float | None = None,
         batch_size: int = 16,
         progress: ImageProgress | None = None,
         on_step: StepCallback | None = None,
@@ -76,10 +77,14 @@ class LoadedModel:
 
         Guidance and temperature (0: the most likely codes) default to the folder's. ``top_k`` and ``top_p`` sample only the
         most likely codes: so many, and those that together have this probability; 0 and 1 mean all. ``images``, for editing, are put at
-        every prompt's <image_placeholder>s, or before the prompt. ``on_step`` is called before each step; what it raises
-        ends the generation. ``style`` replaces the roles and adds a system prompt. Raises `UserError` for more placeholders than images, and for a prompt that does not fit the
-        model's context.
+        every prompt's <image_placeholder>s, or before the prompt. ``image_guidance`` is the weight of guidance by the images,
+        beside which ``guidance`` is that by the words (InstructPix2Pix); None: ``guidance`` is for both together.
+        ``on_step`` is called before each step; what it raises ends the generation. ``style`` replaces the roles and adds a
+        system prompt. Raises `UserError` for more placeholders than images, for ``image_guidance`` without images, and for a
+        prompt that does not fit the model's context.
         """
+        if image_guidance is not None and not images:
+            raise UserError(f"image_guidance {image_guidance:g} needs images: without any, guidance is all there is")
         temperature = self.temperature if temperature is None else temperature
         num_images = len(images)
         ids = [
@@ -89,6 +94,7 @@ class LoadedModel:
             self.janus,
             ids,
             image_features=[image_features(self.janus, self.encoder, images)] * len(prompts) if images else (),
+            image_guidance=image_guidance,
             pad_id=self.encoder.special.pad,
             guidance=self.guidance if guidance is None else guidance,
             temperature=temperature,

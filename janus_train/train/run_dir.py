@@ -47,6 +47,7 @@ _BEFORE_THE_OPTION: dict[str, Any] = {
     "optim.parts": {},
     "peft.use_rslora": False,
     "peft.use_dora": False,
+    "data.editing_dropout": {"text": 0.05, "images": 0.05, "both": 0.05},  # there was no template for it
 }
 """What runs did whose manifest lacks these options, because they are from an earlier version."""
 

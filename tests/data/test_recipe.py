@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from janus_train.config import RatioConfig
-from janus_train.data.recipe import Recipe
+from janus_train.data.recipe import Recipe, check_names, read_recipe
+from janus_train.data.sources.registry import template_of
 from janus_train.errors import UserError
+from janus_train.paths import ROOT
 from tests.helpers import make_shard
 
 TEXT = RatioConfig(understanding=0, text=1, generation=0, unit="samples")
@@ -84,3 +86,12 @@ def test_yaml_is_loaded_safely(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         Recipe(str(tmp_path / "r.yaml"), TEXT, 64)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data_recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    check_names(recipe.all_sources, path)
+    for source in recipe.sources:
+        assert template_of(source, str(path)).name == source.template and source.licence and source.home
+        assert source.prepare or source.type == "hf_dataset", "what is not on the hub has a command that prepares it"

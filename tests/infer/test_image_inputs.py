@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from janus_train.config import EditingDropoutConfig
 from janus_train.data.batch import collate
 from janus_train.data.prompt_format import with_places
 from janus_train.data.special_tokens import ASSISTANT, PLACEHOLDER, USER
 from janus_train.data.types import Record, Row
 from janus_train.errors import UserError
-from janus_train.infer.generate import generate_codes, generate_images
+from janus_train.infer.generate import generate_codes, generate_images, image_only_prompt, unconditional_prompt
 from janus_train.infer.image_inputs import image_features
 from janus_train.model.build import prepare
 from janus_train.model.janus import PackedJanus
@@ -30,7 +31,10 @@ def training_logits(janus, encoder, prompt, image, codes, dropped):
     """(P, C) logits of the drawn image in the training sequence, teacher-forced with `codes`; `dropped`: guidance drop-out."""
     turns = [{"role": USER, "content": f"{PLACEHOLDER}\n{prompt}"}, {"role": ASSISTANT, "content": PLACEHOLDER}]
     record = Record("k", {"conversations": turns}, [image, image], [None, codes.numpy()])
-    document = document_of(encoder, record, "conversation", "generation", dropout=float(dropped))
+    return logits_of(janus, encoder, document_of(encoder, record, "conversation", "generation", dropout=float(dropped)))
+
+
+def logits_of(janus, encoder, document):
     batch = collate([Row(0, [document], {}, [])], encoder.tokens_per_image, SIZE)
     model = PackedJanus(janus)
     with torch.no_grad():
@@ -55,6 +59,78 @@ def test_drawing_goes_on_where_the_training_sequence_stops(janus, encoder):
         given, without = (training_logits(janus, encoder, words, image, codes[n], drop) for drop in (False, True))
         assert (without + 3.0 * (given - without)).argmax(-1).tolist() == codes[n].tolist()
     assert codes[0].tolist() != codes[1].tolist()
+
+
+@pytest.mark.parametrize("words", [WORDS[0], f"Put {PLACEHOLDER} beside {PLACEHOLDER}, in the rain."])
+def test_what_training_drops_is_what_guidance_compares_with(encoder, words):
+    """The rows of inference, token for token, are the training sequences in which the text, or all, is dropped."""
+    num_images = max(1, words.count(PLACEHOLDER))
+    record = Record("k", {"instruction": words}, [RED] * num_images + [BLUE], [None] * (num_images + 1))
+    prompt = encoder.generation_prompt_ids(with_places(words, num_images), num_images)
+    rows = {
+        "none": prompt,
+        "text": image_only_prompt(prompt, encoder.special.pad, encoder.special.placeholder),
+        "both": unconditional_prompt(prompt, encoder.special.pad),
+    }
+    assert len({tuple(row) for row in rows.values()}) == 3 and {len(row) for row in rows.values()} == {len(prompt)}
+    for part, row in rows.items():
+        shares = EditingDropoutConfig(**{name: float(name == part) for name in ("text", "images", "both")})
+        document = document_of(encoder, record, "editing", "generation", editing=shares)
+        assert document.input_ids[: len(prompt)].tolist() == row
+        assert document.image_targets[len(prompt) - 1] and not document.image_targets[: len(prompt) - 1].any()
+        assert len(document.understanding_pixels) == (0 if part == "both" else num_images)
+
+
+def test_two_guidances_are_those_of_the_training_sequences(janus, encoder):
+    """Greedy codes of two prompts in one batch: equation 3 of InstructPix2Pix on the logits of training's three sequences."""
+    prepare(janus).eval()
+    codes = draw_guided(janus, encoder, 3.0, 1.5)
+    for n, (words, image) in enumerate(zip(WORDS, (RED, BLUE), strict=True)):
+        full, image_only, without = (
+            editing_logits(janus, encoder, words, image, codes[n], part) for part in (None, "text", "both")
+        )
+        guided = without + 1.5 * (image_only - without) + 3.0 * (full - image_only)
+        assert guided.argmax(-1).tolist() == codes[n].tolist()
+    assert codes.tolist() != draw_guided(janus, encoder, 3.0, None).tolist(), "the scale makes no difference"
+
+
+def test_two_equal_scales_are_one(janus, encoder):
+    assert draw_guided(janus, encoder, 3.0, 3.0).tolist() == draw_guided(janus, encoder, 3.0, None).tolist()
+    assert draw_guided(janus, encoder, 1.0, 1.0).tolist() == draw_guided(janus, encoder, 1.0, None).tolist()
+
+
+def draw_guided(janus, encoder, guidance, image_guidance):
+    return generate_codes(
+        janus,
+        [prompt_ids(encoder, words) for words in WORDS],
+        pad_id=encoder.special.pad,
+        guidance=guidance,
+        image_guidance=image_guidance,
+        temperature=1.0,
+        seeds=[0, 0],
+        greedy=True,
+        image_features=[image_features(janus, encoder, [image]) for image in (RED, BLUE)],
+    )
+
+
+def editing_logits(janus, encoder, words, image, codes, part):
+    """(P, C) logits of the drawn image in the training sequence of the template editing, of which ``part`` is dropped."""
+    shares = EditingDropoutConfig(**{name: float(name == part) for name in ("text", "images", "both")})
+    record = Record("k", {"instruction": words}, [image, image], [None, codes.numpy()])
+    return logits_of(janus, encoder, document_of(encoder, record, "editing", "generation", editing=shares))
+
+
+def test_image_guidance_needs_images(janus, encoder):
+    with pytest.raises(ValueError, match=r"image_guidance 1.5 has no effect on prompts without images"):
+        generate_codes(
+            janus,
+            [encoder.generation_prompt_ids("Red.")],
+            pad_id=encoder.special.pad,
+            guidance=2.0,
+            image_guidance=1.5,
+            temperature=1.0,
+            seeds=[0],
+        )
 
 
 def test_the_image_makes_a_difference(janus, encoder):

@@ -454,6 +454,7 @@ def test_a_run_of_a_version_without_newer_options_goes_on(small: Small) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     for key in ("min_lr_ratio", "decay_steps", "decay_type", "parts"):
         del manifest["config"]["optim"][key]
+    del manifest["config"]["data"]["editing_dropout"]
     write_json(folder / "manifest.json", manifest)
     decay = ("optim.schedule=linear", "optim.min_lr_ratio=0.1")
     with pytest.raises(UserError, match=r"\(optim\.min_lr_ratio 0\.0 -> 0\.1; optim\.schedule constant -> linear\)"):

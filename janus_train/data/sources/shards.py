@@ -32,12 +32,12 @@ from janus_train.data.shards.index import (
 )
 from janus_train.data.sources.decode import SHARD_FORMATS, caption_of, codes_of, fields_of, image_of
 from janus_train.data.sources.registry import SourceConfig, register_source
+from janus_train.data.storage.file_states import file_sizes
 from janus_train.data.storage.remote import (
     MISSING,
     THREADS,
     Location,
     Reader,
-    file_sizes,
     find,
     folder_of,
     is_remote,

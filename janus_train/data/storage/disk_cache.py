@@ -66,6 +66,22 @@ class BlockCache:
         with suppress(OSError):
             self._path(name).unlink()
 
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        """One process of the machine at a time runs the block, so that the others find in the cache what it has put there.
+
+        A cache that cannot be written holds nobody up.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = (self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.lock").open("w")
+        except OSError:
+            yield
+            return
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, even if the process is killed
+            yield
+
     def _path(self, name: str) -> Path:
         name_digest = hashlib.sha256(name.encode()).hexdigest()[:40]
         return self.folder / name_digest[:2] / name_digest

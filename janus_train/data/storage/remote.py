@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -38,6 +37,9 @@ THREADS = 32
 """Number of requests at a time when many small files are read at the start."""
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """Errors that are not retried; callers may handle them."""
+
+_LOGIN = "set HF_TOKEN, or run: hf auth login"
+_ACCESS = f"accept its terms on its page on the hub, and {_LOGIN}"
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -94,12 +96,28 @@ def find(pattern: Location) -> list[Location]:
     """The files and folders that a location matches, sorted; it may contain ``*``, ``?`` or ``[...]``."""
     if isinstance(pattern, str):
         scheme, files = pattern.partition("://")[0], file_system(pattern)
-        paths = with_retries(pattern, lambda: _as_os_error(lambda: files.glob(pattern)))
+        try:
+            paths = with_retries(pattern, lambda: as_os_error(lambda: files.glob(pattern)))
+        except MISSING as error:
+            if scheme != "hf":
+                return []
+            raise _no_repository(pattern, error) from None
         return [f"{scheme}://{path.lstrip('/')}" for path in sorted(paths)]
     if pattern.exists():
         return [pattern]
     root = Path(pattern.anchor)  # empty for a relative one
     return sorted(root.glob(str(pattern.relative_to(root))))
+
+
+def _no_repository(url: str, error: OSError) -> UserError:
+    """Why the hub says that there is nothing: it does not tell what is missing from what is hidden."""
+    parts = url.removeprefix("hf://").split("/")
+    name = "/".join(parts[: 3 if parts[0] in ("datasets", "spaces") else 2])
+    if type(error.__cause__).__name__ == "RevisionNotFoundError":
+        return UserError(f"hf://{name}: the hub has no such revision of it")
+    if type(error.__cause__).__name__ == "GatedRepoError":
+        return UserError(f"hf://{name} cannot be read: {_ACCESS}")
+    return UserError(f"hf://{name}: the hub has no such repository, or it is a private one: then {_LOGIN}")
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -117,7 +135,8 @@ def with_retries(location: Location, attempt: Callable[[], Result]) -> Result:
         except MISSING:
             raise
         except PermissionError:
-            raise UserError(f"{location} cannot be read: no permission") from None
+            hint = f": {_ACCESS}" if str(location).startswith("hf://") else ""
+            raise UserError(f"{location} cannot be read: no permission{hint}") from None
         except NotRegularError as error:
             raise UserError(f"{location} cannot be read: {error.strerror}") from None
         except OSError as error:
@@ -129,13 +148,21 @@ def with_retries(location: Location, attempt: Callable[[], Result]) -> Result:
     raise UserError(f"{location} cannot be read, {TRIES} tries failed: {one_line(last_error)}")
 
 
-def _as_os_error(attempt: Callable[[], Result]) -> Result:
-    """Turn the errors of remote file systems, which come from many libraries, into `OSError`, so that they are retried."""
+def as_os_error(attempt: Callable[[], Result]) -> Result:
+    """Turn the errors of remote file systems, which come from many libraries, into `OSError`, so that they are retried.
+
+    A server's refusal (401, 403) becomes `PermissionError` and a missing file (404) `FileNotFoundError`, which are not.
+    """
     try:
         return attempt()
-    except OSError:
-        raise
     except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+        if status in (401, 403):
+            raise PermissionError(str(error)) from error
+        if status == 404 and not isinstance(error, MISSING):
+            raise FileNotFoundError(str(error)) from error
+        if isinstance(error, OSError):
+            raise
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
@@ -207,13 +234,7 @@ class _RemoteReader:
         return cache.read(name, low, high - low, length, lambda: self._fetch(start, length))
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        return with_retries(self._url, lambda: _as_os_error(lambda: self._request(offset, size)))
-
-    def _request(self, offset: int, size: int) -> bytes:
-        data: bytes = file_system(self._url).cat_file(self._url, start=offset, end=offset + size)
-        if len(data) != size:
-            raise OSError(f"the store returned {len(data)} bytes where {size} were requested (does it serve ranges?)")
-        return data
+        return read_range(self._url, offset, size)
 
 
 def open_reader(location: Location, total: int, version: str) -> Reader:
@@ -221,10 +242,27 @@ def open_reader(location: Location, total: int, version: str) -> Reader:
     return _RemoteReader(location, total, version) if isinstance(location, str) else _LocalReader(location)
 
 
+def read_range(url: str, offset: int, size: int) -> bytes:
+    """Read a range of a remote file that is known to be there, never from the cache."""
+
+    def request() -> bytes:
+        data: bytes = file_system(url).cat_file(url, start=offset, end=offset + size, **_exactly(url))
+        if len(data) != size:
+            raise OSError(f"the store returned {len(data)} bytes where {size} were requested (does it serve ranges?)")
+        return data
+
+    return with_retries(url, lambda: as_os_error(request))
+
+
+def _exactly(url: str) -> dict[str, str]:
+    """The hub's file system would read 5 MB ahead of each range."""
+    return {"cache_type": "none"} if url.startswith("hf://") else {}
+
+
 def read_all(location: Location) -> bytes:
     """Read all bytes of a file, never from the cache. Raises `MISSING` errors unchanged."""
     if isinstance(location, str):
-        return with_retries(location, lambda: _as_os_error(lambda: file_system(location).cat_file(location)))
+        return with_retries(location, lambda: as_os_error(lambda: file_system(location).cat_file(location)))
     return with_retries(location, lambda: read_regular(location))
 
 
@@ -237,42 +275,3 @@ def read_copy(location: Location, version: str, bypass_cache: bool = False) -> b
     if bypass_cache:
         cache.drop(name)
     return cache.read(name, 0, None, None, lambda: read_all(location))
-
-
-def file_sizes(locations: Sequence[Location]) -> list[int | None]:
-    """The size of each file in bytes; None for a file that does not exist."""
-    if not any(map(is_remote, locations)):
-        return [_size(location) for location in locations]
-    listed_sizes = _listed_sizes([location for location in locations if isinstance(location, str)])
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(
-            pool.map(
-                lambda location: listed_sizes[location] if location in listed_sizes else _size(location), locations
-            )
-        )
-
-
-def _size(location: Location) -> int | None:
-    try:
-        if isinstance(location, str):
-            size = with_retries(location, lambda: _as_os_error(lambda: file_system(location).info(location)["size"]))
-            return None if size is None else int(size)
-        return with_retries(location, lambda: location.stat().st_size)
-    except MISSING:
-        return None
-
-
-def _listed_sizes(urls: Sequence[str]) -> dict[str, int]:
-    """Sizes by listing each folder once, for the stores that can list (HTTP cannot)."""
-    sizes: dict[str, int] = {}
-    for folder in dict.fromkeys(str(folder_of(url)) for url in urls if not url.startswith("http")):
-        files = file_system(folder)
-        files.invalidate_cache(folder)
-        try:
-            entries = with_retries(folder, lambda f=files, at=folder: _as_os_error(lambda: f.ls(at, detail=True)))  # type: ignore[misc]
-        except MISSING:
-            continue
-        for entry in entries:
-            if entry["type"] == "file":
-                sizes[f"{folder}/{name_of(entry['name'])}"] = int(entry["size"])
-    return sizes

@@ -50,6 +50,8 @@ class Template:
     """The model's system prompt precedes the sample if its source is of kind understanding."""
     can_drop_prompt: bool = True
     """What precedes the one image to generate may become pad tokens, for guidance."""
+    can_drop_parts: bool = False
+    """If that has images, its words alone or its images alone may too (`data.editing_dropout`)."""
     images: ImageUse | None = None
     """What is done with the images that placeholders in the field stand for; None: the template leaves no choice."""
 
@@ -70,6 +72,7 @@ def register_template(
     can_cut_caption: bool = False,
     takes_system_prompt: bool = False,
     can_drop_prompt: bool = True,
+    can_drop_parts: bool = False,
     images: ImageUse | None = None,
 ) -> Callable[[Build], Build]:
     """Register a function of a module as the template of its name; for the options see `Template`.
@@ -89,6 +92,7 @@ def register_template(
             can_cut_caption=can_cut_caption,
             takes_system_prompt=takes_system_prompt,
             can_drop_prompt=can_drop_prompt,
+            can_drop_parts=can_drop_parts,
             images=images,
         )
         _TEMPLATES.add(name, template, build.__module__)

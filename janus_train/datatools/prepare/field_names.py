@@ -14,6 +14,21 @@ from janus_train.errors import UserError
 _MAX_NAMES = 20
 
 
+def _with_file_names(*names: str) -> tuple[str, ...]:
+    """The names, and those that Hugging Face's ImageFolder has for the files of such columns."""
+    return (*names, *(f"{name}_{ending}" for name in names for ending in ("file_name", "file_names")))
+
+
+TO_EDIT_FIELDS = _with_file_names(
+    "input_image", "input_images", "original_image", "source_img", "source_image", "src_img"
+)
+"""The fields with the images to edit, of ShareGPT-4o-Image, InstructPix2Pix, MagicBrush and OmniEdit."""
+EDIT_FIELDS = ("input_prompt", "edit_prompt", "instruction", "edit_instruction", "edited_prompt_list", "edit", "prompt")
+"""The fields that say what is to be done with them."""
+EDITED_FIELDS = _with_file_names("output_image", "edited_image", "target_img", "target_image", "edited_img")
+"""The fields with the edited image."""
+
+
 def is_file_name(name: str) -> bool:
     """Whether Hugging Face's ImageFolder takes the column for paths of files."""
     return name in ("file_name", "file_names") or name.endswith(("_file_name", "_file_names"))
@@ -35,6 +50,21 @@ def check_image_and_caption(file: str, names: list[str], options: PrepareOptions
         _check_chosen(file, names, list(options.text_field), "--text-field")
     else:
         _check_known(file, names, [*CAPTION_FIELDS, *TALK_FIELDS], "a caption", "--text-field")
+
+
+def check_edit(file: str, names: list[str], options: PrepareOptions) -> None:
+    """For records of edits: the instruction and the edited image are needed, an image to edit is not."""
+    if options.image_field is not None:
+        in_pattern = re.findall(r"\{([^{}]+)\}", options.image_field)
+        _check_chosen(file, names, in_pattern or [options.image_field], "--image-field")
+    if options.text_field:
+        _check_chosen(file, names, list(options.text_field), "--text-field")
+    else:
+        _check_known(file, names, list(EDIT_FIELDS), "an instruction", "--text-field")
+    if options.output_field is not None:
+        _check_chosen(file, names, [options.output_field], "--output-field")
+    else:
+        _check_known(file, names, list(EDITED_FIELDS), "the edited image", "--output-field")
 
 
 def check_text(file: str, names: list[str], options: PrepareOptions) -> None:

@@ -13,14 +13,16 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from janus_train.errors import UserError
 
-FormatName = Literal["imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset", "interleaved"]
+FormatName = Literal[
+    "imagefolder", "captions", "conversations", "parquet", "hf", "text", "webdataset", "interleaved", "editing"
+]
 LayoutName = Literal["obelics", "mmc4", "wikihow", "text"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 _TABLES: tuple[FormatName, ...] = ("parquet", "hf")
 _CLASSES: tuple[FormatName, ...] = ("imagefolder", *_TABLES, "webdataset")
 _RECORDS: tuple[FormatName, ...] = ("captions", "conversations")
-_LISTED: tuple[FormatName, ...] = (*_RECORDS, "interleaved")
+_LISTED: tuple[FormatName, ...] = (*_RECORDS, "interleaved", "editing")
 _CAPTIONS: tuple[FormatName, ...] = ("captions", *_TABLES, "webdataset")
 _TEXTS: tuple[FormatName, ...] = ("captions", "text", *_TABLES, "webdataset")
 _IMAGES: tuple[FormatName, ...] = (*_LISTED, *_TABLES, "webdataset")
@@ -82,7 +84,8 @@ class PrepareOptions:
             "(.csv, .parquet) or a .txt beside each. conversations: JSON or JSON lines of LLaVA, ShareGPT, OpenAI, Qwen-VL "
             "or Janus. parquet: Parquet files that contain the images. hf: folders written by "
             "save_to_disk of datasets. text: JSON, JSON lines, CSV or Parquet. webdataset: existing tars. interleaved: JSON, "
-            "JSON lines or Parquet of documents with images in them (--layout).",
+            "JSON lines or Parquet of documents with images in them (--layout). editing: JSON, JSON lines or Parquet of images, "
+            "an instruction and the edited image (ShareGPT-4o-Image, InstructPix2Pix), or folders with a prompt.json.",
             metavar="FORMAT",
         ),
     ]
@@ -109,7 +112,7 @@ class PrepareOptions:
         str | None,
         OptionSpec(
             "Field or column with the image or its path; a pattern such as '{photoid}.jpg' is filled in from the record. "
-            "interleaved: of a step (wikihow) or of an entry of image_info (mmc4).",
+            "interleaved: of a step (wikihow) or of an entry of image_info (mmc4). editing: of the images to edit.",
             (*_LISTED, *_TABLES),
         ),
     ] = None
@@ -117,10 +120,13 @@ class PrepareOptions:
         tuple[str, ...],
         OptionSpec(
             "Field or column with the caption or text, for example Task2.Caption or features[language=en].title; repeat "
-            "the option to join several.",
-            _TEXTS,
+            "the option to join several. editing: with the instruction.",
+            (*_TEXTS, "editing"),
         ),
     ] = ()
+    output_field: Annotated[
+        str | None, OptionSpec("Field or column with the edited image or its path.", ("editing",))
+    ] = None
     columns: Annotated[
         tuple[str, ...],
         OptionSpec(

@@ -14,7 +14,8 @@ from janus_train.data.lengths import LongEffect
 from janus_train.data.shards.index import read_head
 from janus_train.data.sources.registry import Source, open_source, source_type, template_of
 from janus_train.data.sources.shards import ShardSource
-from janus_train.data.storage.remote import Location, file_sizes, open_reader
+from janus_train.data.storage.file_states import file_sizes
+from janus_train.data.storage.remote import Location, is_remote, open_reader
 from janus_train.data.types import BadSample
 from janus_train.datatools.verify.check import Lengths, SampleCheck
 from janus_train.errors import UserError
@@ -91,7 +92,6 @@ def plan_verification(data_args: Sequence[DataArg], lengths: Lengths | None) -> 
         plan.names.append(data_arg.name)
         plan.sources.append(None)
         plan.pieces.append([])
-        plan.sizes.append(sum(map(_bytes_at, data_arg.places)))
         config = data_arg.config
         tars = "samples" if config is None else source_type(config.type).tars
         if config is None:
@@ -99,6 +99,8 @@ def plan_verification(data_args: Sequence[DataArg], lengths: Lengths | None) -> 
         else:
             template = template_of(config)
             plan.checks.append(SampleCheck(template, config.kind, lengths, fields=tars != "material"))
+        is_listed = tars is not None or not any(map(is_remote, data_arg.places))
+        plan.sizes.append(sum(map(_bytes_at, data_arg.places)) if is_listed else 0)
         if tars is not None:
             _plan_tars(plan, number, data_arg)
             continue
@@ -109,6 +111,7 @@ def plan_verification(data_args: Sequence[DataArg], lengths: Lengths | None) -> 
             plan.problems.append((number, Problem(data_arg.name, None, data_arg.name, str(error), True)))
             continue
         plan.sources[number] = source
+        plan.sizes[number] = plan.sizes[number] or getattr(source, "num_bytes", 0)
         plan.pieces[number] = [VerificationPiece(number, *stretch) for stretch in _stretches(len(source))]
     return plan
 

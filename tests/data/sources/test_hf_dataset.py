@@ -12,7 +12,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from janus_train.data.sources import hf_dataset
+from janus_train.data.sources import parquet as module
+from janus_train.data.sources import rows
 from janus_train.data.sources.hf_dataset import HfDatasetSource
 from janus_train.data.types import BadSample
 from janus_train.errors import UserError
@@ -106,7 +107,7 @@ def test_the_digest_follows_the_data(
     (tmp_path / "b").mkdir()
     changed_data = data.map(lambda row: {"words": row["words"].replace("9", "8")})
     assert HfDatasetSource(form(changed_data, tmp_path / "b"), FIELDS).data_digest() != digest_before
-    monkeypatch.setattr(hf_dataset, "CONTENT_DIGEST_LIMIT", 0)
+    monkeypatch.setattr(rows, "CONTENT_DIGEST_LIMIT", 0)
     assert HfDatasetSource(form(data, tmp_path / "a"), FIELDS).data_digest() != digest_before
 
 
@@ -117,12 +118,11 @@ def test_a_shuffled_data_set_keeps_its_order(data: Dataset, tmp_path: Path) -> N
 
 
 def test_parquet_keeps_few_row_groups(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_dataset, "GROUPS_BYTES", 0)
+    monkeypatch.setattr(module, "GROUPS_BYTES", 0)
     source = HfDatasetSource(parquet(data, tmp_path), FIELDS)
     assert source.shard_sizes == [4, 2, 4]
-    rows = source._rows
     for i in range(10):
-        assert source[i].fields["caption"] == f"row {i}" and len(rows._group_cache) == 1  # type: ignore[attr-defined]
+        assert source[i].fields["caption"] == f"row {i}" and len(source._rows._group_cache) == 1  # type: ignore[attr-defined]
 
 
 def test_parquet_of_other_writers(tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ def test_mistakes_are_one_line(data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b")
     data.select([]).to_parquet(tmp_path / "none.parquet")
     cases = [
-        (["splits"], "has the splits train, test: give the folder of one of them"),
+        (["splits"], "has the splits train, test: choose one with split: NAME"),
         (["empty"], "cannot be opened"),
-        (["x.parquet"], "cannot be opened"),
+        (["x.parquet"], "is not a Parquet file, or it is cut off"),
         (["x.arrow"], "cannot be opened"),
-        (["x.csv"], "give one folder that save_to_disk wrote"),
-        (["x.arrow", "x.parquet"], "give one folder"),
-        (["splits/train", "splits/test"], "give one folder"),
+        (["x.csv"], "one folder that save_to_disk wrote"),
+        (["x.arrow", "x.parquet"], "one folder that save_to_disk wrote"),
+        (["splits/train", "splits/test"], "one folder that save_to_disk wrote"),
         (["none.parquet"], "has no rows"),
     ]
     for names, message in cases:

@@ -18,7 +18,8 @@ from janus_train.data.sources import shards
 from janus_train.data.sources.shards import ShardSource, find_tars
 from janus_train.data.storage import disk_cache as block_cache
 from janus_train.data.storage import remote as storage
-from janus_train.data.storage.remote import file_sizes, find, locate, read_all, with_retries
+from janus_train.data.storage.file_states import file_sizes
+from janus_train.data.storage.remote import find, locate, read_all, with_retries
 from janus_train.errors import UserError
 from tests.helpers import encoded, make_shard, plain_image
 

@@ -58,7 +58,9 @@ def test_a_record_of_which_no_recipe_speaks_is_known_by_its_field() -> None:
     fields = {"conversations": [], "question": "", "caption": "", "class_name": "", "text": "", "limerick": ""}
     names = [template_for(Record("k", dict(list(fields.items())[place:]))).name for place in range(len(fields))]
     assert names == ["conversation", "question_answer", "image_caption", "class_to_image", "text", "limerick"]
-    with pytest.raises(BadSample, match=r"it has none of the fields conversations, question, caption, .*limerick"):
+    with pytest.raises(
+        BadSample, match=r"it has none of the fields conversations, instruction, question, caption, .*limerick"
+    ):
         template_for(Record("k", {"poem": "x"}))
 
 
@@ -76,7 +78,7 @@ def test_two_packages_cannot_have_one_name() -> None:
 
 def test_the_templates_that_draw_read_codes() -> None:
     names_with_codes = {template.name for template in registry._TEMPLATES if template.reads_codes}
-    assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image"}
+    assert names_with_codes == {"conversation", "text_to_image", "request_to_image", "class_to_image", "editing"}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_the_templates_that_draw_read_codes() -> None:
         ("text_to_image", "a moose"),
         ("request_to_image", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("conversation", "<|User|>: a moose\n\n<|Assistant|>:"),  # no image comes from one text: the official prompt
+        ("editing", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("image_caption", "<|User|>: a moose\n\n<|Assistant|>:"),
         ("text", "<|User|>: a moose\n\n<|Assistant|>:"),
     ],

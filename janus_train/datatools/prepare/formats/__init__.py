@@ -16,6 +16,7 @@ _CLASSES = {
     "text": "TextFormat",
     "webdataset": "WebDatasetFormat",
     "interleaved": "InterleavedFormat",
+    "editing": "EditingFormat",
 }
 
 

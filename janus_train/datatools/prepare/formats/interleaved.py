@@ -7,20 +7,19 @@ all of its images.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from janus_train.data.conversations import image_name
-from janus_train.data.embedded_images import ADDRESS, embedded_image
-from janus_train.data.image_files import IMAGE_ENDINGS, ImageError
+from janus_train.data.embedded_images import ADDRESS
+from janus_train.data.image_files import IMAGE_ENDINGS
 from janus_train.data.templates import get_template
 from janus_train.data.types import BadSample, Record
 from janus_train.data.unused import counting, not_used
 from janus_train.datatools.prepare.fields import check_number, name_of
 from janus_train.datatools.prepare.formats.listed import RecordFiles, extent_of, picked_image
-from janus_train.datatools.prepare.inputs import expand, path_inside, read_file
+from janus_train.datatools.prepare.inputs import expand, read_file
 from janus_train.datatools.prepare.items import Entry, Item, SkipRecord
 from janus_train.datatools.prepare.layouts import ImagePart, LayoutReader, Part
 from janus_train.datatools.prepare.options import PrepareOptions
@@ -84,18 +83,9 @@ class InterleavedFormat(RecordFiles):
     def _image(self, part: ImagePart, file: str, location: str) -> str | bytes | None:
         """The image's bytes, its path, or its address; None if its value is none of these."""
         name = image_name(part.value)
-        if not isinstance(name, str):
+        if not isinstance(name, str) or ADDRESS.match(name):
             return name
-        if ADDRESS.match(name):
-            return name
-        try:
-            data = embedded_image(name)
-        except ImageError as error:
-            raise SkipRecord("the image does not open", str(error)) from None
-        if data is not None:
-            return data
-        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
-        return path_inside(folder, name, location, str(Path(file).parent))
+        return self.place_of(name, file, location)
 
 
 def _why_not_here(image: str | bytes | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Reads files of records with images in a folder, for the formats captions, conversations and interleaved."""
+"""Reads files of records with images in a folder, for the formats captions, conversations, interleaved and editing."""
 
 from __future__ import annotations
 
@@ -83,6 +83,20 @@ class RecordFiles(InputFormat):
         for record_at in islice(records(path, RecordPlace(offset, number), self.options.columns), unit.count):
             yield Entry(record_at.location, (path, record_at.value))
 
+    def place_of(self, name: str, file: str, location: str) -> str | bytes:
+        """The path of the image that a record of ``file`` names, or the bytes if the name contains them.
+
+        Raises `SkipRecord` for damaged base64, `UserError` for an address or a path outside the folder.
+        """
+        try:
+            data = embedded_image(name)
+        except ImageError as error:
+            raise SkipRecord("the image does not open", str(error)) from None
+        if data is not None:
+            return data
+        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
+        return path_inside(folder, name, location, str(Path(file).parent))
+
     @abstractmethod
     def images(self, record: dict[str, Any], file: str, location: str) -> list[str | bytes]:
         """The record's images: their paths, or the bytes of those that the record contains. Raises `SkipRecord`."""
@@ -164,17 +178,12 @@ class RecordListFormat(RecordFiles):
         Raises `UserError` for an address or a path outside the folder.
         """
         value = self.named_images(record)
-        folder = self.options.images if self.options.images is not None else str(Path(file).parent)
         images: list[str | bytes] = []
         for element in value if isinstance(value, list) else [] if value in (None, "") else [value]:
             name = image_name(element)
             if not isinstance(name, str):
                 raise SkipRecord("the image's path is not a string")
-            try:
-                data = embedded_image(name)
-            except ImageError as error:
-                raise SkipRecord("the image does not open", str(error)) from None
-            images.append(path_inside(folder, name, location, str(Path(file).parent)) if data is None else data)
+            images.append(self.place_of(name, file, location))
         return images
 
 
