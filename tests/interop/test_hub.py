@@ -50,9 +50,12 @@ def test_the_cache_serves_offline(cached, tmp_path) -> None:
 
 
 def test_a_revision_is_what_is_fetched(cached, tmp_path) -> None:
-    assert local_folder(ID, "", revision=COMMIT).samefile(local_folder(ID, "", revision="main"))
+    other = cached.with_name("b" * 40)
+    shutil.copytree(cached, other)
+    (cached.parent.parent / "refs/v2").write_text(other.name)
+    assert local_folder(ID, "", revision="v2").samefile(other) and local_folder(ID, "").samefile(cached)
     with pytest.raises(UserError, match="does not have the model"):
-        local_folder(ID, "", revision="b" * 40)
+        local_folder(ID, "", revision="v3")
 
 
 def test_every_command_takes_an_id(cached, tmp_path) -> None:
