@@ -90,7 +90,8 @@ def object_shards() -> list[Path]:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the modules that it imports as plug-ins."""
-    importlib.import_module("janus_train.demo.plugin")  # later it would register in the copies alone
+    for module in ("janus_train.demo.plugin", "janus_train.evaluate.choice"):
+        importlib.import_module(module)  # later they would register in the copies alone
     benchmarks.get_tasks("pope")  # and so would these
     for registry in (templates._TEMPLATES, sources._TYPES, evaluations._EVALUATIONS, benchmarks._TASKS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
