@@ -346,6 +346,12 @@ class RunConfig(OptionGroup):
         return self
 
 
+def peft_method(use_rslora: bool, use_dora: bool) -> str:
+    """The name of the method with these options, for messages."""
+    name = "DoRA" if use_dora else "LoRA"
+    return f"rs{name}" if use_rslora else name
+
+
 class PeftConfig(OptionGroup):
     """LoRA (`model.lora`): adapters that train beside otherwise frozen parts."""
 
@@ -372,8 +378,7 @@ class PeftConfig(OptionGroup):
     @property
     def method(self) -> str:
         """The name of the method, for messages."""
-        name = "DoRA" if self.use_dora else "LoRA"
-        return f"rs{name}" if self.use_rslora else name
+        return peft_method(self.use_rslora, self.use_dora)
 
 
 class LoggingConfig(OptionGroup):

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 from PIL import Image
@@ -23,8 +23,27 @@ from janus_train.data.templates import Template, get_template
 from janus_train.data.types import Document, Kind, Record, Reference
 from janus_train.jsonl import read_json_lines
 
+if TYPE_CHECKING:
+    from janus_train.infer.load import LoadedModel
+
 Run = Callable[..., tuple[int, str, str]]
 """The `run` fixture: a command's words -> (exit code, standard output, standard error)."""
+
+
+def in_letters(base: Path, scale: float = 1) -> LoadedModel:
+    """The random model in ``base``, made to answer in letters; ``scale``: of their logits."""
+    import torch
+
+    from janus_train.infer.load import load_model
+
+    model = load_model(base)
+    letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
+    with torch.no_grad():
+        saved_rows = model.janus.lm_head.weight[letters].clone()
+        model.janus.lm_head.weight.zero_()
+        model.janus.lm_head.weight[letters] = scale * saved_rows
+    return model
+
 
 TRANSFORMERS_DRAWS = Version(version("transformers")) >= Version("5.18")
 NO_DRAWING = "in transformers 5.17 Janus's own generate calls _prepare_static_cache without one of its arguments"

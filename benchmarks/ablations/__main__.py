@@ -47,7 +47,7 @@ def main() -> None:
     out = options.out if options.out.is_absolute() else ROOT / options.out
     with errors_in_one_line():
         if options.page:
-            page.write(options.page, out / "results.jsonl")
+            page.write(options.page, out / "results.jsonl", page.page)
             return
         num_steps = tuple(options.steps or steps_of_stages(overrides))
         settings = Settings(num_steps, options.num_prompts, options.num_questions, overrides)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,13 @@ QUESTIONS = (
 )
 
 
-def write(path: Path, results: Path) -> None:
-    """Write the page from results.jsonl. Raises `UserError` if there are none."""
+def write(
+    path: Path, results: Path, page: Callable[[Sequence[Line], str], str], module: str = "benchmarks.ablations"
+) -> None:
+    """Write a ``page`` of results.jsonl over an earlier one. Raises `UserError` if ``module`` has written no results."""
     lines = read_json_lines(results)
     if not lines:
-        raise UserError(f"{results} has no results: run python -m benchmarks.ablations first")
+        raise UserError(f"{results} has no results: run python -m {module} first")
     write_text(path, page(lines, read_text(path) if path.is_file() else ""))
     print(path)
 

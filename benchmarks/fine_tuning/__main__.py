@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.ablations.command_line import end, errors_in_one_line, parse
+from benchmarks.ablations.page import write
 from benchmarks.ablations.plan import steps_of_stages
 from benchmarks.ablations.run import prepare, run
 from benchmarks.fine_tuning import page
@@ -55,7 +56,7 @@ def main() -> None:
     out = options.out if options.out.is_absolute() else ROOT / options.out
     with errors_in_one_line():
         if options.page:
-            page.write(options.page, out / "results.jsonl")
+            write(options.page, out / "results.jsonl", page.page, "benchmarks.fine_tuning")
             return
         settings = Settings(
             tuple(options.steps or steps_of_stages(overrides)),

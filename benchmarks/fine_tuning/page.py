@@ -6,16 +6,12 @@ What stands between two marks is written by hand, and kept when the page is writ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.ablations.page import machine_and_commit, text_by_hand
 from benchmarks.fine_tuning.plan import ARMS, START
 from benchmarks.fine_tuning.recipes import MIXTURES, NEW_OBJECTS, NUM_OWN
-from janus_train.errors import UserError
 from janus_train.evaluate.measures import interval
-from janus_train.files import read_text, write_text
-from janus_train.jsonl import read_json_lines
 
 FINE_TUNING_STEPS, NUM_PROMPTS, NUM_QUESTIONS = 150, 80, 200
 
@@ -30,15 +26,6 @@ TABLES = {
     "old": ("Old objects", "Held-out scenes of the other 35 objects, as `make demo` measures them."),
 }
 """Evaluation -> title of its table, what is measured."""
-
-
-def write(path: Path, results: Path) -> None:
-    """Write the page from results.jsonl. Raises `UserError` if there are none."""
-    lines = read_json_lines(results)
-    if not lines:
-        raise UserError(f"{results} has no results: run python -m benchmarks.fine_tuning first")
-    write_text(path, page(lines, read_text(path) if path.is_file() else ""))
-    print(path)
 
 
 def page(lines: Sequence[Line], earlier_page: str = "") -> str:

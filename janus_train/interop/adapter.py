@@ -57,7 +57,7 @@ _MAX_REPEATS = 4
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal")
 """peft's ways to initialise A and B, beside true and false, that leave the base as it is."""
 _NUMBERS = "r and lora_alpha must be numbers above 0, and rank_pattern and alpha_pattern map names of layers to such"
-_MODEL_OF = {"adapter": "final", "adapter-best": "best", "adapter-ema": "ema"}
+MODEL_OF = {"adapter": "final", "adapter-best": "best", "adapter-ema": "ema"}
 """A run's folders of adapters, and those of the models that they give."""
 
 
@@ -80,7 +80,7 @@ def write_adapter(
         for name, tensor in weights.items()
         if is_lora(name)
     }
-    full_parts, model = ", ".join(train_parts), f"../{_MODEL_OF.get(target.name, 'final')}/"
+    full_parts, model = ", ".join(train_parts), f"../{MODEL_OF.get(target.name, 'final')}/"
     usage = (
         f"In their run {full_parts} trained in full: with the base alone they do not give that model. Use {model}."
         if full_parts
@@ -169,13 +169,13 @@ class Adapter:
     @property
     def _merged(self) -> str:
         """The end of a message: where the merged model is, if a run has written it."""
-        model = self.folder.parent / _MODEL_OF.get(self.folder.name, "final")
+        model = self.folder.parent / MODEL_OF.get(self.folder.name, "final")
         return f"; the merged model is {model}" if (model / "config.json").is_file() else ""
 
     def is_in(self, model: Path) -> bool:
         """Whether ``model`` is one that the adapters' own run has written, and so has them already."""
         folder, path = self.folder.resolve(), model.resolve()
-        return path.parent == folder.parent and folder.name in _MODEL_OF and path.name in _MODEL_OF.values()
+        return path.parent == folder.parent and folder.name in MODEL_OF and path.name in MODEL_OF.values()
 
     def _scale(self, layer: str, rank: int) -> float:
         """The scale of a layer whose matrices are of ``rank``."""

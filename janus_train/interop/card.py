@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import JanusConfig
 
+from janus_train.config import peft_method
 from janus_train.errors import UserError
 from janus_train.interop.run_record import LAST_STEPS, RunRecord
 from janus_train.text import printable_line
@@ -169,7 +170,7 @@ def _trained_parts(manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{name} ({', '.join(part['pieces'])})" if part.get("pieces") else name
     if names := [name for name, part in manifest["parts"].items() if part.get("adapter")]:
         peft = manifest["config"]["peft"]
-        method = ("rs" if peft.get("use_rslora") else "") + ("DoRA" if peft.get("use_dora") else "LoRA")
+        method = peft_method(peft.get("use_rslora", False), peft.get("use_dora", False))
         yield f"{', '.join(names)} by {method} of rank {peft['rank']}, merged"
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from janus_train.errors import UserError
 from janus_train.files import read_json_object, read_json_object_if_any
+from janus_train.interop.adapter import MODEL_OF
 from janus_train.interop.figures import Figure, figures_of
 from janus_train.interop.write import TRAINING
 from janus_train.jsonl import Line, read_json_lines
 
-RESULTS = ("final", "best", "ema", "adapter", "adapter-best", "adapter-ema")
+RESULTS = (*MODEL_OF.values(), *MODEL_OF)
 """The folders of a run that hold a model or adapters."""
 MAX_RUNS = 32
 """Runs that started from each other's results."""

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from janus_train.errors import UserError
 from janus_train.infer.engine import Engine
-from janus_train.infer.load import LoadedModel, load_model
+from janus_train.infer.load import LoadedModel
+from tests.helpers import in_letters
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -40,13 +40,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def loaded(random_base: Path) -> LoadedModel:
     """A random model that answers in letters."""
-    model = load_model(random_base)
-    letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
-    with torch.no_grad():
-        saved_rows = model.janus.lm_head.weight[letters].clone()
-        model.janus.lm_head.weight.zero_()
-        model.janus.lm_head.weight[letters] = saved_rows
-    return model
+    return in_letters(random_base)
 
 
 @pytest.fixture(scope="module")

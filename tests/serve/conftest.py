@@ -7,23 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from janus_train.infer.engine import Engine
-from janus_train.infer.load import LoadedModel, load_model
+from janus_train.infer.load import LoadedModel
+from tests.helpers import in_letters
 from tests.serve.serving import served
 
 
 @pytest.fixture(scope="session")
 def loaded(random_base: Path) -> LoadedModel:
     """A random model that answers in letters."""
-    model = load_model(random_base)
-    letters = [i for token, i in model.encoder.tokenizer.get_vocab().items() if token.isascii() and token.isalpha()]
-    with torch.no_grad():
-        saved_rows = model.janus.lm_head.weight[letters].clone()
-        model.janus.lm_head.weight.zero_()
-        model.janus.lm_head.weight[letters] = 20 * saved_rows  # so that sampled answers are not noise
-    return model
+    return in_letters(random_base, scale=20)  # so that sampled answers are not noise
 
 
 @pytest.fixture(scope="module")
